@@ -1,0 +1,180 @@
+"""The client that a Snakemake job runs: hand a cell to the session's engine, wait, say how it went.
+
+Standard library only, because it is started once per cell (importing vLLM's benchmark code takes
+10 s, pandas half a second). The daemon (``tpsweep.engine``) measures and writes the row; this
+program writes the failure record if there will be no row, whatever became of the daemon.
+
+Environment, set by the executor's session runner: ``SESSION_DIR`` (the daemon's socket is in it),
+``SESSION_STATE`` (``ready``, or ``failed``: the engine did not start), ``SESSION_ID``,
+``SESSION_LOG``, ``SESSION_ORDER``. Without ``SESSION_DIR`` a daemon is started for this cell alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from tpsweep.cell import Cell
+from tpsweep.failure import Failure, classify, log_since, log_size, telling_lines
+
+SOCKET_NAME = "engine.sock"
+START_FAILURE = "start_failure.json"
+END_REASON = "cell_end_reason"
+OWN_START_LIMIT_S = 1800.0
+
+
+class CellFailed(Exception):
+    """The cell has no row: ``type`` is one of ``tpsweep.failure.TYPES``."""
+
+    def __init__(self, type_: str, message: str) -> None:
+        super().__init__(message)
+        self.type = type_
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the daemon gets, as one line of JSON."""
+
+    cell: str  # canonical JSON of the cell
+    row: str  # absolute path of the row to write
+    session_id: str
+    session_log: str
+
+    def to_line(self) -> bytes:
+        """One line of JSON, newline included."""
+        return json.dumps(self.__dict__).encode() + b"\n"
+
+
+def main(workload: str, arguments: list[str] | None = None) -> int:
+    """Run one cell of ``workload``; 0 if its row was written, 1 (and a failure record) if not."""
+    parser = argparse.ArgumentParser(description=f"Measure one {workload} cell.")
+    parser.add_argument("--cell", required=True, help="the cell, as canonical JSON")
+    parser.add_argument("--results", required=True, type=Path, help="the results root")
+    options = parser.parse_args(arguments)
+    try:
+        cell = Cell.from_json(options.cell)
+    except (TypeError, ValueError) as error:
+        print(f"--cell: not a cell: {error}", file=sys.stderr)
+        return 2
+    if cell.workload != workload:
+        print(f"--cell: its workload is {cell.workload!r}, allowed: {workload!r}", file=sys.stderr)
+        return 2
+    return run(cell, options.results)
+
+
+def run(cell: Cell, results: Path) -> int:
+    """Have ``cell`` measured into ``results``; its failure record appears, or disappears."""
+    log = os.environ.get("SESSION_LOG", "")
+    offset = log_size(log)
+    failures = results / "failures"
+    _end_on_signal()
+    try:
+        with _session_dir(cell, results) as folder:
+            if os.environ.get("SESSION_STATE") == "failed":
+                raise _start_failed(folder)
+            _measure(cell, results, folder)
+    except CellFailed as error:
+        text = log_since(log, offset) or log_since(log)
+        failure = Failure(
+            cell_id=cell.cell_id,
+            workload=cell.workload,
+            cell=cell.path,
+            type=classify(error.type, f"{error}\n{text}") if error.type == "crash" else error.type,
+            message=str(error),
+            log=log,
+            telling_lines=telling_lines(text),
+            session_id=os.environ.get("SESSION_ID", ""),
+            host=socket.gethostname(),
+        )
+        path = failure.write(failures)
+        print(f"{failure.type}: {failure.message} (see {path})", file=sys.stderr)
+        return 1
+    (failures / f"{cell.cell_id}.json").unlink(missing_ok=True)
+    return 0
+
+
+def _measure(cell: Cell, results: Path, folder: Path) -> None:
+    row = (results / cell.path).resolve()
+    request = Request(
+        cell=cell.to_json(),
+        row=str(row),
+        session_id=os.environ.get("SESSION_ID", ""),
+        session_log=os.environ.get("SESSION_LOG", ""),
+    )
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(folder / SOCKET_NAME))
+            connection.sendall(request.to_line())
+            line = connection.makefile("rb").readline()
+        except OSError as error:
+            raise CellFailed("crash", f"lost the engine daemon: {error}") from error
+    if not line.endswith(b"\n"):
+        raise CellFailed("crash", "the engine daemon ended in the middle of this cell")
+    answer = json.loads(line)
+    if not answer["ok"]:
+        raise CellFailed(answer["type"], answer["message"])
+
+
+def _start_failed(folder: Path) -> CellFailed:
+    """What the daemon said of its failed start; else what the session runner saw."""
+    with contextlib.suppress(OSError, ValueError):
+        said = json.loads((folder / START_FAILURE).read_text("utf-8"))
+        return CellFailed(said["type"], said["message"])
+    with contextlib.suppress(OSError):
+        return CellFailed("engine_start", (folder / "failed").read_text("utf-8").strip())
+    return CellFailed("engine_start", "the engine did not start")
+
+
+def _end_on_signal() -> None:
+    """SIGTERM and SIGINT end the cell with the reason that the session runner left, if any."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        reason = "cancelled" if number == signal.SIGINT else "preempted"
+        with contextlib.suppress(OSError, KeyError):
+            reason = (Path(os.environ["SESSION_DIR"]) / END_REASON).read_text().strip() or reason
+        raise CellFailed(reason, f"ended by {signal.Signals(number).name}")
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+
+
+@contextlib.contextmanager
+def _session_dir(cell: Cell, results: Path) -> Iterator[Path]:
+    """The session's folder; without a session, that of a daemon for this cell alone."""
+    given = os.environ.get("SESSION_DIR")
+    if given:
+        yield Path(given)
+        return
+    with tempfile.TemporaryDirectory(prefix="tpsweep-") as name:
+        folder = Path(name)
+        command = [sys.executable, "-m", "tpsweep.engine", "--engine", cell.engine.to_json()]
+        command += ["--starts", str(results / "engine_starts.jsonl")]
+        daemon = subprocess.Popen(command, env={**os.environ, "SESSION_DIR": name})
+        try:
+            _await_ready(daemon, folder)
+            yield folder
+        finally:
+            daemon.terminate()
+            daemon.wait()
+
+
+def _await_ready(daemon: subprocess.Popen[bytes], folder: Path) -> None:
+    end = time.monotonic() + OWN_START_LIMIT_S
+    while not (folder / "ready").exists():
+        if daemon.poll() is not None:
+            raise _start_failed(folder)
+        if time.monotonic() > end:
+            raise CellFailed("engine_start", f"not ready after {OWN_START_LIMIT_S:.0f} s")
+        time.sleep(0.1)
