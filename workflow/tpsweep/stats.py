@@ -1,0 +1,199 @@
+"""Medians with intervals, and the comparison of two sides (measuring rule 8). Pure, numpy only.
+
+Every sample here is a time: positive, and lower is better. Two kinds of spread are kept apart.
+Samples of one engine start share its luck, so an interval over them says nothing about the next
+engine start; only runs (engine starts) do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.95
+RESAMPLES = 4000
+SEED = 20260101
+MIN_RUNS = 3
+"""Fewest runs a side for which the spread between engine starts can be told."""
+
+SIGNIFICANT = "significant"
+NOT_SIGNIFICANT = "not significant"
+DIFFERS_WITHIN = (
+    "differs beyond the noise within a session; spread between engine starts not measured"
+)
+SAME_WITHIN = "no difference beyond the noise within a session"
+UNDECIDED = "undecided: a run with a single sample has no interval"
+
+Kind = Literal["between runs", "within session"]
+
+_T_DF = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 60, 120, math.inf)
+_T_975 = (
+    *(4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
+    *(2.1788, 2.1314, 2.0860, 2.0423, 2.0003, 1.9799, 1.9600),
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % interval, in the unit of the samples; no interval: both ends None."""
+
+    value: float
+    lo: float | None
+    hi: float | None
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster the other side is than the baseline (above 1: faster)."""
+
+    value: float
+    lo: float | None
+    hi: float | None
+    kind: Kind
+    verdict: str
+
+
+def median_interval(samples: Sequence[float]) -> Interval:
+    """Median of ``samples`` with its 95 % percentile-bootstrap interval (seeded: repeatable).
+
+    One sample has a value and no interval. Raises ``ValueError`` if there is none, or one that
+    is not finite.
+    """
+    values = _sorted(samples)
+    median = float(np.median(values))
+    if values.size == 1:
+        return Interval(median, None, None)
+    lo, hi = _percentiles(_bootstrap_medians(values, np.random.default_rng(SEED)))
+    return Interval(median, lo, hi)
+
+
+def median_of_runs(runs: Sequence[Sequence[float]]) -> Interval:
+    """Median of the run medians; each run holds the samples of one engine start.
+
+    The interval is over the samples within each run (one run: that of ``median_interval``), so
+    it is of the kind "within session" also for several runs; none if a run has a single sample.
+    """
+    rng = np.random.default_rng(SEED)
+    sides = [_sorted(run) for run in runs]
+    value = _centre(sides)
+    if any(side.size == 1 for side in sides):
+        return Interval(value, None, None)
+    lo, hi = _percentiles(_resampled_centre(sides, rng))
+    return Interval(value, lo, hi)
+
+
+def speedup(
+    baseline_runs: Sequence[Sequence[float]], other_runs: Sequence[Sequence[float]]
+) -> Speedup:
+    """Median of the baseline's run medians divided by that of the other side, with an interval.
+
+    With at least three runs a side the interval is "between runs": Welch's t on the logarithms
+    of the run medians. It stands around the ratio of medians, which scatters up to sqrt(pi/2)
+    more than the mean that Welch's interval is made for, and is widened by as much. With fewer
+    it is "within session": the percentile bootstrap of the samples of each run.
+
+    Raises ``ValueError`` for a side or run without samples, or a sample that is not a positive
+    number.
+    """
+    baseline = [_positive(run) for run in baseline_runs]
+    other = [_positive(run) for run in other_runs]
+    value = _centre(baseline) / _centre(other)
+    if min(len(baseline), len(other)) >= MIN_RUNS:
+        spread = math.exp(_welch_half_width(_log_medians(baseline), _log_medians(other)))
+        lo, hi = value / spread, value * spread
+        verdict = NOT_SIGNIFICANT if lo <= 1 <= hi else SIGNIFICANT
+        return Speedup(value, lo, hi, "between runs", verdict)
+    if any(run.size == 1 for run in (*baseline, *other)):
+        return Speedup(value, None, None, "within session", UNDECIDED)
+    rng = np.random.default_rng(SEED)
+    lo, hi = _percentiles(_resampled_centre(baseline, rng) / _resampled_centre(other, rng))
+    verdict = SAME_WITHIN if lo <= 1 <= hi else DIFFERS_WITHIN
+    return Speedup(value, lo, hi, "within session", verdict)
+
+
+def _sorted(samples: Sequence[float]) -> NDArray[np.float64]:
+    values = np.sort(np.asarray(samples, dtype=np.float64))
+    if values.size == 0:
+        raise ValueError("a median needs at least one sample")
+    if not np.isfinite(values).all():
+        raise ValueError("a sample is not a finite number")
+    return values
+
+
+def _positive(samples: Sequence[float]) -> NDArray[np.float64]:
+    values = _sorted(samples)
+    if values[0] <= 0:
+        raise ValueError(f"a time must be positive, found {values[0]:g}")
+    return values
+
+
+def _centre(runs: list[NDArray[np.float64]]) -> float:
+    if not runs:
+        raise ValueError("a comparison needs at least one run a side")
+    return float(np.median([np.median(run) for run in runs]))
+
+
+def _log_medians(runs: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.log([np.median(run) for run in runs])
+
+
+def _bootstrap_medians(
+    ordered: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """``RESAMPLES`` medians of resamples with replacement of the sorted ``ordered``.
+
+    No resample is drawn: its k-th smallest member has the rank floor(n * U), with U the k-th
+    smallest of n uniform numbers, whose distribution is a Beta. The same distribution at a cost
+    that does not depend on the number of samples.
+    """
+    n = ordered.size
+    half = n // 2
+    upper = rng.beta(half + 1, n - half, RESAMPLES)
+    medians = ordered[_rank(upper, n)]
+    if n % 2:
+        return medians
+    lower = upper * rng.beta(half, 1, RESAMPLES)
+    return (medians + ordered[_rank(lower, n)]) / 2
+
+
+def _rank(uniform: NDArray[np.float64], n: int) -> NDArray[np.intp]:
+    # A Beta draw can round up to 1.0, one past the last rank.
+    return np.minimum((uniform * n).astype(np.intp), n - 1)
+
+
+def _resampled_centre(
+    runs: list[NDArray[np.float64]], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Shape (RESAMPLES,): the median over runs of the resampled median of each."""
+    medians: NDArray[np.float64] = np.median([_bootstrap_medians(run, rng) for run in runs], axis=0)
+    return medians
+
+
+def _percentiles(draws: NDArray[np.float64]) -> tuple[float, float]:
+    tail = (1 - LEVEL) / 2
+    lo, hi = np.quantile(draws, (tail, 1 - tail))
+    return float(lo), float(hi)
+
+
+def _welch_half_width(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Half the 95 % interval of the difference of the medians of ``a`` and ``b``."""
+    variance_a, variance_b = a.var(ddof=1) / a.size, b.var(ddof=1) / b.size
+    variance = variance_a + variance_b
+    if variance == 0:
+        return 0.0
+    df = variance**2 / (variance_a**2 / (a.size - 1) + variance_b**2 / (b.size - 1))
+    return float(t_975(df) * math.sqrt(variance * math.pi / 2))
+
+
+def t_975(df: float) -> float:
+    """The 97.5 % point of Student's t for ``df`` >= 2.
+
+    Between the tabled points linear in 1/df, where the curve is convex: never too narrow.
+    """
+    points = [1 / tabled for tabled in reversed(_T_DF)]
+    return float(np.interp(1 / df, points, list(reversed(_T_975))))
