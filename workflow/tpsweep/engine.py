@@ -1,0 +1,227 @@
+"""The engine daemon: one loaded vLLM engine, and the cells that it measures one after another.
+
+Started once per session as ``python -m tpsweep.engine --engine JSON --starts FILE`` with
+``SESSION_DIR`` set. It loads the engine, listens on ``$SESSION_DIR/engine.sock``, makes the file
+``$SESSION_DIR/ready``, and then serves clients (``tpsweep.client``) one at a time: a cell comes in
+as a line of JSON, its row is written, a line of JSON goes back. If the load fails,
+``$SESSION_DIR/start_failure.json`` says why. If the engine dies during a cell, the daemon answers,
+and ends: the session's runner starts another for the cells that are left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tpsweep import gpus, latency, provenance, vllm_api
+from tpsweep.cell import Cell, Engine
+from tpsweep.client import SOCKET_NAME, START_FAILURE, Request
+from tpsweep.failure import classify, log_since
+from tpsweep.offline import EngineDied, OfflineEngine
+from tpsweep.record import EngineRecord, make_row
+from tpsweep.row import write_row
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a client gets back: done, or why not (``type`` is one of ``tpsweep.failure.TYPES``)."""
+
+    ok: bool
+    type: str = ""
+    message: str = ""
+
+
+class StartError(RuntimeError):
+    """The engine cannot be started as asked; ``type`` is one of ``tpsweep.failure.TYPES``."""
+
+    def __init__(self, type_: str, message: str) -> None:
+        super().__init__(message)
+        self.type = type_
+
+
+class Daemon:
+    """One engine start and its cells."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        began = time.monotonic()
+        self.engine = engine
+        self.order = 0
+        self.last_end: float | None = None
+        environment = vllm_api.engine_env(engine, provenance.usable_cpus())
+        os.environ.update(environment)
+        self._check_version()
+        self.sampler, infos, link, note = self._gpu_group(folder)
+        self.offline = OfflineEngine(engine)
+        self.record = EngineRecord(
+            engine_id=uuid.uuid4().hex[:12],
+            start_s=time.monotonic() - began,
+            log_facts=vllm_api.log_facts(log_since(os.environ.get("SESSION_LOG", "")), engine.tp),
+            arguments=vllm_api.llm_arguments(engine),
+            environment=environment,
+            software=provenance.software(),
+            host=provenance.host(os.environ),
+            gpus=infos,
+            gpu_link=link,
+            gpu_note=note,
+            shape=self.offline.shape,
+            tp_ran=self.offline.tp,
+        )
+
+    def _check_version(self) -> None:
+        import vllm
+
+        if not provenance.same_version(self.engine.vllm_version, vllm.__version__):
+            raise StartError(
+                "invalid",
+                f"vllm_version: {self.engine.vllm_version} was asked, {vllm.__version__} is "
+                "installed; change one of them",
+            )
+
+    def _gpu_group(
+        self, folder: Path
+    ) -> tuple[gpus.Sampler | None, list[gpus.GpuInfo], str | None, str | None]:
+        """The GPUs of this engine, their sampler, their weakest link; a reason where none."""
+        if vllm_api.is_cpu(self.engine):
+            return None, [], None, "no GPU: the node class is CPU"
+        visible = gpus.visible_uuids()
+        if len(visible) < self.engine.gpus:
+            raise StartError(
+                "engine_start", f"gpus: {self.engine.gpus} were asked, {len(visible)} are visible"
+            )
+        uuids = visible[: self.engine.gpus]
+        infos = gpus.describe(uuids)
+        others = {info.name for info in infos} - {self.engine.gpu_card}
+        if others:
+            raise StartError(
+                "invalid", f"gpu_card: {self.engine.gpu_card} was planned, found {sorted(others)}"
+            )
+        return gpus.Sampler(uuids, folder / "nvml.jsonl"), infos, gpus.weakest_link(uuids), None
+
+    def serve_cell(self, request: Request) -> Answer:
+        """Measure one cell and write its row; an ``Answer`` for whatever can go wrong with it."""
+        cell = Cell.from_json(request.cell)
+        if cell.engine.session != self.engine.session:
+            return Answer(False, "invalid", f"the cell wants the engine {cell.engine.session}")
+        clock_offset = datetime.now(UTC) - timedelta(seconds=time.monotonic())
+        try:
+            measured = latency.measure(cell, self.offline.generate, self.offline.vocabulary)
+        except EngineDied as error:
+            return Answer(False, classify("crash", str(error)), str(error))
+        except ValueError as error:  # vLLM's own refusal of a request: the engine lives on
+            return Answer(False, "invalid", str(error))
+        ended = time.monotonic()
+        windows = []
+        if self.sampler:
+            time.sleep(gpus.INTERVAL_S)  # one more reading: energy is interpolated at the end
+            samples = self.sampler.read()
+            windows = [
+                gpus.window(samples, i.uuid, measured.began, measured.measured, measured.kept_until)
+                for i in self.record.gpus
+            ]
+        row, reasons = make_row(
+            cell, self.record, measured, windows, request, self.order, self.last_end, clock_offset
+        )
+        self.order += 1
+        self.last_end = ended
+        if reasons:
+            return Answer(False, "invalid", "; ".join(reasons))
+        try:
+            write_row(row, Path(request.row))
+        except OSError as error:
+            return Answer(False, "write", f"{request.row}: {error.strerror}")
+        return Answer(True)
+
+    def serve(self, listener: socket.socket) -> int:
+        """Answer clients until the engine dies (returns 1); ended by SIGTERM otherwise."""
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                line = connection.makefile("rb").readline()
+                if not line:
+                    continue
+                answer = self.serve_cell(Request(**json.loads(line)))
+                with contextlib.suppress(BrokenPipeError):
+                    connection.sendall(json.dumps(asdict(answer)).encode() + b"\n")
+                if not self.offline.alive:
+                    return 1
+
+    def close(self) -> None:
+        """End the engine's processes and the sampler."""
+        self.offline.close()
+        if self.sampler:
+            self.sampler.stop()
+
+
+def main() -> int:
+    """Entry point; 0 when ended by SIGTERM, 1 when the engine did not start or died."""
+    parser = argparse.ArgumentParser(description="Load one engine and serve its session's cells.")
+    parser.add_argument("--engine", required=True, help="the engine, as canonical JSON")
+    parser.add_argument("--starts", required=True, type=Path, help="append-only log of starts")
+    options = parser.parse_args()
+    engine = Engine.from_json(options.engine)
+    folder = Path(os.environ["SESSION_DIR"])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    _log_start(options.starts, engine)
+    try:
+        daemon = Daemon(engine, folder)
+    except Exception as error:  # noqa: BLE001 (whatever vLLM raises is the reason of the session's cells)
+        _leave_start_failure(folder, error)
+        raise
+    with contextlib.closing(daemon), _listening(folder / SOCKET_NAME) as listener:
+        (folder / "ready").touch()
+        return daemon.serve(listener)
+
+
+def _log_start(path: Path, engine: Engine) -> None:
+    """One line per engine start, appended in one write: what engine starts are counted from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = {
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "session": engine.session,
+        "session_id": os.environ.get("SESSION_ID"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def _leave_start_failure(folder: Path, error: Exception) -> None:
+    log = log_since(os.environ.get("SESSION_LOG", ""))
+    type_ = getattr(error, "type", None) or classify("engine_start", f"{error}\n{log}")
+    message = f"{type(error).__name__}: {error}" if not isinstance(error, StartError) else str(error)
+    said = {"type": type_, "message": message.splitlines()[0]}
+    (folder / START_FAILURE).write_text(json.dumps(said) + "\n", "utf-8")
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """A listening unix socket at ``path``, readable by its owner only."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        path.unlink(missing_ok=True)
+        old = os.umask(0o077)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(old)
+        listener.listen()
+        yield listener
+
+
+if __name__ == "__main__":
+    sys.exit(main())

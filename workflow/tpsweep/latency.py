@@ -1,0 +1,160 @@
+"""The ``latency`` workload: a static batch on an offline engine, prefill and decode apart.
+
+Per repeat every sequence gets fresh random token ids, EOS is ignored, and the engine's own
+timestamps (vLLM's ``RequestOutput.metrics``, the engine core's monotonic clock) split the batch:
+
+    prefill = max(first token) - min(scheduled)
+    decode  = (max(last token) - max(first token)) / (N - 1)      per output token (TPOT)
+
+As a cross-check the same batch is run with one output token: (L(N) - L(1)) / (N - 1), which needs
+wall times only. Sampling is as in vLLM's own ``vllm.benchmarks.latency`` (temperature 1).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from tpsweep import vllm_api
+from tpsweep.cell import Cell
+from tpsweep.stats import median_interval
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What one request came to, of all that ``vllm.RequestOutput`` holds. Times in seconds."""
+
+    prompt_tokens: int
+    output_tokens: int
+    finish_reason: str | None
+    cached_tokens: int
+    times: vllm_api.RequestTimes
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One generate() call of the whole batch: its wall time and its requests."""
+
+    wall_s: float
+    requests: list[Finished]
+
+
+class Generate(Protocol):
+    """One static batch on the engine; prompts are token ids, one list per sequence."""
+
+    def __call__(self, prompts: list[list[int]], output_len: int) -> Repeat: ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell's raw samples. The three times are time.monotonic() seconds."""
+
+    repeats: list[Repeat]
+    repeats_out1: list[Repeat] = field(repr=False)
+    began: float
+    measured: float
+    kept_until: float  # end of the kept repeats (the cross-check comes after)
+
+
+def measure(
+    cell: Cell, generate: Generate, vocabulary: int, clock: Callable[[], float] = time.monotonic
+) -> Measured:
+    """Run a cell's warm-ups, repeats and cross-check.
+
+    Prompts are drawn from a generator seeded by the cell's id: equal cells see equal prompts, no
+    two iterations of a cell see the same.
+    """
+    if cell.batch is None or cell.input_len is None or cell.output_len is None:
+        raise ValueError("a latency cell needs batch, input_len and output_len")
+    random = np.random.default_rng(int(cell.cell_id, 16))
+    shape = (cell.batch, cell.input_len)
+
+    def once(output_len: int) -> Repeat:
+        prompts = random.integers(0, vocabulary, size=shape).tolist()
+        return generate(prompts, output_len)
+
+    began = clock()
+    for _ in range(cell.warmups):
+        once(cell.output_len)
+    measured = clock()
+    repeats = [once(cell.output_len) for _ in range(cell.repeats)]
+    kept_until = clock()
+    once(1)
+    out1 = [once(1) for _ in range(cell.repeats)]
+    return Measured(repeats, out1, began, measured, kept_until)
+
+
+def prefill_ms(repeat: Repeat) -> float:
+    """Milliseconds from the first scheduled request to the last first token of the batch."""
+    times = [request.times for request in repeat.requests]
+    return 1e3 * (max(t.first_token for t in times) - min(t.scheduled for t in times))
+
+
+def tpot_ms(repeat: Repeat, output_len: int) -> float | None:
+    """Milliseconds per output token after the first; None if there is only one."""
+    if output_len < 2:
+        return None
+    times = [request.times for request in repeat.requests]
+    span = max(t.last_token for t in times) - max(t.first_token for t in times)
+    return 1e3 * span / (output_len - 1)
+
+
+def refusals(cell: Cell, repeats: Sequence[Repeat], output_len: int) -> list[str]:
+    """Why a cell's repeats must not become a row (measuring rule 2); empty if they may."""
+    requests = [request for repeat in repeats for request in repeat.requests]
+    reasons = []
+    if any(len(repeat.requests) != cell.batch for repeat in repeats):
+        reasons.append(f"a repeat returned another number of requests than batch={cell.batch}")
+    wrong_length = [r.output_tokens for r in requests if r.output_tokens != output_len]
+    if wrong_length:
+        reasons.append(
+            f"{len(wrong_length)} of {len(requests)} requests gave another number of tokens "
+            f"than {output_len}, e.g. {wrong_length[0]}"
+        )
+    wrong_prompt = [r.prompt_tokens for r in requests if r.prompt_tokens != cell.input_len]
+    if wrong_prompt:
+        reasons.append(f"prompts had {wrong_prompt[0]} tokens, not {cell.input_len}")
+    ends = {r.finish_reason for r in requests} - {"length"}
+    if ends:
+        reasons.append(f"requests ended with {sorted(map(str, ends))}, not only by length")
+    cached = sum(r.cached_tokens for r in requests)
+    if cached:
+        reasons.append(f"{cached} prompt tokens came from the prefix cache")
+    return reasons
+
+
+def figures(cell: Cell, measured: Measured) -> dict[str, Any]:
+    """The row's samples and derived figures of a latency cell (columns of ``tpsweep.row``)."""
+    output_len, batch = int(cell.output_len or 0), int(cell.batch or 0)
+    e2e = [1e3 * repeat.wall_s for repeat in measured.repeats]
+    out1 = [1e3 * repeat.wall_s for repeat in measured.repeats_out1]
+    prefill = median_interval([prefill_ms(repeat) for repeat in measured.repeats])
+    tpots = [t for r in measured.repeats if (t := tpot_ms(r, output_len)) is not None]
+    tpot = median_interval(tpots) if tpots else None
+    e2e_median = float(np.median(e2e))
+    difference = None
+    if output_len > 1:
+        difference = (e2e_median - float(np.median(out1))) / (output_len - 1)
+    chunk = cell.engine.args.get("max_num_batched_tokens")
+    return {
+        "e2e_ms_samples": e2e,
+        "prefill_ms_samples": [prefill_ms(repeat) for repeat in measured.repeats],
+        "tpot_ms_samples": tpots,
+        "e2e_out1_ms_samples": out1,
+        "e2e_ms": e2e_median,
+        "prefill_ms": prefill.value,
+        "prefill_ms_lo": prefill.lo,
+        "prefill_ms_hi": prefill.hi,
+        "tpot_ms": tpot.value if tpot else None,
+        "tpot_ms_lo": tpot.lo if tpot else None,
+        "tpot_ms_hi": tpot.hi if tpot else None,
+        "tpot_diff_ms": difference,
+        "output_tok_s": batch * output_len / e2e_median * 1e3,
+        "output_tok_s_per_gpu": batch * output_len / e2e_median * 1e3 / cell.engine.gpus,
+        "request_s": batch / e2e_median * 1e3,
+        "prefill_chunked": None if chunk is None else batch * int(cell.input_len or 0) > chunk,
+    }

@@ -1,0 +1,78 @@
+"""Where and with what a row was measured: versions, host, job. Read once per engine start."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tpsweep
+
+
+def software() -> dict[str, str | None]:
+    """Versions of vLLM, torch, CUDA (None on a CPU build) and tpsweep, as imported."""
+    import torch
+    import vllm
+
+    return {
+        "vllm_version_ran": str(vllm.__version__),
+        "torch_version": str(torch.__version__),
+        "cuda_version": torch.version.cuda,
+        "tpsweep_version": tpsweep.__version__,
+    }
+
+
+def host(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Node, processor, and Slurm's job id (``<array>_<index>`` for an array element)."""
+    array, index = (
+        environment.get(name) for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
+    )
+    return {
+        "hostname": environment.get("SLURMD_NODENAME") or socket.gethostname(),
+        "cpu_model": _cpu_model(),
+        "slurm_job_id": f"{array}_{index}" if array and index else environment.get("SLURM_JOB_ID"),
+    }
+
+
+def usable_cpus() -> set[int]:
+    """Processors that this process may run on."""
+    return os.sched_getaffinity(0)
+
+
+def same_version(asked: str, ran: str) -> bool:
+    """Whether the version that ran is the one asked; a local part (``+cpu``) may be left out."""
+    return ran in (asked, asked.partition("+")[0]) or ran.partition("+")[0] == asked
+
+
+def identity(engine: Any) -> dict[str, Any]:
+    """The identity columns that an ``Engine`` gives to a row."""
+    return {
+        "site": engine.site,
+        "gpu": engine.gpu,
+        "gpu_card": engine.gpu_card,
+        "gpus": engine.gpus,
+        "model": engine.model.name,
+        "model_revision": engine.model.revision,
+        "dtype": engine.model.dtype,
+        "weights": engine.model.weights,
+        "tp": engine.tp,
+        "replicas": engine.replicas,
+        "variant": engine.variant,
+        "allreduce_backend": engine.allreduce_backend,
+        "vllm_version": engine.vllm_version,
+        "run": engine.run,
+        "model_path": engine.model.path,
+        "model_digest": engine.model.digest,
+    }
+
+
+def _cpu_model() -> str | None:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None
