@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -45,6 +46,7 @@ class Interval:
     value: float
     lo: float | None
     hi: float | None
+    kind: Kind = "within session"
 
 
 @dataclass(frozen=True)
@@ -68,22 +70,25 @@ def median_interval(samples: Sequence[float]) -> Interval:
     median = float(np.median(values))
     if values.size == 1:
         return Interval(median, None, None)
-    lo, hi = _percentiles(_bootstrap_medians(values, np.random.default_rng(SEED)))
+    lo, hi = _percentiles(_bootstrap_medians(values, 0))
     return Interval(median, lo, hi)
 
 
 def median_of_runs(runs: Sequence[Sequence[float]]) -> Interval:
-    """Median of the run medians; each run holds the samples of one engine start.
+    """Median of the run medians; each run holds the positive samples of one engine start.
 
-    The interval is over the samples within each run (one run: that of ``median_interval``), so
-    it is of the kind "within session" also for several runs; none if a run has a single sample.
+    The interval is made as that of ``speedup``: "between runs" from three runs on, else "within
+    session", and none if a run has a single sample. Raises ``ValueError`` as ``speedup`` does.
     """
-    rng = np.random.default_rng(SEED)
-    sides = [_sorted(run) for run in runs]
+    sides = [_positive(run) for run in runs]
     value = _centre(sides)
+    if len(sides) >= MIN_RUNS:
+        variance, df = _variance_of_mean(_log_medians(sides))
+        spread = math.exp(_half_width(variance, df))
+        return Interval(value, value / spread, value * spread, "between runs")
     if any(side.size == 1 for side in sides):
         return Interval(value, None, None)
-    lo, hi = _percentiles(_resampled_centre(sides, rng))
+    lo, hi = _percentiles(_resampled_centre(sides, 0))
     return Interval(value, lo, hi)
 
 
@@ -110,8 +115,8 @@ def speedup(
         return Speedup(value, lo, hi, "between runs", verdict)
     if any(run.size == 1 for run in (*baseline, *other)):
         return Speedup(value, None, None, "within session", UNDECIDED)
-    rng = np.random.default_rng(SEED)
-    lo, hi = _percentiles(_resampled_centre(baseline, rng) / _resampled_centre(other, rng))
+    ratios = _resampled_centre(baseline, 0) / _resampled_centre(other, len(baseline))
+    lo, hi = _percentiles(ratios)
     verdict = SAME_WITHIN if lo <= 1 <= hi else DIFFERS_WITHIN
     return Speedup(value, lo, hi, "within session", verdict)
 
@@ -142,35 +147,38 @@ def _log_medians(runs: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.log([np.median(run) for run in runs])
 
 
-def _bootstrap_medians(
-    ordered: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """``RESAMPLES`` medians of resamples with replacement of the sorted ``ordered``.
+def _bootstrap_medians(ordered: NDArray[np.float64], stream: int) -> NDArray[np.float64]:
+    """Shape (RESAMPLES,): medians of resamples with replacement of the sorted ``ordered``.
+
+    Samples that are compared need unequal ``stream`` numbers, to be resampled independently.
+    """
+    lower, upper = _median_ranks(ordered.size, stream)
+    return (ordered[lower] + ordered[upper]) / 2
+
+
+@lru_cache(maxsize=256)
+def _median_ranks(n: int, stream: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Ranks of the two middle members (the same one for odd ``n``) of resamples of n samples.
 
     No resample is drawn: its k-th smallest member has the rank floor(n * U), with U the k-th
-    smallest of n uniform numbers, whose distribution is a Beta. The same distribution at a cost
-    that does not depend on the number of samples.
+    smallest of n uniform numbers, whose distribution is a Beta. That is exact, its cost does not
+    depend on n, and the draws are shared by all samples of one size.
     """
-    n = ordered.size
+    rng = np.random.default_rng((SEED, stream, n))
     half = n // 2
     upper = rng.beta(half + 1, n - half, RESAMPLES)
-    medians = ordered[_rank(upper, n)]
-    if n % 2:
-        return medians
-    lower = upper * rng.beta(half, 1, RESAMPLES)
-    return (medians + ordered[_rank(lower, n)]) / 2
-
-
-def _rank(uniform: NDArray[np.float64], n: int) -> NDArray[np.intp]:
+    lower = upper if n % 2 else upper * rng.beta(half, 1, RESAMPLES)
     # A Beta draw can round up to 1.0, one past the last rank.
-    return np.minimum((uniform * n).astype(np.intp), n - 1)
+    return (
+        np.minimum((lower * n).astype(np.intp), n - 1),
+        np.minimum((upper * n).astype(np.intp), n - 1),
+    )
 
 
-def _resampled_centre(
-    runs: list[NDArray[np.float64]], rng: np.random.Generator
-) -> NDArray[np.float64]:
+def _resampled_centre(runs: list[NDArray[np.float64]], stream: int) -> NDArray[np.float64]:
     """Shape (RESAMPLES,): the median over runs of the resampled median of each."""
-    medians: NDArray[np.float64] = np.median([_bootstrap_medians(run, rng) for run in runs], axis=0)
+    draws = [_bootstrap_medians(run, stream + index) for index, run in enumerate(runs)]
+    medians: NDArray[np.float64] = np.median(draws, axis=0)
     return medians
 
 
@@ -180,14 +188,23 @@ def _percentiles(draws: NDArray[np.float64]) -> tuple[float, float]:
     return float(lo), float(hi)
 
 
+def _variance_of_mean(values: NDArray[np.float64]) -> tuple[float, int]:
+    """Variance of the mean of ``values`` and its degrees of freedom."""
+    return float(values.var(ddof=1)) / values.size, values.size - 1
+
+
 def _welch_half_width(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Half the 95 % interval of the difference of the medians of ``a`` and ``b``."""
-    variance_a, variance_b = a.var(ddof=1) / a.size, b.var(ddof=1) / b.size
+    (variance_a, df_a), (variance_b, df_b) = _variance_of_mean(a), _variance_of_mean(b)
     variance = variance_a + variance_b
     if variance == 0:
         return 0.0
-    df = variance**2 / (variance_a**2 / (a.size - 1) + variance_b**2 / (b.size - 1))
-    return float(t_975(df) * math.sqrt(variance * math.pi / 2))
+    return _half_width(variance, variance**2 / (variance_a**2 / df_a + variance_b**2 / df_b))
+
+
+def _half_width(variance_of_mean: float, df: float) -> float:
+    """Half the 95 % interval of a median: Student's, widened from the mean's to the median's."""
+    return t_975(df) * math.sqrt(variance_of_mean * math.pi / 2)
 
 
 def t_975(df: float) -> float:
