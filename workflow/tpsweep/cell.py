@@ -152,8 +152,16 @@ class Cell:
         return f"{folder}/tp{engine.tp}/{self.readable}-{self.cell_id}.parquet"
 
     def to_json(self) -> str:
-        """Canonical JSON: what the client hands to the daemon (and Snakemake's params trigger)."""
-        return _canonical(dataclasses.asdict(self))
+        """Canonical JSON: what the client hands to the daemon, and Snakemake's ``params`` trigger.
+
+        The place of a local model is left out: moving its folder must not rerun a cell. The
+        daemon knows it from the ``Engine`` that it was started with.
+        """
+        model = self.engine.model
+        if not model.is_hub:
+            model = dataclasses.replace(model, path="")
+        engine = dataclasses.replace(self.engine, model=model)
+        return _canonical(dataclasses.asdict(dataclasses.replace(self, engine=engine)))
 
     @classmethod
     def from_json(cls, text: str) -> Cell:

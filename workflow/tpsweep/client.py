@@ -6,7 +6,8 @@ program writes the failure record if there will be no row, whatever became of th
 
 Environment, set by the executor's session runner: ``SESSION_DIR`` (the daemon's socket is in it),
 ``SESSION_STATE`` (``ready``, or ``failed``: the engine did not start), ``SESSION_ID``,
-``SESSION_LOG``, ``SESSION_ORDER``. Without ``SESSION_DIR`` a daemon is started for this cell alone.
+``SESSION_LOG``, ``SESSION_ORDER``. Without ``SESSION_DIR`` the
+session's command is started for this cell alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -62,6 +64,8 @@ def main(workload: str, arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=f"Measure one {workload} cell.")
     parser.add_argument("--cell", required=True, help="the cell, as canonical JSON")
     parser.add_argument("--results", required=True, type=Path, help="the results root")
+    parser.add_argument("--session-command", required=True, help="starts the engine's daemon")
+    parser.add_argument("--log", type=Path, help="where to say how it went")
     options = parser.parse_args(arguments)
     try:
         cell = Cell.from_json(options.cell)
@@ -71,17 +75,25 @@ def main(workload: str, arguments: list[str] | None = None) -> int:
     if cell.workload != workload:
         print(f"--cell: its workload is {cell.workload!r}, allowed: {workload!r}", file=sys.stderr)
         return 2
-    return run(cell, options.results)
+    failure = run(cell, options.results, options.session_command)
+    said = f"{failure.type}: {failure.message}" if failure else f"measured {cell.path}"
+    print(said, file=sys.stderr if failure else sys.stdout)
+    if options.log:
+        session = f"session {os.environ.get('SESSION_ID', '-')}, log {os.environ.get('SESSION_LOG', '-')}"
+        lines = [said, session, *(failure.telling_lines if failure else [])]
+        options.log.parent.mkdir(parents=True, exist_ok=True)
+        options.log.write_text("\n".join(lines) + "\n", "utf-8")
+    return 1 if failure else 0
 
 
-def run(cell: Cell, results: Path) -> int:
+def run(cell: Cell, results: Path, session_command: str) -> Failure | None:
     """Have ``cell`` measured into ``results``; its failure record appears, or disappears."""
     log = os.environ.get("SESSION_LOG", "")
     offset = log_size(log)
     failures = results / "failures"
     _end_on_signal()
     try:
-        with _session_dir(cell, results) as folder:
+        with _session_dir(session_command) as folder:
             if os.environ.get("SESSION_STATE") == "failed":
                 raise _start_failed(folder)
             _measure(cell, results, folder)
@@ -98,11 +110,10 @@ def run(cell: Cell, results: Path) -> int:
             session_id=os.environ.get("SESSION_ID", ""),
             host=socket.gethostname(),
         )
-        path = failure.write(failures)
-        print(f"{failure.type}: {failure.message} (see {path})", file=sys.stderr)
-        return 1
+        failure.write(failures)
+        return failure
     (failures / f"{cell.cell_id}.json").unlink(missing_ok=True)
-    return 0
+    return None
 
 
 def _measure(cell: Cell, results: Path, folder: Path) -> None:
@@ -151,7 +162,7 @@ def _end_on_signal() -> None:
 
 
 @contextlib.contextmanager
-def _session_dir(cell: Cell, results: Path) -> Iterator[Path]:
+def _session_dir(session_command: str) -> Iterator[Path]:
     """The session's folder; without a session, that of a daemon for this cell alone."""
     given = os.environ.get("SESSION_DIR")
     if given:
@@ -159,9 +170,8 @@ def _session_dir(cell: Cell, results: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="tpsweep-") as name:
         folder = Path(name)
-        command = [sys.executable, "-m", "tpsweep.engine", "--engine", cell.engine.to_json()]
-        command += ["--starts", str(results / "engine_starts.jsonl")]
-        daemon = subprocess.Popen(command, env={**os.environ, "SESSION_DIR": name})
+        environment = {**os.environ, "SESSION_DIR": name}
+        daemon = subprocess.Popen(shlex.split(session_command), env=environment)
         try:
             _await_ready(daemon, folder)
             yield folder

@@ -30,7 +30,7 @@ from tpsweep.cell import Cell, Engine
 from tpsweep.client import SOCKET_NAME, START_FAILURE, Request
 from tpsweep.failure import classify, log_since
 from tpsweep.offline import EngineDied, OfflineEngine
-from tpsweep.record import EngineRecord, make_row
+from tpsweep.record import Context, EngineRecord, make_row, refusals
 from tpsweep.row import write_row
 
 
@@ -114,7 +114,7 @@ class Daemon:
         cell = Cell.from_json(request.cell)
         if cell.engine.session != self.engine.session:
             return Answer(False, "invalid", f"the cell wants the engine {cell.engine.session}")
-        clock_offset = datetime.now(UTC) - timedelta(seconds=time.monotonic())
+        utc_at_zero = datetime.now(UTC) - timedelta(seconds=time.monotonic())
         try:
             measured = latency.measure(cell, self.offline.generate, self.offline.vocabulary)
         except EngineDied as error:
@@ -122,7 +122,7 @@ class Daemon:
         except ValueError as error:  # vLLM's own refusal of a request: the engine lives on
             return Answer(False, "invalid", str(error))
         ended = time.monotonic()
-        windows = []
+        windows: list[gpus.GpuWindow | None] = []
         if self.sampler:
             time.sleep(gpus.INTERVAL_S)  # one more reading: energy is interpolated at the end
             samples = self.sampler.read()
@@ -130,11 +130,10 @@ class Daemon:
                 gpus.window(samples, i.uuid, measured.began, measured.measured, measured.kept_until)
                 for i in self.record.gpus
             ]
-        row, reasons = make_row(
-            cell, self.record, measured, windows, request, self.order, self.last_end, clock_offset
-        )
-        self.order += 1
-        self.last_end = ended
+        context = Context(request, self.order, self.last_end, ended, utc_at_zero)
+        self.order, self.last_end = self.order + 1, ended
+        row = make_row(cell, self.record, measured, windows, context)
+        reasons = refusals(cell, self.record, measured, windows, row)
         if reasons:
             return Answer(False, "invalid", "; ".join(reasons))
         try:
@@ -169,7 +168,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Load one engine and serve its session's cells.")
     parser.add_argument("--engine", required=True, help="the engine, as canonical JSON")
     parser.add_argument("--starts", required=True, type=Path, help="append-only log of starts")
+    parser.add_argument("--hf-home", help="Hugging Face cache that holds the weights")
     options = parser.parse_args()
+    if options.hf_home:
+        os.environ["HF_HOME"] = options.hf_home
     engine = Engine.from_json(options.engine)
     folder = Path(os.environ["SESSION_DIR"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -1,0 +1,32 @@
+# tpsweep: from a matrix in one YAML file to comparison tables. Run as
+#     snakemake --profile cluster/<site>
+# The profile names the sweep (configfile) and the site (config: site=...); see README.md.
+from snakemake.utils import min_version
+
+min_version("9.16")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/cells.smk"
+include: "workflow/rules/tables.smk"
+
+
+localrules:
+    all,
+    manifest,
+    model_folder,
+    weights,
+    tables,
+
+
+rule all:
+    default_target: True
+    input:
+        TABLES,
+
+
+# A rule whose input failed never runs, so after a failure the tables are made from here: they say
+# INCOMPLETE n/m and name what is missing.
+onerror:
+    shell(f"{PYTHON} -m tpsweep tables {ROOT}")

@@ -1,0 +1,26 @@
+# One job per cell: one Parquet file, no input but its model. The executor packs ready cells of
+# equal `session` into one task, starts `session_command` (the engine daemon) in it once, and runs
+# the clients below one after another.
+
+
+rule latency:
+    input:
+        # ancient: in a copied or cloned results folder the model may be newer than the rows
+        ancient(lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").model_marker),
+    output:
+        f"{RESULTS}/cells/latency/{{cell}}.parquet",
+    log:
+        f"{RESULTS}/logs/latency/{{cell}}.log",
+    params:
+        cell=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").cell.to_json(),
+    resources:
+        gpu_type=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").gpu_type,
+        gpus=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").gpus,
+        runtime=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").minutes,
+        session=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").session,
+        session_command=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").session_command,
+        session_runtime=SWEEP.config.engine_start_minutes,
+        session_order=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").order,
+    shell:
+        f"{PYTHON} scripts/latency.py --cell {{params.cell:q}} --results {ROOT} --log {{log:q}}"
+        " --session-command {resources.session_command:q}"

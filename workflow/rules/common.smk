@@ -1,0 +1,33 @@
+# The sweep and the site, checked before anything runs, and what the other rules look up in them.
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from tpsweep.sweep import InputError, load_sweep
+
+try:
+    SWEEP = load_sweep(config, Path.cwd())
+except InputError as error:
+    # One line instead of a traceback: the user's file is wrong, not the program.
+    raise WorkflowError(str(error)) from None
+
+RESULTS = SWEEP.results
+MANIFEST = f"{RESULTS}/matrix.parquet"
+
+
+def word(text):
+    """A constant as one word of a shell command, safe from the shell and from format()."""
+    return shlex.quote(str(text)).replace("{", "{{").replace("}", "}}")
+
+
+# Constants of the commands below. They are no params: another interpreter, or another place of the
+# same results, must not rerun a cell.
+PYTHON = word(sys.executable)
+ROOT = word(RESULTS)
+
+
+wildcard_constraints:
+    model=r"[A-Za-z0-9._-]+",
+    cell=r".+",

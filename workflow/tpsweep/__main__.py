@@ -1,0 +1,7 @@
+"""``python -m tpsweep``: the command without its installed script."""
+
+import sys
+
+from tpsweep.cli import main
+
+sys.exit(main())

@@ -1,0 +1,97 @@
+"""The ``tpsweep`` command: what the Snakefile's rules and people call.
+
+Messages go to stderr, results to stdout or files. Exit code 0: done; 1: found something wrong;
+2: bad usage (one line that names the key, the value and what is allowed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="tpsweep", description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    manifest = commands.add_parser("manifest", help="write the manifest of a sweep")
+    manifest.add_argument("sweep", help="config and site as JSON")
+    manifest.add_argument("output", type=Path)
+    manifest.set_defaults(run=_manifest)
+
+    model = commands.add_parser("model", help="make a model folder of a shape, for dummy weights")
+    model.add_argument("shape", type=Path, help="a config.json")
+    model.add_argument("folder", type=Path)
+    model.set_defaults(run=_model)
+
+    fetch = commands.add_parser("fetch", help="bring a hub model's files to this machine")
+    fetch.add_argument("request", help="the model as JSON")
+    fetch.add_argument("marker", type=Path, help="written when the files are there")
+    fetch.set_defaults(run=_fetch)
+
+    tables = commands.add_parser("tables", help="make the tables of a results folder")
+    tables.add_argument("results", type=Path)
+    tables.set_defaults(run=_tables)
+
+    check = commands.add_parser("check", help="the state of a results folder, cell by cell")
+    check.add_argument("results", type=Path, nargs="?", default=Path("results"))
+    check.add_argument("--json", action="store_true", help="on stdout, for programs")
+    check.set_defaults(run=_check)
+
+    options = parser.parse_args(arguments)
+    code: int = options.run(options)
+    return code
+
+
+def _manifest(options: argparse.Namespace) -> int:
+    from tpsweep.manifest import write_manifest
+    from tpsweep.sweep import InputError, load_sweep
+
+    try:
+        sweep = load_sweep(json.loads(options.sweep), Path.cwd())
+    except InputError as error:
+        return _refuse(error)
+    write_manifest(sweep.planned, options.output)
+    return 0
+
+
+def _model(options: argparse.Namespace) -> int:
+    from tpsweep.models import make_model_folder
+
+    try:
+        make_model_folder(options.shape, options.folder)
+    except (OSError, ValueError) as error:
+        return _refuse(error)
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from tpsweep.weights import FetchError, Request, fetch, write_marker
+
+    request = Request.from_json(options.request)
+    try:
+        folder = fetch(request)
+    except FetchError as error:
+        return _refuse(error)
+    write_marker(request, folder, options.marker)
+    return 0
+
+
+def _tables(options: argparse.Namespace) -> int:
+    from tpsweep import tables
+
+    return tables.run(options.results)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from tpsweep import check
+
+    return check.run(options.results, as_json=options.json)
+
+
+def _refuse(error: Exception) -> int:
+    print(f"tpsweep: {error}", file=sys.stderr)
+    return 2

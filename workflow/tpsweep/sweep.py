@@ -1,0 +1,135 @@
+"""A checked config and a site, put together: what the Snakefile and the commands work on."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
+
+from tpsweep.cell import Cell, slug
+from tpsweep.config import Config, ConfigError, ModelEntry, load_config
+from tpsweep.matrix import Planned, expand
+
+
+class InputError(ValueError):
+    """The config or the site is not usable; the text is one line with key, value and choice."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A planned cell as a Snakemake job. Paths are relative to where Snakemake runs."""
+
+    cell: Cell
+    minutes: int
+    model_marker: str  # the file that says that the model's files are there
+    session_command: str  # the command line that starts the engine daemon
+
+    @property
+    def gpu_type(self) -> str:
+        """The site's node class."""
+        return self.cell.engine.gpu
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the class that the engine holds."""
+        return self.cell.engine.gpus
+
+    @property
+    def session(self) -> str:
+        """Cells with an equal key share an engine."""
+        return self.cell.engine.session
+
+    @property
+    def order(self) -> int:
+        """Cheap cells first, so that a broken engine shows early: a weight of a repeat's tokens."""
+        batch = self.cell.batch or self.cell.num_prompts or 1
+        # An output token is a step of its own, input tokens go through many at a time.
+        return batch * ((self.cell.input_len or 0) + 16 * (self.cell.output_len or 0))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A config on a site. ``planned`` is every cell of the matrix, feasible or not."""
+
+    config: Config
+    site: Site
+    raw: str  # config and site as canonical JSON, as Snakemake merged them
+    planned: list[Planned]
+
+    @property
+    def results(self) -> str:
+        """The results root as the config has it."""
+        return self.config.results
+
+    @cached_property
+    def jobs(self) -> dict[str, Job]:
+        """Planned cells by the path of their row, results root included."""
+        commands: dict[str, str] = {}
+        jobs = {}
+        for cell, minutes in ((p.cell, p.minutes) for p in self.planned if p.status == "planned"):
+            session = cell.engine.session
+            if session not in commands:
+                commands[session] = self._session_command(cell)
+            marker = self._model_marker(cell.engine.model.name)
+            jobs[f"{self.results}/{cell.path}"] = Job(cell, minutes, marker, commands[session])
+        return jobs
+
+    def job(self, path: str) -> Job:
+        """The job that makes the row at ``path`` below the results root."""
+        return self.jobs[f"{self.results}/{path}"]
+
+    def model(self, slugged: str) -> ModelEntry:
+        """A model of the config by the slug of its name."""
+        return self._models_by_slug[slugged][1]
+
+    def fetch_request(self, slugged: str) -> str:
+        """What the fetch rule needs of a model, as JSON (``tpsweep.weights.Request``)."""
+        name, model = self._models_by_slug[slugged]
+        fields = {"name": name, "path": model.path, "revision": model.revision}
+        fields |= {"weights": model.weights, "hf_home": self.config.hf_home}
+        return json.dumps(fields, sort_keys=True)
+
+    @cached_property
+    def _models_by_slug(self) -> dict[str, tuple[str, ModelEntry]]:
+        return {slug(name): (name, model) for name, model in self.config.models.items()}
+
+    def _model_marker(self, name: str) -> str:
+        made_here = self.config.models[name].path is None
+        marker = "config.json" if made_here else "available.json"
+        return f"{self.results}/models/{slug(name)}/{marker}"
+
+    def _session_command(self, cell: Cell) -> str:
+        words = [sys.executable, "-m", "tpsweep.engine", "--engine", cell.engine.to_json()]
+        words += ["--starts", f"{self.results}/engine_starts.jsonl"]
+        if self.config.hf_home:
+            words += ["--hf-home", self.config.hf_home]
+        return shlex.join(words)
+
+
+def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
+    """Check a config (with the key ``site``: the path of a site.yaml) and expand its matrix.
+
+    ``base`` is where relative paths start. Raises ``InputError`` with one line.
+    """
+    data = dict(raw)
+    site_file = data.pop("site", None)
+    if not isinstance(site_file, str):
+        raise InputError(
+            "site: missing, allowed: the path of a site.yaml; use --profile cluster/<site>, or add "
+            "site=cluster/<site>/site.yaml to --config"
+        )
+    try:
+        site = load_site(base / site_file)
+        config = load_config(data, base)
+        planned = expand(config, site)
+    except (ConfigError, SiteError) as error:
+        raise InputError(str(error)) from error
+    canonical = json.dumps(dict(raw), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return Sweep(config, site, canonical, planned)
