@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+CACHE_BYTES = {**DTYPE_BYTES, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 KNOWN_TYPES = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe")
 
 _SIZES = (
@@ -121,9 +122,12 @@ class Shape:
         return (self._body(self.experts_per_token) + head) * DTYPE_BYTES[dtype]
 
     def kv_bytes_per_token(self, dtype: str, tp: int) -> int:
-        """Bytes of keys and values that ONE rank keeps for a token; heads repeat if TP exceeds."""
+        """Bytes of keys and values that ONE rank keeps for a token; heads repeat if TP exceeds.
+
+        ``dtype`` is the cache's, one of ``CACHE_BYTES``.
+        """
         heads = max(1, self.kv_heads // tp)
-        return 2 * self.layers * heads * self.head_dim * DTYPE_BYTES[dtype]
+        return 2 * self.layers * heads * self.head_dim * CACHE_BYTES[dtype]
 
     def tp_problem(self, tp: int) -> str | None:
         """Why vLLM cannot split this model over ``tp`` ranks; None if it can."""

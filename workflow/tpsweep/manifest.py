@@ -1,0 +1,99 @@
+"""results/matrix.parquet: every cell of the current matrix, planned or not, with its reason."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tpsweep.matrix import Planned
+from tpsweep.row import IDENTITY, INT, TEXT, Column
+
+COLUMNS = (
+    *IDENTITY,
+    Column("path", TEXT, "the row's place below the results root"),
+    Column("status", TEXT, "planned, infeasible, unsupported or excluded"),
+    Column("reason", TEXT, "why it is not planned; null if it is"),
+    Column("session", TEXT, "cells with an equal key share an engine"),
+    Column("minutes", INT, "the cell's own time limit"),
+    Column("entry", TEXT, "the workload's name in the config"),
+    Column("workload_label", TEXT, "for people, from the config"),
+    Column("model_label", TEXT, "for people, from the config"),
+)
+SCHEMA = pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in COLUMNS])
+
+
+def write_manifest(planned: Sequence[Planned], path: Path) -> None:
+    """Write every cell to ``path``, atomically (temporary dot-file, then replace)."""
+    sessions: dict[int, str] = {}
+    records = []
+    for item in planned:
+        engine = item.cell.engine
+        # One engine object serves many cells: its key is hashed once.
+        session = sessions.get(id(engine)) or sessions.setdefault(id(engine), engine.session)
+        records.append(_record(item, session))
+    table = pa.Table.from_pylist(records, schema=SCHEMA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    os.close(descriptor)
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """The manifest, one line a cell. Raises ``ValueError``, one line, if it is not readable."""
+    try:
+        table = pq.read_table(path, schema=SCHEMA)
+    except (pa.ArrowInvalid, OSError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a readable manifest: {said}") from error
+    frame: pd.DataFrame = table.to_pandas(types_mapper={INT: pd.Int64Dtype()}.get)
+    return frame
+
+
+def _record(item: Planned, session: str) -> dict[str, Any]:
+    cell, engine = item.cell, item.cell.engine
+    return {
+        "cell_id": cell.cell_id,
+        "workload": cell.workload,
+        "site": engine.site,
+        "gpu": engine.gpu,
+        "gpu_card": engine.gpu_card,
+        "gpus": engine.gpus,
+        "model": engine.model.name,
+        "model_revision": engine.model.revision,
+        "dtype": engine.model.dtype,
+        "weights": engine.model.weights,
+        "tp": engine.tp,
+        "replicas": engine.replicas,
+        "variant": engine.variant,
+        "allreduce_backend": engine.allreduce_backend,
+        "vllm_version": engine.vllm_version,
+        "batch": cell.batch,
+        "input_len": cell.input_len,
+        "output_len": cell.output_len,
+        "dataset": cell.dataset,
+        "num_prompts": cell.num_prompts,
+        "request_rate": cell.request_rate,
+        "max_concurrency": cell.max_concurrency,
+        "run": engine.run,
+        "path": cell.path,
+        "status": item.status,
+        "reason": item.reason,
+        "session": session,
+        "minutes": item.minutes,
+        "entry": item.entry,
+        "workload_label": item.workload_label,
+        "model_label": item.model_label,
+    }

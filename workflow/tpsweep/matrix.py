@@ -1,0 +1,247 @@
+"""From a checked config and a site to every cell of the matrix, feasible or not."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tpsweep.cell import Cell, Engine
+from tpsweep.config import Config, ConfigError
+from tpsweep.settings import Capture, RequestSet, Serve, StaticBatch, WorkloadEntry
+
+if TYPE_CHECKING:
+    from snakemake_executor_plugin_submitit.site import Site
+
+SUPPORTED_WORKLOADS = ("latency",)
+"""Workloads that this version measures; the others are in the manifest as unsupported."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A request set's part of a cell's identity, or why it is not there."""
+
+    identity: dict[str, Any]
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell of the matrix. ``status`` is planned, infeasible, unsupported or excluded, and
+    ``reason`` says why if it is not planned. ``minutes`` is the cell's own time limit.
+
+    ``entry`` is the workload's name in the config; labels are for people and change nothing.
+    """
+
+    cell: Cell
+    status: str
+    reason: str | None
+    minutes: int
+    entry: str
+    workload_label: str | None
+    model_label: str | None
+
+
+def expand(config: Config, site: Site) -> list[Planned]:
+    """Every cell of the matrix, in the order of the config.
+
+    Raises ``ConfigError`` if two workloads give the same cell or an exclusion matches none.
+    """
+    planned = []
+    owners: dict[str, str] = {}
+    exclusions = [exclusion.axes for exclusion in config.settings.exclude]
+    unused = set(range(len(exclusions)))
+    for name, entry in config.settings.workloads.items():
+        dataset = _find_dataset(entry, config.base)
+        for engine in _engines(entry, config, site):
+            problem = _node_problem(engine, site) or dataset.problem
+            for cell in _cells(entry, engine, dataset):
+                _claim(cell, name, owners)
+                matching = [i for i, axes in enumerate(exclusions) if _matches(axes, cell)]
+                unused.difference_update(matching)
+                status, reason = "planned", problem or _memory_problem(cell, config, site)
+                if matching:
+                    status, reason = "excluded", config.settings.exclude[matching[0]].reason
+                elif reason:
+                    status = "infeasible"
+                elif cell.workload not in SUPPORTED_WORKLOADS:
+                    measured = " and ".join(SUPPORTED_WORKLOADS)
+                    status = "unsupported"
+                    reason = f"this version of tpsweep measures {measured} only"
+                labels = entry.label, config.models[engine.model.name].label
+                planned.append(Planned(cell, status, reason, entry.minutes, name, *labels))
+    for i in sorted(unused):
+        raise ConfigError(f"exclude.{i}", exclusions[i], "it matches no cell of this config")
+    return planned
+
+
+def _engines(entry: WorkloadEntry, config: Config, site: Site) -> Iterator[Engine]:
+    """Every engine that a workload needs; TP=1 has no all-reduce and so one backend, ``none``."""
+    settings = config.settings
+    for model, gpu, tp, variant in itertools.product(
+        entry.models or settings.models,
+        entry.gpus or settings.gpus,
+        entry.tp or settings.tp,
+        entry.variants or settings.variants,
+    ):
+        backends = entry.allreduce_backends or settings.allreduce_backends if tp > 1 else ["none"]
+        card = site.gpus[gpu].card if gpu in site.gpus else "unknown"
+        for backend, replicas, run in itertools.product(
+            backends,
+            entry.replicas if isinstance(entry, Serve) else [1],
+            range(entry.runs or settings.runs),
+        ):
+            yield Engine(
+                site=site.name,
+                gpu=gpu,
+                gpu_card=card,
+                gpus=tp * replicas,
+                model=config.cell_models[model],
+                tp=tp,
+                replicas=replicas,
+                variant=variant,
+                allreduce_backend=backend,
+                vllm_version=settings.vllm_version,
+                args={**entry.engine.model_dump(), **settings.variants[variant]},
+                mode=_mode(entry, card),
+                run=run,
+            )
+
+
+def _mode(entry: WorkloadEntry, card: str) -> str:
+    if isinstance(entry, Serve):
+        return "server"
+    if isinstance(entry, Capture) and entry.profiler != "torch":
+        return "nsys" if entry.profiler == "nsys" or card != "CPU" else "offline"
+    return "offline"
+
+
+def _cells(entry: WorkloadEntry, engine: Engine, dataset: Dataset) -> Iterator[Cell]:
+    """The cells that one engine measures for a workload."""
+    common: dict[str, Any] = {
+        "workload": entry.kind,
+        "engine": engine,
+        "warmups": entry.warmups,
+        "repeats": entry.repeats,
+    }
+    extra: dict[str, Any]
+    if isinstance(entry, StaticBatch):
+        extra = {"profiler": entry.profiler} if isinstance(entry, Capture) else {}
+        for input_len, output_len, batch in itertools.product(
+            entry.input_len, entry.output_len, entry.batch
+        ):
+            axes = {"input_len": input_len, "output_len": output_len, "batch": batch}
+            yield Cell(dataset="random", extra=extra, **axes, **common)
+        return
+    rates: Sequence[float | None] = [None]
+    limits: Sequence[int | None] = [None]
+    extra = dict(dataset.identity)
+    if isinstance(entry, Serve):
+        rates, limits = entry.request_rate, entry.max_concurrency
+        extra["slo"] = entry.slo.model_dump(exclude_none=True)
+    lengths: Sequence[tuple[int | None, int | None]] = [(None, None)]
+    if entry.input_len and entry.output_len:
+        lengths = list(itertools.product(entry.input_len, entry.output_len))
+    for (input_len, output_len), num_prompts, rate, limit in itertools.product(
+        lengths, entry.num_prompts, rates, limits
+    ):
+        yield Cell(
+            dataset=entry.dataset,
+            input_len=input_len,
+            output_len=output_len,
+            num_prompts=num_prompts,
+            request_rate=rate,
+            max_concurrency=limit,
+            extra=extra,
+            **common,
+        )
+
+
+def _find_dataset(entry: WorkloadEntry, base: Path) -> Dataset:
+    """A file of requests is identified by its content, wherever it lies."""
+    if not isinstance(entry, RequestSet) or entry.dataset_path is None:
+        return Dataset({})
+    try:
+        with (base / entry.dataset_path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return Dataset({}, f"dataset_path {entry.dataset_path!r}: {error.strerror}")
+    return Dataset({"dataset_digest": digest})
+
+
+def _node_problem(engine: Engine, site: Site) -> str | None:
+    """Why no node of the site can hold the engine; None if one can."""
+    gpu = site.gpus.get(engine.gpu)
+    if gpu is None:
+        return f"site {site.name} has no {engine.gpu}; it has {', '.join(site.gpus)}"
+    if engine.gpus > gpu.per_node:
+        asked = f"tp {engine.tp} x replicas {engine.replicas} = {engine.gpus} GPUs"
+        return f"{asked} > {gpu.per_node} on a node of {engine.gpu}"
+    return None
+
+
+def _memory_problem(cell: Cell, config: Config, site: Site) -> str | None:
+    """Why weights, or weights and the KV cache of a static batch, exceed a GPU's memory.
+
+    Lower bounds: activations, CUDA graphs and the runtime are not counted.
+    """
+    engine = cell.engine
+    gpu, shape = site.gpus.get(engine.gpu), config.shapes[engine.model.name]
+    if gpu is None or gpu.memory_gib is None or shape is None:
+        return None
+    share = float(engine.args["gpu_memory_utilization"])
+    limit = gpu.memory_gib * 2**30 * share / 1e9
+    room = f"{limit:.1f} GB ({gpu.memory_gib:g} GiB x {share:g} of {engine.gpu})"
+    total = shape.weight_bytes(engine.model.dtype) / 1e9
+    weights = total / engine.tp
+    if weights > limit:
+        return f"weights {total:.1f} GB / tp {engine.tp} = {weights:.1f} GB a GPU > {room}"
+    if cell.batch is None or cell.input_len is None or cell.output_len is None:
+        return None
+    tokens = cell.batch * (cell.input_len + cell.output_len)
+    cache = tokens * shape.kv_bytes_per_token(_cache_dtype(engine), engine.tp) / 1e9
+    if weights + cache > limit:
+        parts = f"weights {weights:.1f} GB + KV cache of {tokens} tokens {cache:.1f} GB a GPU"
+        return f"{parts} > {room}"
+    return None
+
+
+def _cache_dtype(engine: Engine) -> str:
+    asked = str(engine.args.get("kv_cache_dtype", "auto"))
+    return engine.model.dtype if asked == "auto" else asked
+
+
+def _claim(cell: Cell, name: str, owners: dict[str, str]) -> None:
+    """Each cell belongs to one workload of the config."""
+    if cell.cell_id in owners:
+        where = f"tp{cell.engine.tp} {cell.readable} on {cell.engine.gpu}"
+        owner = owners[cell.cell_id]
+        allowed = f"the same cell as in workloads.{owner}; allowed: each once, narrow one of them"
+        raise ConfigError(f"workloads.{name}", where, allowed)
+    owners[cell.cell_id] = name
+
+
+def _matches(axes: Mapping[str, Any], cell: Cell) -> bool:
+    """Whether the cell agrees with an exclusion on every axis that it names."""
+    engine = cell.engine
+    values = {
+        "workload": cell.workload,
+        "model": engine.model.name,
+        "gpu": engine.gpu,
+        "tp": engine.tp,
+        "replicas": engine.replicas,
+        "variant": engine.variant,
+        "allreduce_backend": engine.allreduce_backend,
+        "batch": cell.batch,
+        "input_len": cell.input_len,
+        "output_len": cell.output_len,
+        "dataset": cell.dataset,
+        "num_prompts": cell.num_prompts,
+        "request_rate": cell.request_rate,
+        "max_concurrency": cell.max_concurrency,
+        "run": engine.run,
+    }
+    return all(values[axis] == value for axis, value in axes.items())
