@@ -1,0 +1,180 @@
+"""site.yaml: what a cluster or host is, and how it names its GPUs, limits and Slurm flags."""
+
+from __future__ import annotations
+
+import os
+import string
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from .host import HostGpu, host_gpus
+
+AUTO = "auto"
+CPU = "CPU"
+CPU_SLOTS = 2
+"""``per_node: auto`` without a GPU: as many as tensor parallelism needs at least."""
+
+
+class SiteError(ValueError):
+    """A site file that cannot be used; its text is one line: file, key, value, what is allowed."""
+
+
+def _as_text(value: Any) -> Any:
+    """YAML's plain numbers are meant as text where text is asked for (``OMP_NUM_THREADS: 1``)."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Text = Annotated[str, BeforeValidator(_as_text)]
+Positive = Annotated[int, Field(ge=1)]
+FlagName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+Flags = dict[FlagName, Text]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GpuClass(_Model):
+    """One class of nodes: the silicon, how many of it a node has, and the Slurm flags for it.
+
+    ``memory_gib`` is GiB per GPU, None where unknown (and on a CPU). ``slurm`` values may hold
+    ``{n}``, the number of GPUs asked.
+    """
+
+    card: str = Field(min_length=1)
+    memory_gib: float | None = Field(default=None, gt=0)
+    per_node: Positive
+    cpus_per_gpu: Positive = 1
+    max_minutes: Positive | None = None
+    slurm: Flags = {}
+
+    @property
+    def is_cpu(self) -> bool:
+        """No GPU: sessions of this class compute on the processor."""
+        return self.card == CPU
+
+    @field_validator("slurm")
+    @classmethod
+    def _only_n(cls, flags: Flags) -> Flags:
+        for flag, value in flags.items():
+            try:
+                fields = [name for _, name, _, _ in string.Formatter().parse(value)]
+            except ValueError as error:
+                raise ValueError(f"{flag} {value!r}: {error}") from error
+            if set(fields) - {"n", None}:
+                raise ValueError(f"{flag} {value!r}: the only placeholder is {{n}}")
+        return flags
+
+
+class Site(_Model):
+    """One cluster or host. Times are minutes; ``parallel`` is sessions at a time."""
+
+    name: Name
+    cluster: Literal["slurm", "local"]
+    account_env: Variable | None = None
+    slurm: Flags = {}
+    setup: list[str] = []
+    environment: dict[Variable, Text] = {}
+    parallel: Positive = 1
+    max_minutes: Positive | None = None
+    max_cells_per_session: Positive = 200
+    gpus: dict[Name, GpuClass] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _slurm_keys_need_slurm(self) -> Site:
+        if self.cluster != "slurm":
+            for key in ("account_env", "slurm", "setup"):
+                if getattr(self, key):
+                    raise ValueError(f"{key}: only with cluster: slurm")
+        return self
+
+    def session_minutes(self, gpu_type: str) -> int | None:
+        """Longest session on ``gpu_type`` ("" for none), in minutes; None: no limit."""
+        own = self.gpus[gpu_type].max_minutes if gpu_type else None
+        limits = [limit for limit in (self.max_minutes, own) if limit is not None]
+        return min(limits, default=None)
+
+
+def load_site(path: Path) -> Site:
+    """The site in ``path``, with ``auto`` resolved by asking this host.
+
+    Raises ``SiteError``: one line naming the file, the key, the value and what is allowed.
+    """
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise SiteError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise SiteError(f"{path}: not YAML: {said}") from error
+    if not isinstance(data, dict):
+        raise SiteError(f"{path}: expected keys and values, found {type(data).__name__}")
+    try:
+        return Site.model_validate(_resolve_auto(data))
+    except ValidationError as error:
+        raise SiteError(f"{path}: {_one_line(error.errors()[0])}") from error
+    except SiteError as error:
+        raise SiteError(f"{path}: {error}") from error
+
+
+def _resolve_auto(data: dict[str, Any]) -> dict[str, Any]:
+    """``data`` with every ``auto`` of ``gpus`` replaced by what this host has."""
+    classes = data.get("gpus")
+    if not isinstance(classes, dict):
+        return data
+    resolved = dict(classes)
+    for name, given in classes.items():
+        keys = given.items() if isinstance(given, dict) else ()
+        wanted = [key for key, value in keys if key in ("card", "per_node") and value == AUTO]
+        if not wanted:
+            continue
+        if data.get("cluster") != "local":
+            raise SiteError(
+                f"gpus.{name}.{wanted[0]}: {AUTO!r} is allowed with cluster: local only: "
+                "the host that asks is not the node that computes"
+            )
+        found = _this_host(str(name), host_gpus())
+        filled = {key: found[key] for key in wanted}
+        if "card" in wanted and "memory_gib" not in given:
+            filled["memory_gib"] = found["memory_gib"]
+        resolved[name] = {**given, **filled}
+    return {**data, "gpus": resolved}
+
+
+def _this_host(name: str, gpus: list[HostGpu]) -> dict[str, Any]:
+    cards = sorted({gpu.name for gpu in gpus})
+    if len(cards) > 1:
+        raise SiteError(f"gpus.{name}.card: {AUTO!r} found {cards}, allowed: one kind of GPU")
+    if not gpus:
+        per_node = min(CPU_SLOTS, os.cpu_count() or 1)
+        return {"card": CPU, "per_node": per_node, "memory_gib": None}
+    memory = round(min(gpu.memory_gib for gpu in gpus), 2)
+    return {"card": cards[0], "per_node": len(gpus), "memory_gib": memory}
+
+
+def _one_line(error: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    value = error["input"]
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    if error["type"] == "extra_forbidden":
+        model = GpuClass if error["loc"][0] == "gpus" else Site
+        return f"{key}: {value!r}: unknown key, allowed: {', '.join(model.model_fields)}"
+    said = error["msg"].removeprefix("Value error, ")
+    if not key:  # a rule between keys, which names them itself
+        return said
+    return f"{key}: {value!r}: {' '.join(said.split())}"
