@@ -133,8 +133,14 @@ def _cells(entry: WorkloadEntry, engine: Engine, dataset: Dataset) -> Iterator[C
         for input_len, output_len, batch in itertools.product(
             entry.input_len, entry.output_len, entry.batch
         ):
-            axes = {"input_len": input_len, "output_len": output_len, "batch": batch}
-            yield Cell(dataset="random", extra=extra, **axes, **common)
+            yield Cell(
+                dataset="random",
+                input_len=input_len,
+                output_len=output_len,
+                batch=batch,
+                extra=extra,
+                **common,
+            )
         return
     rates: Sequence[float | None] = [None]
     limits: Sequence[int | None] = [None]
@@ -145,13 +151,13 @@ def _cells(entry: WorkloadEntry, engine: Engine, dataset: Dataset) -> Iterator[C
     lengths: Sequence[tuple[int | None, int | None]] = [(None, None)]
     if entry.input_len and entry.output_len:
         lengths = list(itertools.product(entry.input_len, entry.output_len))
-    for (input_len, output_len), num_prompts, rate, limit in itertools.product(
+    for (prompt, answer), num_prompts, rate, limit in itertools.product(
         lengths, entry.num_prompts, rates, limits
     ):
         yield Cell(
             dataset=entry.dataset,
-            input_len=input_len,
-            output_len=output_len,
+            input_len=prompt,
+            output_len=answer,
             num_prompts=num_prompts,
             request_rate=rate,
             max_concurrency=limit,

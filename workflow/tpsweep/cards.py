@@ -1,0 +1,33 @@
+"""What the datasheets promise of a card, by the name that nvidia-smi gives it (data/cards.yaml)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU's datasheet figures. ``bf16_tflops`` is dense, ``bandwidth_tb_s`` the memory's."""
+
+    name: str
+    bandwidth_tb_s: float
+    bf16_tflops: float
+    memory_gib: float
+    link: str
+    source: str
+
+
+def card_by_name(name: str) -> Card | None:
+    """The card of that name; None for a processor or a card that the table does not have."""
+    return cards().get(name)
+
+
+@cache
+def cards() -> dict[str, Card]:
+    """All cards of the table by name."""
+    text = (Path(__file__).parent / "data" / "cards.yaml").read_text("utf-8")
+    return {name: Card(name, **figures) for name, figures in yaml.safe_load(text).items()}
