@@ -30,6 +30,7 @@ DIFFERS_WITHIN = (
 SAME_WITHIN = "no difference beyond the noise within a session"
 UNDECIDED = "undecided: a run with a single sample has no interval"
 
+Samples = Sequence[float] | NDArray[np.float64]
 Kind = Literal["between runs", "within session"]
 
 _T_DF = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 60, 120, math.inf)
@@ -60,7 +61,7 @@ class Speedup:
     verdict: str
 
 
-def median_interval(samples: Sequence[float]) -> Interval:
+def median_interval(samples: Samples) -> Interval:
     """Median of ``samples`` with its 95 % percentile-bootstrap interval (seeded: repeatable).
 
     One sample has a value and no interval. Raises ``ValueError`` if there is none, or one that
@@ -74,7 +75,7 @@ def median_interval(samples: Sequence[float]) -> Interval:
     return Interval(median, lo, hi)
 
 
-def median_of_runs(runs: Sequence[Sequence[float]]) -> Interval:
+def median_of_runs(runs: Sequence[Samples]) -> Interval:
     """Median of the run medians; each run holds the positive samples of one engine start.
 
     The interval is made as that of ``speedup``: "between runs" from three runs on, else "within
@@ -92,9 +93,7 @@ def median_of_runs(runs: Sequence[Sequence[float]]) -> Interval:
     return Interval(value, lo, hi)
 
 
-def speedup(
-    baseline_runs: Sequence[Sequence[float]], other_runs: Sequence[Sequence[float]]
-) -> Speedup:
+def speedup(baseline_runs: Sequence[Samples], other_runs: Sequence[Samples]) -> Speedup:
     """Median of the baseline's run medians divided by that of the other side, with an interval.
 
     With at least three runs a side the interval is "between runs": Welch's t on the logarithms
@@ -121,7 +120,7 @@ def speedup(
     return Speedup(value, lo, hi, "within session", verdict)
 
 
-def _sorted(samples: Sequence[float]) -> NDArray[np.float64]:
+def _sorted(samples: Samples) -> NDArray[np.float64]:
     values = np.sort(np.asarray(samples, dtype=np.float64))
     if values.size == 0:
         raise ValueError("a median needs at least one sample")
@@ -130,7 +129,7 @@ def _sorted(samples: Sequence[float]) -> NDArray[np.float64]:
     return values
 
 
-def _positive(samples: Sequence[float]) -> NDArray[np.float64]:
+def _positive(samples: Samples) -> NDArray[np.float64]:
     values = _sorted(samples)
     if values[0] <= 0:
         raise ValueError(f"a time must be positive, found {values[0]:g}")

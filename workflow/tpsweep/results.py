@@ -1,0 +1,199 @@
+"""A results folder as data frames: what was planned, what was measured, what failed.
+
+Only the cells of the current manifest are read: rows that an older matrix left are not in any
+table.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tpsweep import row
+
+MANIFEST = "matrix.parquet"
+FAILURES = "failures"
+READERS = 8
+"""Threads that read rows: thousands of small files, often on a parallel file system."""
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        *(pa.field(column.name, column.type) for column in row.IDENTITY),
+        pa.field("path", pa.string()),
+        pa.field("status", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("session", pa.string()),
+    ]
+)
+STATUSES = ("planned", "infeasible", "unsupported", "excluded")
+FAILURE_FIELDS = ("workload", "type", "message", "log", "telling_lines", "when")
+_DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+
+class ResultsError(Exception):
+    """The folder's manifest is missing or unusable; one line for people."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """One results folder; every frame has a ``cell_id`` column.
+
+    ``manifest``: the columns of ``MANIFEST_SCHEMA`` and, per cell, ``state`` (measured, failed or
+    missing if planned, else its status), ``failure_type`` and ``reason`` (of the failure or of
+    the plan). ``rows``: the schema of ``row``. ``failures``: ``cell_id`` and ``FAILURE_FIELDS``,
+    of planned cells without a row.
+    """
+
+    manifest: pd.DataFrame
+    rows: pd.DataFrame
+    failures: pd.DataFrame
+
+    def count(self, *states: str) -> int:
+        """Cells in any of ``states``."""
+        return int(self.manifest["state"].isin(states).sum())
+
+    @property
+    def planned(self) -> int:
+        """Cells that are to be measured."""
+        return self.count("measured", "failed", "missing")
+
+
+def load(results: Path) -> Results:
+    """Read a results folder.
+
+    A row that cannot be read counts as a failure of type ``unreadable`` and is named on stderr.
+    Raises ``ResultsError`` if the manifest is missing or lacks what ``MANIFEST_SCHEMA`` asks.
+    """
+    manifest = _load_manifest(results / MANIFEST)
+    planned = manifest.loc[manifest["status"] == "planned", ["cell_id", "path"]]
+    tables, failures = [row.SCHEMA.empty_table()], []
+    with ThreadPoolExecutor(READERS) as pool:
+        outcomes = pool.map(
+            lambda cell: _outcome(results, *cell),
+            planned.itertuples(index=False, name=None),
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, pa.Table):
+                tables.append(outcome)
+            elif outcome is not None:
+                failures.append(outcome)
+    rows = _to_frame(pa.concat_tables(tables))
+    failed = pd.DataFrame(failures, columns=["cell_id", *FAILURE_FIELDS])
+    return Results(_with_states(manifest, rows, failed), rows, failed)
+
+
+def records(frame: pd.DataFrame, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """The frame's lines as dicts of plain Python values; what is absent (NaN, NA) is None."""
+    chosen = list(frame.columns if names is None else names)
+    columns = []
+    for name in chosen:
+        values = frame[name].astype(object)
+        columns.append(values.where(values.notna(), None).tolist())
+    return [dict(zip(chosen, line, strict=True)) for line in zip(*columns, strict=True)]
+
+
+def _load_manifest(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        raise ResultsError(f"{path}: no such manifest; a run or a dry run of the sweep writes it")
+    try:
+        table = pq.ParquetFile(path).read()
+        frame = _to_frame(_conform(table, MANIFEST_SCHEMA))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ResultsError(f"{path}: not a manifest of tpsweep: {_one_line(error)}") from error
+    unknown = sorted(set(frame["status"].dropna()) - set(STATUSES))
+    if unknown or frame["status"].isna().any():
+        found = ", ".join(unknown) or "null"
+        raise ResultsError(f"{path}: status {found}, allowed: {', '.join(STATUSES)}")
+    if frame["cell_id"].duplicated().any():
+        twice = frame.loc[frame["cell_id"].duplicated(), "cell_id"].iloc[0]
+        raise ResultsError(f"{path}: cell_id {twice} stands in it more than once")
+    return frame
+
+
+def _outcome(results: Path, cell_id: str, path: str) -> pa.Table | dict[str, Any] | None:
+    """The cell's row, else its failure, else None: not run yet."""
+    file = results / path
+    if file.exists():
+        try:
+            return _read_row(file, cell_id)
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            message = _one_line(error)
+            print(f"{file}: unreadable row, counted as failed: {message}", file=sys.stderr)
+            return _failure(cell_id, type="unreadable", message=message)
+    record = results / FAILURES / f"{cell_id}.json"
+    return _read_failure(record, cell_id) if record.exists() else None
+
+
+def _read_row(path: Path, cell_id: str) -> pa.Table:
+    table = pq.ParquetFile(path).read()
+    found = table["cell_id"].to_pylist()
+    if found != [cell_id]:
+        raise ValueError(f"expected one row of the cell {cell_id}, found {found[:3]}")
+    if table.schema.equals(row.SCHEMA):
+        return table
+    return _conform(table, row.SCHEMA, required=("cell_id",))
+
+
+def _conform(table: pa.Table, schema: pa.Schema, required: Iterable[str] | None = None) -> pa.Table:
+    """``table`` with the columns and types of ``schema``; absent columns become null.
+
+    ``required`` (all by default) must be there, else ``ValueError``.
+    """
+    present = set(table.column_names)
+    missing = sorted(set(schema.names if required is None else required) - present)
+    if missing:
+        raise ValueError(f"no column {', '.join(missing)}")
+    arrays = [
+        table[field.name].cast(field.type)
+        if field.name in present
+        else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(arrays, schema=schema)
+
+
+def _to_frame(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_DTYPES.get)
+    return frame
+
+
+def _read_failure(path: Path, cell_id: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError) as error:
+        print(f"{path}: unreadable failure record: {_one_line(error)}", file=sys.stderr)
+        return _failure(cell_id, type="unknown", message="its failure record is unreadable")
+    return _failure(cell_id, **{name: found.get(name) for name in FAILURE_FIELDS})
+
+
+def _failure(cell_id: str, **fields: Any) -> dict[str, Any]:
+    return {"cell_id": cell_id, **dict.fromkeys(FAILURE_FIELDS), **fields}
+
+
+def _with_states(
+    manifest: pd.DataFrame, rows: pd.DataFrame, failures: pd.DataFrame
+) -> pd.DataFrame:
+    frame = manifest.copy()
+    planned = frame["status"] == "planned"
+    frame["state"] = frame["status"].mask(planned, "missing")
+    frame.loc[planned & frame["cell_id"].isin(failures["cell_id"]), "state"] = "failed"
+    frame.loc[planned & frame["cell_id"].isin(rows["cell_id"]), "state"] = "measured"
+    by_id = failures.set_index("cell_id")
+    frame["failure_type"] = frame["cell_id"].map(by_id["type"])
+    frame["reason"] = frame["cell_id"].map(by_id["message"]).fillna(frame["reason"])
+    return frame
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,83 @@
+"""The comparison tables, from the rows and the manifest alone: ``results/tables/``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpsweep.results import Results, ResultsError, load
+from tpsweep.tables import cells, tp_comparison
+
+FOLDER = "tables"
+BUILDERS = (cells.build, tp_comparison.build)
+"""Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the tables were made of, in cells. ``planned`` = measured + failed + missing."""
+
+    planned: int
+    measured: int
+    failed: int
+    missing: int
+    infeasible: int
+    unsupported: int
+    excluded: int
+
+    @property
+    def complete(self) -> bool:
+        """Every planned cell has a row."""
+        return self.measured == self.planned
+
+    def __str__(self) -> str:
+        states = ("failed", "missing", "infeasible", "unsupported", "excluded")
+        others = [f"{getattr(self, s)} {s}" for s in states if getattr(self, s)]
+        mark = "" if self.complete else "INCOMPLETE "
+        return ", ".join([f"{mark}{self.measured}/{self.planned} cells measured", *others])
+
+
+def write_tables(results: Path) -> Summary:
+    """Write every table of the results folder ``results``.
+
+    Raises ``ResultsError`` if its manifest is missing or unusable.
+    """
+    loaded = load(results)
+    summary = _summary(loaded)
+    mark = _mark(loaded, summary)
+    for build in BUILDERS:
+        build(loaded).write(results / FOLDER, mark)
+    return summary
+
+
+def run(results: Path) -> int:
+    """The command: writes the tables, a summary on stderr; exit code 0, or 2 without a manifest.
+
+    An incomplete sweep is no error of this program: its tables say so themselves.
+    """
+    try:
+        summary = write_tables(results)
+    except ResultsError as error:
+        print(f"tpsweep tables: {error}", file=sys.stderr)
+        return 2
+    print(f"tpsweep tables: {summary}; see {results / FOLDER}", file=sys.stderr)
+    return 0
+
+
+def _summary(results: Results) -> Summary:
+    return Summary(
+        planned=results.planned,
+        measured=results.count("measured"),
+        failed=results.count("failed"),
+        missing=results.count("missing"),
+        infeasible=results.count("infeasible"),
+        unsupported=results.count("unsupported"),
+        excluded=results.count("excluded"),
+    )
+
+
+def _mark(results: Results, summary: Summary) -> str:
+    incomplete = "" if summary.complete else f"INCOMPLETE {summary.measured}/{summary.planned}"
+    synthetic = "SYNTHETIC, never measured" if results.rows["synthetic"].any() else ""
+    return ", ".join(word for word in (incomplete, synthetic) if word)

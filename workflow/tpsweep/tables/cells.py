@@ -1,0 +1,54 @@
+"""Table ``cells``: every cell of the manifest, measured or not, with its figures."""
+
+from __future__ import annotations
+
+from tpsweep import row
+from tpsweep.results import Results, records
+from tpsweep.row import TEXT, Column
+from tpsweep.tables.table import IDENTITY_VIEWS, Table, View, figure, identity, sort_key, text
+
+STATE = (
+    Column("state", TEXT, "measured, failed, missing, infeasible, unsupported or excluded"),
+    Column("failure_type", TEXT, "of a failed cell"),
+    Column("reason", TEXT, "why there is no row"),
+    Column("path", TEXT, "the row's place below the results root"),
+)
+_PROVENANCE = tuple(
+    column for column in row.PROVENANCE if column.name not in ("model_path", "cpu_model")
+)
+COLUMNS = (*row.IDENTITY, *STATE, *row.FIGURES, *_PROVENANCE)
+
+VIEWS = (
+    *IDENTITY_VIEWS,
+    identity("Run", "run"),
+    View("State", text("state")),
+    View("Failure", text("failure_type")),
+    View("Reason", text("reason")),
+    View("Decode (ms/token)", figure("tpot_ms")),
+    View("Prefill (ms)", figure("prefill_ms")),
+    View("Output (tok/s)", figure("output_tok_s")),
+    View("Per GPU (tok/s)", figure("output_tok_s_per_gpu")),
+    View("Cell", text("cell_id")),
+)
+_ORDER = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
+
+
+def build(results: Results) -> Table:
+    """One line per cell of the manifest, in the order of the identity."""
+    measured = [c.name for c in (*row.FIGURES, *_PROVENANCE)]
+    by_id = {line["cell_id"]: line for line in records(results.rows, ["cell_id", *measured])}
+    nothing = dict.fromkeys(measured)
+    planned = [*row.IDENTITY_NAMES, *(column.name for column in STATE)]
+    lines = [
+        {**nothing, **by_id.get(cell["cell_id"], {}), **cell}
+        for cell in records(results.manifest, planned)
+    ]
+    lines.sort(key=lambda line: sort_key(line, _ORDER))
+    return Table(
+        name="cells",
+        title="All cells",
+        columns=COLUMNS,
+        views=VIEWS,
+        records=lines,
+        legend=("Intervals: 95 % bootstrap of the median of the samples within one session.",),
+    )
