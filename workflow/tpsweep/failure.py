@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tpsweep.atomic import replacing
+
 TYPES = (
     "out_of_memory",  # GPU or host memory: the same cell will fail again
     "engine_start",  # the engine never became ready
@@ -55,11 +57,9 @@ class Failure:
 
     def write(self, folder: Path) -> Path:
         """Write the record atomically as ``folder/<cell_id>.json``; returns the path."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.cell_id}.json"
-        temporary = folder / f".{self.cell_id}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", "utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", "utf-8")
         return path
 
 

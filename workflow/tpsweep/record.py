@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from tpsweep import floors, latency, provenance
-from tpsweep.cards import Card, card_by_name
+from tpsweep import latency, provenance
 from tpsweep.cell import Cell
 from tpsweep.client import Request
+from tpsweep.floors import floors_of
 from tpsweep.gpus import GpuInfo, GpuWindow
 from tpsweep.models import Shape
 from tpsweep.vllm_api import LogFacts
@@ -74,7 +74,7 @@ def make_row(
         **_gpu_state(engine, windows, output_tokens),
         **_provenance(cell, engine, measured, context),
     }
-    return {**row, **_floors(cell, engine.shape, row)}
+    return {**row, **_floors(cell, engine.shape, row["tpot_ms"], row["prefill_ms"])}
 
 
 def refusals(
@@ -186,4 +186,21 @@ def _provenance(
         "ended_at": context.utc(context.ended),
         "log": context.request.session_log,
         "synthetic": False,
+    }
+
+
+def _floors(cell: Cell, shape: Shape, tpot_ms: float | None, prefill_ms: float) -> dict[str, Any]:
+    floors = floors_of(cell, shape)
+
+    def ratio(measured: float | None, floor: float | None) -> float | None:
+        return measured / floor if measured is not None and floor else None
+
+    return {
+        "decode_floor_ms": floors.decode_ms,
+        "decode_floor_kv_ms": floors.decode_kv_ms,
+        "prefill_floor_ms": floors.prefill_ms,
+        "decode_floor_ratio": ratio(tpot_ms, floors.decode_ms),
+        "decode_floor_kv_ratio": ratio(tpot_ms, floors.decode_kv_ms),
+        "prefill_floor_ratio": ratio(prefill_ms, floors.prefill_ms),
+        "floor_note": floors.note,
     }

@@ -7,14 +7,14 @@ that does not apply to a workload, or could not be known, is null; ``invalid_rea
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from tpsweep.atomic import replacing
 
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 FLOATS, TEXTS, INTS = pa.list_(FLOAT), pa.list_(TEXT), pa.list_(INT)
@@ -151,16 +151,8 @@ def write_row(row: dict[str, Any], path: Path) -> None:
     if unknown:
         raise KeyError(f"columns that the schema does not have: {', '.join(unknown)}")
     table = pa.Table.from_pylist([{name: row.get(name) for name in SCHEMA.names}], schema=SCHEMA)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    os.close(descriptor)
-    try:
+    with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def read_row(path: Path) -> dict[str, Any]:

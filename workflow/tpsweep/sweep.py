@@ -14,8 +14,9 @@ from typing import Any
 from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
 
 from tpsweep.cell import Cell, slug
-from tpsweep.config import Config, ConfigError, ModelEntry, load_config
+from tpsweep.config import Config, ConfigError, load_config
 from tpsweep.matrix import Planned, expand
+from tpsweep.settings import ModelEntry
 
 
 class InputError(ValueError):

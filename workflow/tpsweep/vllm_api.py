@@ -145,6 +145,9 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
             raise ValueError(f"tp={engine.tp} needs as many processors; {len(available)} are usable")
         env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(cpu) for cpu in available[: engine.tp])
         env["VLLM_CPU_KVCACHE_SPACE"] = "1"
+        if engine.args.get("enforce_eager"):
+            # vLLM's sampler would still be compiled, which asks for a C++ compiler.
+            env["TORCHDYNAMO_DISABLE"] = "1"
     return env
 
 

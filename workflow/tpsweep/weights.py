@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from tpsweep.atomic import replacing
+
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
@@ -82,8 +84,6 @@ def fetch(request: Request) -> Path:
 
 def write_marker(request: Request, folder: Path, marker: Path) -> None:
     """Leave the file that the cells of this model wait for: what was fetched, and where it is."""
-    marker.parent.mkdir(parents=True, exist_ok=True)
     said = {"path": request.path, "revision": request.revision, "folder": str(folder)}
-    temporary = marker.with_name(f".{marker.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(said, indent=1) + "\n", "utf-8")
-    os.replace(temporary, marker)
+    with replacing(marker) as temporary:
+        temporary.write_text(json.dumps(said, indent=1) + "\n", "utf-8")
