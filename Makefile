@@ -28,7 +28,7 @@ lint: install  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow/rules
-	$(BIN)/snakemake --profile cluster/local --lint
+	$(BIN)/python tests/lint_workflow.py --profile cluster/local
 
 format: install  ## put every file in its canonical form
 	$(BIN)/ruff check --fix .

@@ -23,6 +23,8 @@ localrules:
 rule all:
     default_target: True
     input:
+        # The cells too: tables made after a failure must not hide that a cell is missing.
+        list(SWEEP.jobs),
         TABLES,
 
 

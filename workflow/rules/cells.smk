@@ -5,8 +5,7 @@
 
 rule latency:
     input:
-        # ancient: in a copied or cloned results folder the model may be newer than the rows
-        ancient(lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").model_marker),
+        lambda wc: SWEEP.model_inputs(f"cells/latency/{wc.cell}.parquet"),
     output:
         f"{RESULTS}/cells/latency/{{cell}}.parquet",
     log:

@@ -86,6 +86,14 @@ class Sweep:
         """The job that makes the row at ``path`` below the results root."""
         return self.jobs[f"{self.results}/{path}"]
 
+    def model_inputs(self, path: str) -> list[str]:
+        """The model's marker file, for a row that is still to be measured.
+
+        A row that is there needs none: in a copied or cloned results folder the model is missing,
+        or newer than the rows, and neither must rerun a cell.
+        """
+        return [] if Path(self.results, path).exists() else [self.job(path).model_marker]
+
     def model(self, slugged: str) -> ModelEntry:
         """A model of the config by the slug of its name."""
         return self._models_by_slug[slugged][1]
