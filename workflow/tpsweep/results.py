@@ -23,7 +23,7 @@ from tpsweep import row
 MANIFEST = "matrix.parquet"
 FAILURES = "failures"
 READERS = 8
-"""Threads that read rows: thousands of small files, often on a parallel file system."""
+"""Threads that read rows, each file by one: they are thousands, and small."""
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -105,7 +105,7 @@ def _load_manifest(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise ResultsError(f"{path}: no such manifest; a run or a dry run of the sweep writes it")
     try:
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(path).read(use_threads=False)
         frame = _to_frame(_conform(table, MANIFEST_SCHEMA))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ResultsError(f"{path}: not a manifest of tpsweep: {_one_line(error)}") from error
@@ -134,7 +134,7 @@ def _outcome(results: Path, cell_id: str, path: str) -> pa.Table | dict[str, Any
 
 
 def _read_row(path: Path, cell_id: str) -> pa.Table:
-    table = pq.ParquetFile(path).read()
+    table = pq.ParquetFile(path).read(use_threads=False)
     found = table["cell_id"].to_pylist()
     if found != [cell_id]:
         raise ValueError(f"expected one row of the cell {cell_id}, found {found[:3]}")
@@ -189,9 +189,11 @@ def _with_states(
     frame["state"] = frame["status"].mask(planned, "missing")
     frame.loc[planned & frame["cell_id"].isin(failures["cell_id"]), "state"] = "failed"
     frame.loc[planned & frame["cell_id"].isin(rows["cell_id"]), "state"] = "measured"
-    by_id = failures.set_index("cell_id")
+    by_id = failures.set_index("cell_id").astype(object)
+    failed = frame["state"] == "failed"
     frame["failure_type"] = frame["cell_id"].map(by_id["type"])
-    frame["reason"] = frame["cell_id"].map(by_id["message"]).fillna(frame["reason"])
+    frame["reason"] = frame["reason"].astype(object)
+    frame.loc[failed, "reason"] = frame.loc[failed, "cell_id"].map(by_id["message"])
     return frame
 
 
