@@ -1,0 +1,47 @@
+"""Snakemake executor: jobs in sessions, through submitit. See the README."""
+
+# No ``from __future__ import annotations``: Snakemake reads the settings' types as they are.
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase
+
+from .executor import Executor
+
+__all__ = ["Executor", "ExecutorSettings", "common_settings"]
+__version__ = "0.1.0"
+
+
+@dataclass
+class ExecutorSettings(ExecutorSettingsBase):
+    """What can be given as ``--submitit-...`` or in a profile as ``submitit-...``."""
+
+    site: Optional[str] = field(  # noqa: UP045 (Snakemake takes this spelling only)
+        default=None,
+        metadata={"help": "The site file: GPUs, limits, Slurm flags.", "required": True},
+    )
+    logdir: str = field(
+        default=".snakemake/submitit",
+        metadata={"help": "Where results of cells, logs and sessions.jsonl go."},
+    )
+    gather_seconds: float = field(
+        default=1.0,
+        metadata={"help": "How long to wait for more ready jobs before sessions are formed."},
+    )
+    parallel: Optional[int] = field(  # noqa: UP045
+        default=None,
+        metadata={"help": "Sessions at a time; overrides the site's own number."},
+    )
+
+
+common_settings = CommonSettings(
+    non_local_exec=True,
+    implies_no_shared_fs=False,
+    job_deploy_sources=False,
+    pass_default_storage_provider_args=True,
+    pass_default_resources_args=True,
+    pass_envvar_declarations_to_cmd=True,
+    auto_deploy_default_storage_provider=False,
+    init_seconds_before_status_checks=0,
+)

@@ -1,0 +1,81 @@
+"""What a session runs for a Snakemake job: its shell command itself, or a nested Snakemake."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from snakemake.shell import MAX_ARG_LEN, shell
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "GOTO_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+"""What Snakemake sets to a job's ``threads``."""
+TEMPORARY_VARIABLES = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
+"""What Snakemake sets to a job's ``tmpdir`` resource."""
+PLAIN_FLAGS = {"temp", "protected", "report", "ensure", "nonempty", "sha256", "touch"}
+"""Marks of outputs that the main process deals with."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program with its arguments and what must be so before it starts."""
+
+    argv: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
+    stale: list[Path] = field(default_factory=list)
+
+
+def command_of(job: Any, nested: Callable[[Any], str]) -> Command:
+    """The command of ``job``; ``nested`` formats the command line of a nested Snakemake.
+
+    Starting a nested Snakemake takes about 3 s, which a session pays between every two cells, so
+    a plain shell command is run as it is, with the environment and folders that Snakemake gives.
+    """
+    if not _is_plain(job):
+        return Command(["bash", "-c", nested(job)])
+    executable = shell.get_executable() or "/bin/sh"
+    parts = (shell._get_process_prefix(), job.shellcmd, shell._process_suffix)
+    environment = {name: str(job.threads) for name in THREAD_VARIABLES}
+    if tmpdir := job.resources.get("tmpdir"):
+        environment |= {name: str(tmpdir) for name in TEMPORARY_VARIABLES}
+    outputs = [Path(str(path)) for path in job.output]
+    logs = [Path(str(path)) for path in job.log]
+    return Command(
+        argv=[str(executable), "-c", " ".join(parts).strip()],
+        environment=environment,
+        folders=sorted({path.absolute().parent for path in outputs + logs}),
+        stale=[path.absolute() for path in outputs],
+    )
+
+
+def log_name(job: Any, identity: str) -> str:
+    """A file name that tells people which job it is, and is unique by ``identity``."""
+    readable = "groupjob" if job.is_group() else str(job.rule.name)
+    if not job.is_group():
+        readable = "-".join([readable, *(str(v) for v in job.wildcards_dict.values())])
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", readable)[:80].strip("._-")
+    return f"{safe}-{identity[:8]}.log"
+
+
+def _is_plain(job: Any) -> bool:
+    """A ``shell:`` rule that uses nothing that Snakemake does on the job's side."""
+    if job.is_group() or not job.is_shell or job.rule.shadow_depth is not None:
+        return False
+    deployed = job.conda_env_spec or job.container_img_url or job.env_modules
+    if deployed or job.is_containerized or job.benchmark or job.resources.get("shell_exec"):
+        return False
+    files = [*job.input, *job.output, *job.log]
+    if any(getattr(path, "is_storage", False) for path in files):
+        return False
+    flags = {flag for path in job.output for flag in getattr(path, "flags", {})}
+    return flags <= PLAIN_FLAGS and len(job.shellcmd) < MAX_ARG_LEN

@@ -1,0 +1,380 @@
+"""A session: one command that stays up, and the cells that use it, one after another.
+
+Runs in the task that the cluster started; standard library only. Two processes guard each other:
+the supervisor (the task itself) adopts and ends every descendant however the worker dies, and the
+worker (its child) starts the command and the cells and ends itself if the supervisor dies.
+
+Environment of the command and the cells: ``SESSION_DIR`` (node-local, private, gone after the
+session), ``SESSION_ID``, ``SESSION_LOG``; of the cells besides ``SESSION_ORDER`` (position from 0)
+and ``SESSION_STATE`` (``ready`` or ``failed``; without a command always ``ready``).
+
+Files in ``SESSION_DIR``: ``ready`` (made by the command when it takes cells, removed by it if it
+takes no more), ``failed`` (one line: why the command could not be started), ``cell_end_reason``
+(``timeout``, ``preempted`` or ``cancelled``: why the running cell is being ended).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from .processes import (
+    adopt_orphans,
+    die_with_parent,
+    dying_with,
+    end_group,
+    kill_descendants,
+    reap_orphans,
+    signal_group,
+    start_time,
+)
+
+READY, FAILED, END_REASON = "ready", "failed", "cell_end_reason"
+STARTS, PID = "starts", "runner.pid"
+REASONS = {
+    signal.SIGTERM: "preempted",
+    signal.SIGHUP: "preempted",
+    signal.SIGINT: "cancelled",
+}
+MOST_STARTS = 2
+"""Failed starts in a row after which the command is not started again."""
+GRACE_S = 10.0
+LONGEST_DIR = 90
+"""A unix socket's path has at most 107 bytes; this leaves room for its name."""
+POLL_S = 0.02
+WATCH_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One job's command: ``limit_s`` seconds, None for no limit.
+
+    Before it starts, ``folders`` are made and ``stale`` files are removed.
+    """
+
+    id: str
+    argv: list[str]
+    log: Path
+    limit_s: float | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
+    stale: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """All that a runner needs. ``spool`` receives the results, ``records`` one line at the end.
+
+    ``environment`` is set for the command and the cells (None: unset). ``start_limit_s`` is the
+    time that the command has to become ready. ``watched`` is (pid, start time) of a process on
+    this host that the session must not outlive; None to watch none.
+    """
+
+    id: str
+    key: str
+    command: str | None
+    cells: list[Cell]
+    gpus: int
+    workdir: Path
+    spool: Path
+    records: Path
+    start_limit_s: float | None = None
+    environment: dict[str, str | None] = field(default_factory=dict)
+    watched: tuple[int, int] | None = None
+
+    @property
+    def log(self) -> Path:
+        """Output of the command, over all its starts."""
+        return self.spool / "session.log"
+
+    def result(self, cell_id: str) -> Path:
+        """Where a cell's result appears."""
+        return self.spool / f"{cell_id}.rc"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a cell ended: exit code, and ``reason`` if the runner ended it ("" if it did not)."""
+
+    code: int
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Ended well, and by itself."""
+        return self.code == 0 and not self.reason
+
+    def write(self, path: Path) -> None:
+        """Atomic: whoever sees the file sees all of it."""
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_text(json.dumps(self.__dict__), "utf-8")
+        temporary.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Result | None:
+        """The result at ``path``; None if the cell has not ended."""
+        try:
+            return cls(**json.loads(path.read_text("utf-8")))
+        except FileNotFoundError:
+            return None
+
+
+def run_session(spec: SessionSpec) -> int:
+    """Run a session to its end; 0 if the worker came to the end of its cells.
+
+    Raises ``OSError`` if there is no room for the session's folder.
+    """
+    # A signal that comes before its handler is there must neither kill nor get lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, REASONS)
+    adopt_orphans()
+    if spec.watched is not None:
+        die_with_parent(os.getppid(), signal.SIGTERM)
+    started = _now()
+    folder = _session_dir()
+    supervisor = os.getpid()
+    spec.spool.mkdir(parents=True, exist_ok=True)
+    worker = os.fork()
+    if worker == 0:
+        code = 1
+        try:
+            code = _Worker(spec, folder, supervisor).run()
+        except Exception:  # noqa: BLE001 (the fork ends here; its cells are reported as lost)
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, number)
+
+    for number in REASONS:
+        signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, REASONS)
+    (spec.spool / PID).write_text(str(supervisor))
+    code = _reap_until(worker)
+    for number in REASONS:
+        signal.signal(number, signal.SIG_IGN)
+    kill_descendants(supervisor)
+    shutil.rmtree(folder, ignore_errors=True)
+    _record(spec, started)
+    return code
+
+
+class _Worker:
+    """The command and the cells of one session."""
+
+    def __init__(self, spec: SessionSpec, folder: Path, supervisor: int) -> None:
+        self.spec = spec
+        self.folder = folder
+        self.supervisor = supervisor
+        self.command: subprocess.Popen[bytes] | None = None
+        self.failed_starts = 0
+        self.stopped: str | None = None
+        self.next_watch = 0.0
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if key not in spec.environment},
+            **{key: value for key, value in spec.environment.items() if value is not None},
+            "SESSION_DIR": str(folder),
+            "SESSION_ID": spec.id,
+            "SESSION_LOG": str(spec.log),
+        }
+
+    def run(self) -> int:
+        """All cells in order; 1 if a signal, or the end of the watched process, came first."""
+        for number in REASONS:
+            signal.signal(number, self._on_signal)
+        adopt_orphans()
+        die_with_parent(self.supervisor, signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, REASONS)
+        try:
+            for order, cell in enumerate(self.spec.cells):
+                self._ensure_command()
+                if self.stopped:
+                    break
+                result = self._run_cell(order, cell)
+                result.write(self.spec.result(cell.id))
+                if result.reason:
+                    self._end_command()
+        finally:
+            self._end_command()
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return 1 if self.stopped else 0
+
+    def _ensure_command(self) -> None:
+        """Have the command up and ready, unless it is known that it does not start."""
+        if self.spec.command is None or self._is_serving():
+            return
+        self._end_command()
+        while self.failed_starts < MOST_STARTS and not self.stopped:
+            why = self._start_command(self.spec.command)
+            if why is None:
+                self.failed_starts = 0
+                return
+            self.failed_starts += 1
+            self._end_command()
+            (self.folder / FAILED).write_text(f"{why}\n", "utf-8")
+
+    def _is_serving(self) -> bool:
+        alive = self.command is not None and self.command.poll() is None
+        return alive and (self.folder / READY).exists()
+
+    def _start_command(self, command: str) -> str | None:
+        """Start the command in an empty SESSION_DIR; why it is not ready, None if it is."""
+        _empty(self.folder)
+        with (self.spec.spool / STARTS).open("a", encoding="utf-8") as starts:
+            starts.write(f"{_now()}\n")
+        self.command = process = self._popen(["bash", "-c", command], self.spec.log, {})
+        end = self._deadline(self.spec.start_limit_s)
+        while not (self.folder / READY).exists():
+            if process.poll() is not None:
+                return f"session command {_exit_text(process.returncode)} before it was ready"
+            if time.monotonic() > end:
+                return f"session command was not ready after {self.spec.start_limit_s:.0f} s"
+            if self._must_stop():
+                return f"session {self.stopped} before its command was ready"
+            time.sleep(POLL_S)
+        return None
+
+    def _run_cell(self, order: int, cell: Cell) -> Result:
+        """One cell to its end, or to that of its time, or of the session."""
+        (self.folder / END_REASON).unlink(missing_ok=True)
+        serving = self.spec.command is None or self._is_serving()
+        environment = {
+            **cell.environment,
+            "SESSION_ORDER": str(order),
+            "SESSION_STATE": "ready" if serving else "failed",
+        }
+        try:
+            for place in cell.folders:
+                place.mkdir(parents=True, exist_ok=True)
+            for place in cell.stale:
+                place.unlink(missing_ok=True)
+            cell.log.unlink(missing_ok=True)
+            process = self._popen(cell.argv, cell.log, environment)
+        except OSError as error:
+            cell.log.parent.mkdir(parents=True, exist_ok=True)
+            cell.log.write_text(f"cannot start: {error}\n", "utf-8")
+            return Result(127)
+        end = self._deadline(cell.limit_s)
+        reason = ""
+        while not reason:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(WATCH_EVERY_S)
+                break
+            if self._must_stop():
+                reason = self.stopped or ""
+            elif time.monotonic() > end:
+                reason = "timeout"
+        if reason:
+            (self.folder / END_REASON).write_text(reason, "utf-8")
+            end_group(process.pid, GRACE_S)
+            process.wait()
+        signal_group(process.pid, signal.SIGKILL)  # what it left in the background
+        reap_orphans({self.command.pid} if self.command else set())
+        return Result(process.returncode, reason)
+
+    def _popen(
+        self, argv: list[str], log: Path, environment: dict[str, str]
+    ) -> subprocess.Popen[bytes]:
+        """Start a program as the leader of its own session and process group."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.spec.workdir,
+                env={**self.environment, **environment},
+                start_new_session=True,
+                preexec_fn=dying_with(os.getpid(), signal.SIGKILL),
+            )
+
+    def _end_command(self) -> None:
+        """End the command and all that it, or a cell, left behind."""
+        if self.command is not None:
+            end_group(self.command.pid, GRACE_S)
+        kill_descendants(os.getpid())
+        if self.command is not None:
+            self.command.wait()
+            self.command = None
+        reap_orphans(set())
+
+    def _must_stop(self) -> bool:
+        """A signal came, or the watched process is gone."""
+        if self.spec.watched is not None and time.monotonic() > self.next_watch:
+            self.next_watch = time.monotonic() + WATCH_EVERY_S
+            pid, started = self.spec.watched
+            if start_time(pid) != started:
+                self.stopped = self.stopped or "cancelled"
+        return self.stopped is not None
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.stopped = self.stopped or REASONS[signal.Signals(number)]
+
+    @staticmethod
+    def _deadline(limit_s: float | None) -> float:
+        return float("inf") if limit_s is None else time.monotonic() + limit_s
+
+
+def _reap_until(worker: int) -> int:
+    """Collect all children's exits until ``worker``'s; its exit code."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == worker:
+            return os.waitstatus_to_exitcode(status)
+
+
+def _session_dir() -> Path:
+    """A fresh private folder with a path short enough for a unix socket in it."""
+    for place in (os.environ.get("TMPDIR"), "/tmp"):
+        if place and len(place) + len("/session-12345678") < LONGEST_DIR and Path(place).is_dir():
+            return Path(tempfile.mkdtemp(prefix="session-", dir=Path(place).resolve()))
+    raise OSError("no folder for the session: neither $TMPDIR nor /tmp can be used")
+
+
+def _empty(folder: Path) -> None:
+    for entry in list(folder.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _record(spec: SessionSpec, started: str) -> None:
+    """One line on the session, in one write: others append to the same file."""
+    starts = spec.spool / STARTS
+    record = {
+        "session_id": spec.id,
+        "session": spec.key,
+        "cells": [cell.id for cell in spec.cells],
+        "gpus": spec.gpus,
+        "started_at": started,
+        "ended_at": _now(),
+        "starts": len(starts.read_text("utf-8").splitlines()) if starts.exists() else 0,
+    }
+    spec.records.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(spec.records, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    with contextlib.closing(os.fdopen(descriptor, "wb", buffering=0)) as file:
+        file.write(json.dumps(record).encode() + b"\n")
+
+
+def _exit_text(code: int) -> str:
+    return f"was ended by signal {-code}" if code < 0 else f"exited with {code}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
