@@ -17,6 +17,7 @@ from tpsweep.failure import Failure
 from tpsweep.results import MANIFEST_SCHEMA, ResultsError, load
 from tpsweep.tables import cells as cells_table
 from tpsweep.tables import tp_comparison
+from tpsweep.tables.table import digits, figure
 
 Record = dict[str, Any]
 
@@ -238,10 +239,11 @@ def test_rows_of_an_older_schema_are_read(sweep: Sweep) -> None:
     assert sweep.read("cells")[0]["tpot_ms"] == 8.0
 
 
-def test_an_unreadable_failure_record_does_not_hide_the_cell(sweep: Sweep) -> None:
+@pytest.mark.parametrize("text", ['{"type": "cra', "[]", "{}", '{"type": null}'])
+def test_an_unreadable_failure_record_does_not_hide_the_cell(sweep: Sweep, text: str) -> None:
     cell_id = sweep.add(1)
     sweep.fail(cell_id, "crash", "x")
-    (sweep.root / "failures" / f"{cell_id}.json").write_text('{"type": "cra')
+    (sweep.root / "failures" / f"{cell_id}.json").write_text(text)
     assert sweep.tables().failed == 1
     assert sweep.read("cells")[0]["failure_type"] == "unknown"
 
@@ -362,3 +364,14 @@ def test_two_thousand_cells(sweep: Sweep) -> None:
     print(f"tables of 2,000 synthetic cells: {time.perf_counter() - start:.1f} s")
     assert summary.measured == 2000
     assert len(sweep.read("tp_comparison")) == 1000
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0"), (5.0, "5.000"), (12345.6, "12346"), (0.00123456, "0.001235"), (999.96, "1000")],
+)
+def test_figures_have_four_digits(value: float, shown: str) -> None:
+    assert digits(value) == shown
+    assert figure("x")({"x": value, "x_lo": 1.0, "x_hi": 2.0}) == f"{shown} (1.000 to 2.000)"
+    assert figure("x")({"x": value}) == shown
+    assert figure("x")({"x": None}) == ""

@@ -169,8 +169,8 @@ def _to_frame(table: pa.Table) -> pd.DataFrame:
 def _read_failure(path: Path, cell_id: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not a JSON object")
+        if not isinstance(found, dict) or not isinstance(found.get("type"), str):
+            raise ValueError("not a JSON object with a type")
     except (OSError, ValueError) as error:
         print(f"{path}: unreadable failure record: {_one_line(error)}", file=sys.stderr)
         return _failure(cell_id, type="unknown", message="its failure record is unreadable")

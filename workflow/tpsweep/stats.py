@@ -177,8 +177,7 @@ def _median_ranks(n: int, stream: int) -> tuple[NDArray[np.intp], NDArray[np.int
 def _resampled_centre(runs: list[NDArray[np.float64]], stream: int) -> NDArray[np.float64]:
     """Shape (RESAMPLES,): the median over runs of the resampled median of each."""
     draws = [_bootstrap_medians(run, stream + index) for index, run in enumerate(runs)]
-    medians: NDArray[np.float64] = np.median(draws, axis=0)
-    return medians
+    return draws[0] if len(draws) == 1 else np.median(draws, axis=0)
 
 
 def _percentiles(draws: NDArray[np.float64]) -> tuple[float, float]:

@@ -125,7 +125,7 @@ IDENTITY_VIEWS = (
 
 
 def figure(name: str) -> Callable[[Record], str]:
-    """Shows a figure to four digits, with ``[lo, hi]`` behind it if the record has them."""
+    """Shows a figure to four digits, with ``(lo to hi)`` behind it if the record has them."""
 
     def show(record: Record) -> str:
         value, lo, hi = record[name], record.get(f"{name}_lo"), record.get(f"{name}_hi")
@@ -133,7 +133,7 @@ def figure(name: str) -> Callable[[Record], str]:
             return ""
         if lo is None or hi is None:
             return digits(value)
-        return f"{digits(value)} [{digits(lo)}, {digits(hi)}]"
+        return f"{digits(value)} ({digits(lo)} to {digits(hi)})"
 
     return show
 
@@ -142,8 +142,8 @@ def digits(value: float) -> str:
     """Four significant digits, never in exponents: a table is read by people."""
     if value == 0 or abs(value) >= 1000:
         return f"{value:.0f}"
-    plain = f"{value:.4g}"
-    return plain if "e" not in plain else f"{value:.10f}".rstrip("0")
+    rounded = f"{value:#.4g}".removesuffix(".")
+    return rounded if "e" not in rounded else f"{value:.8f}"
 
 
 def escape(value: str) -> str:
