@@ -211,6 +211,12 @@ def test_workloads_that_this_version_does_not_measure_say_so(site: Site) -> None
     assert infinite == float("inf")
 
 
+def test_what_counts_as_a_good_request_is_part_of_the_cell(site: Site) -> None:
+    strict = {**SERVE, "slo": {"ttft_ms": 100.0}}
+    one, other = (cells(plan(site, workloads={"s": w}, tp=[1]))[0] for w in (SERVE, strict))
+    assert one.cell_id != other.cell_id
+
+
 def test_a_request_file_is_known_by_its_content(site: Site, tmp_path: Path) -> None:
     entry = {
         "kind": "throughput",
