@@ -4,31 +4,25 @@ Decided otherwise: no conda environment or container per rule. The software of e
 environment that runs Snakemake (.venv), and a cell's environment is part of what it measures.
 """
 
-import json
 import subprocess
 import sys
 
-DECIDED = {"Specify a conda environment or container for each rule."}
+DECIDED = "    * Specify a conda environment or container for each rule.:"
 
 
 def main() -> int:
     """Lint the workflow with the profile given as arguments."""
-    command = [sys.executable, "-m", "snakemake", *sys.argv[1:], "--lint", "json"]
+    command = [sys.executable, "-m", "snakemake", *sys.argv[1:], "--lint"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    start = done.stdout.find("{")
-    if start < 0:
-        sys.stderr.write(done.stdout + done.stderr)
-        return done.returncode
-    found = json.loads(done.stdout[start:])
-    lints = [
-        f"{kind} {item.get('for', '')}: {lint['title']}"
-        for kind, items in found.items()
-        for item in items
-        for lint in item["lints"]
-        if lint["title"] not in DECIDED
-    ]
-    print("\n".join(lints) or "snakemake --lint: nothing found")
-    return 1 if lints else 0
+    lines = (done.stdout + done.stderr).splitlines()
+    lints = [line for line in lines if line.startswith("    * ")]
+    decided = [line for line in lints if line == DECIDED]
+    # Lints make exit code 1; so does a workflow that cannot be read, without a lint.
+    if len(lints) > len(decided) or (done.returncode != 0 and not decided):
+        print("\n".join(lines))
+        return 1
+    print(f"snakemake --lint: {len(lints)} findings, all of the kind decided otherwise")
+    return 0
 
 
 if __name__ == "__main__":
