@@ -70,7 +70,8 @@ class LocalCluster:
         pool = self._pool(key)
         if key.gpus > len(pool):
             raise PackingError(
-                f"gpus: {key.gpus} of {key.gpu_type}, allowed: up to {len(pool)} (what this host has, or {DEVICES} leaves)"
+                f"gpus: {key.gpus} of {key.gpu_type}, "
+                f"allowed: up to {len(pool)} (what this host has, or {DEVICES} leaves)"
             )
 
     def submit(self, sessions: list[Session]) -> None:

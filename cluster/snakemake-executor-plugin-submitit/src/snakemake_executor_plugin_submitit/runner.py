@@ -79,7 +79,8 @@ class SessionSpec:
 
     ``environment`` is set for the command and the cells (None: unset). ``start_limit_s`` is the
     time that the command has to become ready. ``watched`` is (pid, start time) of a process on
-    this host that the session must not outlive; None to watch none.
+    this host that the session must not outlive; None to watch none. ``grace_s`` seconds lie
+    between SIGTERM and SIGKILL.
     """
 
     id: str
@@ -93,6 +94,7 @@ class SessionSpec:
     start_limit_s: float | None = None
     environment: dict[str, str | None] = field(default_factory=dict)
     watched: tuple[int, int] | None = None
+    grace_s: float = GRACE_S
 
     @property
     def log(self) -> Path:
@@ -280,7 +282,7 @@ class _Worker:
                 reason = "timeout"
         if reason:
             (self.folder / END_REASON).write_text(reason, "utf-8")
-            end_group(process.pid, GRACE_S)
+            end_group(process.pid, self.spec.grace_s)
             process.wait()
         signal_group(process.pid, signal.SIGKILL)  # what it left in the background
         reap_orphans({self.command.pid} if self.command else set())
@@ -306,7 +308,7 @@ class _Worker:
     def _end_command(self) -> None:
         """End the command and all that it, or a cell, left behind."""
         if self.command is not None:
-            end_group(self.command.pid, GRACE_S)
+            end_group(self.command.pid, self.spec.grace_s)
         kill_descendants(os.getpid())
         if self.command is not None:
             self.command.wait()
