@@ -40,6 +40,7 @@ def test_every_cell_comes_back(planned: list[Planned], tmp_path: Path) -> None:
     assert list(frame["session"]) == [item.cell.engine.session for item in planned]
     assert set(frame["status"]) == {"planned", "infeasible", "unsupported"}
     assert set(IDENTITY_NAMES) <= set(frame.columns)
+    assert all(frame[name].notna().any() for name in {*IDENTITY_NAMES} - {"max_concurrency"})
     assert frame.loc[frame["status"] == "planned", "reason"].isna().all()
     assert frame.loc[frame["status"] != "planned", "reason"].notna().all()
     assert set(frame["model_label"]) == {"Llama-3.1-8B-Instruct", "Llama-3.1-70B-Instruct"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tpsweep.atomic import replacing
 from tpsweep.matrix import Planned
+from tpsweep.provenance import identity
 from tpsweep.row import IDENTITY, INT, TEXT, Column
 
 COLUMNS = (
@@ -25,6 +25,19 @@ COLUMNS = (
     Column("entry", TEXT, "the workload's name in the config"),
     Column("workload_label", TEXT, "for people, from the config"),
     Column("model_label", TEXT, "for people, from the config"),
+)
+_OF_PLAN = ("status", "reason", "minutes", "entry", "workload_label", "model_label")
+_OF_CELL = (
+    "cell_id",
+    "path",
+    "workload",
+    "batch",
+    "input_len",
+    "output_len",
+    "dataset",
+    "num_prompts",
+    "request_rate",
+    "max_concurrency",
 )
 SCHEMA = pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in COLUMNS])
 
@@ -39,16 +52,8 @@ def write_manifest(planned: Sequence[Planned], path: Path) -> None:
         session = sessions.get(id(engine)) or sessions.setdefault(id(engine), engine.session)
         records.append(_record(item, session))
     table = pa.Table.from_pylist(records, schema=SCHEMA)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    os.close(descriptor)
-    try:
+    with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -63,37 +68,10 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
 
 def _record(item: Planned, session: str) -> dict[str, Any]:
-    cell, engine = item.cell, item.cell.engine
+    cell = item.cell
     return {
-        "cell_id": cell.cell_id,
-        "workload": cell.workload,
-        "site": engine.site,
-        "gpu": engine.gpu,
-        "gpu_card": engine.gpu_card,
-        "gpus": engine.gpus,
-        "model": engine.model.name,
-        "model_revision": engine.model.revision,
-        "dtype": engine.model.dtype,
-        "weights": engine.model.weights,
-        "tp": engine.tp,
-        "replicas": engine.replicas,
-        "variant": engine.variant,
-        "allreduce_backend": engine.allreduce_backend,
-        "vllm_version": engine.vllm_version,
-        "batch": cell.batch,
-        "input_len": cell.input_len,
-        "output_len": cell.output_len,
-        "dataset": cell.dataset,
-        "num_prompts": cell.num_prompts,
-        "request_rate": cell.request_rate,
-        "max_concurrency": cell.max_concurrency,
-        "run": engine.run,
-        "path": cell.path,
-        "status": item.status,
-        "reason": item.reason,
+        **identity(cell.engine),
+        **{name: getattr(cell, name) for name in _OF_CELL},
+        **{name: getattr(item, name) for name in _OF_PLAN},
         "session": session,
-        "minutes": item.minutes,
-        "entry": item.entry,
-        "workload_label": item.workload_label,
-        "model_label": item.model_label,
     }

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tpsweep.atomic import replacing
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 CACHE_BYTES = {**DTYPE_BYTES, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
@@ -204,7 +205,6 @@ def make_model_folder(shape_file: Path, folder: Path) -> None:
         "model_max_length": shape.max_position,
         **tokens,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "tokenizer.json", tokenizer.to_str())
     _write(folder / "tokenizer_config.json", _pretty(about_tokenizer))
     _write(folder / "generation_config.json", _pretty(special))
@@ -269,6 +269,5 @@ def _pretty(value: Any) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
