@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
+from tpsweep.atomic import replacing
 from tpsweep.row import Column
 
 Record = dict[str, Any]
@@ -61,12 +60,13 @@ class Table:
         title = f"{self.title}: {mark}" if mark else self.title
         data = pa.Table.from_pylist(self.records, schema=self.schema)
         titled = data.replace_schema_metadata({"title": title})
-        folder.mkdir(parents=True, exist_ok=True)
         base = folder / self.name
-        _replace(base.with_suffix(".parquet"), lambda path: pq.write_table(titled, path))
-        _replace(base.with_suffix(".csv"), lambda path: pa_csv.write_csv(data, path))
-        markdown = self._markdown(title)
-        _replace(base.with_suffix(".md"), lambda path: path.write_text(markdown, "utf-8"))
+        with replacing(base.with_suffix(".parquet")) as path:
+            pq.write_table(titled, path)
+        with replacing(base.with_suffix(".csv")) as path:
+            pa_csv.write_csv(data, path)
+        with replacing(base.with_suffix(".md")) as path:
+            path.write_text(self._markdown(title), "utf-8")
 
     def _markdown(self, title: str) -> str:
         shown = {
@@ -157,16 +157,3 @@ def escape(value: str) -> str:
 def sort_key(record: Record, names: Iterable[str]) -> tuple[tuple[bool, Any], ...]:
     """Orders records by these columns; what is absent comes last."""
     return tuple((record[name] is None, record[name]) for name in names)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink()
-        raise
