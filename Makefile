@@ -35,8 +35,17 @@ format: install  ## put every file in its canonical form
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow/rules
 
+# BARE=1: with what this host's python3 already has (a host that reaches no package registry).
+ifdef BARE
+gpu-smoke: export PYTHONPATH := $(CURDIR)/workflow:$(CURDIR)/$(PLUGIN)/src:$(PYTHONPATH)
+gpu-smoke: SNAKEMAKE := python3 -m snakemake
+else
+gpu-smoke: install
+gpu-smoke: SNAKEMAKE := $(BIN)/snakemake
+endif
 gpu-smoke:  ## 8B, TP 1 and 2, two latency cells each, on a host with two GPUs
-	scripts/gpu_smoke.sh
+	$(SNAKEMAKE) --profile cluster/gpu-host
+	@echo; cat results/smoke/tables/tp_comparison.md
 
 clean:  ## remove .venv and Snakemake's state; results stay
 	rm -rf .venv .snakemake

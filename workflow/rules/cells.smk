@@ -10,16 +10,18 @@ rule latency:
         f"{RESULTS}/cells/latency/{{cell}}.parquet",
     log:
         f"{RESULTS}/logs/latency/{{cell}}.log",
-    params:
-        cell=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").cell.to_json(),
     resources:
         gpu_type=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").gpu_type,
         gpus=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").gpus,
         runtime=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").minutes,
         session=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").session,
-        session_command=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").session_command,
+        session_command=lambda wc: SWEEP.job(
+            f"cells/latency/{wc.cell}.parquet"
+        ).session_command,
         session_runtime=SWEEP.config.engine_start_minutes,
         session_order=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").order,
+    params:
+        cell=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").cell.to_json(),
     shell:
         f"{PYTHON} scripts/latency.py --cell {{params.cell:q}} --results {ROOT} --log {{log:q}}"
         " --session-command {resources.session_command:q}"

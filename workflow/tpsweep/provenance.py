@@ -64,7 +64,6 @@ def identity(engine: Any) -> dict[str, Any]:
         "allreduce_backend": engine.allreduce_backend,
         "vllm_version": engine.vllm_version,
         "run": engine.run,
-        "model_path": engine.model.path,
         "model_digest": engine.model.digest,
     }
 

@@ -176,6 +176,7 @@ def _provenance(
         "engine_args": json.dumps(engine.arguments, sort_keys=True),
         "engine_env": json.dumps(engine.environment, sort_keys=True),
         "tp_ran": engine.tp_ran,
+        "model_path": engine.arguments["model"],
         "engine_id": engine.engine_id,
         "engine_start_s": engine.start_s,
         "session_id": context.request.session_id,
