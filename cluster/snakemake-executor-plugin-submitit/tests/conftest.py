@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from session_testing import Workflow  # noqa: E402
+from session_testing import Workflow
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
+OPTIONS = ["--executor", "submitit", "--jobs", "100", "--submitit-gather-seconds", "0.3"]
+OPTIONS += ["--submitit-site", "site.yaml"]
 
 
 def wait_until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
@@ -61,16 +63,16 @@ class Workflow:
         (self.root / "site.yaml").write_text(text)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Start Snakemake; its output is stdout and stderr together."""
+        """Start Snakemake in a process group of its own; stdout and stderr come together."""
         marker = {"TEST_WORKFLOW": str(self.root)}
         return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", "--executor", "submitit", "-j", "100"]
-            + ["--submitit-site", "site.yaml", "--submitit-gather-seconds", "0.3", *arguments],
+            [sys.executable, "-m", "snakemake", *OPTIONS, *arguments],
             cwd=self.root,
             env={**os.environ, **marker, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
     def run(self, *arguments: str, ok: bool = True, **environment: str) -> str:

@@ -18,7 +18,10 @@ rule cell:
     resources:
         gpu_type="cpu", gpus=1, runtime=2, session=lambda w: w.m,
         session_command=COMMAND, session_runtime=1, session_order=lambda w: -int(w.i)
-    shell: "test ! -e break-{wildcards.m}{wildcards.i}; echo $SESSION_ORDER $SESSION_STATE > {output}; echo {wildcards.m}{wildcards.i} >> ran.log"
+    shell:
+        "test ! -e break-{wildcards.m}{wildcards.i}; "
+        "echo $SESSION_ORDER $SESSION_STATE > {output}; "
+        "echo {wildcards.m}{wildcards.i} >> ran.log"
 """
 
 
@@ -72,7 +75,9 @@ def test_without_session_nested_jobs_and_odd_names(workflow: Workflow) -> None:
 import sys
 NAMES = ["with space", "it's", 'say "hi"', "dollar$x", "semi;colon"]
 rule all:
-    input: expand("out/{n}.txt", n=NAMES), "scripted.txt", "ran.txt", "benched.txt", "threads.txt"
+    input:
+        expand("out/{n}.txt", n=NAMES),
+        expand("{n}.txt", n=["scripted", "ran", "benched", "threads", "grouped"])
 rule plain:
     output: "out/{n}.txt"
     log: "logs/{n}.log"
@@ -86,6 +91,10 @@ rule ran:
 rule benched:
     output: "benched.txt"
     benchmark: "bench.tsv"
+    shell: "touch {output}"
+rule grouped:
+    output: "grouped.txt"
+    group: "g"
     shell: "touch {output}"
 rule threads:
     output: "threads.txt"
@@ -102,11 +111,39 @@ rule threads:
     assert workflow.lines("threads.txt") == ["3"]
     assert len(workflow.lines("bench.tsv")) == 2
     assert [record["starts"] for record in workflow.sessions()] == [0]
-    assert len(workflow.sessions()[0]["cells"]) == 9
+    assert len(workflow.sessions()[0]["cells"]) == 10
+
+
+@pytest.mark.parametrize("way", ["--directory", "workdir:"])
+def test_in_another_folder(workflow: Workflow, way: str) -> None:
+    head = 'workdir: "else where"\n' if way == "workdir:" else ""
+    workflow.write(
+        head
+        + """
+rule all:
+    input: "scripted.txt", "plain.txt"
+rule plain:
+    output: "plain.txt"
+    resources: session="s", session_command="pwd > pwd.txt; touch $SESSION_DIR/ready; sleep 60"
+    shell: "pwd > {output}"
+rule scripted:
+    output: "scripted.txt"
+    run: open(output[0], "w").write("ran")
+"""
+    )
+    place = workflow.root / "else where"
+    workflow.run(*(["--directory", place.name] if way == "--directory" else []))
+    assert workflow.lines("else where/plain.txt") == [str(place)]
+    assert workflow.lines("else where/pwd.txt") == [str(place)]
+    assert workflow.lines("else where/scripted.txt") == ["ran"]
 
 
 def test_start_that_fails_twice_fails_each_cell_by_itself(workflow: Workflow) -> None:
-    workflow.write(SWEEP.replace("COMMAND,", "COMMAND + ' --fail',").replace("test !", "! test !"))
+    workflow.write(
+        SWEEP.replace("COMMAND,", "COMMAND + ' --fail',").replace(
+            "test !", "[ $SESSION_STATE = ready ]; test !"
+        )
+    )
     said = workflow.run("--keep-going", ok=False)
     assert len(workflow.lines("starts.log")) == 4  # two sessions
     assert said.count("Error in rule cell") == 8
@@ -117,7 +154,7 @@ def test_gpus_are_handed_out_without_overlap(workflow: Workflow) -> None:
     workflow.write(
         """
 rule all:
-    input: expand("{m}.txt", m="abcd")
+    input: expand("{m}.txt", m=list("abcd"))
 rule cell:
     output: "{m}.txt"
     resources: gpu_type="fake", gpus=2, session=lambda w: w.m, session_command=COMMAND
@@ -187,8 +224,11 @@ rule all:
     input: expand("{i}.txt", i=range(3))
 rule cell:
     output: "{i}.txt"
-    resources: session="s", session_command=COMMAND + " --stray strays", session_order=lambda w: int(w.i)
-    shell: "if [ {wildcards.i} = 1 ]; then touch running; sleep 60; fi; touch {output}"
+    resources:
+        session="s", session_command=COMMAND + " --stray strays", session_order=lambda w: int(w.i)
+    shell:
+        "trap 'cp $SESSION_DIR/cell_end_reason why; exit 1' TERM; "
+        "if [ {wildcards.i} = 1 ]; then touch running; sleep 60 & wait; fi; touch {output}"
 """
 
 
@@ -197,10 +237,11 @@ def test_ctrl_c_ends_everything_in_seconds(workflow: Workflow) -> None:
     process = workflow.start()
     wait_until((workflow.root / "running").exists)
     began = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal's: to all processes in the foreground
     said, _ = process.communicate(timeout=20)
     assert time.monotonic() - began < 6, said
     assert process.returncode != 0
+    assert workflow.lines("why") == ["cancelled"]
     assert mentioning(str(workflow.root)) == []
     assert (workflow.root / "0.txt").exists()
 

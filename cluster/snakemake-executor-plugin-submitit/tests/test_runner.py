@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,8 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_environment_of_cells_and_results(bench: Bench) -> None:
-    show = (
-        "echo $SESSION_ID $SESSION_ORDER $SESSION_STATE $GIVEN ${GONE-unset}; stat -c%a $SESSION_DIR"
-    )
+    show = "echo $SESSION_ID $SESSION_ORDER $SESSION_STATE $GIVEN ${GONE-unset}"
+    show += "; stat -c%a $SESSION_DIR"
     cells = [bench.cell("a", show), bench.cell("b", f"{show}; exit 7")]
     os.environ["GONE"] = "here"
     try:
@@ -110,9 +110,7 @@ def test_folders_are_made_and_stale_files_removed(bench: Bench) -> None:
 def test_command_that_dies_is_started_again(bench: Bench) -> None:
     kill = "kill -9 $(cat $SESSION_DIR/pid); exit 1"
     say = "echo $SESSION_ORDER $SESSION_STATE"
-    spec = bench.spec(
-        bench.cell("a", say), bench.cell("b", kill), bench.cell("c", say), command=""
-    )
+    spec = bench.spec(bench.cell("a", say), bench.cell("b", kill), bench.cell("c", say), command="")
     assert bench.run(spec) == {"a": Result(0), "b": Result(1), "c": Result(0)}
     assert bench.text("c.log") == "2 ready\n"
     assert bench.starts() == 2
@@ -194,7 +192,9 @@ def test_signal_ends_cell_and_command(bench: Bench, number: int, reason: str) ->
 
 @pytest.mark.parametrize("victim", ["supervisor", "worker"])
 def test_nothing_survives_a_sigkill(bench: Bench, victim: str) -> None:
-    script = "echo $SESSION_DIR > place; setsid bash -c 'echo $$ > cell_stray; sleep 600' & sleep 60"
+    script = (
+        "echo $SESSION_DIR > place; setsid bash -c 'echo $$ > cell_stray; sleep 600' & sleep 60"
+    )
     spec = bench.spec(bench.cell("a", script), command="--stray strays")
     process = bench.start(spec)
     wait_until(lambda: (bench.root / "cell_stray").exists() and bench.text("cell_stray"))
@@ -248,6 +248,6 @@ def test_gap_between_two_cells(bench: Bench) -> None:
     cells = [bench.cell(f"c{number}", "date +%s.%N") for number in range(11)]
     bench.run(bench.spec(*cells, command=""))
     times = [float(bench.text(f"c{number}.log")) for number in range(11)]
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(times)]
     print(f"gap between no-op cells: median {sorted(gaps)[5]:.3f} s, longest {max(gaps):.3f} s")
     assert sorted(gaps)[5] < 0.5

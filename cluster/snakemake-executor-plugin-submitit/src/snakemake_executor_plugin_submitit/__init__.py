@@ -5,7 +5,10 @@
 from dataclasses import dataclass, field
 from typing import Optional
 
-from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase
+from snakemake_interface_executor_plugins.settings import (  # type: ignore[import-untyped]
+    CommonSettings,
+    ExecutorSettingsBase,
+)
 
 from .executor import Executor
 
@@ -14,7 +17,7 @@ __version__ = "0.1.0"
 
 
 @dataclass
-class ExecutorSettings(ExecutorSettingsBase):
+class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc]
     """What can be given as ``--submitit-...`` or in a profile as ``submitit-...``."""
 
     site: Optional[str] = field(  # noqa: UP045 (Snakemake takes this spelling only)

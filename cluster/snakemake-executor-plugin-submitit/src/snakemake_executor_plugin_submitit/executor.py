@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
-from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
-from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.executors.base import (  # type: ignore[import-untyped]
+    SubmittedJobInfo,
+)
+from snakemake_interface_executor_plugins.executors.remote import (  # type: ignore[import-untyped]
+    RemoteExecutor,
+)
 
 from .command import command_of, log_name
 from .local import LocalCluster
@@ -19,6 +23,8 @@ from .packing import PackingError, Request, Session, SessionKey, check, pack
 from .runner import Cell
 from .site import SiteError, load_site
 
+INVOKED_FROM = Path.cwd()
+"""Snakemake imports its plugins before ``--directory`` or ``workdir:`` lead it elsewhere."""
 POLL_S = 0.5
 """A local session is looked at this often: it costs a few stat() calls."""
 LONGEST_GATHER = 10
@@ -31,7 +37,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def __init__(self, workflow: Any, logger: Any) -> None:
         settings = workflow.executor_settings
         try:
-            self.site = load_site(Path(settings.site))
+            self.site = load_site(INVOKED_FROM / settings.site)
         except SiteError as error:
             raise WorkflowError(str(error)) from error
         if self.site.cluster != "local":

@@ -1,0 +1,77 @@
+"""Jobs to sessions: pure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from snakemake_executor_plugin_submitit.packing import Request, SessionKey, pack
+from snakemake_executor_plugin_submitit.runner import Cell
+from snakemake_executor_plugin_submitit.site import GpuClass, Site
+
+
+def site(**limits: int) -> Site:
+    gpus = {"g": GpuClass(card="c", per_node=8)}
+    return Site(name="s", cluster="local", gpus=gpus, **limits)
+
+
+def request(
+    name: str,
+    session: str = "s",
+    gpus: int = 1,
+    minutes: float | None = 10,
+    start: float | None = 5,
+    order: int = 0,
+) -> Request:
+    limit = None if minutes is None else minutes * 60
+    cell = Cell(name, ["true"], Path("log"), limit)
+    return Request(SessionKey(session, "command", "g", gpus), cell, order, start)
+
+
+def names(requests: list[Request], where: Site) -> list[str]:
+    return ["".join(cell.id for cell in session.cells) for session in pack(requests, where)]
+
+
+def test_equal_keys_share_a_session() -> None:
+    requests = [request("a"), request("b", "t"), request("c"), request("d", gpus=2)]
+    assert names(requests, site()) == ["ac", "b", "d"]
+
+
+def test_cells_run_by_order_then_as_submitted() -> None:
+    requests = [request("a", order=2), request("b", order=1), request("c", order=1)]
+    assert names(requests, site()) == ["bca"]
+
+
+def test_split_at_the_longest_session() -> None:
+    requests = [request(name) for name in "abcde"]
+    # 5 minutes to start and 10 per cell: two fit into 25, not three.
+    assert names(requests, site(max_minutes=25)) == ["ab", "cd", "e"]
+    assert names(requests, site(max_minutes=24)) == ["a", "b", "c", "d", "e"]
+    assert [session.minutes for session in pack(requests, site(max_minutes=25))] == [25, 25, 15]
+
+
+def test_split_at_the_most_cells() -> None:
+    assert names([request(name) for name in "abcde"], site(max_cells_per_session=3)) == [
+        "abc",
+        "de",
+    ]
+
+
+def test_no_limits_no_split() -> None:
+    requests = [request(str(number % 10), minutes=None, start=None) for number in range(100)]
+    (session,) = pack(requests, site(max_minutes=1))
+    assert len(session.cells) == 100
+    assert session.start_minutes is None
+
+
+def test_ten_thousand_jobs_are_packed_at_once() -> None:
+    requests = [request(str(number), session=str(number % 50)) for number in range(10_000)]
+    sessions = pack(requests, site(max_minutes=480))
+    packed = [cell.id for session in sessions for cell in session.cells]
+    assert sorted(packed) == sorted(str(number) for number in range(10_000))
+    assert len({session.id for session in sessions}) == len(sessions)
+
+
+def test_session_ids_are_file_names() -> None:
+    (session,) = pack([request("a", session="../x y/" + "z" * 300)], site())
+    assert "/" not in session.id
+    assert len(session.id) < 60

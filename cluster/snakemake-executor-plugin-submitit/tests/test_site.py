@@ -1,0 +1,144 @@
+"""Site files: what is read from them, and the one line for each mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from snakemake_executor_plugin_submitit.host import HostGpu, parse_query
+from snakemake_executor_plugin_submitit.site import SiteError, load_site
+
+GOOD = """\
+name: somewhere
+cluster: slurm
+account_env: SOME_ACCOUNT
+slurm: {qos: normal}
+setup: ["module load cuda"]
+environment: {OMP_NUM_THREADS: 4}
+parallel: 2
+max_minutes: 480
+gpus:
+  H100:
+    card: NVIDIA H100 80GB HBM3
+    memory_gib: 80
+    per_node: 8
+    max_minutes: 240
+    slurm: {partition: gpu-h100, gres: "gpu:H100:{n}"}
+"""
+
+
+def load(tmp_path: Path, text: str) -> object:
+    path = tmp_path / "site.yaml"
+    path.write_text(text)
+    return load_site(path)
+
+
+def test_what_a_site_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text(GOOD)
+    site = load_site(path)
+    assert site.environment == {"OMP_NUM_THREADS": "4"}
+    assert site.max_cells_per_session == 200
+    assert site.session_minutes("H100") == 240
+    assert site.session_minutes("") == 480
+    assert site.gpus["H100"].slurm["gres"].format(n=2) == "gpu:H100:2"
+    assert not site.gpus["H100"].is_cpu
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("parallel: 2", "paralel: 2", "paralel: 2: unknown key, allowed: name, cluster,"),
+        ("per_node: 8", "per_nodes: 8", "gpus.H100.per_node: missing"),
+        ("per_node: 8", "per_node: 8\n    x: 1", "gpus.H100.x: 1: unknown key, allowed: card,"),
+        ("parallel: 2", "parallel: 0", "parallel: 0: Input should be greater than or equal to 1"),
+        ("slurm\n", "pbs\n", "cluster: 'pbs': Input should be 'slurm' or 'local'"),
+        ("{n}", "{m}", "the only placeholder is {n}"),
+        ("{n}", "{n", "expected '}'"),
+        ("cluster: slurm", "cluster: local", "account_env: only with cluster: slurm"),
+        ("card: NVIDIA H100 80GB HBM3", "card: auto", "gpus.H100.card: 'auto' is allowed with"),
+        ("OMP_NUM_THREADS: 4", "OMP_NUM_THREADS: true", "environment.OMP_NUM_THREADS: True: "),
+        ("OMP_NUM_THREADS: 4", "A B: 4", "environment.A B: 'A B': "),
+        ("name: somewhere", "name: [", "not YAML: "),
+        ("name: somewhere", "name: a b", "name: 'a b': "),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in GOOD
+    with pytest.raises(SiteError) as caught:
+        load(tmp_path, GOOD.replace(old, new))
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path / 'site.yaml'}: ")
+    assert said in text
+    assert "\n" not in text
+
+
+def test_a_file_that_is_missing_or_holds_no_mapping(tmp_path: Path) -> None:
+    with pytest.raises(SiteError, match="No such file"):
+        load_site(tmp_path / "none.yaml")
+    with pytest.raises(SiteError, match="expected keys and values, found list"):
+        load(tmp_path, "- a")
+
+
+NVIDIA_SMI = """\
+#!/bin/sh
+# SYNTHETIC: prints what an nvidia-smi with these GPUs would.
+cat <<'END'
+{}
+END
+"""
+LOCAL = "name: box\ncluster: local\ngpus: {this: {card: auto, per_node: auto}}\n"
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An nvidia-smi that finds three GPUs."""
+    lines = [f"{number}, GPU-{number}{number}, NVIDIA H200, 143771" for number in range(3)]
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(NVIDIA_SMI.format("\n".join(lines)))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return program
+
+
+def test_auto_asks_nvidia_smi(tmp_path: Path, nvidia_smi: Path) -> None:
+    this = load(tmp_path, LOCAL).gpus["this"]
+    assert (this.card, this.per_node, this.memory_gib) == ("NVIDIA H200", 3, 140.4)
+    assert not this.is_cpu
+
+
+@pytest.mark.parametrize(("visible", "count"), [("1", 1), ("GPU-22,0", 2)])
+def test_auto_counts_visible_gpus_only(
+    tmp_path: Path, nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, visible: str, count: int
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert load(tmp_path, LOCAL).gpus["this"].per_node == count
+
+
+def test_auto_keeps_what_is_given(tmp_path: Path, nvidia_smi: Path) -> None:
+    text = LOCAL.replace("per_node: auto", "per_node: 2, memory_gib: 100")
+    this = load(tmp_path, text).gpus["this"]
+    assert (this.card, this.per_node, this.memory_gib) == ("NVIDIA H200", 2, 100)
+
+
+def test_auto_without_a_gpu_is_the_cpu(
+    tmp_path: Path, nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for case in ("", None):
+        if case is None:
+            nvidia_smi.unlink()
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", case)
+        this = load(tmp_path, LOCAL).gpus["this"]
+        assert (this.card, this.is_cpu, this.memory_gib) == ("CPU", True, None)
+        assert this.per_node in (1, 2)
+
+
+def test_nvidia_smi_output_that_is_no_gpu() -> None:
+    assert parse_query("No devices were found\n") == []
+    assert parse_query("0, GPU-a, NVIDIA A100, 81920\n\n") == [
+        HostGpu("0", "GPU-a", "NVIDIA A100", 80.0)
+    ]
