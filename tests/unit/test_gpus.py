@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tpsweep.gpus import Sample, link_matrix, weakest_of, window
 
 # Written by `nvidia-smi topo -m` on a host with two H200s, and shortened; then one made up.
@@ -38,7 +37,7 @@ def sample(at: float, **changes: float | str) -> Sample:
 
 
 def test_energy_is_read_between_the_samples() -> None:
-    samples = [sample(t / 10) for t in range(0, 40)]
+    samples = [sample(t / 10) for t in range(40)]
     found = window(samples, "GPU-a", begin=0.5, measured=1.05, end=2.55)
     assert found is not None
     assert found.energy_j == pytest.approx(150.0)
@@ -46,8 +45,8 @@ def test_energy_is_read_between_the_samples() -> None:
 
 
 def test_a_window_sees_its_own_gpu_and_time_only() -> None:
-    samples = [sample(t / 10) for t in range(0, 30)]
-    samples += [sample(t / 10, uuid="GPU-b", utilisation_pct=99.0) for t in range(0, 30)]
+    samples = [sample(t / 10) for t in range(30)]
+    samples += [sample(t / 10, uuid="GPU-b", utilisation_pct=99.0) for t in range(30)]
     samples += [sample(5.0, utilisation_pct=98.0), sample(0.0, sm_clock_mhz=1.0)]
     found = window(samples, "GPU-a", begin=1.0, measured=1.5, end=2.5)
     assert found is not None

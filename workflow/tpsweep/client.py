@@ -37,7 +37,7 @@ END_REASON = "cell_end_reason"
 OWN_START_LIMIT_S = 1800.0
 
 
-class CellFailed(Exception):
+class CellError(Exception):
     """The cell has no row: ``type`` is one of ``tpsweep.failure.TYPES``."""
 
     def __init__(self, type_: str, message: str) -> None:
@@ -79,8 +79,9 @@ def main(workload: str, arguments: list[str] | None = None) -> int:
     said = f"{failure.type}: {failure.message}" if failure else f"measured {cell.path}"
     print(said, file=sys.stderr if failure else sys.stdout)
     if options.log:
-        session = f"session {os.environ.get('SESSION_ID', '-')}, log {os.environ.get('SESSION_LOG', '-')}"
-        lines = [said, session, *(failure.telling_lines if failure else [])]
+        session, log = (os.environ.get(name, "-") for name in ("SESSION_ID", "SESSION_LOG"))
+        telling = failure.telling_lines if failure else []
+        lines = [said, f"session {session}, log {log}", *telling]
         options.log.parent.mkdir(parents=True, exist_ok=True)
         options.log.write_text("\n".join(lines) + "\n", "utf-8")
     return 1 if failure else 0
@@ -97,7 +98,7 @@ def run(cell: Cell, results: Path, session_command: str) -> Failure | None:
             if os.environ.get("SESSION_STATE") == "failed":
                 raise _start_failed(folder)
             _measure(cell, results, folder)
-    except CellFailed as error:
+    except CellError as error:
         text = log_since(log, offset) or log_since(log)
         failure = Failure(
             cell_id=cell.cell_id,
@@ -130,22 +131,22 @@ def _measure(cell: Cell, results: Path, folder: Path) -> None:
             connection.sendall(request.to_line())
             line = connection.makefile("rb").readline()
         except OSError as error:
-            raise CellFailed("crash", f"lost the engine daemon: {error}") from error
+            raise CellError("crash", f"lost the engine daemon: {error}") from error
     if not line.endswith(b"\n"):
-        raise CellFailed("crash", "the engine daemon ended in the middle of this cell")
+        raise CellError("crash", "the engine daemon ended in the middle of this cell")
     answer = json.loads(line)
     if not answer["ok"]:
-        raise CellFailed(answer["type"], answer["message"])
+        raise CellError(answer["type"], answer["message"])
 
 
-def _start_failed(folder: Path) -> CellFailed:
+def _start_failed(folder: Path) -> CellError:
     """What the daemon said of its failed start; else what the session runner saw."""
     with contextlib.suppress(OSError, ValueError):
         said = json.loads((folder / START_FAILURE).read_text("utf-8"))
-        return CellFailed(said["type"], said["message"])
+        return CellError(said["type"], said["message"])
     with contextlib.suppress(OSError):
-        return CellFailed("engine_start", (folder / "failed").read_text("utf-8").strip())
-    return CellFailed("engine_start", "the engine did not start")
+        return CellError("engine_start", (folder / "failed").read_text("utf-8").strip())
+    return CellError("engine_start", "the engine did not start")
 
 
 def _end_on_signal() -> None:
@@ -155,7 +156,7 @@ def _end_on_signal() -> None:
         reason = "cancelled" if number == signal.SIGINT else "preempted"
         with contextlib.suppress(OSError, KeyError):
             reason = (Path(os.environ["SESSION_DIR"]) / END_REASON).read_text().strip() or reason
-        raise CellFailed(reason, f"ended by {signal.Signals(number).name}")
+        raise CellError(reason, f"ended by {signal.Signals(number).name}")
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
@@ -186,5 +187,5 @@ def _await_ready(daemon: subprocess.Popen[bytes], folder: Path) -> None:
         if daemon.poll() is not None:
             raise _start_failed(folder)
         if time.monotonic() > end:
-            raise CellFailed("engine_start", f"not ready after {OWN_START_LIMIT_S:.0f} s")
+            raise CellError("engine_start", f"not ready after {OWN_START_LIMIT_S:.0f} s")
         time.sleep(0.1)

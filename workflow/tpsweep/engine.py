@@ -23,13 +23,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from tpsweep import gpus, latency, provenance, vllm_api
 from tpsweep.cell import Cell, Engine
 from tpsweep.client import SOCKET_NAME, START_FAILURE, Request
 from tpsweep.failure import classify, log_since
-from tpsweep.offline import EngineDied, OfflineEngine
+from tpsweep.offline import EngineDiedError, OfflineEngine
 from tpsweep.record import Context, EngineRecord, make_row, refusals
 from tpsweep.row import write_row
 
@@ -117,7 +116,7 @@ class Daemon:
         utc_at_zero = datetime.now(UTC) - timedelta(seconds=time.monotonic())
         try:
             measured = latency.measure(cell, self.offline.generate, self.offline.vocabulary)
-        except EngineDied as error:
+        except EngineDiedError as error:
             return Answer(False, classify("crash", str(error)), str(error))
         except ValueError as error:  # vLLM's own refusal of a request: the engine lives on
             return Answer(False, "invalid", str(error))
@@ -178,7 +177,7 @@ def main() -> int:
     _log_start(options.starts, engine)
     try:
         daemon = Daemon(engine, folder)
-    except Exception as error:  # noqa: BLE001 (whatever vLLM raises is the reason of the session's cells)
+    except Exception as error:  # whatever vLLM raises is the reason of the session's cells
         _leave_start_failure(folder, error)
         raise
     with contextlib.closing(daemon), _listening(folder / SOCKET_NAME) as listener:
@@ -206,7 +205,7 @@ def _log_start(path: Path, engine: Engine) -> None:
 def _leave_start_failure(folder: Path, error: Exception) -> None:
     log = log_since(os.environ.get("SESSION_LOG", ""))
     type_ = getattr(error, "type", None) or classify("engine_start", f"{error}\n{log}")
-    message = f"{type(error).__name__}: {error}" if not isinstance(error, StartError) else str(error)
+    message = str(error) if isinstance(error, StartError) else f"{type(error).__name__}: {error}"
     said = {"type": type_, "message": message.splitlines()[0]}
     (folder / START_FAILURE).write_text(json.dumps(said) + "\n", "utf-8")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -65,15 +64,16 @@ class Failure:
 
 def log_size(path: str) -> int:
     """Bytes in a log now, to read later only what came after; 0 if there is none."""
-    return os.path.getsize(path) if path and os.path.exists(path) else 0
+    return Path(path).stat().st_size if path and Path(path).exists() else 0
 
 
 def log_since(path: str, offset: int = 0) -> str:
     """A log's text from ``offset`` on, at most its last 400 kB; empty if there is none."""
-    if not path or not os.path.exists(path):
+    size = log_size(path)
+    if not size:
         return ""
-    with open(path, "rb") as file:
-        file.seek(max(offset, os.path.getsize(path) - _LOG_TAIL_BYTES))
+    with Path(path).open("rb") as file:
+        file.seek(max(offset, size - _LOG_TAIL_BYTES))
         return file.read().decode("utf-8", "replace")
 
 

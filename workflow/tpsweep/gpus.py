@@ -55,7 +55,7 @@ class GpuInfo:
 
 @dataclass(frozen=True)
 class GpuWindow:
-    """One GPU over one cell: ``energy_j`` and clocks over the kept repeats, maxima over the cell."""
+    """One GPU over one cell: energy and clocks over the kept repeats, maxima over the cell."""
 
     uuid: str
     samples: int

@@ -12,7 +12,7 @@ from tpsweep.latency import Finished, Repeat
 from tpsweep.models import Shape
 
 
-class EngineDied(RuntimeError):
+class EngineDiedError(RuntimeError):
     """The engine's processes are gone; no further cell can be measured with it."""
 
 
@@ -33,8 +33,8 @@ class OfflineEngine:
     def generate(self, prompts: list[list[int]], output_len: int) -> Repeat:
         """Run one static batch to exactly ``output_len`` tokens each (EOS ignored).
 
-        Prompts are built before the clock starts. Raises ``EngineDied`` if the engine's processes
-        are gone, and ``ValueError`` for what vLLM refuses.
+        Prompts are built before the clock starts. Raises ``EngineDiedError`` if the engine's
+        processes are gone, and ``ValueError`` for what vLLM refuses.
         """
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
@@ -49,7 +49,7 @@ class OfflineEngine:
             outputs = self._llm.generate(batch, sampling, use_tqdm=False)
         except (EngineDeadError, EngineGenerateError) as error:
             self.alive = False
-            raise EngineDied(f"vLLM's engine died: {error}") from error
+            raise EngineDiedError(f"vLLM's engine died: {error}") from error
         wall = time.perf_counter() - begin
         return Repeat(wall, [_finished(output) for output in outputs])
 

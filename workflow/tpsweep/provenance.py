@@ -27,9 +27,7 @@ def software() -> dict[str, str | None]:
 
 def host(environment: Mapping[str, str]) -> dict[str, str | None]:
     """Node, processor, and Slurm's job id (``<array>_<index>`` for an array element)."""
-    array, index = (
-        environment.get(name) for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
-    )
+    array, index = (environment.get(name) for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))
     return {
         "hostname": environment.get("SLURMD_NODENAME") or socket.gethostname(),
         "cpu_model": _cpu_model(),

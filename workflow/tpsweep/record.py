@@ -1,4 +1,4 @@
-"""From a measured cell to its row: figures, floors, GPU state and provenance; refusals with reasons.
+"""From a measured cell to its row: figures, floors, GPU state, provenance; refusals with reasons.
 
 Pure: everything that was measured or read comes in, a dict of ``tpsweep.row``'s columns goes out.
 """
@@ -102,9 +102,7 @@ def refusals(
     return reasons
 
 
-def _idle_gpus(
-    engine: EngineRecord, cell: Cell, windows: Sequence[GpuWindow | None]
-) -> list[str]:
+def _idle_gpus(engine: EngineRecord, cell: Cell, windows: Sequence[GpuWindow | None]) -> list[str]:
     """Every GPU of the group must have worked and held its share of the weights."""
     share = engine.shape.weight_bytes(cell.engine.model.dtype) / cell.engine.tp
     reasons = []

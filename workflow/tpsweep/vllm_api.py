@@ -142,7 +142,7 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
     if is_cpu(engine):
         available = sorted(cpus)
         if len(available) < engine.tp:
-            raise ValueError(f"tp={engine.tp} needs as many processors; {len(available)} are usable")
+            raise ValueError(f"tp={engine.tp} needs as many processors, usable: {len(available)}")
         env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(cpu) for cpu in available[: engine.tp])
         env["VLLM_CPU_KVCACHE_SPACE"] = "1"
         if engine.args.get("enforce_eager"):
@@ -204,7 +204,7 @@ def is_cpu(engine: Engine) -> bool:
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` on top of ``base``; nested mappings (compilation_config) are merged, not replaced."""
+    """``over`` on top of ``base``; nested mappings (compilation_config) are merged."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
