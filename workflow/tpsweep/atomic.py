@@ -27,5 +27,5 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(_MODE)
         temporary.replace(path)
     except BaseException:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)  # pyarrow removes what it could not write itself
         raise
