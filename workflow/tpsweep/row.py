@@ -163,8 +163,10 @@ def read_row(path: Path) -> dict[str, Any]:
     """The one row of a cell's file. Raises ``ValueError`` if it is not exactly one such row."""
     try:
         table = pq.read_table(path, partitioning=None)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not a readable Parquet file: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a readable Parquet file: {said}") from error
     if table.num_rows != 1 or "cell_id" not in table.column_names:
         raise ValueError(f"{path}: expected one row with a cell_id, found {table.num_rows} rows")
-    return table.to_pylist()[0]
+    row: dict[str, Any] = table.to_pylist()[0]
+    return row
