@@ -49,6 +49,7 @@ def fetch(request: Request) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -72,6 +73,11 @@ def fetch(request: Request) -> Path:
     except RepositoryNotFoundError as error:
         raise FetchError(
             f"{where} is not on the hub, or private: check the name, or set HF_TOKEN"
+        ) from error
+    except HFValidationError as error:
+        raise FetchError(
+            f"{where} is neither a folder on this machine nor a hub name, allowed: a folder that "
+            "exists, or owner/name"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise FetchError(
