@@ -69,8 +69,8 @@ def main(workload: str, arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         cell = Cell.from_json(options.cell)
-    except (TypeError, ValueError) as error:
-        print(f"--cell: not a cell: {error}", file=sys.stderr)
+    except (KeyError, TypeError, ValueError) as error:
+        print(f"--cell: not a cell: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     if cell.workload != workload:
         print(f"--cell: its workload is {cell.workload!r}, allowed: {workload!r}", file=sys.stderr)
