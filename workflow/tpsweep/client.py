@@ -99,7 +99,7 @@ def run(cell: Cell, results: Path, session_command: str) -> Failure | None:
                 raise _start_failed(folder)
             _measure(cell, results, folder)
     except CellError as error:
-        text = log_since(log, offset) or log_since(log)
+        text = log_since(log, offset)
         failure = Failure(
             cell_id=cell.cell_id,
             workload=cell.workload,
@@ -107,7 +107,7 @@ def run(cell: Cell, results: Path, session_command: str) -> Failure | None:
             type=classify(error.type, f"{error}\n{text}") if error.type == "crash" else error.type,
             message=str(error),
             log=log,
-            telling_lines=telling_lines(text),
+            telling_lines=telling_lines(text or log_since(log)),
             session_id=os.environ.get("SESSION_ID", ""),
             host=socket.gethostname(),
         )
