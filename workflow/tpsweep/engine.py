@@ -24,10 +24,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
+
 from tpsweep import gpus, latency, provenance, vllm_api
 from tpsweep.cell import Cell, Engine
 from tpsweep.client import SOCKET_NAME, START_FAILURE, Request
-from tpsweep.failure import classify, log_since
+from tpsweep.failure import classify, log_since, log_size, log_size
+from tpsweep.guard import Guard
 from tpsweep.offline import EngineDiedError, OfflineEngine
 from tpsweep.record import Context, EngineRecord, make_row, refusals
 from tpsweep.row import write_row
@@ -54,7 +57,8 @@ class Daemon:
     """One engine start and its cells."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
-        began = time.monotonic()
+        log = os.environ.get("SESSION_LOG", "")
+        log_begin = log_size(log)  # an earlier start of this session has its lines before
         self.engine = engine
         self.order = 0
         self.last_end: float | None = None
@@ -65,8 +69,8 @@ class Daemon:
         self.offline = OfflineEngine(engine)
         self.record = EngineRecord(
             engine_id=uuid.uuid4().hex[:12],
-            start_s=time.monotonic() - began,
-            log_facts=vllm_api.log_facts(log_since(os.environ.get("SESSION_LOG", "")), engine.tp),
+            start_s=time.time() - psutil.Process().create_time(),
+            log_facts=vllm_api.log_facts(log_since(log, log_begin), engine.tp),
             arguments=vllm_api.llm_arguments(engine),
             environment=environment,
             software=provenance.software(),
@@ -77,6 +81,8 @@ class Daemon:
             shape=self.offline.shape,
             tp_ran=self.offline.tp,
         )
+        self._client: socket.socket | None = None
+        self._guard = Guard(self._engine_died)
 
     def _check_version(self) -> None:
         import vllm
@@ -143,23 +149,34 @@ class Daemon:
 
     def serve(self, listener: socket.socket) -> int:
         """Answer clients until the engine dies (returns 1); ended by SIGTERM otherwise."""
-        while True:
-            connection, _ = listener.accept()
-            with connection:
-                line = connection.makefile("rb").readline()
-                if not line:
-                    continue
-                answer = self.serve_cell(Request(**json.loads(line)))
-                with contextlib.suppress(BrokenPipeError):
-                    connection.sendall(json.dumps(asdict(answer)).encode() + b"\n")
-                if not self.offline.alive:
-                    return 1
+        while self.offline.alive:
+            self._client, _ = listener.accept()
+            with self._client:
+                line = self._client.makefile("rb").readline()
+                if line:
+                    _answer(self._client, self.serve_cell(Request(**json.loads(line))))
+            self._client = None
+        return 1
+
+    def _engine_died(self, what: str) -> None:
+        """Called in the guard's thread: vLLM may wait for ever, so nobody else may answer."""
+        client, log = self._client, log_since(os.environ.get("SESSION_LOG", ""))
+        if client is not None:
+            _answer(client, Answer(False, classify("crash", log), what))
+        print(what, file=sys.stderr, flush=True)
+        os._exit(1)
 
     def close(self) -> None:
         """End the engine's processes and the sampler."""
+        self._guard.stop()
         self.offline.close()
         if self.sampler:
             self.sampler.stop()
+
+
+def _answer(client: socket.socket, answer: Answer) -> None:
+    with contextlib.suppress(OSError):  # the client has gone: its runner knows why
+        client.sendall(json.dumps(asdict(answer)).encode() + b"\n")
 
 
 def main() -> int:
@@ -175,10 +192,11 @@ def main() -> int:
     folder = Path(os.environ["SESSION_DIR"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _log_start(options.starts, engine)
+    log_offset = log_size(os.environ.get("SESSION_LOG", ""))
     try:
         daemon = Daemon(engine, folder)
     except Exception as error:  # whatever vLLM raises is the reason of the session's cells
-        _leave_start_failure(folder, error)
+        _leave_start_failure(folder, error, log_offset)
         raise
     with contextlib.closing(daemon), _listening(folder / SOCKET_NAME) as listener:
         (folder / "ready").touch()
@@ -202,8 +220,8 @@ def _log_start(path: Path, engine: Engine) -> None:
         os.close(descriptor)
 
 
-def _leave_start_failure(folder: Path, error: Exception) -> None:
-    log = log_since(os.environ.get("SESSION_LOG", ""))
+def _leave_start_failure(folder: Path, error: Exception, log_offset: int) -> None:
+    log = log_since(os.environ.get("SESSION_LOG", ""), log_offset)  # a session starts several
     type_ = getattr(error, "type", None) or classify("engine_start", f"{error}\n{log}")
     message = str(error) if isinstance(error, StartError) else f"{type(error).__name__}: {error}"
     said = {"type": type_, "message": message.splitlines()[0]}
