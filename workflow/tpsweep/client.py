@@ -172,7 +172,10 @@ def _session_dir(session_command: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="tpsweep-") as name:
         folder = Path(name)
         environment = {**os.environ, "SESSION_DIR": name}
-        daemon = subprocess.Popen(shlex.split(session_command), env=environment)
+        try:
+            daemon = subprocess.Popen(shlex.split(session_command), env=environment)
+        except (OSError, ValueError) as error:
+            raise CellError("engine_start", f"--session-command: {error}") from error
         try:
             _await_ready(daemon, folder)
             yield folder
