@@ -35,6 +35,7 @@ SOCKET_NAME = "engine.sock"
 START_FAILURE = "start_failure.json"
 END_REASON = "cell_end_reason"
 OWN_START_LIMIT_S = 1800.0
+OWN_END_LIMIT_S = 30.0
 
 
 class CellError(Exception):
@@ -92,13 +93,15 @@ def run(cell: Cell, results: Path, session_command: str) -> Failure | None:
     log = os.environ.get("SESSION_LOG", "")
     offset = log_size(log)
     failures = results / "failures"
-    _end_on_signal()
     try:
+        _end_on_signal()
         with _session_dir(session_command) as folder:
             if os.environ.get("SESSION_STATE") == "failed":
                 raise _start_failed(folder)
             _measure(cell, results, folder)
+            _ignore_signals()
     except CellError as error:
+        _ignore_signals()
         text = log_since(log, offset)
         failure = Failure(
             cell_id=cell.cell_id,
@@ -153,6 +156,7 @@ def _end_on_signal() -> None:
     """SIGTERM and SIGINT end the cell with the reason that the session runner left, if any."""
 
     def end(number: int, _frame: FrameType | None) -> None:
+        _ignore_signals()
         reason = "cancelled" if number == signal.SIGINT else "preempted"
         with contextlib.suppress(OSError, KeyError):
             reason = (Path(os.environ["SESSION_DIR"]) / END_REASON).read_text().strip() or reason
@@ -160,6 +164,12 @@ def _end_on_signal() -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+
+
+def _ignore_signals() -> None:
+    """Once a cell's outcome is known, a second signal must not keep it from being recorded."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -181,7 +191,11 @@ def _session_dir(session_command: str) -> Iterator[Path]:
             yield folder
         finally:
             daemon.terminate()
-            daemon.wait()
+            try:
+                daemon.wait(OWN_END_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
 
 
 def _await_ready(daemon: subprocess.Popen[bytes], folder: Path) -> None:
