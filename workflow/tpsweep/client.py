@@ -114,7 +114,10 @@ def run(cell: Cell, results: Path, session_command: str) -> Failure | None:
             session_id=os.environ.get("SESSION_ID", ""),
             host=socket.gethostname(),
         )
-        failure.write(failures)
+        try:
+            failure.write(failures)
+        except OSError as unwritten:  # a full disk may be what failed the cell
+            print(f"{failures}: failure record not written: {unwritten}", file=sys.stderr)
         return failure
     (failures / f"{cell.cell_id}.json").unlink(missing_ok=True)
     return None
