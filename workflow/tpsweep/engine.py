@@ -29,7 +29,7 @@ import psutil
 from tpsweep import gpus, latency, provenance, vllm_api
 from tpsweep.cell import Cell, Engine
 from tpsweep.client import SOCKET_NAME, START_FAILURE, Request
-from tpsweep.failure import classify, log_since, log_size, log_size
+from tpsweep.failure import classify, log_since, log_size
 from tpsweep.guard import Guard
 from tpsweep.offline import EngineDiedError, OfflineEngine
 from tpsweep.record import Context, EngineRecord, make_row, refusals
@@ -81,6 +81,7 @@ class Daemon:
             shape=self.offline.shape,
             tp_ran=self.offline.tp,
         )
+        self._ready = folder / "ready"
         self._client: socket.socket | None = None
         self._guard = Guard(self._engine_died)
 
@@ -149,17 +150,22 @@ class Daemon:
 
     def serve(self, listener: socket.socket) -> int:
         """Answer clients until the engine dies (returns 1); ended by SIGTERM otherwise."""
+        self._ready.touch()
         while self.offline.alive:
             self._client, _ = listener.accept()
             with self._client:
                 line = self._client.makefile("rb").readline()
                 if line:
-                    _answer(self._client, self.serve_cell(Request(**json.loads(line))))
+                    answer = self.serve_cell(Request(**json.loads(line)))
+                    if not self.offline.alive:
+                        self._ready.unlink(missing_ok=True)  # before the next cell can come
+                    _answer(self._client, answer)
             self._client = None
         return 1
 
     def _engine_died(self, what: str) -> None:
         """Called in the guard's thread: vLLM may wait for ever, so nobody else may answer."""
+        self._ready.unlink(missing_ok=True)  # the session's runner starts another engine
         client, log = self._client, log_since(os.environ.get("SESSION_LOG", ""))
         if client is not None:
             _answer(client, Answer(False, classify("crash", log), what))
@@ -199,7 +205,6 @@ def main() -> int:
         _leave_start_failure(folder, error, log_offset)
         raise
     with contextlib.closing(daemon), _listening(folder / SOCKET_NAME) as listener:
-        (folder / "ready").touch()
         return daemon.serve(listener)
 
 
