@@ -108,7 +108,7 @@ def test_folders_are_made_and_stale_files_removed(bench: Bench) -> None:
 
 
 def test_command_that_dies_is_started_again(bench: Bench) -> None:
-    kill = "kill -9 $(cat $SESSION_DIR/pid); exit 1"
+    kill = "touch $SESSION_DIR/left; kill -9 $(cat $SESSION_DIR/pid); exit 1"
     say = "echo $SESSION_ORDER $SESSION_STATE"
     spec = bench.spec(bench.cell("a", say), bench.cell("b", kill), bench.cell("c", say), command="")
     assert bench.run(spec) == {"a": Result(0), "b": Result(1), "c": Result(0)}
@@ -208,6 +208,13 @@ def test_nothing_survives_a_sigkill(bench: Bench, victim: str) -> None:
     assert not Path(bench.text("place").strip()).exists()
     if victim == "worker":
         assert bench.results(spec) == {"a": None}
+
+
+def test_what_a_cell_leaves_in_the_background_is_gone_before_the_next(bench: Bench) -> None:
+    leave = bench.cell("a", "sleep 600 & echo $! > pid")
+    look = bench.cell("b", "kill -0 $(cat pid) && grep State /proc/$(cat pid)/status; true")
+    bench.run(bench.spec(leave, look))
+    assert "sleeping" not in bench.text("b.log")
 
 
 def test_nothing_survives_the_normal_end(bench: Bench) -> None:
