@@ -43,7 +43,11 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         '"FLASHINFER"',
     ),
     "vllm/distributed/device_communicators/pynccl.py": ("vLLM is using nccl==%s",),
+    "vllm/utils/system_utils.py": ("def set_process_title", "VLLM_PROCESS_NAME_PREFIX"),
+    "vllm/v1/engine/core.py": ("EngineCore", "set_process_title("),
+    "vllm/v1/executor/multiproc_executor.py": ("set_process_title(",),
     "vllm/envs.py": (
+        '"VLLM_PROCESS_NAME_PREFIX", "VLLM")',
         "VLLM_ALLREDUCE_USE_SYMM_MEM",
         "VLLM_ALLREDUCE_USE_FLASHINFER",
         "VLLM_USE_NCCL_SYMM_MEM",
@@ -62,6 +66,9 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """File of a vLLM wheel -> words in it that this project relies on."""
+
+PROCESS_TITLE = "VLLM::"
+"""What the titles of an engine's processes start with (``VLLM::EngineCore``, ``VLLM::Worker``)."""
 
 _DISPATCH = re.compile(r"Using \[(?P<names>[^\]]*)\] all-reduce backends \(in dispatch order\)")
 _NCCL = re.compile(r"vLLM is using nccl==(?P<version>[\w.]+)")

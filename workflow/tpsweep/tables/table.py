@@ -23,13 +23,13 @@ Record = dict[str, Any]
 class View:
     """One column of the Markdown file: a heading with its unit, and a record's text in it.
 
-    What ``show`` returns is escaped; it needs no Markdown of its own. A column ``of_identity`` in
-    which all records agree is said once above the table, not in every line.
+    What ``show`` returns is escaped; it needs no Markdown of its own. A column
+    ``once`` in which all records agree is said once above the table, not in every line.
     """
 
     heading: str
     show: Callable[[Record], str]
-    of_identity: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Table:
         shown = {
             view: [escape(view.show(record)) for record in self.records] for view in self.views
         }
-        common = {v: column[0] for v, column in shown.items() if v.of_identity and _agree(column)}
+        common = {v: column[0] for v, column in shown.items() if v.once and _agree(column)}
         said = ", ".join(f"{escape(v.heading)}: {word}" for v, word in common.items() if word)
         grid = tabulate(
             {escape(v.heading): column for v, column in shown.items() if v not in common},
@@ -95,7 +95,7 @@ def text(name: str) -> Callable[[Record], str]:
 
 def identity(heading: str, name: str) -> View:
     """A column of the identity."""
-    return View(heading, text(name), of_identity=True)
+    return View(heading, text(name), once=True)
 
 
 IDENTITY_VIEWS = (

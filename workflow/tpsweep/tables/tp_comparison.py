@@ -92,17 +92,17 @@ VIEWS = (
     View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
     View("Decode (ms/token)", figure("tpot_ms")),
     View("Prefill (ms)", figure("prefill_ms")),
-    View("Intervals", text("interval_kind")),
+    View("Intervals", text("interval_kind"), once=True),
     View("Output (tok/s)", figure("output_tok_s")),
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu")),
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio")),
     View("Baseline engines, batch split (tok/s, computed)", figure("split_output_tok_s")),
-    View("Baseline TP", text("baseline_tp")),
+    View("Baseline TP", text("baseline_tp"), once=True),
     View("Decode speed-up", figure("decode_speedup")),
     View("Decode verdict", lambda record: _SHORT[record["decode_verdict"]]),
     View("Prefill speed-up", figure("prefill_speedup")),
     View("Prefill verdict", lambda record: _SHORT[record["prefill_verdict"]]),
-    View("Note", text("note")),
+    View("Note", text("note"), once=True),
 )
 LEGEND = (
     "Values are medians of the run medians, with 95 % intervals. Speed-up: the time of the"

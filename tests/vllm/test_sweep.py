@@ -1,0 +1,174 @@
+"""A real sweep from the matrix to the comparison, on real vLLM: the spine of everything."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pandas as pd
+import psutil
+import pytest
+
+from tests.vllm.conftest import ROOT, Project
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module")
+def swept(new_project: Callable[[], Project]) -> Project:
+    """A small sweep that has ended well: TP 1 and 2, batch 1 and 2."""
+    project = new_project()
+    done = project.run()
+    assert done.returncode == 0, done.stdout[-4000:]
+    return project
+
+
+def test_every_cell_is_a_row_measured_at_its_tp(swept: Project) -> None:
+    rows = pd.read_parquet(swept.results / "cells")
+    assert sorted(zip(rows.tp, rows.batch, strict=True)) == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert (rows.tp_ran == rows.tp).all()
+    assert not rows.synthetic.any()
+    assert (rows.prefill_ms > 0).all()
+    assert (rows.tpot_ms > 0).all()
+    assert rows.tpot_ms_samples.map(len).tolist() == [8] * 4
+
+
+def test_decode_by_timestamps_agrees_with_the_difference_of_lengths(swept: Project) -> None:
+    # Two ways to the same figure (measuring rule 1). The second has the noise of L(1) in it.
+    rows = pd.read_parquet(swept.results / "cells")
+    assert ((rows.tpot_diff_ms / rows.tpot_ms - 1).abs() < 0.35).all()
+
+
+def test_cells_of_a_session_share_one_engine(swept: Project) -> None:
+    rows = pd.read_parquet(swept.results / "cells")
+    assert swept.engine_starts() == swept.sessions() == rows.engine_id.nunique() == 2
+    assert sorted(rows.session_order) == [0, 0, 1, 1]
+    gaps = rows.gap_s.dropna().tolist()
+    print(f"gap between two cells of a session: {gaps} s")
+    assert len(gaps) == 2
+
+
+def test_the_comparison_is_complete(swept: Project) -> None:
+    table = swept.table("tp_comparison")
+    assert "INCOMPLETE" not in table
+    assert table.count("| measured |") == 4
+    check = subprocess.run(
+        [sys.executable, "-m", "tpsweep", "check", str(swept.results), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert check.returncode == 0, check.stderr
+    assert json.loads(check.stdout)
+
+
+def test_a_second_run_runs_no_cell(swept: Project) -> None:
+    begin = time.monotonic()
+    done = swept.run()
+    print(f"second run: {time.monotonic() - begin:.1f} s")
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout
+    assert swept.engine_starts() == 2
+
+
+def test_comments_labels_and_copies_rerun_no_cell(swept: Project) -> None:
+    original = (swept.folder / "sweep.yaml").read_text()
+    labelled = original.replace("  tiny-llama:\n", "  tiny-llama:\n    label: another word\n", 1)
+    assert labelled != original
+    try:
+        (swept.folder / "sweep.yaml").write_text("# a comment\n" + labelled)
+        planned = swept.run("-n")
+        assert jobs(planned.stdout) == {"manifest": 1, "tables": 1, "all": 1}  # it is in them
+    finally:
+        (swept.folder / "sweep.yaml").write_text(original)
+
+
+def test_a_copied_results_folder_reruns_no_cell(
+    swept: Project, new_project: Callable[[], Project]
+) -> None:
+    copy = new_project()
+    # As a clone does it: new times, nothing of Snakemake's own, and no model folder.
+    shutil.copytree(swept.results, copy.results, copy_function=shutil.copyfile)
+    shutil.rmtree(copy.results / "models")
+    assert "latency" not in jobs(copy.run("-n").stdout)
+    copy.rows()[0].unlink()
+    assert jobs(copy.run("-n").stdout)["latency"] == 1
+
+
+def test_what_affects_a_number_reruns_its_cells_only(swept: Project) -> None:
+    original = (swept.folder / "sweep.yaml").read_text()
+    try:
+        swept.configure(decode={"batch": [1, 4]})
+        planned = swept.run("-n").stdout
+    finally:
+        (swept.folder / "sweep.yaml").write_text(original)
+    assert jobs(planned)["latency"] == 2  # batch 4 at TP 1 and 2; batch 1 stays
+
+
+def test_vllms_own_latency_benchmark_agrees(swept: Project) -> None:
+    row = next(path for path in swept.rows() if "/tp2/" in str(path) and "/b2-" in str(path))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/vllm/their_latency.py"), str(row), "--iterations", "12"],
+        cwd=swept.folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(result)
+    # Two engine starts on a machine that others use: the noise of both is wide.
+    assert abs(result["difference_pct"]) < 30
+
+
+def test_a_killed_engine_loses_one_cell_alone(new_project: Callable[[], Project]) -> None:
+    project = new_project()
+    project.configure(tp=[2], decode={"batch": [1, 2, 4], "repeats": 30, "output_len": [64]})
+    sweep = subprocess.Popen(
+        project.command(), cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    kill_engine_in_second_cell(project, sweep)
+    output = sweep.communicate(timeout=500)[0].decode()
+    assert sweep.returncode != 0
+
+    assert len(project.rows()) == 2, output[-3000:]
+    (failure,) = project.failures()
+    assert failure["type"] == "crash"
+    assert "/b2-" in failure["cell"]
+    assert failure["telling_lines"]
+    assert "INCOMPLETE 2/3" in project.table("tp_comparison")
+    assert "failed: crash" in project.table("tp_comparison")
+    assert project.engine_starts() == 2  # the other cells' engine, and another after the crash
+
+    again = project.run()
+    assert again.returncode == 0, again.stdout[-3000:]
+    assert len(project.rows()) == 3
+    assert project.failures() == []
+    assert "INCOMPLETE" not in project.table("tp_comparison")
+    assert project.engine_starts() == 3
+    assert jobs(again.stdout)["latency"] == 1
+
+
+def jobs(output: str) -> dict[str, int]:
+    """Jobs per rule, from Snakemake's "Job stats"; empty if there is nothing to be done."""
+    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
+
+
+def kill_engine_in_second_cell(project: Project, sweep: subprocess.Popen[bytes]) -> None:
+    """SIGKILL vLLM's engine process once the first row is there and the second cell has begun."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end and sweep.poll() is None:
+        if len(project.rows()) == 1:
+            time.sleep(1.0)
+            for process in psutil.Process(sweep.pid).children(recursive=True):
+                if "EngineCore" in " ".join(process.cmdline()):
+                    process.kill()
+                    return
+        time.sleep(0.05)
+    raise AssertionError("no engine process was found while the second cell ran")
