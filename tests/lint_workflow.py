@@ -1,4 +1,4 @@
-"""`snakemake --lint` as a check: prints what it finds and exits 1, but for what this project decides.
+"""`snakemake --lint` as a check: prints what it finds and exits 1, but for what we decided.
 
 Decided otherwise: no conda environment or container per rule. The software of every rule is the
 environment that runs Snakemake (.venv), and a cell's environment is part of what it measures.

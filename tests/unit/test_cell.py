@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tpsweep.cell import Cell, Engine, slug
 
 from tests.unit.cells import engine, latency_cell, model
+from tpsweep.cell import Cell, Engine, slug
 
 
 def test_the_place_of_a_local_model_is_no_identity() -> None:

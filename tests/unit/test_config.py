@@ -8,6 +8,7 @@ from typing import Any, get_args
 import jsonschema
 import pytest
 import yaml
+
 from tpsweep.config import Config, ConfigError, load_config
 from tpsweep.settings import OWNED, Backend, json_schema
 from tpsweep.vllm_api import ALLREDUCE

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic.fields import FieldInfo
+
 from tpsweep import columns, failure, settings
 from tpsweep.settings import Closed
 

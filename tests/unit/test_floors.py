@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from tpsweep.cards import card_by_name, cards
 from tpsweep.cell import Cell, Engine, Model
 from tpsweep.floors import decode_floor_ms, floors_of, kv_floor_ms, prefill_floor_ms

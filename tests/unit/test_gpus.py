@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tpsweep.gpus import Sample, link_matrix, weakest_of, window
 
 # Written by `nvidia-smi topo -m` on a host with two H200s, and shortened; then one made up.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import pytest
+
+from tests.unit.cells import engine, latency_cell
 from tpsweep import latency
 from tpsweep.latency import Finished, Repeat
 from tpsweep.vllm_api import RequestTimes
-
-from tests.unit.cells import engine, latency_cell
 
 PREFILL_S, STEP_S = 0.030, 0.002
 

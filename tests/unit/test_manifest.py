@@ -6,6 +6,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+
 from snakemake_executor_plugin_submitit.site import load_site
 from tpsweep import manifest
 from tpsweep.config import load_config

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+
 from snakemake_executor_plugin_submitit.site import Site, load_site
 from tpsweep.cell import Cell
 from tpsweep.config import ConfigError, load_config

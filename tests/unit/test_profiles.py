@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from tpsweep.cards import card_by_name
 from tpsweep.matrix import Planned
 from tpsweep.sweep import Sweep, load_sweep

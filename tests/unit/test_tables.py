@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from tpsweep import manifest, row, stats, tables
 from tpsweep.failure import Failure
 from tpsweep.results import MANIFEST_SCHEMA, ResultsError, load

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tpsweep import vllm_api
 
 from tests.unit.cells import engine, model
+from tpsweep import vllm_api
 
 # Lines as vLLM 0.25.1 wrote them on two H200s (prefixes shortened).
 LOG = """\

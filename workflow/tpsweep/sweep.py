@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
-
 from tpsweep.cell import Cell, slug
 from tpsweep.config import Config, ConfigError, load_config
 from tpsweep.matrix import Planned, expand

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from session_testing import STAND_IN, is_alive, mentioning, wait_until
+
 from snakemake_executor_plugin_submitit.processes import start_time
 from snakemake_executor_plugin_submitit.runner import PID, Cell, Result, SessionSpec
 

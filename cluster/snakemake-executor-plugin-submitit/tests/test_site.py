@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from snakemake_executor_plugin_submitit.host import HostGpu, parse_query
 from snakemake_executor_plugin_submitit.site import SiteError, load_site
 
