@@ -1,14 +1,19 @@
 """The reference pages say what the code says."""
 
+import copy
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic.fields import FieldInfo
 
+from snakemake_executor_plugin_submitit.site import load_site
 from tpsweep import columns, failure, settings
+from tpsweep.config import load_config
+from tpsweep.matrix import expand
 from tpsweep.settings import Closed
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +79,76 @@ def test_every_key_of_the_config_is_described(model: type[Closed]) -> None:
 def test_nothing_else_is_described() -> None:
     known = {(section_of(model, key), key) for model in models() for key in own_fields(model)}
     assert set(described()) == known
+
+
+SWEEP: dict[str, Any] = {
+    "vllm_version": "0.32.0",
+    "models": {"m": {"path": "org/model", "dtype": "bfloat16", "weights": "real"}},
+    "gpus": ["here"],
+    "tp": [1],
+    "workloads": {
+        "d": {"kind": "latency", "batch": [1], "input_len": [8], "output_len": [8]},
+        "s": {
+            "kind": "serve",
+            "num_prompts": [8],
+            "input_len": [8],
+            "output_len": [8],
+            "request_rate": [1],
+        },
+        "c": {"kind": "capture", "batch": [1], "input_len": [8], "output_len": [8]},
+    },
+}
+CHANGES: dict[tuple[str, str], tuple[str, Any]] = {
+    ("Top level", "results"): ("results", "elsewhere"),
+    ("Top level", "vllm_version"): ("vllm_version", "0.33.0"),
+    ("Top level", "hf_home"): ("hf_home", "cache"),
+    ("Top level", "engine_start_minutes"): ("engine_start_minutes", 3),
+    ("Models", "revision"): ("models/m/revision", "v2"),
+    ("Models", "dtype"): ("models/m/dtype", "float16"),
+    ("Models", "weights"): ("models/m/weights", "dummy"),
+    ("Models", "label"): ("models/m/label", "M"),
+    ("Workloads", "warmups"): ("workloads/d/warmups", 1),
+    ("Workloads", "repeats"): ("workloads/d/repeats", 5),
+    ("Workloads", "minutes"): ("workloads/d/minutes", 5),
+    ("Workloads", "label"): ("workloads/d/label", "D"),
+    ("Workloads", "models"): ("workloads/d/models", ["m"]),
+    ("Workloads", "gpus"): ("workloads/d/gpus", ["here"]),
+    ("Workloads", "tp"): ("workloads/d/tp", [1]),
+    ("Workloads", "variants"): ("workloads/d/variants", ["default"]),
+    ("Workloads", "allreduce_backends"): ("workloads/d/allreduce_backends", ["auto"]),
+    ("Workloads", "runs"): ("workloads/d/runs", 1),
+    ("Engine", "max_model_len"): ("workloads/d/engine", {"max_model_len": 4096}),
+    ("Engine", "max_num_seqs"): ("workloads/d/engine", {"max_num_seqs": 64}),
+    ("Engine", "max_num_batched_tokens"): ("workloads/d/engine", {"max_num_batched_tokens": 4096}),
+    ("Engine", "gpu_memory_utilization"): ("workloads/d/engine", {"gpu_memory_utilization": 0.8}),
+    ("Static batches", "profiler"): ("workloads/c/profiler", "nsys"),
+    ("SLO", "ttft_ms"): ("workloads/s/slo", {"ttft_ms": 100}),
+    ("SLO", "tpot_ms"): ("workloads/s/slo", {"tpot_ms": 100}),
+    ("SLO", "e2e_ms"): ("workloads/s/slo", {"e2e_ms": 100}),
+}
+
+
+def ids(path: str = "", value: object = None) -> set[str]:
+    """Ids of the cells of SWEEP, with the key at ``path`` set to ``value``."""
+    data = copy.deepcopy(SWEEP)
+    if path:
+        *parents, last = path.split("/")
+        place = data
+        for key in parents:
+            place = place[key]
+        place[last] = value
+    site = load_site(ROOT / "cluster/local/site.yaml")
+    return {item.cell.cell_id for item in expand(load_config(data, ROOT), site)}
+
+
+@pytest.mark.parametrize("place", CHANGES, ids="/".join)
+def test_what_changes_an_id_is_said(place: tuple[str, str]) -> None:
+    section, key = place
+    (text,) = re.findall(rf"^#+ {section}$(.*?)(?=^#|\Z)", page("config.md"), re.M | re.S)
+    (line,) = re.findall(rf"^\| `{key}` \|(.*)\|$", text, re.M)
+    says = line.rsplit("|", 1)[1].strip()
+    assert says in ("yes", "no")
+    assert (ids(*CHANGES[place]) != ids()) == (says == "yes")
 
 
 def default_text(field: FieldInfo) -> str:
