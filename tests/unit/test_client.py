@@ -209,7 +209,11 @@ def test_a_signal_ends_the_cell_with_its_reason(
     session: Session, number: signal.Signals, reason: str | None, type_: str
 ) -> None:
     released = threading.Event()
-    session.serve(lambda _: released.wait(LIMIT_S) and None)
+
+    def measure_on(_: socket.socket) -> None:
+        released.wait(LIMIT_S)
+
+    session.serve(measure_on)
     client = subprocess.Popen(
         session.command(), env=session.environment, stderr=subprocess.PIPE, text=True
     )
@@ -217,11 +221,37 @@ def test_a_signal_ends_the_cell_with_its_reason(
     if reason:
         (session.folder / "cell_end_reason").write_text(f"{reason}\n", "utf-8")
     client.send_signal(number)
-    client.send_signal(number)  # a second one must not keep the failure from being recorded
     stderr = client.communicate(timeout=LIMIT_S)[1]
     released.set()
     assert (client.returncode, stderr) == (1, f"{type_}: ended by {number.name}\n")
     assert session.failure.type == type_
+
+
+def test_a_second_signal_changes_nothing(session: Session) -> None:
+    log = session.results / "logs" / "cell.log"
+    log.parent.mkdir(parents=True)
+    os.mkfifo(log)  # holds the client at its last step, until somebody reads
+    released = threading.Event()
+
+    def measure_on(_: socket.socket) -> None:
+        released.wait(LIMIT_S)
+
+    session.serve(measure_on)
+    client = subprocess.Popen(
+        session.command(), env=session.environment, stderr=subprocess.PIPE, text=True
+    )
+    assert session.got_request.wait(LIMIT_S) and client.stderr
+    client.send_signal(signal.SIGTERM)
+    assert client.stderr.readline() == "preempted: ended by SIGTERM\n"
+    client.send_signal(signal.SIGTERM)
+    client.send_signal(signal.SIGINT)
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)  # blocking, a dead client would hang us
+    with os.fdopen(reader, "rb") as told:
+        assert client.wait(LIMIT_S) == 1
+        assert client.stderr.read() == ""
+        assert told.read().startswith(b"preempted: ")
+    assert session.failure.type == "preempted"
+    released.set()
 
 
 def test_a_failure_that_cannot_be_recorded_is_told_of(session: Session) -> None:

@@ -170,7 +170,8 @@ def test_a_prefill_faster_than_the_arithmetic_is_refused() -> None:
 
 @pytest.mark.parametrize("part", ["repeats", "repeats_out1"])
 def test_wrong_lengths_are_refused_in_both_parts(part: str) -> None:
-    found = dataclasses.replace(measured(), **{part: [repeat(0.1, 0.01, 4)] * REPEATS})
+    wrong: dict[str, Any] = {part: [repeat(0.1, 0.01, 4)] * REPEATS}
+    found = dataclasses.replace(measured(), **wrong)
     (reason,) = refused(found=found)
     assert "6 of 6 requests gave another number of tokens" in reason
 

@@ -32,9 +32,9 @@ def test_a_file_has_types_and_meanings_and_no_dead_weight(tmp_path: Path) -> Non
     schema = pq.read_schema(tmp_path / "x.parquet")
     assert schema.equals(row.SCHEMA)
     assert all(field.metadata[b"doc"] for field in schema)
-    column = pq.read_metadata(tmp_path / "x.parquet").row_group(0).column(0)
-    assert (column.compression, column.statistics) == ("SNAPPY", None)
-    assert not column.has_dictionary_page
+    column = pq.read_metadata(tmp_path / "x.parquet").row_group(0).column(0).to_dict()
+    assert (column["compression"], column["is_stats_set"]) == ("SNAPPY", False)
+    assert not column["has_dictionary_page"]
 
 
 def test_pandas_reads_the_folder_past_temporary_files(tmp_path: Path) -> None:
