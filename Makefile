@@ -36,15 +36,17 @@ format: install  ## put every file in its canonical form
 	$(BIN)/snakefmt Snakefile workflow/rules
 
 # BARE=1: with what this host's python3 already has (a host that reaches no package registry).
+# The smoke test takes whatever vLLM is there, and asks for just that one.
 ifdef BARE
 gpu-smoke: export PYTHONPATH := $(CURDIR)/workflow:$(CURDIR)/$(PLUGIN)/src:$(PYTHONPATH)
-gpu-smoke: SNAKEMAKE := python3 -m snakemake
+gpu-smoke: PY := python3
 else
 gpu-smoke: install
-gpu-smoke: SNAKEMAKE := $(BIN)/snakemake
+gpu-smoke: PY := $(BIN)/python
 endif
 gpu-smoke:  ## 8B, TP 1 and 2, two latency cells each, on a host with two GPUs
-	$(SNAKEMAKE) --profile cluster/gpu-host
+	$(PY) -m snakemake --profile cluster/gpu-host --config site=cluster/gpu-host/site.yaml \
+	  vllm_version="$$($(PY) -c 'import importlib.metadata as m; print(m.version("vllm"))')"
 	@echo; cat results/smoke/tables/tp_comparison.md
 
 clean:  ## remove .venv and Snakemake's state; results stay

@@ -59,6 +59,7 @@ class Engine:
     is how many the engine holds. ``args`` are vLLM's engine arguments, all pinned limits included
     (``max_model_len``, ``max_num_seqs``, ``max_num_batched_tokens``, ...). ``mode`` is
     ``offline``, ``server`` or ``nsys``; ``run`` is the replicate: another run is another start.
+    ``environment`` is what the site sets for every engine (NCCL's switches, say).
     """
 
     site: str
@@ -74,6 +75,7 @@ class Engine:
     args: dict[str, Any]
     mode: str
     run: int
+    environment: dict[str, str] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """The fields that can change a number, as plain JSON values."""

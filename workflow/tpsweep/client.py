@@ -83,8 +83,11 @@ def main(workload: str, arguments: list[str] | None = None) -> int:
         session, log = (os.environ.get(name, "-") for name in ("SESSION_ID", "SESSION_LOG"))
         telling = failure.telling_lines if failure else []
         lines = [said, f"session {session}, log {log}", *telling]
-        options.log.parent.mkdir(parents=True, exist_ok=True)
-        options.log.write_text("\n".join(lines) + "\n", "utf-8")
+        try:
+            options.log.parent.mkdir(parents=True, exist_ok=True)
+            options.log.write_text("\n".join(lines) + "\n", "utf-8")
+        except OSError as error:  # the row or the failure record counts, not this
+            print(f"--log: {options.log}: {error.strerror}", file=sys.stderr)
     return 1 if failure else 0
 
 

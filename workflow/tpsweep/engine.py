@@ -66,12 +66,13 @@ class Daemon:
         os.environ.update(environment)
         self._check_version()
         self.sampler, infos, link, note = self._gpu_group(folder)
-        self.offline = OfflineEngine(engine)
+        arguments = vllm_api.llm_arguments(engine)
+        self.offline = OfflineEngine(arguments)
         self.record = EngineRecord(
             engine_id=uuid.uuid4().hex[:12],
             start_s=time.time() - psutil.Process().create_time(),
             log_facts=vllm_api.log_facts(log_since(log, log_begin), engine.tp),
-            arguments=vllm_api.llm_arguments(engine),
+            arguments=arguments,
             environment=environment,
             software=provenance.software(),
             host=provenance.host(os.environ),
@@ -124,7 +125,7 @@ class Daemon:
         try:
             measured = latency.measure(cell, self.offline.generate, self.offline.vocabulary)
         except EngineDiedError as error:
-            return Answer(False, classify("crash", str(error)), str(error))
+            return Answer(False, "crash", str(error))
         except ValueError as error:  # vLLM's own refusal of a request: the engine lives on
             return Answer(False, "invalid", str(error))
         ended = time.monotonic()
@@ -166,9 +167,9 @@ class Daemon:
     def _engine_died(self, what: str) -> None:
         """Called in the guard's thread: vLLM may wait for ever, so nobody else may answer."""
         self._ready.unlink(missing_ok=True)  # the session's runner starts another engine
-        client, log = self._client, log_since(os.environ.get("SESSION_LOG", ""))
+        client = self._client
         if client is not None:
-            _answer(client, Answer(False, classify("crash", log), what))
+            _answer(client, Answer(False, "crash", what))
         print(what, file=sys.stderr, flush=True)
         os._exit(1)
 

@@ -108,6 +108,7 @@ def _engines(entry: WorkloadEntry, config: Config, site: Site) -> Iterator[Engin
                 args={**entry.engine.model_dump(), **settings.variants[variant]},
                 mode=_mode(entry, card),
                 run=run,
+                environment=dict(site.environment),
             )
 
 

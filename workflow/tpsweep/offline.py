@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from tpsweep import vllm_api
-from tpsweep.cell import Engine
 from tpsweep.latency import Finished, Repeat
-from tpsweep.models import Shape
+from tpsweep.models import Shape, UnknownShapeError
 
 
 class EngineDiedError(RuntimeError):
@@ -17,17 +17,21 @@ class EngineDiedError(RuntimeError):
 
 
 class OfflineEngine:
-    """One loaded engine. ``shape`` is read from the configuration that vLLM really loaded."""
+    """One loaded engine, from the arguments of ``vllm.LLM``.
 
-    def __init__(self, engine: Engine) -> None:
+    ``shape`` is read from the configuration that vLLM really loaded; None for an architecture whose
+    parameters we cannot count.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
         from vllm import LLM
 
-        self._llm: Any = LLM(**vllm_api.llm_arguments(engine))
+        self.llm: Any = LLM(**arguments)
         self.alive = True
-        config = self._llm.llm_engine.vllm_config
+        config = self.llm.llm_engine.vllm_config
         self.tp = int(config.parallel_config.tensor_parallel_size)
         hf_config = config.model_config.hf_config
-        self.shape = Shape.from_config(hf_config.to_dict())
+        self.shape = shape_of(hf_config.to_dict())
         self.vocabulary = int(hf_config.vocab_size)
 
     def generate(self, prompts: list[list[int]], output_len: int) -> Repeat:
@@ -46,7 +50,7 @@ class OfflineEngine:
         batch = [TokensPrompt(prompt_token_ids=ids) for ids in prompts]
         begin = time.perf_counter()
         try:
-            outputs = self._llm.generate(batch, sampling, use_tqdm=False)
+            outputs = self.llm.generate(batch, sampling, use_tqdm=False)
         except (EngineDeadError, EngineGenerateError) as error:
             self.alive = False
             raise EngineDiedError(f"vLLM's engine died: {error}") from error
@@ -56,7 +60,15 @@ class OfflineEngine:
     def close(self) -> None:
         """End vLLM's processes; what they leave behind is ended by the session's runner."""
         with contextlib.suppress(OSError, RuntimeError):
-            self._llm.llm_engine.engine_core.shutdown()
+            self.llm.llm_engine.engine_core.shutdown()
+
+
+def shape_of(config: dict[str, Any]) -> Shape | None:
+    """The shape in a model's configuration; None for an architecture that we do not know."""
+    try:
+        return Shape.from_config(config)
+    except UnknownShapeError:
+        return None
 
 
 def _finished(output: Any) -> Finished:

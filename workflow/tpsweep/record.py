@@ -37,7 +37,7 @@ class EngineRecord:
     gpus: list[GpuInfo] = field(repr=False)
     gpu_link: str | None
     gpu_note: str | None
-    shape: Shape
+    shape: Shape | None
     tp_ran: int
 
 
@@ -104,7 +104,9 @@ def refusals(
 
 def _idle_gpus(engine: EngineRecord, cell: Cell, windows: Sequence[GpuWindow | None]) -> list[str]:
     """Every GPU of the group must have worked and held its share of the weights."""
-    share = engine.shape.weight_bytes(cell.engine.model.dtype) / cell.engine.tp
+    # Of an unknown architecture we cannot say how much a share of it is.
+    weights = engine.shape.weight_bytes(cell.engine.model.dtype) if engine.shape else 0
+    share = weights / cell.engine.tp
     reasons = []
     for info, window in zip(engine.gpus, windows, strict=True):
         if window is None:
@@ -188,7 +190,9 @@ def _provenance(
     }
 
 
-def _floors(cell: Cell, shape: Shape, tpot_ms: float | None, prefill_ms: float) -> dict[str, Any]:
+def _floors(
+    cell: Cell, shape: Shape | None, tpot_ms: float | None, prefill_ms: float
+) -> dict[str, Any]:
     floors = floors_of(cell, shape)
 
     def ratio(measured: float | None, floor: float | None) -> float | None:

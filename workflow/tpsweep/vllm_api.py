@@ -155,7 +155,9 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
         if engine.args.get("enforce_eager"):
             # vLLM's sampler would still be compiled, which asks for a C++ compiler.
             env["TORCHDYNAMO_DISABLE"] = "1"
-    return env
+    # The site's word is the last: what it switches off may be dangerous on its nodes. A backend
+    # that cannot run then is refused by what the log says ran.
+    return env | engine.environment
 
 
 def llm_arguments(engine: Engine) -> dict[str, Any]:
