@@ -47,11 +47,27 @@ def read(path: Path, first_rank: int = 0) -> list[RankEvents]:
         annotations = _annotations(connection, columns)
     used, events[:, 6] = np.unique(events[:, 6], return_inverse=True)
     texts = [names.get(int(identifier), f"string {identifier}") for identifier in used]
-    ranks = np.unique(events[:, [2, 5]], axis=0)
+    contexts = _contexts(events)
     return [
-        _rank(path, rank, events[(events[:, [2, 5]] == key).all(axis=1)], texts, annotations)
-        for rank, key in enumerate(ranks, first_rank)
+        _rank(
+            path,
+            rank,
+            events[(events[:, 2] == device) & (events[:, 5] == process)],
+            texts,
+            annotations,
+        )
+        for rank, (device, process) in enumerate(contexts, first_rank)
     ]
+
+
+def _contexts(events: Ints) -> list[tuple[int, int]]:
+    """(device, process) of all events, sorted."""
+    processes = np.unique(events[:, 5]).tolist()
+    return sorted(
+        (device, process)
+        for process in processes
+        for device in np.unique(events[events[:, 5] == process, 2]).tolist()
+    )
 
 
 def _rank(
