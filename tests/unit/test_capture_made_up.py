@@ -14,7 +14,6 @@ from tpsweep.capture.kernels import classify, table
 CUSTOM = "void vllm::cross_device_reduce_1stage<__nv_bfloat16, (int)2>(vllm::RankData *)"
 GATHER = "ncclDevKernel_AllGather_RING_LL(ncclDevKernelArgsStorage<(unsigned long)4096>)"
 GEMM = "nvjet_sm90_tst_64x8_64x16_4x1_v_bz_TNT"
-COPY = "Memcpy DtoD"
 TRTLLM = "void flashinfer::trtllm_allreduce_fusion::allreduce_fusion_kernel_"
 PATTERN = "(flashinfer::trtllm_allreduce_fusion::AllReduceFusionPattern)"
 MNNVL = "void flashinfer::trtllm_mnnvl_allreduce::"
@@ -138,15 +137,17 @@ class MadeUp:
             base.executemany(
                 "INSERT INTO StringIds VALUES (?, ?)", [(i, n) for n, i in names.items()]
             )
-            for index, (rank, start, end, name) in enumerate(self.rows):
+            numbers = [0] * (self.ranks + 1)  # each process counts its own correlation ids
+            for rank, start, end, name in self.rows:
                 shift, process = rank * self.clock_offset, rank + 1 << 24
+                numbers[rank] += 1
                 base.execute(
                     "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES (?, ?, ?, 7, ?, ?, ?)",
-                    (start + shift, end + shift, rank, index, process, names[name]),
+                    (start + shift, end + shift, rank, numbers[rank], process, names[name]),
                 )
                 base.execute(
                     "INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME VALUES (?, ?, ?)",
-                    (start + shift, process + 5, index),
+                    (start + shift, process + 5, numbers[rank]),
                 )
             base.executemany(
                 "INSERT INTO NVTX_EVENTS VALUES (?, ?, ?)",
@@ -410,3 +411,34 @@ def test_collectives_after_the_last_step_are_left_out_and_said(tmp_path: Path) -
     made.collective(CUSTOM, 4_000)
     report = analysed(made, tmp_path, tp=2)
     assert report.ok and "2 collectives after the last whole step" in report.warnings[0]
+
+
+def test_steps_by_annotation_where_gathers_are_not_one_per_step(tmp_path: Path) -> None:
+    """Two small all-gathers per step, collectives before the first step, unequal clocks."""
+    made = MadeUp(clock_offset=77_000_000)
+    made.collective(CUSTOM, 9_000)
+    for _ in range(4):
+        made.announce()
+        made.run(GEMM, 10_000, 12_000)
+        made.collective(CUSTOM, 4_000)
+        made.collective(GATHER, 2_000)
+        made.collective(GATHER, 3_000)
+    report = analysed(made, tmp_path)
+    decode = report.phases["decode"]
+    assert report.ok and decode.steps == 4
+    assert (decode.all_reduce_per_step, decode.all_gather_per_step) == (1, 2)
+    assert decode.transfer_us and decode.transfer_us["p10"] == decode.transfer_us["p99"] == 4.0
+    assert decode.all_gather_ms_per_step == pytest.approx(5e-3)
+    assert decode.wait_ms_per_step == pytest.approx({"0": 2e-3, "1": 0.0})
+
+
+def test_what_encloses_a_known_collective_is_no_candidate(tmp_path: Path) -> None:
+    made = MadeUp()
+    for _ in range(2):
+        made.announce()
+        begin = list(made.now)
+        made.run(GEMM, 1_000)
+        made.collective(CUSTOM, 4_000)
+        made.rows += [(r, begin[r], made.now[r], "vllm::all_reduce wrapper") for r in (0, 1)]
+        made.collective(GATHER, 2_000)
+    assert analysed(made, tmp_path).unknown == []

@@ -1,5 +1,6 @@
 """Pure parts of the analysis: covered time, annotations, sidecars, bandwidth."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tpsweep.capture.attribution import Covered, shares_clock
 from tpsweep.capture.bandwidth import bandwidth
-from tpsweep.capture.events import parse_annotation
+from tpsweep.capture.collectives import find
+from tpsweep.capture.events import Annotation, RankEvents, parse_annotation
+from tpsweep.capture.kernels import classify
 from tpsweep.capture.nsys import look_up
 from tpsweep.capture.sidecar import Sidecar, place
+from tpsweep.capture.steps import cut
 
 INTERVALS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=12)
 
@@ -34,10 +38,14 @@ def test_covered_time_is_that_of_counting_every_nanosecond(
         ("execute_context_1(256)_generation_0(0)", "prefill", 256),
         ("execute_context_0(0)_generation_8(8)", "decode", 8),
         ("execute_context_2(30)_generation_3(3)", "mixed", 33),
-        ("execute_context_1(sq16sk16)_generation_0(0)", "prefill", None),
+        (
+            "execute_18_context_1(sq16sk48sqsq256sqsk768)_generation_2(sq2sk90sqsq2sqsk90)",
+            "mixed",
+            18,
+        ),
     ],
 )
-def test_annotation(text: str, phase: str, tokens: int | None) -> None:
+def test_annotation(text: str, phase: str, tokens: int) -> None:
     found = parse_annotation(5, text)
     assert found and (found.start, found.phase, found.tokens) == (5, phase, tokens)
 
@@ -91,3 +99,42 @@ def test_a_clock_is_shared_if_ends_lie_close() -> None:
     assert shares_clock(np.array([[10, 20, 30], [10, 21, 30]]), transfer)
     assert not shares_clock(np.array([[10, 20, 30], [60, 70, 80]]), transfer)
     assert not shares_clock(np.array([[10, 20, 30]]), transfer)
+
+
+def events(*rows: tuple[str, int, int, int]) -> RankEvents:
+    """A made-up rank of (name, start, end, stream)."""
+    names = list(dict.fromkeys(row[0] for row in rows))
+    start, end, stream = (np.array([row[i] for row in rows], dtype=np.int64) for i in (1, 2, 3))
+    name = np.array([names.index(row[0]) for row in rows], dtype=np.int64)
+    return RankEvents(0, "synthetic", names, name, start, end, stream, [], lambda: start)
+
+
+def test_a_copy_belongs_to_one_collective_of_its_stream() -> None:
+    """One copy between two collectives: the result of the first, no input of the second. A copy
+    on another stream, though nearest in time, belongs to none."""
+    one = events(
+        ("one_shot_all_reduce_kernel", 0, 10, 7),
+        ("Memcpy DtoD (Device -> Device)", 10, 13, 7),
+        ("one_shot_all_reduce_kernel", 13, 23, 7),
+        ("gemm", 23, 30, 7),
+        ("Memcpy DtoD", 23, 25, 5),
+        ("one_shot_all_reduce_kernel", 30, 40, 7),
+    )
+    found = find(one, classify(one.names))
+    assert found.busy.tolist() == [13, 10, 10] and found.kernels.tolist() == [2, 1, 1]
+    assert found.first.tolist() == [0, 13, 30] and found.last.tolist() == [13, 23, 40]
+    assert found.member.tolist() == [True, True, True, False, False, True]
+    other = events(("Memcpy DtoD", 0, 5, 6), ("cross_device_reduce_1stage", 6, 9, 7))
+    assert find(other, classify(other.names)).busy.tolist() == [3]
+
+
+def test_a_copy_that_runs_ahead_begins_no_step() -> None:
+    """The next step's input copy, on a stream of its own, runs beside this step's last kernel."""
+    rank = events(
+        ("gemm", 10, 20, 7), ("gemm", 20, 40, 7), ("Memcpy HtoD", 25, 26, 5), ("gemm", 40, 50, 7)
+    )
+    launched = np.array([1, 2, 22, 23])
+    annotations = [Annotation(0, 0, 1, 1), Annotation(21, 0, 1, 1)]
+    rank = replace(rank, annotations=annotations, launched=lambda: launched)
+    found = cut([rank], [find(rank, classify(rank.names))], Sidecar())
+    assert found.start.tolist() == [[10, 40]] and found.end.tolist() == [[40, 50]]

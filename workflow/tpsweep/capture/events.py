@@ -22,13 +22,13 @@ class CaptureError(ValueError):
 class Annotation:
     """One ``execute_context_R(T)_generation_R(T)`` range: host time in ns, requests, tokens.
 
-    ``tokens`` is None where the text gives none (vLLM's detailed annotations).
+    ``tokens`` are those scheduled: a CUDA graph may compute more, padded to a captured size.
     """
 
     start: int
     context_requests: int
     generation_requests: int
-    tokens: int | None
+    tokens: int
 
     @property
     def phase(self) -> str:
@@ -39,20 +39,21 @@ class Annotation:
 
 
 _ANNOTATION = re.compile(
-    r"execute_context_(?P<c>\d+)\((?P<ct>[^)]*)\)_generation_(?P<g>\d+)\((?P<gt>[^)]*)\)"
+    r"execute_(?:\d+_)?context_(?P<c>\d+)\((?:sq)?(?P<ct>\d+)[^)]*\)"
+    r"_generation_(?P<g>\d+)\((?:sq)?(?P<gt>\d+)[^)]*\)"
 )
 
 
 def parse_annotation(start: int, text: str) -> Annotation | None:
     """The step that ``text`` announces; None for other texts and for steps without a request.
 
-    vLLM >= 0.25, ``v1/worker/gpu_worker.py`` (annotate_profile).
+    vLLM >= 0.25, ``v1/worker/gpu_worker.py`` (annotate_profile); with
+    ``detailed_trace_annotation`` (>= 0.28) it is ``execute_T_context_R(sqTsk...)_...``.
     """
     match = _ANNOTATION.fullmatch(text)
     if not match or not int(match["c"]) + int(match["g"]):
         return None
-    counts = (match["ct"], match["gt"])
-    tokens = sum(map(int, counts)) if all(count.isdecimal() for count in counts) else None
+    tokens = int(match["ct"]) + int(match["gt"])
     return Annotation(start, int(match["c"]), int(match["g"]), tokens)
 
 

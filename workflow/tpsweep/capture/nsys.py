@@ -187,7 +187,7 @@ def _annotations(
         text, join = "coalesce(n.text, s.value)", "LEFT JOIN StringIds s ON s.id = n.textId"
     query = (
         f"SELECT n.start, {text} AS words, n.globalTid FROM NVTX_EVENTS n {join} "
-        "WHERE words LIKE 'execute_context_%' ORDER BY n.start"
+        "WHERE words LIKE 'execute_%context_%' ORDER BY n.start"
     )
     found: dict[int, list[Annotation]] = {}
     for start, words, thread in connection.execute(query):

@@ -59,9 +59,14 @@ def cut(ranks: Sequence[RankEvents], found: Sequence[Collectives], sidecar: Side
 
 
 def _first_launches(rank: RankEvents) -> Ints:
-    """GPU start of the first event launched after each annotation began, shape (steps,)."""
+    """GPU start of the first event launched after each annotation began, shape (steps,).
+
+    Only of the busiest stream: a copy on another one may run ahead, beside the step before.
+    """
     launched = rank.launched()
-    order = np.argsort(launched, kind="stable")
+    _, place, count = np.unique(rank.stream, return_inverse=True, return_counts=True)
+    main = np.flatnonzero(place == count.argmax())
+    order = main[np.argsort(launched[main], kind="stable")]
     begins = np.array([annotation.start for annotation in rank.annotations])
     place = np.searchsorted(launched[order], begins)
     if (place >= len(order)).any():
@@ -69,9 +74,8 @@ def _first_launches(rank: RankEvents) -> Ints:
             f"{rank.source}: rank {rank.rank}: the last annotated step launched no kernel that "
             "the capture holds; stop the profiler after the last request, trace the runtime API"
         )
-    # Kernels of one graph launch share one launch time: the earliest on the GPU is the first.
-    starts = np.minimum.accumulate(rank.start[order][::-1])[::-1]
-    return starts[place]
+    # Kernels of one graph share one launch: in the stable order the first on the GPU leads.
+    return rank.start[order][place]
 
 
 def _why_not(ranks: Sequence[RankEvents], gathers: Sequence[Ints]) -> str:
