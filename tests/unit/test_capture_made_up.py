@@ -1,81 +1,24 @@
 """The analysis on made-up captures (labelled SYNTHETIC in the file), whose truth is known."""
 
 import json
-import re
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from tpsweep.capture import CaptureError, CommReport, analyse
-from tpsweep.capture.kernels import classify, table
 
 CUSTOM = "void vllm::cross_device_reduce_1stage<__nv_bfloat16, (int)2>(vllm::RankData *)"
 GATHER = "ncclDevKernel_AllGather_RING_LL(ncclDevKernelArgsStorage<(unsigned long)4096>)"
 GEMM = "nvjet_sm90_tst_64x8_64x16_4x1_v_bz_TNT"
-TRTLLM = "void flashinfer::trtllm_allreduce_fusion::allreduce_fusion_kernel_"
-PATTERN = "(flashinfer::trtllm_allreduce_fusion::AllReduceFusionPattern)"
 MNNVL = "void flashinfer::trtllm_mnnvl_allreduce::"
 
-# Kernel -> collective, backend, algorithm, fused, lower bound.
-NAMES = {
-    CUSTOM: ("all_reduce", "custom", "one_shot", False, False),
-    "vllm::cross_device_reduce_2stage<half, 4>": (
-        "all_reduce", "custom", "two_shot", False, False),
-    "vllm::cross_device_all_gather<2>": ("all_gather", "custom", None, False, True),
-    "vllm::mnnvl_lamport_all_gather_kernel": ("all_gather", "custom", None, False, True),
-    "vllm::cross_device_reduce_scatter<2>": ("reduce_scatter", "custom", None, False, True),
-    "vllm::mnnvl_multimem_x": ("other", "custom", None, False, True),
-    f"{TRTLLM}oneshot_lamport<{PATTERN}0, __nv_bfloat16, 2, true>": (
-        "all_reduce", "flashinfer", "one_shot", False, True),
-    f"{TRTLLM}oneshot_lamport<{PATTERN}1, __nv_bfloat16, 2, true>": (
-        "all_reduce", "flashinfer", "one_shot", True, True),
-    f"{TRTLLM}twoshot_sync<{PATTERN}0, __nv_bfloat16, 2>": (
-        "all_reduce", "flashinfer", "two_shot", False, False),
-    f"{TRTLLM}twoshot_sync<{PATTERN}1, __nv_bfloat16, 2>": (
-        "all_reduce", "flashinfer", "two_shot", True, False),
-    f"{MNNVL}oneshotAllreduceFusionKernel<(unsigned char)2, __nv_bfloat16, true>": (
-        "all_reduce", "flashinfer", "one_shot", True, True),
-    f"{MNNVL}twoshotAllreduceKernel<(unsigned char)2, __nv_bfloat16, true>": (
-        "all_reduce", "flashinfer", "two_shot", True, True),
-    f"{MNNVL}rmsNormLamport<__nv_bfloat16>": ("norm_half", "flashinfer", None, True, True),
-    "lamport_style_one_shot_all_reduce_norm_kernel<8>": (
-        "all_reduce", "flashinfer", "one_shot", True, True),
-    "one_shot_prenorm_all_reduce_norm_kernel<half, 8>": (
-        "all_reduce", "flashinfer", "one_shot", True, False),
-    "moereduce_allreduce_fusion_kernel_oneshot_lamport": (
-        "all_reduce", "flashinfer", None, True, True),
-    "oneShotAllReduceKernel<half, 2>": ("all_reduce", "flashinfer", "one_shot", False, False),
-    "twoShotAllReduceKernel<half, 2>": ("all_reduce", "flashinfer", "two_shot", False, False),
-    "multimem_all_reduce_kernel<c10::BFloat16, 16>": (
-        "all_reduce", "symm_mem", "multimem", False, False),
-    "multimem_one_shot_all_reduce_kernel<float, 16>": (
-        "all_reduce", "symm_mem", "multimem", False, False),
-    "multimem_all_gather_kernel<16>": ("all_gather", "symm_mem", "multimem", False, False),
-    "one_shot_all_reduce_kernel<float, 16, 2, true>": (
-        "all_reduce", "symm_mem", "one_shot", False, False),
-    "two_shot_all_reduce_kernel_inplace<float, 16, 2>": (
-        "all_reduce", "symm_mem", "two_shot", False, False),
-    "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)": (
-        "all_reduce", "nccl", "ring", False, False),
-    "ncclDevKernel_AllReduce_Sum_bf16_TREE_LL(x)": ("all_reduce", "nccl", None, False, False),
-    "ncclKernel_AllReduce_RING_LL_Sum_half(ncclWork)": (
-        "all_reduce", "nccl", "ring", False, False),
-    GATHER: ("all_gather", "nccl", None, False, False),
-    "ncclDevKernel_ReduceScatter_Sum_bf16_RING_LL(x)": (
-        "reduce_scatter", "nccl", None, False, False),
-    "ncclDevKernel_SendRecv(x)": ("other", "nccl", None, False, False),
-    "ncclSymkDevKernel_AllReduce_RSxLD_AGxST_sum_bf16": (
-        "all_reduce", "nccl_symm_mem", None, False, False),
-    "ncclSymkDevKernel_AllGather_LL": ("all_gather", "nccl_symm_mem", None, False, False),
-    "ncclSymkDevKernel_ReduceScatter_LL": ("reduce_scatter", "nccl_symm_mem", None, False, False),
-    "quickreduce::allreduce_prototype_twoshot<x>": (
-        "all_reduce", "quick_reduce", "two_shot", True, False),
-    "minimax_reduce_qk_rms_kernel_lamport<8>": ("all_reduce", "minimax", None, True, True),
-    "_C::shm_allreduce": ("all_reduce", "cpu_shm", None, False, False),
-    "_C::shm_all_gather": ("all_gather", "cpu_shm", None, False, False),
-}  # fmt: skip
+NAMES: dict[str, list[Any]] = yaml.safe_load(
+    (Path(__file__).parents[1] / "data/kernel_names.yaml").read_text("utf-8")
+)
 
 
 @dataclass
@@ -165,35 +108,6 @@ class MadeUp:
 
 def analysed(made: MadeUp, folder: Path, tp: int | None = None) -> CommReport:
     return analyse([made.write(folder / "made-up.sqlite", tp)])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_name_has_its_class(name: str) -> None:
-    row = table().rows[classify([name]).row[0]]
-    found = (row.collective, row.backend, row.algorithm, row.fused, row.lower_bound)
-    assert found == NAMES[name]
-
-
-def test_no_row_of_the_table_goes_untested() -> None:
-    used = set(classify(list(NAMES)).row.tolist())
-    assert used == set(range(len(table().rows)))
-    assert all(row.source and row.versions and re.compile(row.pattern) for row in table().rows)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "void vllm::rms_norm_kernel<c10::BFloat16>",
-        "void vllm::fused_add_rms_norm_kernel<c10::BFloat16, 8>",
-        "triton_red_fused_fused_add_rms_norm_0",
-        "void cublasLt::splitKreduce_kernel<(int)32>",
-        "void vllm::beam::oneshot<int>",
-        GEMM,
-    ],
-)
-def test_no_communication_and_no_candidate(name: str) -> None:
-    classes = classify([name])
-    assert classes.row[0] == -1 and not classes.unknown[0]
 
 
 REDUCES = [

@@ -2,7 +2,8 @@
 
 A collective's kernel spins until its last peer arrives: what all ranks pay is the shortest
 duration of the k-th collective over the ranks (the transfer), the rest of a rank's own duration
-is its wait. Ranks are matched by order within the step, so that their clocks need not agree.
+is its wait. Ranks are matched by order within the step, so that their clocks need not agree. The
+minimum leans low: the more ranks, the shorter the shortest of their noisy durations.
 """
 
 from __future__ import annotations
