@@ -1,0 +1,188 @@
+"""Captures that cannot be analysed: one line that says what is wrong and what mends it."""
+
+import gzip
+import json
+import lzma
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tpsweep.capture.command import run
+
+DATA = Path(__file__).parents[1] / "data/captures"
+TRACE = DATA / "llama8b-tp2-bs1-h200x2.rank0.pt.trace.json.gz"
+SQLITE = lzma.decompress((DATA / "llama8b-tp2-bs1-h200x2.sqlite.xz").read_bytes())
+KERNELS = "CUPTI_ACTIVITY_KIND_KERNEL"
+
+
+def changed(path: Path, *statements: str) -> None:
+    path.write_bytes(SQLITE)
+    with closing(sqlite3.connect(path)) as base, base:
+        for statement in statements:
+            base.execute(statement)
+
+
+def empty_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as base, base:
+        base.execute("CREATE TABLE x (y)")
+        base.execute("DROP TABLE x")
+
+
+def nothing_but(path: Path, trace: str) -> None:
+    path.write_text(trace)
+
+
+Maker = Callable[[Path], object]
+
+CASES: dict[str, tuple[str, Maker, tuple[str, ...]]] = {
+    "truncated": (
+        "a.sqlite",
+        lambda path: path.write_bytes(SQLITE[: len(SQLITE) // 2]),
+        ("not a whole SQLite export", "nsys export --type sqlite"),
+    ),
+    "empty file": ("a.sqlite", lambda path: path.write_bytes(b""), ("an empty file",)),
+    "empty database": ("a.sqlite", empty_database, ("an empty database", "nsys export")),
+    "no kernel": (
+        "a.sqlite",
+        lambda path: changed(path, f"DELETE FROM {KERNELS}"),
+        ("no GPU kernels", "--capture-range=cudaProfilerApi", "--trace-fork-before-exec=true"),
+    ),
+    "no table of kernels": (
+        "a.sqlite",
+        lambda path: changed(path, f"DROP TABLE {KERNELS}"),
+        ("no GPU kernels", "--trace=cuda,nvtx"),
+    ),
+    "whole graphs": (
+        "a.sqlite",
+        lambda path: changed(
+            path,
+            "CREATE TABLE CUPTI_ACTIVITY_KIND_GRAPH_TRACE (start, end)",
+            "INSERT INTO CUPTI_ACTIVITY_KIND_GRAPH_TRACE VALUES (1, 2)",
+        ),
+        ("CUDA graphs are traced as a whole", "--cuda-graph-trace=node"),
+    ),
+    "other schema": (
+        "a.sqlite",
+        lambda path: changed(path, f"ALTER TABLE {KERNELS} RENAME COLUMN demangledName TO label"),
+        ("schema 3.20.3 lacks", "demangledName", "export the .nsys-rep again"),
+    ),
+    "one rank of two, nsys": (
+        "a.sqlite",
+        lambda path: changed(path, f"DELETE FROM {KERNELS} WHERE deviceId = 1"),
+        ("1 of at least 2 ranks", "--trace-fork-before-exec=true"),
+    ),
+    "one rank of two, torch": (
+        TRACE.name,
+        lambda path: path.write_bytes(TRACE.read_bytes()),
+        ("1 of 2 ranks", "give the traces of all ranks"),
+    ),
+    "gzip cut short": (
+        "a.pt.trace.json.gz",
+        lambda path: path.write_bytes(TRACE.read_bytes()[:200_000]),
+        ("cut short", "stop_profile()"),
+    ),
+    "gzip damaged": (
+        "a.pt.trace.json.gz",
+        lambda path: path.write_bytes(TRACE.read_bytes()[:100_000] + bytes(1000)),
+        ("the gzip file is cut short or damaged",),
+    ),
+    "JSON cut short": (
+        "a.pt.trace.json",
+        lambda path: path.write_bytes(gzip.decompress(TRACE.read_bytes())[:3_000_000]),
+        ("the trace is cut short",),
+    ),
+    "JSON of another kind": (
+        "a.json",
+        lambda path: nothing_but(path, '{"benchmarks": []}'),
+        ("no traceEvents",),
+    ),
+    "trace without events": (
+        "a.json",
+        lambda path: nothing_but(path, '{"traceEvents": []}'),
+        ("no kernels and no operators",),
+    ),
+    "event without a time": (
+        "a.json",
+        lambda path: nothing_but(path, '{"traceEvents": [{"cat": "kernel", "name": "x"}]}'),
+        ("not a PyTorch profiler trace", "ts"),
+    ),
+    "xz cut short": (
+        "a.sqlite.xz",
+        lambda path: path.write_bytes(lzma.compress(SQLITE)[:100_000]),
+        ("the xz file is cut short",),
+    ),
+    "other file": (
+        "a.sqlite",
+        lambda path: path.write_bytes(b"\x7fELF" + bytes(100)),
+        ("not a capture; allowed: an .nsys-rep",),
+    ),
+    "missing file": ("a.sqlite", lambda path: None, ("No such file",)),
+    "folder without traces": ("folder", lambda path: path.mkdir(), ("without PyTorch traces",)),
+    "stream file": (
+        "a.qdstrm",
+        lambda path: path.write_bytes(b"QDSTRM"),
+        ("QdstrmImporter -i a.qdstrm",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_line_and_status_2(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, make, words = CASES[case]
+    path = tmp_path / name
+    make(path)
+    assert run([path], None, as_json=True) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert printed.err.startswith("tpsweep comm: ") and name in printed.err
+    for word in words:
+        assert word in printed.err
+
+
+def test_report_needs_nsys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    report = tmp_path / "a.nsys-rep"
+    report.write_bytes(b"report")
+    assert run([report], None, as_json=True) == 2
+    assert "nsys is not on the PATH" in capsys.readouterr().err
+
+
+def test_report_is_exported_where_nsys_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for nsys that checks its arguments and copies the real export."""
+    (tmp_path / "real.sqlite").write_bytes(SQLITE)
+    stand_in = tmp_path / "nsys"
+    stand_in.write_text(
+        '#!/bin/sh\n[ "$1 $2 $3 $4" = "export --type sqlite --output" ] || exit 9\n'
+        f'[ -f "$6" ] || exit 8\n/bin/cp "{tmp_path}/real.sqlite" "$5"\n'
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    report = tmp_path / "with space.nsys-rep"
+    report.write_bytes(b"report")
+    assert run([report], None, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["phases"]["decode"]["steps"] == 15
+    stand_in.write_text("#!/bin/sh\necho broken report >&2\nexit 1\n")
+    assert run([report], None, as_json=True) == 2
+    assert "nsys export failed: broken report" in capsys.readouterr().err
+
+
+def test_a_rank_given_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([TRACE, TRACE], None, as_json=True) == 2
+    assert "rank 0 is given more than once" in capsys.readouterr().err
+
+
+def test_sidecar_with_an_impossible_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.sqlite").write_bytes(SQLITE)
+    (tmp_path / "a.json").write_text('{"tp": "two"}')
+    assert run([tmp_path / "a.sqlite"], None, as_json=True) == 2
+    assert "a.json: tp: 'two'; a whole number above 0 or null" in capsys.readouterr().err

@@ -1,0 +1,12 @@
+"""Where a tensor-parallel step spends its time, from profiler captures of vLLM.
+
+The way of the data: ``reading`` turns files into ``events.RankEvents`` (one per rank), ``kernels``
+says what each kernel is, ``collectives`` groups kernels into collectives, ``steps`` cuts the time
+into engine steps, ``attribution`` gives every nanosecond of a step to one term, ``report`` sums
+up, ``command`` prints. Pure functions on arrays in between; files at both ends only.
+"""
+
+from tpsweep.capture.events import CaptureError
+from tpsweep.capture.report import CommReport, analyse
+
+__all__ = ["CaptureError", "CommReport", "analyse"]

@@ -1,0 +1,96 @@
+"""From paths to ranks: which reader a file needs, and whether the ranks are all there."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tpsweep.capture import nsys, torch_trace
+from tpsweep.capture.events import CaptureError, RankEvents
+
+_KINDS = "an .nsys-rep, its .sqlite export (or .sqlite.xz), or PyTorch traces (.json, .json.gz)"
+
+
+@contextmanager
+def ranks_of(paths: Sequence[Path]) -> Iterator[list[RankEvents]]:
+    """All ranks of a capture, in order of rank. A folder stands for the traces in it.
+
+    Files that had to be unpacked or exported live as long as the context. Raises
+    ``CaptureError`` for what is no capture and for ranks given twice.
+    """
+    files = [file for path in paths for file in _expand(path)]
+    if not files:
+        raise CaptureError(f"no capture given; allowed: {_KINDS}")
+    with tempfile.TemporaryDirectory(prefix="tpsweep-capture-") as folder:
+        ranks: list[RankEvents] = []
+        for file in files:
+            ranks += _read(file, Path(folder), len(ranks))
+        twice = [str(rank) for rank, n in Counter(r.rank for r in ranks).items() if n > 1]
+        if twice:
+            raise CaptureError(
+                f"rank {', '.join(twice)} is given more than once; give one trace per rank, "
+                "all of one run"
+            )
+        yield sorted(ranks, key=lambda rank: rank.rank)
+
+
+def _expand(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    traces = sorted(f for f in path.iterdir() if f.name.endswith((".trace.json", ".trace.json.gz")))
+    if not traces:
+        raise CaptureError(f"{path}: a folder without PyTorch traces (*.pt.trace.json.gz)")
+    return traces
+
+
+def _read(path: Path, folder: Path, first_rank: int) -> list[RankEvents]:
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise CaptureError(f"{path}: {error.strerror}") from error
+    if not head:
+        raise CaptureError(f"{path}: an empty file; was the disk full when it was written?")
+    if head.startswith(b"SQLite format 3\0"):
+        return nsys.read(path, first_rank)
+    if head.startswith(b"\xfd7zXZ"):
+        return nsys.read(_unpacked(path, folder), first_rank)
+    if path.name.endswith(".nsys-rep"):
+        return nsys.read(_exported(path, folder), first_rank)
+    if path.name.endswith(".qdstrm"):
+        raise CaptureError(f"{path}: not yet a report; run `QdstrmImporter -i {path.name}` first")
+    if head.startswith(b"\x1f\x8b") or head.lstrip().startswith(b"{"):
+        return [torch_trace.read(path)]
+    raise CaptureError(f"{path}: not a capture; allowed: {_KINDS}")
+
+
+def _unpacked(path: Path, folder: Path) -> Path:
+    target = folder / path.name.removesuffix(".xz")
+    try:
+        with lzma.open(path) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+    except (EOFError, lzma.LZMAError) as error:
+        raise CaptureError(f"{path}: the xz file is cut short or damaged ({error})") from error
+    return target
+
+
+def _exported(path: Path, folder: Path) -> Path:
+    """The report as SQLite, by nsys itself: nothing else can read it."""
+    target = folder / f"{path.stem}.sqlite"
+    command = ["nsys", "export", "--type", "sqlite", "--output", str(target), str(path)]
+    if shutil.which("nsys") is None:
+        raise CaptureError(
+            f"{path}: only nsys can read it and nsys is not on the PATH; run "
+            "`nsys export --type sqlite` where it was made and give the .sqlite"
+        )
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or not target.is_file():
+        words = (done.stderr or done.stdout).strip().splitlines() or [f"exit {done.returncode}"]
+        raise CaptureError(f"{path}: nsys export failed: {words[-1]}")
+    return target

@@ -1,0 +1,109 @@
+"""What a capture alone does not tell: model, TP, lengths, link (``<capture>.json`` beside it)."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tpsweep.capture.events import CaptureError
+
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+_LINK_GB_S = 25.0
+"""One direction of one NVLink 3 or 4 link, GB/s (datasheets: 12 x 25 A100, 18 x 25 H100/H200)."""
+
+
+class Sizes(Protocol):
+    """The sizes that the analysis needs; ``tpsweep.models.Shape`` has them."""
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+
+    @property
+    def hidden(self) -> int:
+        """Width of the residual stream: what every all-reduce carries per token."""
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """``Sizes`` of a config.json, whatever its architecture."""
+
+    layers: int
+    hidden: int
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], source: Path) -> ModelSizes:
+        """Raises ``CaptureError`` for a missing or impossible size."""
+        found = {}
+        for key in ("num_hidden_layers", "hidden_size"):
+            value = config.get(key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise CaptureError(f"{source}: {key}: {value!r}; a whole number above 0 is needed")
+            found[key] = value
+        return cls(found["num_hidden_layers"], found["hidden_size"])
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """All fields may be unknown (None); lengths are tokens, ``link`` is a word of ``topo -m``."""
+
+    model: Sizes | None = None
+    dtype: str | None = None
+    tp: int | None = None
+    batch: int | None = None
+    input_len: int | None = None
+    output_len: int | None = None
+    link: str | None = None
+
+    @property
+    def dtype_bytes(self) -> int | None:
+        """Bytes per activation; None if the dtype is not known."""
+        return DTYPE_BYTES.get(self.dtype or "")
+
+    @property
+    def link_gb_s(self) -> float | None:
+        """Peak of one direction between two GPUs in GB/s; None for anything but ``NV<k>``."""
+        match = re.fullmatch(r"NV(\d+)", self.link or "")
+        return int(match[1]) * _LINK_GB_S if match else None
+
+
+def place(capture: Path) -> Path:
+    """Where a capture's sidecar is: the name without rank and suffixes, plus ``.json``."""
+    stem = re.sub(r"(\.(sqlite|nsys-rep|xz|gz|json|trace|pt))+$", "", capture.name)
+    return capture.with_name(re.sub(r"[._-]rank[_-]?\d+.*$", "", stem) + ".json")
+
+
+def find(capture: Path) -> Sidecar:
+    """The sidecar of a capture; an empty one if there is none. Raises ``CaptureError``."""
+    path = place(capture)
+    if path == capture or not path.is_file():
+        return Sidecar()
+    data = read_json(path)
+    model = data.get("model")
+    numbers: dict[str, int | None] = {}
+    for key in ("tp", "batch", "input_len", "output_len"):
+        numbers[key] = value = data.get(key)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise CaptureError(f"{path}: {key}: {value!r}; a whole number above 0 or null")
+    return Sidecar(
+        model=ModelSizes.from_config(model, path) if isinstance(model, dict) else None,
+        dtype=data.get("dtype"),
+        link=data.get("link"),
+        **numbers,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises ``CaptureError``."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CaptureError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CaptureError(f"{path}: not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CaptureError(f"{path}: not a JSON object")
+    return data
