@@ -41,6 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("--json", action="store_true", help="on stdout, for programs")
     check.set_defaults(run=_check)
 
+    comm = commands.add_parser("comm", help="where a profiler capture says the time went")
+    comm.add_argument("capture", type=Path, nargs="+", help="nsys export, or torch traces of a run")
+    comm.add_argument("--model", type=Path, help="the model's config.json, if there is no sidecar")
+    comm.add_argument("--json", action="store_true", help="on stdout, for programs")
+    comm.set_defaults(run=_comm)
+
     options = parser.parse_args(arguments)
     code: int = options.run(options)
     return code
@@ -90,6 +96,12 @@ def _check(options: argparse.Namespace) -> int:
     from tpsweep import check
 
     return check.run(options.results, as_json=options.json)
+
+
+def _comm(options: argparse.Namespace) -> int:
+    from tpsweep.capture import command
+
+    return command.run(options.capture, options.model, options.json)
 
 
 def _refuse(error: Exception) -> int:

@@ -133,7 +133,8 @@ class Daemon:
         ended = time.monotonic()
         windows: list[gpus.GpuWindow | None] = []
         if self.sampler:
-            time.sleep(gpus.INTERVAL_S)  # one more reading: energy is interpolated at the end
+            # Energy is interpolated at the end of the kept repeats: one more reading after it.
+            time.sleep(max(0.0, measured.kept_until + 2 * gpus.INTERVAL_S - ended))
             samples = self.sampler.read()
             windows = [
                 gpus.window(samples, i.uuid, measured.began, measured.measured, measured.kept_until)
