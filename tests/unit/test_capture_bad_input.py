@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from tpsweep.capture.command import run
 
 DATA = Path(__file__).parents[1] / "data/captures"

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from tpsweep.capture.kernels import Kernel, classify, table
 
 NAMES: dict[str, list[Any]] = yaml.safe_load(

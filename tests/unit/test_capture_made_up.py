@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from tpsweep.capture import CaptureError, CommReport, analyse
 
 CUSTOM = "void vllm::cross_device_reduce_1stage<__nv_bfloat16, (int)2>(vllm::RankData *)"

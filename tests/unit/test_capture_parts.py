@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tpsweep.capture.attribution import Covered, shares_clock
 from tpsweep.capture.bandwidth import bandwidth
 from tpsweep.capture.collectives import find

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from tpsweep.capture import CommReport, analyse
 from tpsweep.capture.command import run
 from tpsweep.capture.phases import Phase

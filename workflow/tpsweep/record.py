@@ -1,6 +1,6 @@
 """From a measured cell to its row: figures, floors, GPU state, provenance; refusals with reasons.
 
-Pure: everything that was measured or read comes in, a dict of ``tpsweep.row``'s columns goes out.
+Everything that was measured or read comes in, a dict of ``tpsweep.row``'s columns goes out.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from tpsweep import latency, provenance
@@ -185,7 +186,7 @@ def _provenance(
         "started_at": context.utc(measured.began),
         "measured_at": context.utc(measured.measured),
         "ended_at": context.utc(context.ended),
-        "log": context.request.session_log,
+        "log": _below_here(context.request.session_log),
         "synthetic": False,
     }
 
@@ -207,3 +208,9 @@ def _floors(
         "prefill_floor_ratio": ratio(prefill_ms, floors.prefill_ms),
         "floor_note": floors.note,
     }
+
+
+def _below_here(path: str) -> str:
+    """A path relative to where Snakemake runs, if it is below it: it holds on another machine."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if path and Path(path).is_relative_to(here) else path
