@@ -81,6 +81,25 @@ class Engine:
         """The fields that can change a number, as plain JSON values."""
         return {**_fields(self), "model": self.model.identity()}
 
+    def columns(self) -> dict[str, Any]:
+        """The identity columns of ``tpsweep.row`` that an engine gives."""
+        return {
+            "site": self.site,
+            "gpu": self.gpu,
+            "gpu_card": self.gpu_card,
+            "gpus": self.gpus,
+            "model": self.model.name,
+            "model_revision": self.model.revision,
+            "dtype": self.model.dtype,
+            "weights": self.model.weights,
+            "tp": self.tp,
+            "replicas": self.replicas,
+            "variant": self.variant,
+            "allreduce_backend": self.allreduce_backend,
+            "vllm_version": self.vllm_version,
+            "run": self.run,
+        }
+
     @property
     def session(self) -> str:
         """Key of the session: readable, and unique to this engine (hash of the identity)."""
@@ -125,6 +144,20 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """The fields that can change a number, as plain JSON values."""
         return {**_fields(self), "engine": self.engine.identity()}
+
+    def columns(self) -> dict[str, Any]:
+        """The identity columns of ``tpsweep.row``, all but ``cell_id`` (which costs a hash)."""
+        return {
+            **self.engine.columns(),
+            "workload": self.workload,
+            "batch": self.batch,
+            "input_len": self.input_len,
+            "output_len": self.output_len,
+            "dataset": self.dataset,
+            "num_prompts": self.num_prompts,
+            "request_rate": self.request_rate,
+            "max_concurrency": self.max_concurrency,
+        }
 
     @property
     def cell_id(self) -> str:

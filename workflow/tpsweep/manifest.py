@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from tpsweep.atomic import replacing
 from tpsweep.matrix import Planned
-from tpsweep.provenance import identity
 from tpsweep.row import IDENTITY, INT, TEXT, Column
 
 COLUMNS = (
@@ -27,18 +26,6 @@ COLUMNS = (
     Column("model_label", TEXT, "for people, from the config"),
 )
 _OF_PLAN = ("status", "reason", "minutes", "entry", "workload_label", "model_label")
-_OF_CELL = (
-    "cell_id",
-    "path",
-    "workload",
-    "batch",
-    "input_len",
-    "output_len",
-    "dataset",
-    "num_prompts",
-    "request_rate",
-    "max_concurrency",
-)
 SCHEMA = pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in COLUMNS])
 
 
@@ -70,8 +57,9 @@ def read_manifest(path: Path) -> pd.DataFrame:
 def _record(item: Planned, session: str) -> dict[str, Any]:
     cell = item.cell
     return {
-        **identity(cell.engine),
-        **{name: getattr(cell, name) for name in _OF_CELL},
+        **cell.columns(),
+        "cell_id": cell.cell_id,
+        "path": cell.path,
         **{name: getattr(item, name) for name in _OF_PLAN},
         "session": session,
     }

@@ -233,22 +233,5 @@ def _claim(cell: Cell, name: str, owners: dict[str, str]) -> None:
 
 def _matches(axes: Mapping[str, Any], cell: Cell) -> bool:
     """Whether the cell agrees with an exclusion on every axis that it names."""
-    engine = cell.engine
-    values = {
-        "workload": cell.workload,
-        "model": engine.model.name,
-        "gpu": engine.gpu,
-        "tp": engine.tp,
-        "replicas": engine.replicas,
-        "variant": engine.variant,
-        "allreduce_backend": engine.allreduce_backend,
-        "batch": cell.batch,
-        "input_len": cell.input_len,
-        "output_len": cell.output_len,
-        "dataset": cell.dataset,
-        "num_prompts": cell.num_prompts,
-        "request_rate": cell.request_rate,
-        "max_concurrency": cell.max_concurrency,
-        "run": engine.run,
-    }
+    values = cell.columns()
     return all(values[axis] == value for axis, value in axes.items())

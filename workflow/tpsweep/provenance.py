@@ -7,7 +7,6 @@ import platform
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import tpsweep
 
@@ -43,27 +42,6 @@ def usable_cpus() -> set[int]:
 def same_version(asked: str, ran: str) -> bool:
     """Whether the version that ran is the one asked; a local part (``+cpu``) may be left out."""
     return ran in (asked, asked.partition("+")[0]) or ran.partition("+")[0] == asked
-
-
-def identity(engine: Any) -> dict[str, Any]:
-    """The identity columns that an ``Engine`` gives to a row."""
-    return {
-        "site": engine.site,
-        "gpu": engine.gpu,
-        "gpu_card": engine.gpu_card,
-        "gpus": engine.gpus,
-        "model": engine.model.name,
-        "model_revision": engine.model.revision,
-        "dtype": engine.model.dtype,
-        "weights": engine.model.weights,
-        "tp": engine.tp,
-        "replicas": engine.replicas,
-        "variant": engine.variant,
-        "allreduce_backend": engine.allreduce_backend,
-        "vllm_version": engine.vllm_version,
-        "run": engine.run,
-        "model_digest": engine.model.digest,
-    }
 
 
 def _cpu_model() -> str | None:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tpsweep import latency, provenance
+from tpsweep import latency
 from tpsweep.cell import Cell
 from tpsweep.client import Request
 from tpsweep.floors import floors_of
@@ -70,7 +70,10 @@ def make_row(
     """The row of a measured latency cell (columns of ``tpsweep.row``); call ``refusals`` first."""
     output_tokens = (cell.batch or 0) * (cell.output_len or 0) * cell.repeats
     row = {
-        **_identity(cell),
+        "cell_id": cell.cell_id,
+        **cell.columns(),
+        "warmups": cell.warmups,
+        "repeats": cell.repeats,
         **latency.figures(cell, measured),
         **_gpu_state(engine, windows, output_tokens),
         **_provenance(cell, engine, measured, context),
@@ -122,23 +125,6 @@ def _idle_gpus(engine: EngineRecord, cell: Cell, windows: Sequence[GpuWindow | N
     return reasons
 
 
-def _identity(cell: Cell) -> dict[str, Any]:
-    return {
-        "cell_id": cell.cell_id,
-        "workload": cell.workload,
-        **provenance.identity(cell.engine),
-        "batch": cell.batch,
-        "input_len": cell.input_len,
-        "output_len": cell.output_len,
-        "dataset": cell.dataset,
-        "num_prompts": cell.num_prompts,
-        "request_rate": cell.request_rate,
-        "max_concurrency": cell.max_concurrency,
-        "warmups": cell.warmups,
-        "repeats": cell.repeats,
-    }
-
-
 def _gpu_state(
     engine: EngineRecord, windows: Sequence[GpuWindow | None], output_tokens: int
 ) -> dict[str, Any]:
@@ -178,6 +164,7 @@ def _provenance(
         "engine_env": json.dumps(engine.environment, sort_keys=True),
         "tp_ran": engine.tp_ran,
         "model_path": engine.arguments["model"],
+        "model_digest": cell.engine.model.digest,
         "engine_id": engine.engine_id,
         "engine_start_s": engine.start_s,
         "session_id": context.request.session_id,
