@@ -15,6 +15,7 @@ include: "workflow/rules/tables.smk"
 localrules:
     all,
     manifest,
+    new_config,
     model_folder,
     weights,
     tables,
@@ -26,9 +27,14 @@ rule all:
         # The cells too: tables made after a failure must not hide that a cell is missing.
         list(SWEEP.jobs),
         TABLES,
+        NEW_CONFIG,
 
 
 # A rule whose input failed never runs, so after a failure the tables are made from here: they say
 # INCOMPLETE n/m and name what is missing.
 onerror:
-    shell(f"{PYTHON} -m tpsweep tables {ROOT}")
+    shell(f"{PYTHON} -m tpsweep tables {ROOT}; rm -f {ROOT}/.new-config")
+
+
+onsuccess:
+    shell(f"rm -f {ROOT}/.new-config")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from snakemake.utils import format as snakemake_format
@@ -71,9 +72,14 @@ def after(words: list[str], flag: str) -> str:
     return words[words.index(flag) + 1]
 
 
+def without_braces(text: str) -> bool:
+    """A results root has none: Snakemake would read them as wildcards."""
+    return not set(text) & set("{}")
+
+
 @settings(deadline=None, max_examples=60)
-@given(name=TEXTS, path=TEXTS, hf_home=TEXTS, results=TEXTS)
-@example(name=AWKWARD, path=AWKWARD, hf_home=AWKWARD, results=AWKWARD)
+@given(name=TEXTS, path=TEXTS, hf_home=TEXTS, results=TEXTS.filter(without_braces))
+@example(name=AWKWARD, path=AWKWARD, hf_home=AWKWARD, results=AWKWARD.replace("{x}", "x"))
 def test_commands_survive_the_shell(
     site: Path, name: str, path: str, hf_home: str, results: str
 ) -> None:
@@ -158,3 +164,15 @@ def test_bad_input_is_one_line(site: Path, changes: dict[str, Any], word: str) -
         load_sweep({**raw(), "site": str(site), **changes}, ROOT)
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("results", ["a{b}c", "{model}", "x" * 300, "a_file"])
+def test_a_results_root_that_cannot_be_one_is_refused_in_one_line(
+    results: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a_file").touch()
+    raw = {**yaml.safe_load((ROOT / "cluster/local/sweep.yaml").read_text()), "results": results}
+    raw["models"]["tiny-llama"]["shape"] = str(ROOT / "workflow/models/tiny-llama.json")
+    raw["site"] = str(ROOT / "cluster/local/site.yaml")
+    with pytest.raises(InputError, match=r"^config: results: .*allowed: [^\n]*$"):
+        load_sweep(raw, tmp_path)

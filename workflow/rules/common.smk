@@ -3,15 +3,16 @@ import shlex
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 from tpsweep.sweep import InputError, load_sweep
 
 try:
     SWEEP = load_sweep(config, Path.cwd())
 except InputError as error:
-    # One line instead of a traceback: the user's file is wrong, not the program.
-    raise WorkflowError(str(error)) from None
+    # One line and nothing else: the user's file is wrong, not the program.
+    sys.exit(f"tpsweep: {error}")
+
+if SWEEP.left_out:
+    print(f"tpsweep: {SWEEP.left_out}", file=sys.stderr)
 
 RESULTS = SWEEP.results
 MANIFEST = f"{RESULTS}/matrix.parquet"

@@ -6,13 +6,25 @@ TABLES = expand(
 )
 
 
+# There only while the manifest is that of another config, so that it is written anew; Snakemake's
+# own record of params does not travel with a copied or cloned results folder.
+rule new_config:
+    output:
+        touch(f"{RESULTS}/.new-config"),
+
+
+NEW_CONFIG = [] if SWEEP.is_manifest_current() else rules.new_config.output
+
+
 rule manifest:
+    input:
+        NEW_CONFIG,
     output:
         MANIFEST,
     log:
         f"{RESULTS}/logs/manifest.log",
     params:
-        sweep=SWEEP.raw,
+        sweep=lambda wc: SWEEP.raw,  # as it is: braces in it are no wildcards
     shell:
         f"{PYTHON} -m tpsweep manifest {{params.sweep:q}} {{output:q}} 2> {{log:q}}"
 

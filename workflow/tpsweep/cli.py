@@ -60,7 +60,7 @@ def _manifest(options: argparse.Namespace) -> int:
         sweep = load_sweep(json.loads(options.sweep), Path.cwd())
     except InputError as error:
         return _refuse(error)
-    write_manifest(sweep.planned, options.output)
+    write_manifest(sweep.planned, options.output, sweep.raw)
     return 0
 
 

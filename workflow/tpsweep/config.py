@@ -24,6 +24,10 @@ _VALUE_LIMIT = 120
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
+LONGEST_NAME = 255
+"""Bytes of a file name on the usual file systems."""
+
+
 class ConfigError(ValueError):
     """Something in config.yaml is not allowed; the message is one line."""
 
@@ -140,6 +144,7 @@ def _local(key: str, folder: Path, entry: ModelEntry) -> tuple[Shape | None, str
 def _check(config: Config) -> None:
     """What holds between keys. Raises ``ConfigError``."""
     settings = config.settings
+    _check_results(config)
     slugs: dict[str, str] = {}
     for name in settings.models:
         other = slugs.setdefault(cell.slug(name), name)
@@ -163,6 +168,16 @@ def _check(config: Config) -> None:
         _check_lengths(key, entry)
         for model in entry.models or settings.models:
             _check_model(key, entry, model, config)
+
+
+def _check_results(config: Config) -> None:
+    results = config.settings.results
+    if set(results) & set("{}"):
+        raise ConfigError("results", results, "allowed: a path without { and }")
+    if max(len(part.encode()) for part in Path(results).parts or ("",)) > LONGEST_NAME:
+        raise ConfigError("results", results, f"allowed: names of at most {LONGEST_NAME} bytes")
+    if (config.base / results).exists() and not (config.base / results).is_dir():
+        raise ConfigError("results", results, "allowed: a folder, or a name that is free")
 
 
 def _check_lengths(key: str, entry: WorkloadEntry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ COLUMNS = (
     Column("model_label", TEXT, "for people, from the config"),
 )
 _OF_PLAN = ("status", "reason", "minutes", "entry", "workload_label", "model_label")
+_SWEEP = b"sweep_sha256"
 SCHEMA = pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in COLUMNS])
 
 
-def write_manifest(planned: Sequence[Planned], path: Path) -> None:
-    """Write every cell to ``path``, atomically (temporary dot-file, then replace)."""
+def write_manifest(planned: Sequence[Planned], path: Path, sweep: str = "") -> None:
+    """Write every cell to ``path``, atomically; ``sweep`` (config and site) is kept as a digest."""
     sessions: dict[int, str] = {}
     records = []
     for item in planned:
@@ -38,9 +40,23 @@ def write_manifest(planned: Sequence[Planned], path: Path) -> None:
         # One engine object serves many cells: its key is hashed once.
         session = sessions.get(id(engine)) or sessions.setdefault(id(engine), engine.session)
         records.append(_record(item, session))
-    table = pa.Table.from_pylist(records, schema=SCHEMA)
+    schema = SCHEMA.with_metadata({_SWEEP: _digest(sweep)})
+    table = pa.Table.from_pylist(records, schema=schema)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def is_of(path: Path, sweep: str) -> bool:
+    """Whether the manifest at ``path`` was written for this sweep; False if there is none."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return bool(metadata.get(_SWEEP) == _digest(sweep))
+
+
+def _digest(sweep: str) -> bytes:
+    return hashlib.sha256(sweep.encode()).hexdigest().encode()
 
 
 def read_manifest(path: Path) -> pd.DataFrame:

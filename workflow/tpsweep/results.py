@@ -104,7 +104,7 @@ def records(frame: pd.DataFrame, names: Iterable[str] | None = None) -> list[dic
 
 def _load_manifest(path: Path) -> pd.DataFrame:
     if not path.exists():
-        raise ResultsError(f"{path}: no such manifest; a run or a dry run of the sweep writes it")
+        raise ResultsError(f"{path}: no such manifest; a run of the sweep writes it")
     try:
         table = pq.ParquetFile(path).read(use_threads=False)
         frame = _to_frame(_conform(table, MANIFEST_SCHEMA))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +15,12 @@ from typing import Any
 from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
 from tpsweep.cell import Cell, slug
 from tpsweep.config import Config, ConfigError, load_config
+from tpsweep.manifest import is_of
 from tpsweep.matrix import Planned, expand
 from tpsweep.settings import ModelEntry
+
+REASONS = 3
+"""How many reasons are said when a sweep starts; the manifest has them all."""
 
 
 class InputError(ValueError):
@@ -84,6 +89,21 @@ class Sweep:
     def job(self, path: str) -> Job:
         """The job that makes the row at ``path`` below the results root."""
         return self.jobs[f"{self.results}/{path}"]
+
+    def is_manifest_current(self) -> bool:
+        """Whether the results root has the manifest of this config and site."""
+        return is_of(Path(self.results, "matrix.parquet"), self.raw)
+
+    @property
+    def left_out(self) -> str:
+        """One line on the cells that become no job, with the most frequent reasons; "" if none."""
+        left = Counter((p.status, p.reason) for p in self.planned if p.status != "planned")
+        if not left:
+            return ""
+        said = [f"{n} {status}: {reason}" for (status, reason), n in left.most_common(REASONS)]
+        more = f"; and {len(left) - REASONS} more reasons" if len(left) > REASONS else ""
+        planned = len(self.planned) - left.total()
+        return f"{planned} of {len(self.planned)} cells planned ({'; '.join(said)}{more})"
 
     def model_inputs(self, path: str) -> list[str]:
         """The model's marker file, for a row that is still to be measured.

@@ -1,0 +1,53 @@
+"""The Snakefile with real Snakemake; all cells are infeasible, so no engine is started."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[2]
+
+
+def snakemake(folder: Path, sweep: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "snakemake", "--profile", "cluster/local"]
+    return subprocess.run(
+        [*words, "--configfile", sweep], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def project(folder: Path) -> Path:
+    for part in ("workflow", "cluster", "scripts"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", folder)
+    text = (ROOT / "cluster/local/sweep.yaml").read_text()
+    for name in ("one", "two"):
+        (folder / f"{name}.yaml").write_text(text.replace("[here]", f"[{name}]"))
+    return folder
+
+
+def test_the_manifest_is_always_that_of_the_config(tmp_path: Path) -> None:
+    folder = project(tmp_path / "original")
+    for name in ("one", "two", "one"):
+        done = snakemake(folder, f"{name}.yaml")
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert set(pd.read_parquet(folder / "results/matrix.parquet").gpu) == {name}
+    assert "Nothing to be done" in snakemake(folder, "one.yaml").stderr
+    # A copy has nothing of Snakemake's own records: the manifest itself says whose it is.
+    copy = project(tmp_path / "copy")
+    shutil.copytree(folder / "results", copy / "results", copy_function=shutil.copyfile)
+    assert snakemake(copy, "two.yaml").returncode == 0
+    assert set(pd.read_parquet(copy / "results/matrix.parquet").gpu) == {"two"}
+
+
+def test_a_wrong_config_is_one_line(tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    bad = (folder / "one.yaml").read_text().replace("runs: 2", "runz: 2")
+    (folder / "bad.yaml").write_text(bad)
+    done = snakemake(folder, "bad.yaml")
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("Using profile")]
+    assert line.startswith("tpsweep: config: runz: 2: unknown key; allowed: results")
