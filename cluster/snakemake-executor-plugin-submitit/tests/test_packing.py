@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from snakemake_executor_plugin_submitit.packing import Request, SessionKey, pack
-from snakemake_executor_plugin_submitit.runner import Cell
 from snakemake_executor_plugin_submitit.site import GpuClass, Site
+from snakemake_executor_plugin_submitit.spec import Cell
 
 
 def site(**limits: int) -> Site:

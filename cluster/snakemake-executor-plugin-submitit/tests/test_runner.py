@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shlex
 import signal
 import subprocess
@@ -19,11 +18,13 @@ import pytest
 from session_testing import STAND_IN, is_alive, mentioning, wait_until
 
 from snakemake_executor_plugin_submitit.processes import start_time
-from snakemake_executor_plugin_submitit.runner import PID, Cell, Result, SessionSpec
+from snakemake_executor_plugin_submitit.spec import Cell, SessionSpec
+from snakemake_executor_plugin_submitit.spool import Result
 
 RUN = (
-    "import pickle, sys; from snakemake_executor_plugin_submitit.runner import run_session; "
-    "sys.exit(run_session(pickle.load(open(sys.argv[1], 'rb'))) & 255)"
+    "import sys; from pathlib import Path; "
+    "from snakemake_executor_plugin_submitit.runner import run_session_in; "
+    "sys.exit(run_session_in(Path(sys.argv[1])) & 255)"
 )
 
 
@@ -46,17 +47,15 @@ class Bench:
             cells=list(cells),
             gpus=0,
             workdir=self.root,
-            spool=self.root / "spool",
-            records=self.root / "sessions.jsonl",
+            folder=self.root / "spool",
             grace_s=1.0,
             **more,
         )
 
     def start(self, spec: SessionSpec) -> subprocess.Popen[bytes]:
-        path = self.root / "spec.pkl"
-        path.write_bytes(pickle.dumps(spec))
+        spec.write()
         environment = {**os.environ, "TEST_BENCH": str(self.root)}
-        return subprocess.Popen([sys.executable, "-c", RUN, str(path)], env=environment)
+        return subprocess.Popen([sys.executable, "-c", RUN, str(spec.folder)], env=environment)
 
     def run(self, spec: SessionSpec) -> dict[str, Result | None]:
         process = self.start(spec)
@@ -66,7 +65,7 @@ class Bench:
 
     @staticmethod
     def results(spec: SessionSpec) -> dict[str, Result | None]:
-        return {cell.id: Result.read(spec.result(cell.id)) for cell in spec.cells}
+        return {cell.id: Result.read(spec.spool.result(cell.id)) for cell in spec.cells}
 
     def text(self, name: str) -> str:
         return (self.root / name).read_text()
@@ -92,7 +91,7 @@ def test_environment_of_cells_and_results(bench: Bench) -> None:
         del os.environ["GONE"]
     assert bench.text("a.log") == "session-of-a-test 0 ready x y unset\n700\n"
     assert bench.text("b.log").startswith("session-of-a-test 1 ready")
-    assert "stand-in up" in spec.log.read_text()
+    assert "stand-in up" in spec.spool.log.read_text()
     record = json.loads(bench.text("sessions.jsonl"))
     assert record["starts"] == 1
     assert record["cells"] == ["a", "b"]
@@ -116,7 +115,7 @@ def test_command_that_dies_is_started_again(bench: Bench) -> None:
     assert bench.text("c.log") == "2 ready\n"
     assert bench.starts() == 2
     # The folder of the second start holds nothing of the first.
-    assert spec.log.read_text() == "stand-in up, 1 files\n" * 2
+    assert spec.spool.log.read_text() == "stand-in up, 1 files\n" * 2
 
 
 def test_command_that_says_it_takes_no_more_is_started_again(bench: Bench) -> None:
@@ -182,13 +181,55 @@ def test_signal_ends_cell_and_command(bench: Bench, number: int, reason: str) ->
     process = bench.start(spec)
     wait_until((bench.root / "running").exists)
     began = time.monotonic()
-    os.kill(int((spec.spool / PID).read_text()), number)
+    os.kill(int(spec.spool.pid.read_text()), number)
     assert process.wait(10) == 1
     assert time.monotonic() - began < 5
-    assert bench.results(spec) == {"a": Result(1, reason), "b": None}
+    # Cut off: no result, so that whoever runs the session again runs it too.
+    assert bench.results(spec) == {"a": None, "b": None}
+    assert spec.spool.end_reason == reason
     assert bench.text("a.log") == reason
     assert not is_alive(int(bench.text("strays")))
     assert mentioning(str(bench.root)) == []
+
+
+def test_a_session_run_again_skips_what_has_ended(bench: Bench) -> None:
+    cut = "echo a >> ran; if [ -e again ]; then exit 0; fi; touch running; sleep 60"
+    cells = [bench.cell("a", "echo a >> first"), bench.cell("b", cut), bench.cell("c", "true")]
+    spec = bench.spec(*cells, command="")
+    process = bench.start(spec)
+    wait_until((bench.root / "running").exists)
+    process.terminate()
+    process.wait(10)
+    (bench.root / "again").touch()
+    assert bench.run(spec) == dict.fromkeys("abc", Result(0))
+    assert bench.text("first") == "a\n"
+    assert bench.text("ran") == "a\na\n"
+    assert spec.spool.end_reason is None
+    assert bench.starts() == 2
+
+
+def test_a_revoked_session_ends_itself_and_never_starts_again(bench: Bench) -> None:
+    spec = bench.spec(bench.cell("a", "touch running; sleep 60"), command="--stray strays")
+    process = bench.start(spec)
+    wait_until((bench.root / "running").exists)
+    spec.spool.revoke()
+    assert process.wait(10) == 1
+    assert bench.results(spec) == {"a": None}
+    assert mentioning(str(bench.root)) == []
+    (bench.root / "running").unlink()
+    assert bench.run(spec) == {"a": None}
+    assert not (bench.root / "running").exists()
+
+
+def test_marks_of_incomplete_outputs_stay_unless_the_cell_ends_well(bench: Bench) -> None:
+    marks = {name: bench.root / "marks" / name for name in "ab"}
+    look = "test -e marks/{0} && exit {1}"
+    cells = [
+        bench.cell("a", look.format("a", 0), markers=[marks["a"]]),
+        bench.cell("b", look.format("b", 3), markers=[marks["b"]]),
+    ]
+    assert bench.run(bench.spec(*cells)) == {"a": Result(0), "b": Result(3)}
+    assert [marks["a"].exists(), marks["b"].exists()] == [False, True]
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "worker"])
@@ -199,7 +240,7 @@ def test_nothing_survives_a_sigkill(bench: Bench, victim: str) -> None:
     spec = bench.spec(bench.cell("a", script), command="--stray strays")
     process = bench.start(spec)
     wait_until(lambda: (bench.root / "cell_stray").exists() and bench.text("cell_stray"))
-    supervisor = int((spec.spool / PID).read_text())
+    supervisor = int(spec.spool.pid.read_text())
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     os.kill(supervisor if victim == "supervisor" else int(children[0]), signal.SIGKILL)
     process.wait(10)
@@ -209,6 +250,7 @@ def test_nothing_survives_a_sigkill(bench: Bench, victim: str) -> None:
     assert not Path(bench.text("place").strip()).exists()
     if victim == "worker":
         assert bench.results(spec) == {"a": None}
+        assert spec.spool.end_reason == "crash"
 
 
 def test_what_a_cell_leaves_in_the_background_is_gone_before_the_next(bench: Bench) -> None:
@@ -238,7 +280,8 @@ def test_session_ends_with_the_watched_process(bench: Bench) -> None:
     watched.kill()
     watched.wait()
     process.wait(10)
-    assert bench.results(spec) == {"a": Result(-signal.SIGTERM, "cancelled")}
+    assert bench.results(spec) == {"a": None}
+    assert spec.spool.end_reason == "cancelled"
     assert mentioning(str(bench.root)) == []
 
 

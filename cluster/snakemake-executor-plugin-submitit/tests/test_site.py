@@ -13,7 +13,7 @@ GOOD = """\
 name: somewhere
 cluster: slurm
 account_env: SOME_ACCOUNT
-slurm: {qos: normal}
+qos: normal
 setup: ["module load cuda"]
 environment: {OMP_NUM_THREADS: 4}
 parallel: 2

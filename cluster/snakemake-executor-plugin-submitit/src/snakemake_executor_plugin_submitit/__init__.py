@@ -34,7 +34,15 @@ class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc]
     )
     parallel: Optional[int] = field(  # noqa: UP045
         default=None,
-        metadata={"help": "Sessions at a time; overrides the site's own number."},
+        metadata={"help": "Sessions at a time (Slurm: of each array); overrides the site's own."},
+    )
+    qos: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata={"help": "The QOS to submit under, one of the site's qos_limits."},
+    )
+    detach: bool = field(
+        default=False,
+        metadata={"help": "Ctrl-C leaves Slurm jobs running; the same command follows them again."},
     )
 
 

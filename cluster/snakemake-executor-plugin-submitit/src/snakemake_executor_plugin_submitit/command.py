@@ -30,9 +30,11 @@ class Command:
     """A program with its arguments and what must be so before it starts."""
 
     argv: list[str]
+    is_nested: bool = False
     environment: dict[str, str] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
     stale: list[Path] = field(default_factory=list)
+    markers: list[Path] = field(default_factory=list)
 
 
 def command_of(job: Any, nested: Callable[[Any], str]) -> Command:
@@ -42,7 +44,7 @@ def command_of(job: Any, nested: Callable[[Any], str]) -> Command:
     a plain shell command is run as it is, with the environment and folders that Snakemake gives.
     """
     if not _is_plain(job):
-        return Command(["bash", "-c", nested(job)])
+        return Command(["bash", "-c", nested(job)], is_nested=True)
     executable = shell.get_executable() or "/bin/sh"
     parts = (shell._get_process_prefix(), job.shellcmd, shell._process_suffix)
     environment = {name: str(job.threads) for name in THREAD_VARIABLES}
@@ -55,6 +57,7 @@ def command_of(job: Any, nested: Callable[[Any], str]) -> Command:
         environment=environment,
         folders=sorted({path.absolute().parent for path in outputs + logs}),
         stale=[path.absolute() for path in outputs],
+        markers=_markers(job),
     )
 
 
@@ -65,6 +68,21 @@ def log_name(job: Any, identity: str) -> str:
         readable = "-".join([readable, *(str(v) for v in job.wildcards_dict.values())])
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", readable)[:80].strip("._-")
     return f"{safe}-{identity[:8]}.log"
+
+
+def _markers(job: Any) -> list[Path]:
+    """The files by which Snakemake marks outputs as incomplete, one per output.
+
+    Snakemake writes them when it submits a job and removes them when it hears of its end. A main
+    process that was killed in between would have finished outputs made again; so it is the
+    session that writes and removes them. None with another backend than files (a database).
+    """
+    persistence = job.dag.workflow.persistence
+    folder = getattr(persistence, "_incomplete_path", None)
+    if folder is None:
+        return []
+    keys = (persistence._get_key(path) for path in job.output)
+    return [Path(persistence._record_path(folder, key)).absolute() for key in keys]
 
 
 def _is_plain(job: Any) -> bool:

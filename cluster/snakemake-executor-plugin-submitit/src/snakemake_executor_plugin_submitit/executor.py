@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import (  # type: ignore[import-untyped]
@@ -19,9 +19,12 @@ from snakemake_interface_executor_plugins.executors.remote import (  # type: ign
 
 from .command import command_of, log_name
 from .local import LocalCluster
+from .lock import Lock, LockedError
+from .outcome import Outcome
 from .packing import PackingError, Request, Session, SessionKey, check, pack
-from .runner import Cell
-from .site import SiteError, load_site
+from .site import Site, SiteError, load_site
+from .slurm.cluster import SlurmCluster
+from .spec import Cell
 
 INVOKED_FROM = Path.cwd()
 """Snakemake imports its plugins before ``--directory`` or ``workdir:`` lead it elsewhere."""
@@ -31,19 +34,45 @@ LONGEST_GATHER = 10
 """Jobs that keep coming are held for this many times the setting at most."""
 
 
+class Cluster(Protocol):
+    """Where sessions run: on this host, or on Slurm."""
+
+    def check(self, request: Request) -> None:
+        """Raise ``PackingError`` for what can never run here."""
+
+    def reattach(self, request: Request) -> bool:
+        """Whether a session of an earlier main process is at work on it, and is followed now."""
+
+    def submit(self, sessions: list[Session]) -> None:
+        """Take sessions over; they start with an ``advance``."""
+
+    def advance(self) -> None:
+        """One round: see what has ended, start what can start."""
+
+    def outcome(self, cell_id: str) -> Outcome | None:
+        """How a cell ended, given once; None as long as it has not."""
+
+    def end(self) -> None:
+        """End all sessions and what they started; return when they have."""
+
+    def detach(self) -> None:
+        """Let sessions go on without a main process."""
+
+
 class Executor(RemoteExecutor):  # type: ignore[misc]
-    """Runs jobs in sessions (see the README); on this host until other clusters are known."""
+    """Runs jobs in sessions (see the README), on the cluster that the site file describes."""
 
     def __init__(self, workflow: Any, logger: Any) -> None:
         settings = workflow.executor_settings
         try:
             self.site = load_site(INVOKED_FROM / settings.site)
+            if settings.qos is not None:
+                self.site = self.site.with_qos(settings.qos)
         except SiteError as error:
             raise WorkflowError(str(error)) from error
-        if self.site.cluster != "local":
+        if settings.detach and self.site.cluster == "local":
             raise WorkflowError(
-                f"{settings.site}: cluster: {self.site.cluster!r} is not supported yet, "
-                "allowed: 'local'"
+                "submitit-detach: sessions of a local site end with their snakemake"
             )
         if settings.gather_seconds < 0:
             raise WorkflowError(
@@ -54,11 +83,25 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             raise WorkflowError(f"submitit-parallel: {parallel}, allowed: 1 and more")
         self.gather_s = float(settings.gather_seconds)
         self.logdir = Path(settings.logdir).absolute()
-        self.cluster = LocalCluster(self.site, self.logdir, parallel, self._say_started)
+        self.detach = bool(settings.detach)
+        self.say = logger.info
+        try:
+            self.log_lock = Lock(self.logdir / "lock")
+            self.cluster = self._cluster(self.site, parallel)
+        except (LockedError, OSError) as error:
+            raise WorkflowError(str(error)) from error
+        if not self.log_lock.is_held:
+            self.say(f"{self.logdir}: its file system has no locks: run one snakemake at a time")
         self.gathered: list[Request] = []
         self.first_at = self.last_at = 0.0
-        self.cancelled = False
+        self.records: dict[str, Path] = {}  # cell -> where to say why it has no output
+        self.has_jobs = self.cancelled = False
         super().__init__(workflow, logger)  # last: it starts the thread that asks for the status
+
+    def _cluster(self, site: Site, parallel: int) -> Cluster:
+        if site.cluster == "local":
+            return LocalCluster(site, self.logdir, parallel, lambda session: self.say(str(session)))
+        return SlurmCluster(site.model_copy(update={"parallel": parallel}), self.logdir, self.say)
 
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take all jobs of one scheduling round; they wait for further rounds to come."""
@@ -71,16 +114,21 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         info = SubmittedJobInfo(job)
         try:
             request = self._request(job)
+            is_running = self.cluster.reattach(request)
         except PackingError as error:
+            job.attempt = job.restart_times + 1  # another attempt would say the same
             self.report_job_error(info, msg=f"{error}. ")
             return
         info.aux = {"cell": request.cell.id}
-        with self.lock:
-            now = time.monotonic()
-            self.first_at = self.first_at if self.gathered else now
-            self.last_at = now
-            self.gathered.append(request)
-        self.report_job_submission(info)
+        if not is_running:
+            with self.lock:
+                now = time.monotonic()
+                self.first_at = self.first_at if self.gathered else now
+                self.last_at = now
+                self.gathered.append(request)
+        self.has_jobs = True
+        # The session marks its outputs as incomplete itself: see ``command._markers``.
+        self.report_job_submission(info, register_job=not request.cell.markers)
 
     async def check_active_jobs(
         self, active_jobs: list[SubmittedJobInfo]
@@ -94,26 +142,50 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             outcome = self.cluster.outcome(info.aux["cell"])
             if outcome is None:
                 yield info
-            elif outcome.message:
-                logs = [str(path) for path in outcome.logs if path.exists()]
-                self.report_job_error(info, msg=f"{outcome.message}. ", aux_logs=logs)
             else:
-                self.report_job_success(info)
+                self._report(info, outcome)
+
+    def _report(self, info: SubmittedJobInfo, outcome: Outcome) -> None:
+        record = self.records.pop(info.aux["cell"], None)
+        if not outcome.kind:
+            self.report_job_success(info)
+            return
+        info.external_jobid = outcome.job or None
+        if record is not None and (not outcome.by_itself or not record.exists()):
+            outcome.record(record)
+        if outcome.is_final:
+            info.job.attempt = info.job.restart_times + 1  # the attempts are used up
+        logs = [str(path) for path in outcome.logs if path.exists()]
+        self.report_job_error(info, msg=f"{outcome.message}. ", aux_logs=logs)
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
-        """End all sessions, and with them everything that they started."""
+        """End all sessions, and with them everything that they started; or leave them."""
         self.cancelled = True
         with self.lock:
             self.gathered.clear()
-        self.cluster.end()
+        if self.detach:
+            self.cluster.detach()
+        else:
+            self.cluster.end()
 
     def shutdown(self) -> None:
         """Return when nothing runs any more: a session cleans up after its last cell."""
-        self.cluster.end()
-        super().shutdown()
+        if self.cancelled and self.detach:
+            # Jobs of nested Snakemakes wait for the folder that is removed otherwise.
+            with self.lock:
+                self.wait = False
+            self.wait_thread.join()
+        else:
+            self.cluster.end()
+            super().shutdown()
+        self.log_lock.release()
 
     async def sleep(self) -> None:
         """Until the next look, or until gathered jobs are due."""
+        # Without any job the interpreter ends under this thread, which would complain about its
+        # event loop then: it is left alone until there is something to look at.
+        while self.wait and not self.has_jobs:
+            time.sleep(0.05)
         end = time.monotonic() + POLL_S
         while time.monotonic() < end and not self._is_due():
             await asyncio.sleep(0.05)
@@ -148,21 +220,26 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             environment=command.environment,
             folders=command.folders,
             stale=command.stale,
+            markers=command.markers,
         )
+        gpus = int(_number(job, "gpus") or 0)
+        is_counted = not gpus and self.site.cluster == "slurm"  # else GPUs say how much of a node
         key = SessionKey(
             session=_text(job, "session"),
             command=_text(job, "session_command"),
             gpu_type=_text(job, "gpu_type"),
-            gpus=int(_number(job, "gpus") or 0),
+            gpus=gpus,
+            threads=job.threads if is_counted else 0,
+            mem_mb=int(_number(job, "mem_mb") or 0) if is_counted else 0,
         )
         order = int(_number(job, "session_order") or 0)
-        request = Request(key, cell, order, _number(job, "session_runtime"))
+        start = _number(job, "session_runtime")
+        request = Request(key, cell, order, start, is_stable=not command.is_nested)
         check(request, self.site)
-        self.cluster.check(key)
+        self.cluster.check(request)
+        if record := _text(job, "failure_record"):
+            self.records[identity] = Path(record).absolute()
         return request
-
-    def _say_started(self, session: Session) -> None:
-        self.logger.info(str(session))
 
 
 def _text(job: Any, resource: str) -> str:

@@ -9,16 +9,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import submitit
 
 from .host import device_pool
-from .packing import PackingError, Session, SessionKey
+from .outcome import Outcome, of_result
+from .packing import PackingError, Request, Session, SessionKey
 from .processes import start_time
-from .runner import PID, Result, SessionSpec, run_session
+from .runner import run_session_in
 from .site import Site
+from .spec import SessionSpec
+from .spool import Result
 
 NO_TIME_LIMIT_MIN = 60 * 24 * 365
 """submitit ends local jobs after 2 minutes unless told; the runner has limits per cell."""
@@ -26,14 +29,6 @@ SIGNAL_EVERY_S = 1.0
 END_LIMIT_S = 45.0
 """More than the runner's own grace for a cell and the command: then SIGKILL."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a cell ended: ``message`` says what went wrong ("" if nothing did)."""
-
-    message: str
-    logs: list[Path] = field(default_factory=list)
 
 
 @dataclass
@@ -65,14 +60,23 @@ class LocalCluster:
         self.outcomes: dict[str, Outcome] = {}
         self.lock = threading.Lock()  # a cancellation comes from another thread
 
-    def check(self, key: SessionKey) -> None:
-        """Raise ``PackingError`` if ``key`` asks for more GPUs than this host has."""
+    def check(self, request: Request) -> None:
+        """Raise ``PackingError`` if ``request`` asks for more GPUs than this host has."""
+        key = request.key
         pool = self._pool(key)
         if key.gpus > len(pool):
             raise PackingError(
                 f"gpus: {key.gpus} of {key.gpu_type}, "
                 f"allowed: up to {len(pool)} (what this host has, or {DEVICES} leaves)"
             )
+
+    def reattach(self, request: Request) -> bool:
+        """Never: a session on this host does not outlive its main process."""
+        return False
+
+    def detach(self) -> None:
+        """Never: the executor does not ask for it."""
+        self.end()
 
     def submit(self, sessions: list[Session]) -> None:
         """Queue sessions; they start as others end."""
@@ -114,15 +118,16 @@ class LocalCluster:
     def _collect(self, running: _Running) -> None:
         """Move results out of the spool; what a dead session left without one is lost."""
         alive = not running.job.done()  # asked first: its last result comes before its end
-        spec = running.spec
+        spec, spool = running.spec, running.spec.spool
         for cell in list(running.spec.cells):
-            result = Result.read(spec.result(cell.id))
+            result = Result.read(spool.result(cell.id))
             if result is not None:
-                message = "" if result.ok else _describe(result, spec)
-                self.outcomes[cell.id] = Outcome(message, [cell.log])
+                self.outcomes[cell.id] = of_result(result, spool, cell.log)
             elif not alive:
-                message = f"session {spec.id} ended ({running.job.state}) before this cell did"
-                self.outcomes[cell.id] = Outcome(message, [spec.log, running.job.paths.stderr])
+                kind = spool.end_reason or "crash"
+                message = f"session {spec.id} ended before this job did: {kind}"
+                places = [cell.log, spool.log, running.job.paths.stderr]
+                self.outcomes[cell.id] = Outcome(kind, message, places)
             else:
                 break  # cells run in this order
             running.spec.cells.remove(cell)
@@ -145,10 +150,11 @@ class LocalCluster:
         # submitit sets the variable for its task, in its own way: the runner sets it anew.
         visible = os.environ.get(DEVICES) if pool is self.cpus else ",".join(devices)
         spec = self._spec(session, {**self.site.environment, DEVICES: visible})
-        executor = submitit.LocalExecutor(spec.spool / "submitit")
+        spec.write()
+        executor = submitit.LocalExecutor(spec.folder / "submitit")
         executor.update_parameters(timeout_min=NO_TIME_LIMIT_MIN)
         with _signals_left_to_the_runner():
-            job = executor.submit(run_session, spec)
+            job = executor.submit(run_session_in, spec.folder)
         self.running.append(_Running(session, spec, job, devices))
         self.on_start(session)
 
@@ -162,8 +168,7 @@ class LocalCluster:
             cells=list(session.cells),
             gpus=session.key.gpus,
             workdir=Path.cwd(),
-            spool=self.logdir / session.id,
-            records=self.logdir / "sessions.jsonl",
+            folder=self.logdir / session.id,
             start_limit_s=None if session.start_minutes is None else session.start_minutes * 60,
             environment=environment,
             watched=None if started is None else (me, started),
@@ -187,15 +192,7 @@ def _signals_left_to_the_runner() -> Iterator[None]:
 def _signal(running: _Running, number: int) -> None:
     """To the runner itself if it is up; else to submitit's controller, as SIGTERM."""
     try:
-        os.kill(int((running.spec.spool / PID).read_text("utf-8")), number)
+        os.kill(int(running.spec.spool.pid.read_text("utf-8")), number)
     except (FileNotFoundError, ValueError, ProcessLookupError):
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(running.job.job_id), signal.SIGTERM)
-
-
-def _describe(result: Result, spec: SessionSpec) -> str:
-    if result.reason == "timeout":
-        return f"ended at its time limit in session {spec.id}"
-    if result.reason:
-        return f"{result.reason} in session {spec.id}"
-    return f"exit code {result.code} in session {spec.id}"

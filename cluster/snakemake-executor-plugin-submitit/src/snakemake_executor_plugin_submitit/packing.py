@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .runner import Cell
 from .site import Site
+from .spec import Cell
 
 READABLE_LIMIT = 48
 
@@ -19,12 +19,17 @@ class PackingError(ValueError):
 
 @dataclass(frozen=True)
 class SessionKey:
-    """What cells must have in common to share a session ("" for none, 0 GPUs for none)."""
+    """What cells must have in common to share a session ("" for none, 0 GPUs for none).
+
+    ``threads`` and ``mem_mb`` are what a session without GPUs asks for; 0: the site's own way.
+    """
 
     session: str
     command: str
     gpu_type: str
     gpus: int
+    threads: int = 0
+    mem_mb: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,21 +41,35 @@ class Request:
     order: int = 0
     start_minutes: float | None = None
 
+    is_stable: bool = True
+    """The command is the same whenever it is asked for: no nested Snakemake's."""
+
     @property
     def minutes(self) -> float:
         """The job's share of a session's time; 0 if it has no limit."""
         return (self.cell.limit_s or 0) / 60
 
+    @property
+    def alone_minutes(self) -> float | None:
+        """What a session with this job alone may take; None if there is no limit."""
+        if self.cell.limit_s is None or (self.key.command and self.start_minutes is None):
+            return None
+        return (self.start_minutes or 0) + self.minutes
+
 
 @dataclass(frozen=True)
 class Session:
-    """Cells in the order in which they run; ``minutes`` is the longest that they may take."""
+    """Cells in the order in which they run.
+
+    ``minutes`` is the longest that they may take, together with the start of the command; None if
+    one of them has no limit.
+    """
 
     id: str
     key: SessionKey
     cells: list[Cell]
     start_minutes: float | None
-    minutes: float
+    minutes: float | None
 
     def __str__(self) -> str:
         plural = "" if len(self.cells) == 1 else "s"
@@ -73,7 +92,7 @@ def check(request: Request, site: Site) -> None:
     if key.gpus and key.gpus > site.gpus[key.gpu_type].per_node:
         most = site.gpus[key.gpu_type].per_node
         raise PackingError(f"gpus: {key.gpus} of {key.gpu_type}, allowed: up to {most} (one node)")
-    longest = site.session_minutes(key.gpu_type)
+    longest = site.work_minutes(key.gpu_type)
     asked = (request.start_minutes or 0) + request.minutes
     if longest is not None and asked > longest:
         raise PackingError(
@@ -84,7 +103,8 @@ def check(request: Request, site: Site) -> None:
 def pack(requests: Iterable[Request], site: Site) -> list[Session]:
     """Sessions of jobs with equal keys, in order of ``order``, split at the site's limits.
 
-    Every request is in exactly one session. Keys keep the order of their first request.
+    Every request is in exactly one session. Keys keep the order of their first request. On Slurm a
+    job without ``session`` is alone in its own: nothing is gained by waiting for another there.
     """
     groups: dict[SessionKey, list[Request]] = {}
     for request in requests:
@@ -94,8 +114,8 @@ def pack(requests: Iterable[Request], site: Site) -> list[Session]:
         for key, group in groups.items()
         for chunk in _split(
             sorted(group, key=lambda request: request.order),
-            site.max_cells_per_session,
-            site.session_minutes(key.gpu_type),
+            site.max_cells_per_session if key.session or site.cluster == "local" else 1,
+            site.work_minutes(key.gpu_type),
         )
     ]
 
@@ -117,11 +137,21 @@ def _split(requests: list[Request], most: int, longest: float | None) -> Iterabl
 def _session(key: SessionKey, requests: list[Request]) -> Session:
     starts = [r.start_minutes for r in requests if r.start_minutes is not None]
     start = max(starts, default=None)
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", key.session)[:READABLE_LIMIT].strip("._-")
+    unlimited = any(request.alone_minutes is None for request in requests)
     return Session(
-        id=f"{readable or 'jobs'}-{uuid.uuid4().hex[:8]}",
+        id=_new_id(key),
         key=key,
         cells=[request.cell for request in requests],
         start_minutes=start,
-        minutes=(start or 0) + sum(request.minutes for request in requests),
+        minutes=None if unlimited else (start or 0) + sum(request.minutes for request in requests),
     )
+
+
+def renamed(session: Session) -> Session:
+    """The same session under another id."""
+    return replace(session, id=_new_id(session.key))
+
+
+def _new_id(key: SessionKey) -> str:
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", key.session)[:READABLE_LIMIT].strip("._-")
+    return f"{readable or 'jobs'}-{uuid.uuid4().hex[:8]}"

@@ -10,7 +10,9 @@ and ``SESSION_STATE`` (``ready`` or ``failed``; without a command always ``ready
 
 Files in ``SESSION_DIR``: ``ready`` (made by the command when it takes cells, removed by it if it
 takes no more), ``failed`` (one line: why the command could not be started), ``cell_end_reason``
-(``timeout``, ``preempted`` or ``cancelled``: why the running cell is being ended).
+(``timeout``, ``preempted``, ``cancelled`` or ``revoked``: why the running cell is being ended).
+
+A session may be run again after it was cut off (a requeued job): cells with a result are skipped.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from .memory import oom_kills
 from .processes import (
     adopt_orphans,
     die_with_parent,
@@ -40,9 +42,10 @@ from .processes import (
     signal_group,
     start_time,
 )
+from .spec import Cell, SessionSpec
+from .spool import REVOKED, Result
 
 READY, FAILED, END_REASON = "ready", "failed", "cell_end_reason"
-STARTS, PID = "starts", "runner.pid"
 REASONS = {
     signal.SIGTERM: "preempted",
     signal.SIGHUP: "preempted",
@@ -50,91 +53,25 @@ REASONS = {
 }
 MOST_STARTS = 2
 """Failed starts in a row after which the command is not started again."""
-GRACE_S = 10.0
 LONGEST_DIR = 90
 """A unix socket's path has at most 107 bytes; this leaves room for its name."""
 POLL_S = 0.02
 WATCH_EVERY_S = 0.5
+OWNER_EVERY_S = 2.0
+"""Between two looks at who owns the session: a file that may be on a far file system."""
+NEAR_LIMIT_S = 120.0
+"""A scheduler announces the time limit by SIGTERM up to this long before it."""
+WRITE_LIMIT_S = 60.0
+"""A result that cannot be written (a full disk) is tried for this long."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One job's command: ``limit_s`` seconds, None for no limit.
-
-    Before it starts, ``folders`` are made and ``stale`` files are removed.
-    """
-
-    id: str
-    argv: list[str]
-    log: Path
-    limit_s: float | None = None
-    environment: dict[str, str] = field(default_factory=dict)
-    folders: list[Path] = field(default_factory=list)
-    stale: list[Path] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class SessionSpec:
-    """All that a runner needs. ``spool`` receives the results, ``records`` one line at the end.
-
-    ``environment`` is set for the command and the cells (None: unset). ``start_limit_s`` is the
-    time that the command has to become ready. ``watched`` is (pid, start time) of a process on
-    this host that the session must not outlive; None to watch none. ``grace_s`` seconds lie
-    between SIGTERM and SIGKILL.
-    """
-
-    id: str
-    key: str
-    command: str | None
-    cells: list[Cell]
-    gpus: int
-    workdir: Path
-    spool: Path
-    records: Path
-    start_limit_s: float | None = None
-    environment: dict[str, str | None] = field(default_factory=dict)
-    watched: tuple[int, int] | None = None
-    grace_s: float = GRACE_S
-
-    @property
-    def log(self) -> Path:
-        """Output of the command, over all its starts."""
-        return self.spool / "session.log"
-
-    def result(self, cell_id: str) -> Path:
-        """Where a cell's result appears."""
-        return self.spool / f"{cell_id}.rc"
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a cell ended: exit code, and ``reason`` if the runner ended it ("" if it did not)."""
-
-    code: int
-    reason: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Ended well, and by itself."""
-        return self.code == 0 and not self.reason
-
-    def write(self, path: Path) -> None:
-        """Atomic: whoever sees the file sees all of it."""
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text(json.dumps(self.__dict__), "utf-8")
-        temporary.replace(path)
-
-    @classmethod
-    def read(cls, path: Path) -> Result | None:
-        """The result at ``path``; None if the cell has not ended."""
-        try:
-            return cls(**json.loads(path.read_text("utf-8")))
-        except FileNotFoundError:
-            return None
+def run_session_in(folder: Path) -> int:
+    """``run_session`` of the specification in a spool: what the scheduler's job calls."""
+    return run_session(SessionSpec.read(folder))
 
 
 def run_session(spec: SessionSpec) -> int:
-    """Run a session to its end; 0 if the worker came to the end of its cells.
+    """Run a session to its end; 0 if the worker came to the end of its cells, 1 if it did not.
 
     Raises ``OSError`` if there is no room for the session's folder.
     """
@@ -143,15 +80,19 @@ def run_session(spec: SessionSpec) -> int:
     adopt_orphans()
     if spec.watched is not None:
         die_with_parent(os.getppid(), signal.SIGTERM)
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    token = spec.spool.claim()
+    if token is None:
+        return 1
+    spec.spool.forget_end()
     started = _now()
     folder = _session_dir()
     supervisor = os.getpid()
-    spec.spool.mkdir(parents=True, exist_ok=True)
     worker = os.fork()
     if worker == 0:
         code = 1
         try:
-            code = _Worker(spec, folder, supervisor).run()
+            code = _Worker(spec, folder, supervisor, token).run()
         except Exception:  # noqa: BLE001 (the fork ends here; its cells are reported as lost)
             traceback.print_exc()
         finally:
@@ -165,37 +106,41 @@ def run_session(spec: SessionSpec) -> int:
     for number in REASONS:
         signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, REASONS)
-    (spec.spool / PID).write_text(str(supervisor))
+    spec.spool.pid.write_text(str(supervisor))
     code = _reap_until(worker)
     for number in REASONS:
         signal.signal(number, signal.SIG_IGN)
     kill_descendants(supervisor)
     shutil.rmtree(folder, ignore_errors=True)
     _record(spec, started)
+    if code != 0 and spec.spool.owner == token and spec.spool.end_reason is None:
+        spec.spool.end("crash")  # of the worker, which had no time to say so
     return code
 
 
 class _Worker:
     """The command and the cells of one session."""
 
-    def __init__(self, spec: SessionSpec, folder: Path, supervisor: int) -> None:
+    def __init__(self, spec: SessionSpec, folder: Path, supervisor: int, token: str) -> None:
         self.spec = spec
         self.folder = folder
         self.supervisor = supervisor
+        self.token = token
+        self.began = time.monotonic()
         self.command: subprocess.Popen[bytes] | None = None
         self.failed_starts = 0
         self.stopped: str | None = None
-        self.next_watch = 0.0
+        self.next_watch = self.next_owner = 0.0
         self.environment = {
             **{key: value for key, value in os.environ.items() if key not in spec.environment},
             **{key: value for key, value in spec.environment.items() if value is not None},
             "SESSION_DIR": str(folder),
             "SESSION_ID": spec.id,
-            "SESSION_LOG": str(spec.log),
+            "SESSION_LOG": str(spec.spool.log),
         }
 
     def run(self) -> int:
-        """All cells in order; 1 if a signal, or the end of the watched process, came first."""
+        """All cells in order; 1 if the session was told to end first."""
         for number in REASONS:
             signal.signal(number, self._on_signal)
         adopt_orphans()
@@ -203,17 +148,40 @@ class _Worker:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, REASONS)
         try:
             for order, cell in enumerate(self.spec.cells):
+                if self.spec.spool.result(cell.id).exists():
+                    continue  # it ended before this session was cut off and run again
                 self._ensure_command()
-                if self.stopped:
+                if self._must_stop():
                     break
                 result = self._run_cell(order, cell)
-                result.write(self.spec.result(cell.id))
+                if self.stopped and not result.ok:
+                    break  # cut off: no result, so that whoever comes next runs it again
+                self._report(cell, result)
                 if result.reason:
                     self._end_command()
         finally:
             self._end_command()
             shutil.rmtree(self.folder, ignore_errors=True)
+        if self.stopped and self.stopped != REVOKED:
+            self.spec.spool.end(self.stopped)
         return 1 if self.stopped else 0
+
+    def _report(self, cell: Cell, result: Result) -> None:
+        """Have the main process know the result; raises ``OSError`` after ``WRITE_LIMIT_S``."""
+        end = time.monotonic() + WRITE_LIMIT_S
+        while True:
+            try:
+                if result.ok:
+                    for marker in cell.markers:
+                        marker.unlink(missing_ok=True)
+                result.write(self.spec.spool.result(cell.id))
+                self.spec.spool.tell()
+                return
+            except OSError as error:
+                if time.monotonic() > end or self._must_stop():
+                    raise
+                print(f"{cell.id}: result not written yet: {error}", file=sys.stderr)
+                time.sleep(1)
 
     def _ensure_command(self) -> None:
         """Have the command up and ready, unless it is known that it does not start."""
@@ -236,9 +204,9 @@ class _Worker:
     def _start_command(self, command: str) -> str | None:
         """Start the command in an empty SESSION_DIR; why it is not ready, None if it is."""
         _empty(self.folder)
-        with (self.spec.spool / STARTS).open("a", encoding="utf-8") as starts:
+        with self.spec.spool.starts.open("a", encoding="utf-8") as starts:
             starts.write(f"{_now()}\n")
-        self.command = process = self._popen(["bash", "-c", command], self.spec.log, {})
+        self.command = process = self._popen(["bash", "-c", command], self.spec.spool.log, {})
         end = self._deadline(self.spec.start_limit_s)
         while not (self.folder / READY).exists():
             if process.poll() is not None:
@@ -262,6 +230,9 @@ class _Worker:
         try:
             for place in cell.folders:
                 place.mkdir(parents=True, exist_ok=True)
+            for marker in cell.markers:
+                marker.parent.mkdir(parents=True, exist_ok=True)
+                marker.write_text('{"external_jobid": null}', "utf-8")
             for place in cell.stale:
                 place.unlink(missing_ok=True)
             cell.log.unlink(missing_ok=True)
@@ -271,6 +242,7 @@ class _Worker:
             cell.log.write_text(f"cannot start: {error}\n", "utf-8")
             return Result(127)
         end = self._deadline(cell.limit_s)
+        kills = oom_kills()
         reason = ""
         while not reason:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -286,6 +258,10 @@ class _Worker:
             process.wait()
         signal_group(process.pid, signal.SIGKILL)  # what it left in the background
         reap_orphans({self.command.pid} if self.command else set())
+        if process.returncode != 0 and not reason and oom_kills() > kills:
+            reason = "out_of_memory"
+        if process.returncode == 0 and self.stopped:
+            reason = ""  # told to end when it was done, it said so
         return Result(process.returncode, reason)
 
     def _popen(
@@ -316,16 +292,26 @@ class _Worker:
         reap_orphans(set())
 
     def _must_stop(self) -> bool:
-        """A signal came, or the watched process is gone."""
-        if self.spec.watched is not None and time.monotonic() > self.next_watch:
-            self.next_watch = time.monotonic() + WATCH_EVERY_S
+        """A signal came, the watched process is gone, or the session is another's by now."""
+        now = time.monotonic()
+        if self.spec.watched is not None and now > self.next_watch:
+            self.next_watch = now + WATCH_EVERY_S
             pid, started = self.spec.watched
             if start_time(pid) != started:
                 self.stopped = self.stopped or "cancelled"
+        if now > self.next_owner:
+            self.next_owner = now + OWNER_EVERY_S
+            with contextlib.suppress(OSError):  # not to be reached for a moment
+                if self.spec.spool.owner != self.token:
+                    self.stopped = REVOKED
         return self.stopped is not None
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self.stopped = self.stopped or REASONS[signal.Signals(number)]
+        reason = REASONS[signal.Signals(number)]
+        limit = self.spec.limit_s
+        if limit is not None and time.monotonic() - self.began > limit - NEAR_LIMIT_S:
+            reason = "timeout"  # the scheduler's announcement of it
+        self.stopped = self.stopped or reason
 
     @staticmethod
     def _deadline(limit_s: float | None) -> float:
@@ -358,18 +344,19 @@ def _empty(folder: Path) -> None:
 
 def _record(spec: SessionSpec, started: str) -> None:
     """One line on the session, in one write: others append to the same file."""
-    starts = spec.spool / STARTS
+    starts = spec.spool.starts
     record = {
         "session_id": spec.id,
         "session": spec.key,
         "cells": [cell.id for cell in spec.cells],
         "gpus": spec.gpus,
+        "job": os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", ""),
+        "node": os.environ.get("SLURMD_NODENAME", ""),
         "started_at": started,
         "ended_at": _now(),
         "starts": len(starts.read_text("utf-8").splitlines()) if starts.exists() else 0,
     }
-    spec.records.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(spec.records, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(spec.spool.records, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     with contextlib.closing(os.fdopen(descriptor, "wb", buffering=0)) as file:
         file.write(json.dumps(record).encode() + b"\n")
 

@@ -23,8 +23,23 @@ from .host import HostGpu, host_gpus
 
 AUTO = "auto"
 CPU = "CPU"
+MARGIN_MINUTES = 2
+"""Ending processes takes time, and Slurm announces the limit up to a minute and a half early."""
 CPU_SLOTS = 2
 """``per_node: auto`` without a GPU: as many as tensor parallelism needs at least."""
+
+
+ONLY_SLURM = {
+    "account_env",
+    "slurm",
+    "setup",
+    "qos",
+    "qos_limits",
+    "max_array_size",
+    "max_submit",
+    "status_seconds",
+    "lost_minutes",
+}
 
 
 class SiteError(ValueError):
@@ -41,7 +56,8 @@ Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Text = Annotated[str, BeforeValidator(_as_text)]
 Positive = Annotated[int, Field(ge=1)]
 FlagName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-Flags = dict[FlagName, Text]
+Flag = bool | Text
+Flags = dict[FlagName, Flag]
 
 
 class _Model(BaseModel):
@@ -71,6 +87,8 @@ class GpuClass(_Model):
     @classmethod
     def _only_n(cls, flags: Flags) -> Flags:
         for flag, value in flags.items():
+            if isinstance(value, bool):
+                continue
             try:
                 fields = [name for _, name, _, _ in string.Formatter().parse(value)]
             except ValueError as error:
@@ -80,13 +98,31 @@ class GpuClass(_Model):
         return flags
 
 
+class QosLimits(_Model):
+    """What a QOS allows: minutes of a job, and array elements in the queue at once."""
+
+    max_minutes: Positive | None = None
+    max_submit: Positive | None = None
+
+
 class Site(_Model):
-    """One cluster or host. Times are minutes; ``parallel`` is sessions at a time."""
+    """One cluster or host. Times are minutes; ``parallel`` is sessions at a time.
+
+    On Slurm ``parallel`` throttles each job array. ``max_submit`` is array elements in the queue
+    at once; a job that squeue and sacct do not know for ``lost_minutes`` is lost.
+    """
 
     name: Name
     cluster: Literal["slurm", "local"]
     account_env: Variable | None = None
     slurm: Flags = {}
+    qos: Name | None = None
+    qos_limits: dict[Name, QosLimits] = {}
+    max_array_size: Positive | None = None
+    max_submit: Positive | None = None
+    status_seconds: float = Field(default=10, gt=0)
+    lost_minutes: float = Field(default=10, gt=0)
+    preflight: bool | None = None
     setup: list[str] = []
     environment: dict[Variable, Text] = {}
     parallel: Positive = 1
@@ -97,15 +133,41 @@ class Site(_Model):
     @model_validator(mode="after")
     def _slurm_keys_need_slurm(self) -> Site:
         if self.cluster != "slurm":
-            for key in ("account_env", "slurm", "setup"):
-                if getattr(self, key):
-                    raise ValueError(f"{key}: only with cluster: slurm")
+            for key in self.model_fields_set & ONLY_SLURM:
+                raise ValueError(f"{key}: only with cluster: slurm")
+        if "qos" in self.slurm:
+            raise ValueError("slurm.qos: allowed: the site's own key qos")
+        if self.qos_limits and self.qos not in self.qos_limits:
+            raise ValueError(f"qos: {self.qos!r}, allowed: {', '.join(self.qos_limits)}")
         return self
+
+    def work_minutes(self, gpu_type: str) -> int | None:
+        """What a session may plan with of ``session_minutes``: on Slurm its end takes time too."""
+        longest = self.session_minutes(gpu_type)
+        if longest is None or self.cluster == "local":
+            return longest
+        return max(longest - MARGIN_MINUTES, 0)
+
+    def with_qos(self, name: str) -> Site:
+        """The same site under another QOS; raises ``SiteError`` if it is not one of its own."""
+        if name not in self.qos_limits:
+            raise SiteError(f"qos: {name!r}, allowed: {', '.join(self.qos_limits) or 'none'}")
+        return self.model_copy(update={"qos": name})
+
+    @property
+    def _qos(self) -> QosLimits:
+        return self.qos_limits.get(self.qos or "", QosLimits())
+
+    def submit_limit(self) -> int | None:
+        """Array elements that may be in the queue at once; None: no limit."""
+        limits = [n for n in (self.max_submit, self._qos.max_submit) if n is not None]
+        return min(limits, default=None)
 
     def session_minutes(self, gpu_type: str) -> int | None:
         """Longest session on ``gpu_type`` ("" for none), in minutes; None: no limit."""
         own = self.gpus[gpu_type].max_minutes if gpu_type else None
-        limits = [limit for limit in (self.max_minutes, own) if limit is not None]
+        known = (self.max_minutes, own, self._qos.max_minutes)
+        limits = [limit for limit in known if limit is not None]
         return min(limits, default=None)
 
 

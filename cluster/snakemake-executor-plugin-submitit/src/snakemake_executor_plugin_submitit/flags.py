@@ -1,0 +1,100 @@
+"""From a session's needs and the site to the flags of sbatch: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .packing import SessionKey
+from .site import MARGIN_MINUTES, Site, SiteError
+
+GRID = (5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440)
+"""Time limits in minutes; beyond, whole days. Sessions of similar length share an array."""
+DAY = 1440
+ANNOUNCED_S = 30
+
+
+@dataclass(frozen=True)
+class SlurmParameters:
+    """What the jobs of one array have in common.
+
+    ``flags`` are sbatch's long names without dashes, with a value or True for a bare flag;
+    ``setup`` lines of the batch script; ``minutes`` the time limit.
+    """
+
+    flags: tuple[tuple[str, str | bool], ...]
+    setup: tuple[str, ...]
+    minutes: int
+    cpus: int
+
+    def submitit(self) -> dict[str, Any]:
+        """Arguments of ``submitit.SlurmExecutor.update_parameters``."""
+        return {
+            "time": self.minutes,
+            "nodes": 1,
+            "ntasks_per_node": 1,
+            "cpus_per_task": self.cpus,
+            "wckey": None,  # submitit's own is refused where keys are enforced
+            "setup": list(self.setup),
+            # submitit asks for SIGUSR2, by which most programs end at once.
+            "additional_parameters": {**dict(self.flags), "signal": f"TERM@{ANNOUNCED_S}"},
+        }
+
+    def __str__(self) -> str:
+        """The flags for people, on one line."""
+        words = [
+            f"--{name}" if value is True else f"--{name}={value}" for name, value in self.flags
+        ]
+        return " ".join([*words, f"--time={self.minutes}"])
+
+
+def slurm_parameters(
+    key: SessionKey,
+    minutes: int | None,
+    site: Site,
+    environ: Mapping[str, str],
+    threads: int = 1,
+    mem_mb: int | None = None,
+) -> SlurmParameters:
+    """The parameters of a session that takes ``minutes`` at most (None: as long as it may).
+
+    Raises ``SiteError`` if the account or a time limit is missing.
+    """
+    flags: dict[str, str | bool] = dict(site.slurm)
+    cpus = threads
+    if key.gpu_type:
+        known = site.gpus[key.gpu_type]
+        flags |= {
+            name: value.format(n=key.gpus) if isinstance(value, str) else value
+            for name, value in known.slurm.items()
+        }
+        cpus = max(known.cpus_per_gpu * key.gpus, threads)
+    if site.qos is not None:
+        flags["qos"] = site.qos
+    if site.account_env is not None:
+        account = environ.get(site.account_env, "")
+        if not account:
+            raise SiteError(f"account_env: {site.account_env} is not set, allowed: an account")
+        flags["account"] = account
+    if mem_mb and not any(name.startswith("mem") for name in flags):
+        flags["mem"] = f"{mem_mb}M"
+    if "requeue" not in flags and "no-requeue" not in flags:
+        flags["no-requeue"] = True
+    return SlurmParameters(
+        flags=tuple(sorted((name, value) for name, value in flags.items() if value is not False)),
+        # Since Slurm 22.05 srun no longer takes the number over from sbatch.
+        setup=(*site.setup, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"),
+        minutes=_time_limit(minutes, site.session_minutes(key.gpu_type)),
+        cpus=cpus,
+    )
+
+
+def _time_limit(minutes: int | None, longest: int | None) -> int:
+    if minutes is None:
+        if longest is None:
+            raise SiteError("runtime: missing, allowed: minutes (the site has no max_minutes)")
+        return longest
+    asked = minutes + MARGIN_MINUTES
+    rounded = next((step for step in GRID if step >= asked), -(-asked // DAY) * DAY)
+    return rounded if longest is None else min(rounded, longest)

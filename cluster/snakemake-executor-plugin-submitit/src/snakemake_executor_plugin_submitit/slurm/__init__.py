@@ -1,0 +1,1 @@
+"""Sessions as elements of Slurm job arrays."""

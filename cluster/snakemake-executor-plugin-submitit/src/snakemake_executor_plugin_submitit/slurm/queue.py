@@ -1,0 +1,194 @@
+"""What Slurm says of jobs: squeue first, sacct for what squeue has forgotten.
+
+One call of each for all jobs. The states are those of squeue's and sacct's manual pages ("JOB
+STATE CODES"); a state that is in no set is taken for unknown, never for a success.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Collection
+from dataclasses import dataclass
+
+ALIVE = frozenset(
+    [
+        "PENDING",
+        "RUNNING",
+        "COMPLETING",
+        "CONFIGURING",
+        "REQUEUED",
+        "REQUEUE_FED",
+        "REQUEUE_HOLD",
+        "RESIZING",
+        "RESV_DEL_HOLD",
+        "SIGNALING",
+        "SPECIAL_EXIT",
+        "STAGE_OUT",
+        "STOPPED",
+        "SUSPENDED",
+        "EXPEDITING",
+    ]
+)
+"""The job runs, or will run (again) without our doing."""
+OVER = {
+    "COMPLETED": "crash",  # of the session: the job itself ended well, its cells did not
+    "FAILED": "crash",
+    "LAUNCH_FAILED": "node_failure",
+    "RECONFIG_FAIL": "node_failure",
+    "BOOT_FAIL": "node_failure",
+    "NODE_FAIL": "node_failure",
+    "CANCELLED": "cancelled",
+    "REVOKED": "cancelled",
+    "DEADLINE": "timeout",
+    "TIMEOUT": "timeout",
+    "OUT_OF_MEMORY": "out_of_memory",
+    "PREEMPTED": "preempted",
+}
+"""Final states, and what they mean for cells that had not ended."""
+CALL_LIMIT_S = 60
+_NO_SUCH_JOB = re.compile(r"Invalid job id", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Status:
+    """A job as Slurm has it: ``state`` is one word, ``said`` all that Slurm said of it."""
+
+    state: str
+    said: str
+    reason: str = ""
+    node: str = ""
+
+    @property
+    def is_alive(self) -> bool:
+        """It runs or will run."""
+        return self.state in ALIVE
+
+    @property
+    def is_over(self) -> bool:
+        """It will never run again."""
+        return self.state in OVER
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found of the jobs asked for, by id (``12`` or ``12_3``).
+
+    ``squeue_answered``: the controller could be reached, so that it does not know the jobs that
+    are not here. ``trouble`` is one line on what could not be asked, "" if all could.
+    """
+
+    known: dict[str, Status]
+    squeue_answered: bool
+    trouble: str = ""
+
+
+def ask(ids: Collection[str]) -> Answer:
+    """What Slurm knows of the jobs ``ids``; never raises for a Slurm that cannot be reached."""
+    roots = _roots(ids)
+    words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N"]
+    done = _call([*words, f"--jobs={roots}"])
+    trouble = ""
+    known: dict[str, Status] = {}
+    answered = done.returncode == 0 or bool(_NO_SUCH_JOB.search(done.stderr))
+    if answered:
+        known = _keep(parse_squeue(done.stdout), ids)
+    else:
+        trouble = _one_line("squeue", done.stderr)
+    missing = [job for job in ids if job not in known]
+    if missing and answered:
+        words = ["sacct", "--noheader", "--parsable2", "--allocations"]
+        done = _call([*words, "--format=JobID,State,NodeList", f"--jobs={_roots(missing)}"])
+        if done.returncode == 0:
+            known |= _keep(parse_sacct(done.stdout), missing)
+        else:
+            trouble = _one_line("sacct", done.stderr)
+    return Answer(known, answered, trouble)
+
+
+def array_named(name: str) -> str | None:
+    """The id of the array (or job) called ``name``; None if Slurm knows none.
+
+    Raises ``OSError`` if Slurm cannot be asked: then it is not known whether there is one.
+    """
+    done = _call(["squeue", "--noheader", "--states=all", "--format=%F", f"--name={name}"])
+    if done.returncode != 0:
+        raise OSError(_one_line("squeue", done.stderr))
+    if found := done.stdout.split():
+        return found[0]
+    words = ["sacct", "--noheader", "--parsable2", "--allocations", "--starttime=now-14days"]
+    done = _call([*words, "--format=JobID", f"--name={name}"])
+    found = done.stdout.split() if done.returncode == 0 else []
+    return found[0].partition("_")[0] if found else None
+
+
+def cancel(ids: Collection[str]) -> str:
+    """Cancel jobs, in one call; what scancel could not do, in one line ("" if nothing)."""
+    if not ids:
+        return ""
+    done = _call(["scancel", *sorted(ids)])
+    return "" if done.returncode == 0 else _one_line("scancel", done.stderr)
+
+
+def max_array_size() -> int | None:
+    """MaxArraySize of the cluster: one more than the highest index; None if it does not say."""
+    found = re.search(
+        r"^MaxArraySize\s*=\s*(\d+)", _call(["scontrol", "show", "config"]).stdout, re.M
+    )
+    return int(found[1]) if found else None
+
+
+def parse_squeue(text: str) -> dict[str, Status]:
+    """Lines ``id|STATE|reason|nodes``."""
+    found = {}
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) == 4:
+            job, state, reason, node = fields
+            found[job] = Status(state, state, "" if reason == "None" else reason, node)
+    return found
+
+
+def parse_sacct(text: str) -> dict[str, Status]:
+    """Lines ``id|State|nodes``; a state may go on: ``CANCELLED by 1000``."""
+    found = {}
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) == 3 and fields[1]:
+            job, state, node = fields
+            found[job] = Status(state.split()[0].rstrip("+"), state, "", node)
+    return found
+
+
+def _keep(found: dict[str, Status], ids: Collection[str]) -> dict[str, Status]:
+    wanted = set(ids)
+    return {job: status for job, status in found.items() if job in wanted}
+
+
+def _roots(ids: Collection[str]) -> str:
+    """Arrays by their own id: a thousand elements are asked for by one number."""
+    return ",".join(sorted({job.partition("_")[0] for job in ids}, key=int))
+
+
+def _call(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program of Slurm's; one that is missing or hangs is one that failed."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    environment = {k: v for k, v in environment.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
+    try:
+        return subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=CALL_LIMIT_S,
+            check=False,
+            env=environment,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(words, 127, "", str(error))
+
+
+def _one_line(program: str, text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"{program}: {lines[-1] if lines else 'failed without a word'}"

@@ -1,0 +1,183 @@
+"""A workflow of small cells on a private Slurm, which keep a log of their own.
+
+The cells compute nothing. Each appends to ``cells.log`` when it begins and when it is done: what
+the faults are counted from, whatever Snakemake says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGIN_TESTS = ROOT / "cluster/snakemake-executor-plugin-submitit/tests"
+STAND_IN = PLUGIN_TESTS / "stand_in.py"
+MATRIX = [("h100", 1), ("h100", 2), ("h200", 4), ("a100", 1)]
+
+SITE = """
+name: lab
+cluster: slurm
+status_seconds: 1
+lost_minutes: 0.2
+max_minutes: 30
+parallel: 8
+slurm: {mem: 300M}
+gpus:
+  h100: {card: FAKE H100, per_node: 4, slurm: {partition: gpu-h100, gres: "gpu:h100:{n}"}}
+  h200: {card: FAKE H200, per_node: 4, slurm: {partition: gpu-h200, gres: "gpu:h200:{n}"}}
+  a100: {card: FAKE A100, per_node: 2, slurm: {partition: gpu-a100, gres: "gpu:a100:{n}"}}
+"""
+
+# A cell waits while ``hold-<cell>`` is there: tests stop the world at a cell by it.
+SNAKEFILE = """
+import json
+CELLS = json.load(open("cells.json"))
+rule all:
+    input: [f"out/{{c}}.txt" for c in CELLS]
+rule cell:
+    output: "out/{{c}}.txt"
+    resources:
+        gpu_type=lambda w: CELLS[w.c]["gpu"], gpus=lambda w: CELLS[w.c]["gpus"],
+        runtime=lambda w: CELLS[w.c].get("runtime", 2), session=lambda w: CELLS[w.c]["session"],
+        session_command={command!r}, session_runtime=1,
+        session_order=lambda w: CELLS[w.c].get("order", 0),
+        failure_record=lambda w: f"failures/{{w.c}}.json"
+    params: cell="{{c}}"
+    shell: "bash cell.sh {{params.cell:q}} {{output:q}}"
+"""
+
+CELL = """
+set -u
+where="${SLURMD_NODENAME:--} ${CUDA_VISIBLE_DEVICES:--} ${SLURM_JOB_PARTITION:--}"
+say() { echo "$1 $2 $SESSION_ID $where $(date +%s.%N)" >> cells.log; }
+mkdir -p out
+say begin "$1"
+trap 'exit 1' TERM
+while [ -e "hold-$1" ]; do sleep 0.1; done
+if [ -e "fail-$1" ]; then exit "$(cat "fail-$1")"; fi
+eat='import time; held = bytearray(900 << 20); time.sleep(60)'
+if [ -e "eat-$1" ]; then exec python3 -c "$eat"; fi
+echo "$SESSION_ID" > "out/.$1" && mv "out/.$1" "$2" && say done "$1"
+"""
+
+
+def matrix(per_session: int = 3) -> dict[str, dict[str, Any]]:
+    """Cells of one session per line of ``MATRIX``."""
+    return {
+        f"{gpu}x{gpus}-{k}": {"gpu": gpu, "gpus": gpus, "session": f"{gpu}x{gpus}", "order": k}
+        for gpu, gpus in MATRIX
+        for k in range(per_session)
+    }
+
+
+@dataclass
+class Event:
+    """A line of ``cells.log``."""
+
+    what: str
+    cell: str
+    session: str
+    node: str
+    devices: str
+    partition: str
+    at: float
+
+
+@dataclass
+class SlurmWorkflow:
+    """A workflow in a folder of its own; ``environment`` is that of its Slurm."""
+
+    root: Path
+    environment: Mapping[str, str]
+
+    def write(self, cells: Mapping[str, Mapping[str, Any]], site: str = SITE) -> None:
+        """Write the Snakefile, the cells and the site."""
+        command = f"{sys.executable} {STAND_IN} starts.log"
+        (self.root / "Snakefile").write_text(SNAKEFILE.format(command=command))
+        (self.root / "cells.json").write_text(json.dumps(cells))
+        (self.root / "cell.sh").write_text(CELL)
+        (self.root / "site.yaml").write_text(site)
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """Start Snakemake in a process group of its own; its output goes to ``said.log``."""
+        words = [sys.executable, "-m", "snakemake", "--executor", "submitit", "--nolock"]
+        words += ["--jobs", "1000", "--submitit-site", "site.yaml", "--rerun-incomplete"]
+        words += ["--submitit-gather-seconds", "0.5", "--keep-going", "--latency-wait", "2"]
+        with (self.root / "said.log").open("ab") as output:
+            return subprocess.Popen(
+                [*words, *options],
+                cwd=self.root,
+                env={**self.environment, "TEST_WORKFLOW": str(self.root)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def run(self, *options: str, limit_s: float = 120) -> tuple[int, str]:
+        """Run Snakemake to its end: its exit code and what it said."""
+        before = self.said()
+        process = self.start(*options)
+        try:
+            code = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(f"not done after {limit_s} s:\n{self.said()}") from None
+        return code, self.said()[len(before) :]
+
+    def said(self) -> str:
+        """All that Snakemake has printed so far."""
+        path = self.root / "said.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def events(self) -> list[Event]:
+        """The cells' own log."""
+        path = self.root / "cells.log"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [Event(*line.split()[:-1], at=float(line.split()[-1])) for line in lines]
+
+    def count(self, what: str) -> Counter[str]:
+        """How often each cell began, or was done."""
+        return Counter(event.cell for event in self.events() if event.what == what)
+
+    def hold(self, *cells: str) -> None:
+        """Have cells wait once they have begun."""
+        for cell in cells:
+            (self.root / f"hold-{cell}").touch()
+
+    def let_go(self, *cells: str) -> None:
+        """Have them go on."""
+        for cell in cells:
+            with contextlib.suppress(FileNotFoundError):
+                (self.root / f"hold-{cell}").unlink()
+
+    def wait_for(self, condition: Callable[[], object], limit_s: float = 60) -> None:
+        """Return when ``condition`` holds; fail with what Snakemake said after ``limit_s``."""
+        end = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < end, f"still not so after {limit_s} s:\n{self.said()}"
+            time.sleep(0.1)
+
+    def wait_begun(self, *cells: str) -> None:
+        """Return when all of ``cells`` have begun."""
+        self.wait_for(lambda: set(cells) <= set(self.count("begin")))
+
+    def starts(self) -> int:
+        """Starts of the session command so far."""
+        path = self.root / "starts.log"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """The records of sessions that have ended."""
+        path = self.root / ".snakemake/submitit/sessions.jsonl"
+        return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
