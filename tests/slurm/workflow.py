@@ -49,7 +49,7 @@ rule cell:
     resources:
         gpu_type=lambda w: CELLS[w.c]["gpu"], gpus=lambda w: CELLS[w.c]["gpus"],
         runtime=lambda w: CELLS[w.c].get("runtime", 2), session=lambda w: CELLS[w.c]["session"],
-        session_command={command!r}, session_runtime=1,
+        session_command=lambda w: CELLS[w.c].get("command", {command!r}), session_runtime=1,
         session_order=lambda w: CELLS[w.c].get("order", 0),
         failure_record=lambda w: f"failures/{{w.c}}.json"
     params: cell="{{c}}"
@@ -63,6 +63,7 @@ say() { echo "$1 $2 $SESSION_ID $where $(date +%s.%N)" >> cells.log; }
 mkdir -p out
 say begin "$1"
 trap 'exit 1' TERM
+[ "$SESSION_STATE" = ready ] || exit 9
 while [ -e "hold-$1" ]; do sleep 0.1; done
 if [ -e "fail-$1" ]; then exit "$(cat "fail-$1")"; fi
 eat='import time; held = bytearray(900 << 20); time.sleep(60)'
