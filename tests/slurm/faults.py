@@ -65,12 +65,13 @@ class Case:
         hold: Iterable[str] = (HELD,),
         cells: Mapping[str, Mapping[str, Any]] | None = None,
         site: str = SITE,
+        limited: bool = True,
     ) -> None:
         """Start the sweep and wait until the held cells run and the other sessions are done."""
         hold = list(hold)
         cells = matrix() if cells is None else cells
         self.options = list(options)
-        self.flow.write(cells, site)
+        self.flow.write(cells, site, limited)
         self.flow.hold(*hold)
         self.process = self.flow.start(*options)
         self.flow.wait_begun(*hold)
@@ -86,14 +87,7 @@ class Case:
 
     def job(self, cell: str) -> str:
         """The Slurm job in which a cell began last."""
-        session = self.session(cell)
-        for line in (self.logdir / "ledger.jsonl").read_text().splitlines():
-            event = json.loads(line)
-            if event["event"] == "intent" and session in event["sessions"]:
-                place, name = event["sessions"].index(session), event["name"]
-            elif event["event"] == "submitted" and event["name"] == name:
-                return str(event["jobs"][place])
-        raise AssertionError(f"{session} is not in the ledger")
+        return [event.job for event in self.flow.events() if event.cell == cell][-1]
 
     @property
     def logdir(self) -> Path:
@@ -122,6 +116,13 @@ class Case:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+    def abandon(self) -> None:
+        """End what a fault that went wrong left running."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.call("scancel", "--me")
 
     def interrupt(self) -> None:
         """Ctrl-C: SIGINT to all processes of the terminal."""
@@ -214,8 +215,7 @@ def cell_over_its_time(case: Case) -> None:
 def session_over_its_time(case: Case) -> None:
     """a session reaches the time limit of its job (1 minute)"""
     site = SITE.replace("max_minutes: 30", "max_minutes: 1")
-    cells = {cell: {**known, "runtime": ""} for cell, known in matrix().items()}
-    case.begin(cells=cells, site=site)
+    case.begin(site=site, limited=False)
     assert case.wait(240) == 1
     case.user, case.slurm = case.saw(ENDED), case.state(case.job(HELD))
     case.cut_off = {HELD}
@@ -556,7 +556,10 @@ def judge(name: str, lab: Lab, root: Path) -> Report:
     """Run one fault in ``root``, type the same command again until all is done, and count."""
     case = Case(lab, SlurmWorkflow(root, lab.env()))
     began = time.monotonic()
-    FAULTS[name](case)
+    try:
+        FAULTS[name](case)
+    finally:
+        case.abandon()
     lab.wait_idle()
     case.flow.let_go(*(path.name[5:] for path in root.glob("hold-*")))
     code, said = case.flow.run()

@@ -48,7 +48,8 @@ rule cell:
     output: "out/{{c}}.txt"
     resources:
         gpu_type=lambda w: CELLS[w.c]["gpu"], gpus=lambda w: CELLS[w.c]["gpus"],
-        runtime=lambda w: CELLS[w.c].get("runtime", 2), session=lambda w: CELLS[w.c]["session"],
+        runtime=lambda w: CELLS[w.c].get("runtime", 2),
+        session=lambda w: CELLS[w.c]["session"],
         session_command=lambda w: CELLS[w.c].get("command", {command!r}), session_runtime=1,
         session_order=lambda w: CELLS[w.c].get("order", 0),
         failure_record=lambda w: f"failures/{{w.c}}.json"
@@ -56,9 +57,12 @@ rule cell:
     shell: "bash cell.sh {{params.cell:q}} {{output:q}}"
 """
 
+LIMIT = '        runtime=lambda w: CELLS[w.c].get("runtime", 2),\n'
+
 CELL = """
 set -u
-where="${SLURMD_NODENAME:--} ${CUDA_VISIBLE_DEVICES:--} ${SLURM_JOB_PARTITION:--}"
+job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+where="$job ${SLURMD_NODENAME:--} ${CUDA_VISIBLE_DEVICES:--} ${SLURM_JOB_PARTITION:--}"
 say() { echo "$1 $2 $SESSION_ID $where $(date +%s.%N)" >> cells.log; }
 mkdir -p out
 say begin "$1"
@@ -88,6 +92,7 @@ class Event:
     what: str
     cell: str
     session: str
+    job: str
     node: str
     devices: str
     partition: str
@@ -101,10 +106,15 @@ class SlurmWorkflow:
     root: Path
     environment: Mapping[str, str]
 
-    def write(self, cells: Mapping[str, Mapping[str, Any]], site: str = SITE) -> None:
-        """Write the Snakefile, the cells and the site."""
+    def write(
+        self, cells: Mapping[str, Mapping[str, Any]], site: str = SITE, limited: bool = True
+    ) -> None:
+        """Write the Snakefile, the cells and the site; cells have a run time limit if asked."""
         command = f"{sys.executable} {STAND_IN} starts.log"
-        (self.root / "Snakefile").write_text(SNAKEFILE.format(command=command))
+        text = SNAKEFILE.format(command=command)
+        if not limited:
+            text = text.replace(LIMIT, "")
+        (self.root / "Snakefile").write_text(text)
         (self.root / "cells.json").write_text(json.dumps(cells))
         (self.root / "cell.sh").write_text(CELL)
         (self.root / "site.yaml").write_text(site)

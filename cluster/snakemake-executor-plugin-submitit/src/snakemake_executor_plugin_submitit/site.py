@@ -29,6 +29,21 @@ CPU_SLOTS = 2
 """``per_node: auto`` without a GPU: as many as tensor parallelism needs at least."""
 
 
+_EXECUTORS = "set by the executor"
+OWN_FLAGS = {
+    "array": _EXECUTORS,
+    "error": _EXECUTORS,
+    "job-name": _EXECUTORS,
+    "nodes": _EXECUTORS,
+    "ntasks": _EXECUTORS,
+    "ntasks-per-node": _EXECUTORS,
+    "open-mode": _EXECUTORS,
+    "output": _EXECUTORS,
+    "signal": _EXECUTORS,
+    "time": f"{_EXECUTORS} from runtime and max_minutes",
+    "wrap": _EXECUTORS,
+    "account": "allowed: account_env, the name of the variable that holds it",
+}
 ONLY_SLURM = {
     "account_env",
     "slurm",
@@ -64,6 +79,16 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _sendable(flags: Flags) -> Flags:
+    """Flags that may be given to sbatch: not those that the executor sets itself."""
+    for flag, value in flags.items():
+        if flag in OWN_FLAGS:
+            raise ValueError(f"slurm: {flag}: {OWN_FLAGS[flag]}")
+        if isinstance(value, str) and not value.isprintable():
+            raise ValueError(f"slurm: {flag}: {value!r}, allowed: one line of printable characters")
+    return flags
+
+
 class GpuClass(_Model):
     """One class of nodes: the silicon, how many of it a node has, and the Slurm flags for it.
 
@@ -86,7 +111,7 @@ class GpuClass(_Model):
     @field_validator("slurm")
     @classmethod
     def _only_n(cls, flags: Flags) -> Flags:
-        for flag, value in flags.items():
+        for flag, value in _sendable(flags).items():
             if isinstance(value, bool):
                 continue
             try:
@@ -130,10 +155,15 @@ class Site(_Model):
     max_cells_per_session: Positive = 200
     gpus: dict[Name, GpuClass] = Field(min_length=1)
 
+    @field_validator("slurm")
+    @classmethod
+    def _sendable(cls, flags: Flags) -> Flags:
+        return _sendable(flags)
+
     @model_validator(mode="after")
     def _slurm_keys_need_slurm(self) -> Site:
         if self.cluster != "slurm":
-            for key in self.model_fields_set & ONLY_SLURM:
+            for key in sorted(self.model_fields_set & ONLY_SLURM):
                 raise ValueError(f"{key}: only with cluster: slurm")
         if "qos" in self.slurm:
             raise ValueError("slurm.qos: allowed: the site's own key qos")
