@@ -8,6 +8,7 @@ min_version("9.16")
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/models.smk"
+include: "workflow/rules/preflight.smk"
 include: "workflow/rules/cells.smk"
 include: "workflow/rules/tables.smk"
 
@@ -18,6 +19,7 @@ localrules:
     new_config,
     model_folder,
     weights,
+    preflight_all,
     tables,
 
 

@@ -48,16 +48,16 @@ rule cell:
     output: "out/{{c}}.txt"
     resources:
         gpu_type=lambda w: CELLS[w.c]["gpu"], gpus=lambda w: CELLS[w.c]["gpus"],
-        runtime=lambda w: CELLS[w.c].get("runtime", 2),
+        runtime=lambda w: CELLS[w.c].get("runtime", 2), session_runtime=1,
         session=lambda w: CELLS[w.c]["session"],
-        session_command=lambda w: CELLS[w.c].get("command", {command!r}), session_runtime=1,
+        session_command=lambda w: CELLS[w.c].get("command", {command!r}),
         session_order=lambda w: CELLS[w.c].get("order", 0),
         failure_record=lambda w: f"failures/{{w.c}}.json"
     params: cell="{{c}}"
     shell: "bash cell.sh {{params.cell:q}} {{output:q}}"
 """
 
-LIMIT = '        runtime=lambda w: CELLS[w.c].get("runtime", 2),\n'
+LIMIT = '        runtime=lambda w: CELLS[w.c].get("runtime", 2), session_runtime=1,\n'
 
 CELL = """
 set -u

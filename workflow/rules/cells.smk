@@ -1,11 +1,11 @@
-# One job per cell: one Parquet file, no input but its model. The executor packs ready cells of
+# One job per cell: one Parquet file, no input but its model and its class's preflight. The executor packs ready cells of
 # equal `session` into one task, starts `session_command` (the engine daemon) in it once, and runs
 # the clients below one after another.
 
 
 rule latency:
     input:
-        lambda wc: SWEEP.model_inputs(f"cells/latency/{wc.cell}.parquet"),
+        lambda wc: SWEEP.inputs(f"cells/latency/{wc.cell}.parquet"),
     output:
         f"{RESULTS}/cells/latency/{{cell}}.parquet",
     log:
@@ -19,6 +19,9 @@ rule latency:
             f"cells/latency/{wc.cell}.parquet"
         ).session_command,
         session_runtime=SWEEP.config.engine_start_minutes,
+        failure_record=lambda wc: SWEEP.failure_record(
+            f"cells/latency/{wc.cell}.parquet"
+        ),
         session_order=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").order,
     params:
         cell=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").cell.to_json(),

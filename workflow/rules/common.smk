@@ -3,6 +3,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from tpsweep.preflight import MARKERS
 from tpsweep.sweep import InputError, load_sweep
 
 try:

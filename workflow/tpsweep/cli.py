@@ -36,8 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     tables.add_argument("results", type=Path)
     tables.set_defaults(run=_tables)
 
-    check = commands.add_parser("check", help="the state of a results folder, cell by cell")
-    check.add_argument("results", type=Path, nargs="?", default=Path("results"))
+    check = commands.add_parser("check", help="the state of a results folder, or of a site")
+    what = check.add_mutually_exclusive_group()
+    what.add_argument("results", type=Path, nargs="?", default=Path("results"))
+    what.add_argument("--site", type=Path, help="a site.yaml: run the preflight of its classes")
+    check.add_argument("--configfile", type=Path, help="with --site: another sweep")
     check.add_argument("--json", action="store_true", help="on stdout, for programs")
     check.set_defaults(run=_check)
 
@@ -93,8 +96,12 @@ def _tables(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from tpsweep import check
+    from tpsweep import check, site_check
 
+    if options.site is not None:
+        return site_check.run(options.site, options.configfile, as_json=options.json)
+    if options.configfile is not None:
+        return _refuse(ValueError("--configfile: only with --site"))
     return check.run(options.results, as_json=options.json)
 
 

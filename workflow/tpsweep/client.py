@@ -29,7 +29,15 @@ from pathlib import Path
 from types import FrameType
 
 from tpsweep.cell import Cell
-from tpsweep.failure import Failure, classify, log_since, log_size, telling_lines
+from tpsweep.failure import (
+    FINAL_EXIT_CODE,
+    WOULD_FAIL_AGAIN,
+    Failure,
+    classify,
+    log_since,
+    log_size,
+    telling_lines,
+)
 
 SOCKET_NAME = "engine.sock"
 START_FAILURE = "start_failure.json"
@@ -61,7 +69,10 @@ class Request:
 
 
 def main(workload: str, arguments: list[str] | None = None) -> int:
-    """Run one cell of ``workload``; 0 if its row was written, 1 (and a failure record) if not."""
+    """Run one cell of ``workload``; 0 if its row was written, else there is a failure record.
+
+    65 says that it would fail again, 1 that it may not, 2 bad usage.
+    """
     parser = argparse.ArgumentParser(description=f"Measure one {workload} cell.")
     parser.add_argument("--cell", required=True, help="the cell, as canonical JSON")
     parser.add_argument("--results", required=True, type=Path, help="the results root")
@@ -88,7 +99,9 @@ def main(workload: str, arguments: list[str] | None = None) -> int:
             options.log.write_text("\n".join(lines) + "\n", "utf-8")
         except OSError as error:  # the row or the failure record counts, not this
             print(f"--log: {options.log}: {error.strerror}", file=sys.stderr)
-    return 1 if failure else 0
+    if failure is None:
+        return 0
+    return FINAL_EXIT_CODE if failure.type in WOULD_FAIL_AGAIN else 1
 
 
 def run(cell: Cell, results: Path, session_command: str) -> Failure | None:

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tpsweep import row
+from tpsweep import preflight, row
 
 MANIFEST = "matrix.parquet"
 FAILURES = "failures"
@@ -75,12 +75,16 @@ def load(results: Path) -> Results:
     Raises ``ResultsError`` if the manifest is missing or lacks what ``MANIFEST_SCHEMA`` asks.
     """
     manifest = _load_manifest(results / MANIFEST)
-    planned = manifest.loc[manifest["status"] == "planned", ["cell_id", "path"]]
+    planned = manifest.loc[manifest["status"] == "planned", ["cell_id", "path", "gpu", "gpus"]]
+    refused = _failed_preflights(results)
     tables, failures = [row.SCHEMA.empty_table()], []
     with ThreadPoolExecutor(READERS) as pool:
         outcomes = pool.map(
             lambda cell: _outcome(results, *cell),
-            planned.itertuples(index=False, name=None),
+            (
+                (cell_id, path, refused.get(f"{gpu}x{gpus}"))
+                for cell_id, path, gpu, gpus in planned.itertuples(index=False, name=None)
+            ),
         )
         for outcome in outcomes:
             if isinstance(outcome, pa.Table):
@@ -120,8 +124,13 @@ def _load_manifest(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _outcome(results: Path, cell_id: str, path: str) -> pa.Table | dict[str, Any] | None:
-    """The cell's row, else its failure, else None: not run yet."""
+def _outcome(
+    results: Path, cell_id: str, path: str, reason: str | None
+) -> pa.Table | dict[str, Any] | None:
+    """The cell's row, else its failure, else None: not run yet.
+
+    ``reason``: why its class failed the preflight, None if it did not.
+    """
     file = results / path
     if file.exists():
         try:
@@ -131,7 +140,25 @@ def _outcome(results: Path, cell_id: str, path: str) -> pa.Table | dict[str, Any
             print(f"{file}: unreadable row, counted as failed: {message}", file=sys.stderr)
             return _failure(cell_id, type="unreadable", message=message)
     record = results / FAILURES / f"{cell_id}.json"
-    return _read_failure(record, cell_id) if record.exists() else None
+    if record.exists():
+        return _read_failure(record, cell_id)
+    if reason is not None:
+        return _failure(cell_id, type="preflight", message=reason)
+    return None
+
+
+def _failed_preflights(results: Path) -> dict[str, str]:
+    """Why classes (``<gpu>x<gpus>``) failed their last preflight."""
+    found = {}
+    for path in sorted((results / preflight.FOLDER).glob("*.json")):
+        try:
+            record = preflight.Record.read(path)
+        except (OSError, ValueError) as error:
+            print(f"{path}: unreadable preflight record: {_one_line(error)}", file=sys.stderr)
+            continue
+        if not record.ok:
+            found[record.name] = f"preflight of {record.name}: {record.reason}"
+    return found
 
 
 def _read_row(path: Path, cell_id: str) -> pa.Table:

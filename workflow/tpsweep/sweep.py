@@ -17,6 +17,7 @@ from tpsweep.cell import Cell, slug
 from tpsweep.config import Config, ConfigError, load_config
 from tpsweep.manifest import is_of
 from tpsweep.matrix import Planned, expand
+from tpsweep.preflight import Request, marker
 from tpsweep.settings import ModelEntry
 
 REASONS = 3
@@ -105,13 +106,59 @@ class Sweep:
         planned = len(self.planned) - left.total()
         return f"{planned} of {len(self.planned)} cells planned ({'; '.join(said)}{more})"
 
-    def model_inputs(self, path: str) -> list[str]:
-        """The model's marker file, for a row that is still to be measured.
+    def inputs(self, path: str) -> list[str]:
+        """The markers of model and preflight, for a row that is still to be measured.
 
         A row that is there needs none: in a copied or cloned results folder the model is missing,
         or newer than the rows, and neither must rerun a cell.
         """
-        return [] if Path(self.results, path).exists() else [self.job(path).model_marker]
+        if Path(self.results, path).exists():
+            return []
+        job = self.job(path)
+        name = f"{job.gpu_type}x{job.gpus}"
+        return [job.model_marker, *([self._marker(name)] if self._has_preflight else [])]
+
+    def failure_record(self, path: str) -> str:
+        """Where to say why a row is missing."""
+        return f"{self.results}/failures/{self.job(path).cell.cell_id}.json"
+
+    @property
+    def preflight_markers(self) -> list[str]:
+        """The markers of all classes that have a planned cell."""
+        return [self._marker(name) for name in sorted(self._preflights)]
+
+    def preflight(self, name: str) -> Request:
+        """What is asked of a class (``<gpu>x<gpus>``) before its cells run."""
+        return self._preflights[name]
+
+    @property
+    def _has_preflight(self) -> bool:
+        asked = self.site.preflight
+        return self.site.cluster == "slurm" if asked is None else asked
+
+    def _marker(self, name: str) -> str:
+        return f"{self.results}/{marker(name)}"
+
+    @cached_property
+    def _preflights(self) -> dict[str, Request]:
+        classes: dict[tuple[str, int, str], dict[str, bool]] = {}
+        for job in self.jobs.values():
+            engine = job.cell.engine
+            key = (job.gpu_type, job.gpus, engine.vllm_version)
+            classes.setdefault(key, {})[job.model_marker] = engine.model.weights == "real"
+        requests = [
+            Request(
+                gpu=gpu,
+                gpus=gpus,
+                card=self.site.gpus[gpu].card,
+                is_cpu=self.site.gpus[gpu].is_cpu,
+                vllm_version=version,
+                markers=sorted(markers),
+                real_weights=sorted(path for path, is_real in markers.items() if is_real),
+            )
+            for (gpu, gpus, version), markers in classes.items()
+        ]
+        return {request.name: request for request in requests}
 
     def model(self, slugged: str) -> ModelEntry:
         """A model of the config by the slug of its name."""

@@ -272,14 +272,14 @@ class SlurmCluster:
         if error.refusal is Refusal.FOR_GOOD:
             for session in sessions:
                 for cell in session.cells:
-                    self.outcomes[cell.id] = Outcome(REFUSED, f"sbatch: {error}")
+                    self.outcomes[cell.id] = Outcome(REFUSED, str(error))
             return True
         if len(sessions) > 1 and error.refusal in (Refusal.FULL, Refusal.TOO_LARGE):
             self.fits = len(sessions) // 2
         else:
             self.fits = int(error.refusal is Refusal.FULL)
             self.submit_backoff.failed()
-        self._complain(f"sbatch: {error}; {error.refusal.value}")
+        self._complain(f"{error}; {error.refusal.value}")
         return False
 
     def _spec(self, session: Session, parameters: SlurmParameters) -> SessionSpec:

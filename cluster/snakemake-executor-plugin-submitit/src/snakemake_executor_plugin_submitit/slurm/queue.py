@@ -101,7 +101,10 @@ def ask(ids: Collection[str]) -> Answer:
         words = ["sacct", "--noheader", "--parsable2", "--allocations"]
         done = _call([*words, "--format=JobID,State,NodeList", f"--jobs={_roots(missing)}"])
         if done.returncode == 0:
-            known |= _keep(parse_sacct(done.stdout), missing)
+            # A job that accounting has as running though the controller does not know it is a
+            # "runaway job": it never ended in the books, and does not run.
+            found = _keep(parse_sacct(done.stdout), missing)
+            known |= {job: status for job, status in found.items() if not status.is_alive}
         else:
             trouble = _one_line("sacct", done.stderr)
     return Answer(known, answered, trouble)

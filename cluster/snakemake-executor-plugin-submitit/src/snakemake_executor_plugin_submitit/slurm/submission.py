@@ -69,7 +69,7 @@ def submit(
     try:
         jobs = executor.map_array(run_session_in, spools)
     except (FailedJobError, FailedSubmissionError) as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()) or "sbatch: failed without a word"
         refusal = classify(said)
         if refusal is not Refusal.UNREACHABLE:
             shutil.rmtree(folder, ignore_errors=True)  # submitit leaves a pickle per element

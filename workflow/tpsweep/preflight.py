@@ -1,0 +1,261 @@
+"""Before the matrix: does a node of a class have what its cells need? One short job per class.
+
+A class is a node class and a number of GPUs. The job writes ``preflight/<class>.json`` below the
+results root, whatever it finds, and the marker that the class's cells wait for only if all is well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tpsweep import gpus, provenance
+from tpsweep.atomic import replacing
+from tpsweep.failure import FINAL_EXIT_CODE
+
+FOLDER = "preflight"
+MARKERS = ".preflight"
+IMPORT_LIMIT_S = 300
+LEAST_SCRATCH_GIB = 1.0
+LEAST_SHM_GIB = 0.25
+"""vLLM's workers talk through /dev/shm; containers are often given 64 MiB of it."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a class. ``markers`` say where the files of its models are."""
+
+    gpu: str
+    gpus: int
+    card: str
+    is_cpu: bool
+    vllm_version: str
+    markers: list[str]
+    real_weights: list[str]  # those of ``markers`` whose weights are read, not made up
+
+    @property
+    def name(self) -> str:
+        """The class's name in paths."""
+        return f"{self.gpu}x{self.gpus}"
+
+    def to_json(self) -> str:
+        """For the command line."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """Inverse of ``to_json``."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; ``said`` is what was found, and what was expected if not ok."""
+
+    name: str
+    ok: bool
+    said: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a class's preflight found. ``link`` is the slowest between two GPUs, None for one."""
+
+    name: str
+    ok: bool
+    checks: list[Check]
+    host: str
+    slurm_job_id: str | None
+    link: str | None = None
+    when: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def reason(self) -> str:
+        """Why the class failed, in one line."""
+        return "; ".join(f"{check.name}: {check.said}" for check in self.checks if not check.ok)
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """A record; raises ``OSError`` or ``ValueError``."""
+        data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        try:
+            return cls(**{**data, "checks": [Check(**check) for check in data["checks"]]})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not a preflight record: {error}") from error
+
+
+def marker(name: str, day: str | None = None) -> str:
+    """Path of a class's marker below the results root.
+
+    It is good for one day (UTC): what a node had last week says nothing today, and a sweep that is
+    typed again need not wait for the same answer.
+    """
+    return f"{MARKERS}/{day or datetime.now(UTC).date().isoformat()}/{name}.ok"
+
+
+def run(request: Request, results: Path, output: Path) -> int:
+    """Look, write the record and, if all is well, ``output``; 0 if it is."""
+    link, checks = None, []
+    try:
+        link, found = (None, [_cpus(request)]) if request.is_cpu else _gpus(request)
+        checks += found
+    except gpus.GpuError as error:
+        checks.append(Check("GPUs", False, str(error)))
+    checks += [_vllm(request), *_weights(request), *_scratch(request, results)]
+    where = provenance.host(os.environ)
+    record = Record(
+        name=request.name,
+        ok=all(check.ok for check in checks),
+        checks=checks,
+        host=str(where["hostname"]),
+        slurm_job_id=where["slurm_job_id"],
+        link=link,
+    )
+    with replacing(results / FOLDER / f"{request.name}.json") as temporary:
+        temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", "utf-8")
+    for line in lines(record):
+        print(line, file=sys.stdout if record.ok else sys.stderr)
+    if not record.ok:
+        return FINAL_EXIT_CODE
+    with replacing(output) as temporary:
+        temporary.write_text(f"{record.when}\n", "utf-8")
+    return 0
+
+
+def lines(record: Record) -> Iterator[str]:
+    """A record for people."""
+    verdict = "ok" if record.ok else "FAILED"
+    link = f", link {record.link}" if record.link else ""
+    yield f"preflight of {record.name} on {record.host}{link}: {verdict}"
+    for check in record.checks:
+        yield f"  {'ok    ' if check.ok else 'FAILED'} {check.name}: {check.said}"
+
+
+def count_of(request: Request, names: list[str]) -> Check:
+    """As many GPUs as asked."""
+    found = f"{len(names)} visible"
+    if len(names) == request.gpus:
+        return Check("GPUs", True, found)
+    return Check("GPUs", False, f"{found}, {request.gpus} asked")
+
+
+def cards_of(request: Request, names: list[str]) -> Check:
+    """All of them what the site file says."""
+    others = sorted({name for name in names if name != request.card})
+    if others:
+        return Check("card", False, f"{', '.join(others)}; the site file says {request.card}")
+    return Check("card", True, request.card)
+
+
+def _gpus(request: Request) -> tuple[str | None, list[Check]]:
+    uuids = gpus.visible_uuids()
+    names = [info.name for info in gpus.describe(uuids)]
+    checks = [count_of(request, names), cards_of(request, names)]
+    link = gpus.weakest_link(uuids) if len(uuids) > 1 else None
+    if len(uuids) > 1:
+        said = link or "not known: nvidia-smi topo -m does not say"
+        checks.append(Check("link between GPUs", link is not None, said))
+    return link, checks
+
+
+def _cpus(request: Request) -> Check:
+    count = len(provenance.usable_cpus())
+    said = f"{count} processors, {request.gpus} ranks"
+    return Check("processors", count >= request.gpus, said)
+
+
+def _vllm(request: Request) -> Check:
+    """vLLM and torch in a process of their own: an import that crashes is a reason, too."""
+    program = (
+        "import json, torch, vllm; from vllm import LLM; cuda = torch.cuda; "
+        "print(json.dumps([vllm.__version__, cuda.is_available(), cuda.device_count()]))"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Check("vLLM", False, f"not imported after {IMPORT_LIMIT_S} s")
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if line.strip()] or ["without a word"]
+        return Check("vLLM", False, f"import failed ({done.returncode}): {said[-1].strip()[:200]}")
+    version, has_cuda, devices = json.loads(done.stdout.splitlines()[-1])
+    if not provenance.same_version(request.vllm_version, version):
+        return Check("vLLM", False, f"{version}, {request.vllm_version} asked")
+    if not request.is_cpu and not has_cuda:
+        return Check("vLLM", False, f"{version}, but torch sees no GPU: a build without CUDA?")
+    on = "" if request.is_cpu else f", torch sees {devices} GPUs"
+    return Check("vLLM", True, f"{version}{on}")
+
+
+def _weights(request: Request) -> Iterator[Check]:
+    for path in request.markers:
+        folder = _model_folder(Path(path))
+        wanted = ["config.json"]
+        try:
+            if path in request.real_weights:
+                wanted += _weight_files(folder)
+            for name in wanted:
+                with (folder / name).open("rb") as file:
+                    file.read(8)
+        except (OSError, ValueError) as error:
+            yield Check("weights", False, f"{folder}: {error}")
+        else:
+            yield Check("weights", True, f"{folder}: {len(wanted)} files readable")
+
+
+def _model_folder(path: Path) -> Path:
+    """The folder that a marker stands for: its own, or the one that it names."""
+    if path.name != "available.json":
+        return path.parent
+    try:
+        return Path(json.loads(path.read_text("utf-8"))["folder"])
+    except (OSError, ValueError, KeyError):
+        return path.parent
+
+
+def _weight_files(folder: Path) -> list[str]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    found = sorted(path.name for path in folder.glob("*.safetensors")) or [
+        path.name for path in folder.glob("*.bin")
+    ]
+    if not found:
+        raise ValueError("no weights (*.safetensors, *.bin)")
+    return found
+
+
+def _scratch(request: Request, results: Path) -> Iterator[Check]:
+    yield _writable("results", results, 0.0)
+    yield _writable("scratch", Path(tempfile.gettempdir()), LEAST_SCRATCH_GIB)
+    if request.gpus > 1:
+        yield _writable("shared memory", Path("/dev/shm"), LEAST_SHM_GIB)
+
+
+def _writable(name: str, folder: Path, least_gib: float) -> Check:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".preflight-") as file:
+            file.write(b"x" * 4096)
+            file.flush()
+        free = shutil.disk_usage(folder).free / GIB
+    except OSError as error:
+        return Check(name, False, f"{folder}: {error.strerror or error}")
+    said = f"{folder} writable, {free:.1f} GiB free"
+    if free < least_gib:
+        return Check(name, False, f"{said}, {least_gib:g} needed")
+    return Check(name, True, said)

@@ -1,0 +1,69 @@
+"""``tpsweep check --site FILE``: the preflight of every class of a sweep, now, by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tpsweep.preflight import FOLDER, Record, lines
+from tpsweep.sweep import InputError, Sweep, load_sweep
+
+
+def run(site: Path, configfile: Path | None, *, as_json: bool) -> int:
+    """Submit the preflights through the site's profile and print what they found.
+
+    0 if all classes are well, 1 if one is not (or could not be looked at), 2 for bad usage.
+    """
+    profile = site.parent
+    try:
+        chosen = configfile or _configfile(profile)
+        sweep = _sweep(site, chosen)
+    except (InputError, OSError, ValueError) as error:
+        print(f"tpsweep check: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    folder = Path(sweep.results, FOLDER)
+    names = [Path(path).stem for path in sweep.preflight_markers]
+    for name in names:  # what an earlier one said is not what this one says
+        (folder / f"{name}.json").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "snakemake", "--profile", str(profile)]
+    command += ["--configfile", str(chosen), "--forcerun", "preflight", "--", "preflight_all"]
+    subprocess.run(command, stdout=sys.stderr, check=False)
+    records = {name: _read(folder / f"{name}.json") for name in names}
+    found = [record for record in records.values() if record is not None]
+    if as_json:
+        print(json.dumps([asdict(record) for record in found], indent=1))
+    else:
+        print("\n".join(line for record in found for line in lines(record)))
+    for name in (name for name, record in records.items() if record is None):
+        print(f"tpsweep check: {name}: its preflight left no record, see above", file=sys.stderr)
+    return 0 if len(found) == len(names) and all(record.ok for record in found) else 1
+
+
+def _configfile(profile: Path) -> Path:
+    """The sweep that a profile names, relative to its folder."""
+    file = profile / "config.yaml"
+    data: Any = yaml.safe_load(file.read_text("utf-8"))
+    named = data.get("configfile") if isinstance(data, dict) else None
+    if not isinstance(named, str):
+        raise ValueError(f"{file}: names no configfile; give one with --configfile")
+    return profile / named
+
+
+def _sweep(site: Path, configfile: Path) -> Sweep:
+    data = yaml.safe_load(configfile.read_text("utf-8"))
+    if not isinstance(data, dict):
+        raise ValueError(f"{configfile}: expected keys and values, found {type(data).__name__}")
+    return load_sweep({**data, "site": str(site)}, Path.cwd())
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        return Record.read(path)
+    except (OSError, ValueError):
+        return None
