@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-REAL_PARTS = ("vllm", "registry")
+REAL_PARTS = ("vllm", "registry", "slurm")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -238,7 +238,14 @@ class Lab:
             key.write_bytes(os.urandom(128))
             key.chmod(0o400)
             self._start(
-                *("munged", "munged", "-F", f"--key-file={key}", f"--socket={folder}/munge.sock"),
+                *(
+                    "munged",
+                    "munged",
+                    "-F",
+                    "--force",
+                    f"--key-file={key}",
+                    f"--socket={folder}/munge.sock",
+                ),
                 *(f"--pid-file={folder}/munged.pid", f"--log-file={folder}/log/munged.log"),
                 *(f"--seed-file={folder}/munge.seed", "--num-threads=2"),
             )

@@ -53,6 +53,7 @@ ACCOUNTING = (
 add qos bench Priority=10
 add qos tiny MaxSubmitJobsPerUser=3
 add qos tinydeny MaxTRESPerUser=gres/gpu=2 Flags=DenyOnLimit
+add qos two MaxJobsPerUser=2
 add qos scavenge PreemptMode=cancel
 add qos scavenge-requeue PreemptMode=requeue
 add account perf Description=perf Organization=lab
@@ -60,7 +61,7 @@ add user {user} Account=perf DefaultAccount=perf
 """,
     "add qos urgent Priority=1000 Preempt=scavenge,scavenge-requeue\n",
     "modify user {user} where account=perf set defaultqos=normal "
-    "qos=normal,bench,tiny,tinydeny,scavenge,scavenge-requeue,urgent\n",
+    "qos=normal,bench,two,tiny,tinydeny,scavenge,scavenge-requeue,urgent\n",
 )
 """Commands of one sacctmgr each: it reads the QOSes that others may name when it starts."""
 

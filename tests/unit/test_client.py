@@ -128,7 +128,7 @@ def test_a_refused_measurement_keeps_its_type_and_message(session: Session) -> N
     session.log.write_text(OUT_OF_MEMORY, "utf-8")  # of before: no reason to call it that
     session.serve(answers(ok=False, type="invalid", message="tp=2 was asked, 1 ran"))
     done = session.run()
-    assert (done.returncode, done.stderr) == (1, "invalid: tp=2 was asked, 1 ran\n")
+    assert (done.returncode, done.stderr) == (65, "invalid: tp=2 was asked, 1 ran\n")
     failure = session.failure
     assert (failure.type, failure.message) == ("invalid", "tp=2 was asked, 1 ran")
     assert (failure.cell, failure.workload) == (CELL.path, "latency")
@@ -150,7 +150,7 @@ def test_a_daemon_that_dies_without_memory_is_out_of_memory(session: Session) ->
             log.write(f"INFO step 7\n{OUT_OF_MEMORY}")
 
     session.serve(die)
-    assert session.run().returncode == 1
+    assert session.run().returncode == 65  # it would fail again
     assert session.failure.type == "out_of_memory"
     assert session.failure.telling_lines == [OUT_OF_MEMORY.strip()]
 
@@ -192,7 +192,8 @@ def test_an_engine_that_did_not_start(
     leave(session.folder)
     session.state = "failed"
     done = session.run()
-    assert (done.returncode, done.stderr) == (1, f"{type_}: {message}\n")
+    code = 65 if type_ == "out_of_memory" else 1
+    assert (done.returncode, done.stderr) == (code, f"{type_}: {message}\n")
     assert (session.failure.type, session.failure.message) == (type_, message)
 
 

@@ -128,19 +128,19 @@ def test_a_row_that_is_there_needs_no_model(
     sweep = make(site)
     first, second = (item.cell.path for item in sweep.planned)
     marker = "results/models/tiny/config.json"
-    assert sweep.model_inputs(first) == sweep.model_inputs(second) == [marker]
+    assert sweep.inputs(first) == sweep.inputs(second) == [marker]
     row = tmp_path / "results" / first
     row.parent.mkdir(parents=True)
     row.touch()
-    assert sweep.model_inputs(first) == []
-    assert sweep.model_inputs(second) == [marker]
+    assert sweep.inputs(first) == []
+    assert sweep.inputs(second) == [marker]
 
 
 def test_a_hub_model_is_fetched_before_its_cells(site: Path) -> None:
     model = {"path": "org/model", "revision": "v1", "dtype": "float32", "weights": "real"}
     model["shape"] = "workflow/models/tiny-llama.json"
     sweep = make(site, models={"a b": model}, hf_home="cache")
-    assert sweep.model_inputs(sweep.planned[0].cell.path) == ["results/models/a_b/available.json"]
+    assert sweep.inputs(sweep.planned[0].cell.path) == ["results/models/a_b/available.json"]
     assert json.loads(sweep.fetch_request("a_b")) == {
         "name": "a b",
         "path": "org/model",

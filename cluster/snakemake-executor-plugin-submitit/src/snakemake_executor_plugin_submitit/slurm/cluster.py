@@ -7,7 +7,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -166,16 +166,21 @@ class SlurmCluster:
             if self.followed:
                 self.say(f"{len(self.followed)} sessions go on; the next run follows them again")
 
+    @staticmethod
+    def _names(followed: Iterable[_Followed]) -> dict[str, str]:
+        """Ids of jobs and their names, which are those of their arrays' folders."""
+        return {one.job: one.folder.name for one in followed}
+
     def _cancel(self) -> None:
-        jobs = {followed.job for followed in self.followed.values() if followed.asked}
+        jobs = self._names(followed for followed in self.followed.values() if followed.asked)
         end = time.monotonic() + END_LIMIT_S
         while jobs:
             if trouble := queue.cancel(jobs):
                 self.say(trouble)
             answer = queue.ask(jobs)
             jobs = {
-                job
-                for job in jobs
+                job: name
+                for job, name in jobs.items()
                 if not answer.squeue_answered
                 or (job in answer.known and answer.known[job].is_alive)
             }
@@ -359,7 +364,7 @@ class SlurmCluster:
 
     def _ask(self) -> None:
         """Note what Slurm says of each job; what nobody knows for long is lost."""
-        answer = queue.ask([followed.job for followed in self.followed.values()])
+        answer = queue.ask(self._names(self.followed.values()))
         now = time.monotonic()
         self.next_status = now + self.site.status_seconds
         self._complain(answer.trouble)

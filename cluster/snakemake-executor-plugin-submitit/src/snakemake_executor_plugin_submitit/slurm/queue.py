@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 ALIVE = frozenset(
@@ -55,10 +55,9 @@ _NO_SUCH_JOB = re.compile(r"Invalid job id", re.IGNORECASE)
 class Status:
     """A job as Slurm has it: ``state`` is one word, ``said`` all that Slurm said of it."""
 
+    name: str
     state: str
     said: str
-    reason: str = ""
-    node: str = ""
 
     @property
     def is_alive(self) -> bool:
@@ -84,26 +83,28 @@ class Answer:
     trouble: str = ""
 
 
-def ask(ids: Collection[str]) -> Answer:
-    """What Slurm knows of the jobs ``ids``; never raises for a Slurm that cannot be reached."""
-    roots = _roots(ids)
-    words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N"]
-    done = _call([*words, f"--jobs={roots}"])
+def ask(names: Mapping[str, str]) -> Answer:
+    """What Slurm knows of jobs: id -> name; never raises for a Slurm that cannot be reached.
+
+    A job of another name is another job: ids are given anew by a controller that lost its state.
+    """
+    words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%j"]
+    done = _call([*words, f"--jobs={_roots(names)}"])
     trouble = ""
     known: dict[str, Status] = {}
     answered = done.returncode == 0 or bool(_NO_SUCH_JOB.search(done.stderr))
     if answered:
-        known = _keep(parse_squeue(done.stdout), ids)
+        known = _keep(parse(done.stdout), names)
     else:
         trouble = _one_line("squeue", done.stderr)
-    missing = [job for job in ids if job not in known]
+    missing = {job: name for job, name in names.items() if job not in known}
     if missing and answered:
         words = ["sacct", "--noheader", "--parsable2", "--allocations"]
-        done = _call([*words, "--format=JobID,State,NodeList", f"--jobs={_roots(missing)}"])
+        done = _call([*words, "--format=JobID,State,JobName", f"--jobs={_roots(missing)}"])
         if done.returncode == 0:
             # A job that accounting has as running though the controller does not know it is a
             # "runaway job": it never ended in the books, and does not run.
-            found = _keep(parse_sacct(done.stdout), missing)
+            found = _keep(parse(done.stdout), missing)
             known |= {job: status for job, status in found.items() if not status.is_alive}
         else:
             trouble = _one_line("sacct", done.stderr)
@@ -142,31 +143,19 @@ def max_array_size() -> int | None:
     return int(found[1]) if found else None
 
 
-def parse_squeue(text: str) -> dict[str, Status]:
-    """Lines ``id|STATE|reason|nodes``."""
+def parse(text: str) -> dict[str, Status]:
+    """Lines ``id|state|name`` of squeue or sacct; a state may go on: ``CANCELLED by 1000``."""
     found = {}
     for line in text.splitlines():
-        fields = line.split("|")
-        if len(fields) == 4:
-            job, state, reason, node = fields
-            found[job] = Status(state, state, "" if reason == "None" else reason, node)
-    return found
-
-
-def parse_sacct(text: str) -> dict[str, Status]:
-    """Lines ``id|State|nodes``; a state may go on: ``CANCELLED by 1000``."""
-    found = {}
-    for line in text.splitlines():
-        fields = line.split("|")
+        fields = line.split("|", 2)
         if len(fields) == 3 and fields[1]:
-            job, state, node = fields
-            found[job] = Status(state.split()[0].rstrip("+"), state, "", node)
+            job, state, name = fields
+            found[job] = Status(name, state.split()[0].rstrip("+"), state)
     return found
 
 
-def _keep(found: dict[str, Status], ids: Collection[str]) -> dict[str, Status]:
-    wanted = set(ids)
-    return {job: status for job, status in found.items() if job in wanted}
+def _keep(found: dict[str, Status], names: Mapping[str, str]) -> dict[str, Status]:
+    return {job: status for job, status in found.items() if names.get(job) == status.name}
 
 
 def _roots(ids: Collection[str]) -> str:

@@ -1,0 +1,73 @@
+"""``make faults``: run all faults on a private Slurm and write docs/faults.md."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.slurm.case import Report, judge
+from tests.slurm.faults import FAULTS
+from tests.slurm.lab import Lab
+from tests.slurm.workflow import matrix
+
+HEADER = """\
+# Faults
+
+Written by `make faults` on {date}: Slurm {version} of this machine, {cells} cells of {sessions}
+sessions on five nodes with fake GPUs, real processes, cells that compute nothing. Each fault strikes
+while the second of three cells of a session runs; then the same command is typed again until all is
+done. Counted from the cells' own append-only log (begun, done): *lost* cells have no output at the
+end, *twice* were done more than once, *rerun* began more than once, which should be exactly what was
+cut off unfinished; *left* processes outlived their session.
+
+| fault | Slurm said | the user saw | lost | twice | rerun | unfinished | left | seconds |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def table(reports: Iterable[Report], version: str) -> str:
+    """The reports as Markdown."""
+    sessions = len({known["session"] for known in matrix().values()})
+    today = datetime.now(UTC).date().isoformat()
+    text = HEADER.format(date=today, version=version, cells=len(matrix()), sessions=sessions)
+    for report in reports:
+        fields = [report.fault, report.slurm, report.user, report.lost, report.twice]
+        fields += [", ".join(report.rerun) or "none", ", ".join(report.cut_off) or "none"]
+        fields += [report.left, f"{report.seconds:.0f}"]
+        text += "| " + " | ".join(str(field).replace("|", "/") for field in fields) + " |\n"
+    return text
+
+
+def main() -> int:
+    """Run all faults (or those named); docs/faults.md if all went well, else exit code 1."""
+    names = sys.argv[1:] or list(FAULTS)
+    reports: list[Report] = []
+    wrong = 0
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder, Lab(Path(folder, "slurm")) as lab:
+        version = lab.call("squeue", "--version").split()[-1]
+        for name in names:
+            root = Path(folder, name)
+            root.mkdir()
+            if name == "disk_full" and os.geteuid() != 0:
+                print("SKIPPED disk_full: only root can mount a small file system", flush=True)
+                continue
+            try:
+                report = judge(FAULTS[name], lab, root)
+            except AssertionError as error:
+                wrong += 1
+                print(f"WRONG   {name}: {error}", flush=True)
+                continue
+            reports.append(report)
+            wrong += not report.good
+            print(f"{'good   ' if report.good else 'WRONG  '} {name} {report}", flush=True)
+    if not wrong and names == list(FAULTS):
+        Path("docs/faults.md").write_text(table(reports, version), "utf-8")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
