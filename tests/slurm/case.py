@@ -1,4 +1,4 @@
-"""One fault on a private Slurm: a workflow that is broken on purpose, and the count of its cells."""
+"""One fault on a private Slurm: a workflow broken on purpose, and the count of its cells."""
 
 from __future__ import annotations
 

@@ -18,11 +18,11 @@ HEADER = """\
 # Faults
 
 Written by `make faults` on {date}: Slurm {version} of this machine, {cells} cells of {sessions}
-sessions on five nodes with fake GPUs, real processes, cells that compute nothing. Each fault strikes
-while the second of three cells of a session runs; then the same command is typed again until all is
-done. Counted from the cells' own append-only log (begun, done): *lost* cells have no output at the
-end, *twice* were done more than once, *rerun* began more than once, which should be exactly what was
-cut off unfinished; *left* processes outlived their session.
+sessions on five nodes with fake GPUs, real processes, cells that compute nothing. Each fault
+strikes while the second of three cells of a session runs; then the same command is typed again
+until all is done. Counted from the cells' own append-only log (begun, done): *lost* cells have no
+output at the end, *twice* were done more than once, *rerun* began more than once, which should be
+exactly what was cut off unfinished; *left* processes outlived their session.
 
 | fault | Slurm said | the user saw | lost | twice | rerun | unfinished | left | seconds |
 |---|---|---|---|---|---|---|---|---|
