@@ -28,7 +28,12 @@ def cells_of(count: int) -> dict[str, dict[str, object]]:
     """Cells in sessions of ``PER_SESSION``; every other session is for the closed partition."""
     classes = ("h200", "h100")
     return {
-        f"c{k}": {"gpu": classes[k // PER_SESSION % 2], "gpus": 1, "session": f"s{k // PER_SESSION}"}
+        f"c{k}": {
+            "gpu": classes[k // PER_SESSION % 2],
+            "gpus": 1,
+            "session": f"s{k // PER_SESSION}",
+            "runtime": 0.1,
+        }
         for k in range(count)
     }
 
@@ -62,7 +67,7 @@ def measure(lab: Lab, folder: Path, count: int) -> dict[str, float]:
     lab.call("scontrol", "update", "partitionname=gpu-h100", "state=down")
     lab.call("scontrol", "update", "partitionname=gpu-h200", "state=down")
     began = time.monotonic()
-    limits = ["--max-jobs-per-timespan", "100000/1s", "--scheduler", "greedy", "--jobs", "100000"]
+    limits = ["--max-jobs-per-timespan", "100000/1s", "--scheduler", "first-fit", "--jobs", "100000"]
     process = flow.start(*limits, "--quiet", "rules", "reason")
     try:
         sessions = -(-count // PER_SESSION)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -53,10 +53,13 @@ def test_as_another_user(tmp_path: Path) -> None:
         pytest.skip("no Slurm: install/slurm.sh installs it")
     if os.geteuid() != 0:
         pytest.skip("only root can become another user; this run is not root's")
-    nobody = pwd.getpwnam("nobody").pw_uid
+    nobody, group = pwd.getpwnam("nobody")[2:4]
     folder = Path("/tmp") / f"tpsweep-lab-of-nobody-{os.getpid()}"
-    folder.mkdir()
-    os.chown(folder, nobody, nobody)
+    shutil.copytree(ROOT / "tests/slurm", folder / "tests/slurm")
+    os.chown(folder, nobody, group)
+    # This project's own Python may be where nobody else may look.
+    python = shutil.which("python3", path="/usr/bin:/bin")
+    assert python is not None
     program = (
         "import sys; from pathlib import Path; from tests.slurm.lab import Lab\n"
         "with Lab(Path(sys.argv[1]) / 'lab') as lab: "
@@ -65,10 +68,11 @@ def test_as_another_user(tmp_path: Path) -> None:
     )
     try:
         done = subprocess.run(
-            [sys.executable, "-c", program, str(folder)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), "USER": "nobody"}
+            [python, "-c", program, str(folder)],
+            env={**os.environ, "PYTHONPATH": str(folder), "HOME": str(folder), "USER": "nobody"}
             | {"LOGNAME": "nobody"},
             user=nobody,
+            group=group,
             extra_groups=[],
             cwd=folder,
             capture_output=True,

@@ -60,7 +60,7 @@ def test_the_executor_reads_the_same_site_file(folder: Path) -> None:
 @each_profile
 def test_a_profile_lets_the_executor_pack(folder: Path) -> None:
     profile = settings(folder)
-    assert profile["scheduler"] == "greedy"
+    assert profile["scheduler"] == "first-fit"
     assert profile["jobs"] >= 10_000
     assert int(profile["max-jobs-per-timespan"].split("/")[0]) >= 10_000
 
