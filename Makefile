@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test lint format schemas gpu-smoke clean
+.PHONY: help install sweep test slurm-demo faults bench lint format gpu-smoke clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,8 +20,25 @@ sweep: install  ## a small real sweep on this machine: cells, rows, tables
 	$(BIN)/snakemake --profile cluster/local
 	@echo; cat results/tables/tp_comparison.md
 
-test: install  ## all tests (real vLLM on the CPU included)
+test: install  ## all tests (real vLLM on the CPU and a private Slurm included)
+	-install/slurm.sh
 	$(BIN)/pytest
+
+slurm-demo: install  ## the small sweep on a private Slurm on this machine
+	install/slurm.sh
+	$(BIN)/python -m tests.slurm.demo
+	@echo; cat results/slurm-demo/tables/tp_comparison.md
+
+faults: install  ## every fault on a private Slurm; writes docs/faults.md
+	install/slurm.sh
+	$(BIN)/python -m tests.slurm.fault_table
+
+# In an environment of its own: the peer pulls in packages that are too new for vLLM.
+bench:  ## the executor beside its peers, and with 10,000 cells; writes docs/speed.md
+	install/slurm.sh
+	python3 -m venv .venv-bench
+	.venv-bench/bin/pip install -q -e $(PLUGIN) snakemake-executor-plugin-slurm
+	.venv-bench/bin/python -m tests.bench.report
 
 lint: install  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
@@ -49,5 +66,5 @@ gpu-smoke:  ## 8B, TP 1 and 2, two latency cells each, on a host with two GPUs
 	  vllm_version="$$($(PY) -c 'import importlib.metadata as m; print(m.version("vllm"))')"
 	@echo; cat results/smoke/tables/tp_comparison.md
 
-clean:  ## remove .venv and Snakemake's state; results stay
-	rm -rf .venv .snakemake
+clean:  ## remove the environments and Snakemake's state; results stay
+	rm -rf .venv .venv-bench .snakemake

@@ -67,7 +67,14 @@ def measure(lab: Lab, folder: Path, count: int) -> dict[str, float]:
     lab.call("scontrol", "update", "partitionname=gpu-h100", "state=down")
     lab.call("scontrol", "update", "partitionname=gpu-h200", "state=down")
     began = time.monotonic()
-    limits = ["--max-jobs-per-timespan", "100000/1s", "--scheduler", "first-fit", "--jobs", "100000"]
+    limits = [
+        "--max-jobs-per-timespan",
+        "100000/1s",
+        "--scheduler",
+        "first-fit",
+        "--jobs",
+        "100000",
+    ]
     process = flow.start(*limits, "--quiet", "rules", "reason")
     try:
         sessions = -(-count // PER_SESSION)

@@ -360,6 +360,8 @@ class Lab:
     def _wait(self, what: str, condition: Callable[[], object]) -> None:
         end = time.monotonic() + UP_LIMIT_S
         while not condition():
+            if dead := [name for name, pid in self._pids().items() if not _is_alive(pid)]:
+                raise LabError(f"{', '.join(dead)} ended while waiting for {what}")
             if time.monotonic() > end:
                 raise LabError(f"no {what} after {UP_LIMIT_S:.0f} s")
             time.sleep(0.05)

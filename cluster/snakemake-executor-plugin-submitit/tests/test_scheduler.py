@@ -19,7 +19,12 @@ def chosen(jobs: list[SimpleNamespace], **room: int) -> str:
 
 
 def test_what_fits_in_order_of_priority() -> None:
-    jobs = [job("a", _cores=2), job("b", 5, _cores=2), job("c", _cores=1), job("d", _cores=1, mem=9)]
+    jobs = [
+        job("a", _cores=2),
+        job("b", 5, _cores=2),
+        job("c", _cores=1),
+        job("d", _cores=1, mem=9),
+    ]
     assert chosen(jobs, _cores=9, mem=9) == "bacd"
     assert chosen(jobs, _cores=9, mem=8) == "bac"
     assert chosen(jobs, _cores=3, mem=9) == "bc"

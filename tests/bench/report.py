@@ -1,0 +1,76 @@
+"""``make bench``: runs the benchmarks and writes docs/speed.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+TEXT = """\
+# Speed
+
+Written by `make bench` on {date}: {cpus} processors, {system}, a private Slurm whose nodes are all
+this machine. Ratios within one table are of one run, one after another; seconds depend on the
+machine.
+
+## No-op jobs
+
+`python -m tests.bench.executors`. Each job is one `touch`. A way that is not done in time is ended,
+and *finished* counts what it had done.
+
+{executors}
+
+## Gap between two cells of a session
+
+`python -m tests.bench.gap`. From the end of one no-op cell's program to the start of the next, on
+the same node, in seconds.
+
+{gap}
+
+## Thousands of pending cells
+
+`python -m tests.bench.scale`. Cells in sessions of 200, half of them for a partition that is
+closed. *Submitted* is the time from the start of Snakemake until all sessions are in the queue; the
+share is of one processor, over 20 s in which nothing happens.
+
+{scale}
+"""
+
+
+def output_of(module: str) -> str:
+    """What a benchmark prints."""
+    words = [sys.executable, "-m", f"tests.bench.{module}"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    print(done.stdout, flush=True)
+    return done.stdout
+
+
+def as_table(lines: str) -> str:
+    """JSON objects of equal keys, one per line, as Markdown."""
+    rows = [json.loads(line) for line in lines.splitlines()]
+    names = [name.replace("_", " ") for name in rows[0]]
+    body = [[f"{value:g}" for value in row.values()] for row in rows]
+    cells = [names, ["---"] * len(names), *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def main() -> int:
+    """Run all and write the page."""
+    text = TEXT.format(
+        date=datetime.now(UTC).date().isoformat(),
+        cpus=os.cpu_count(),
+        system=platform.system(),
+        executors=output_of("executors").strip(),
+        gap=as_table(output_of("gap")),
+        scale=as_table(output_of("scale")),
+    )
+    Path("docs/speed.md").write_text(text, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Real sweeps on a real Slurm: real vLLM on the CPU, the project as it is shipped."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.slurm.lab import Lab
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ["Snakefile", "workflow", "cluster", "scripts"]
+LIMIT_S = 500
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.vllm,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make install"
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the workflow in a folder of its own, on a private Slurm."""
+
+    folder: Path
+    lab: Lab
+
+    @property
+    def results(self) -> Path:
+        """The sweep's results root."""
+        return self.folder / "results/slurm-demo"
+
+    def configure(self, decode: dict[str, Any], **changes: Any) -> None:
+        """Write ``sweep.yaml``: that of cluster/slurm-demo with ``changes``."""
+        config = yaml.safe_load((self.folder / "cluster/slurm-demo/sweep.yaml").read_text())
+        entry = config["workloads"]["decode"] | {"warmups": 1, "repeats": 4} | decode
+        config |= {"runs": 1, "workloads": {"decode": entry}}
+        (self.folder / "sweep.yaml").write_text(yaml.safe_dump(config | changes))
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """Start the sweep; its output goes to ``said.log``."""
+        words = [sys.executable, "-m", "snakemake", "--profile", "cluster/slurm-demo"]
+        words += ["--configfile", "sweep.yaml", "--retries", "0", *options]
+        with (self.folder / "said.log").open("ab") as output:
+            return subprocess.Popen(
+                words,
+                cwd=self.folder,
+                env={**self.lab.env(), "TEST_PROJECT": str(self.folder)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def said(self) -> str:
+        """All that Snakemake printed."""
+        return (self.folder / "said.log").read_text(errors="replace")
+
+    def rows(self) -> list[Path]:
+        """The rows' files."""
+        return sorted(self.results.glob("cells/**/*.parquet"))
+
+    def lines(self, path: str) -> list[dict[str, Any]]:
+        """A file of JSON lines."""
+        file = self.folder / path
+        return [json.loads(x) for x in file.read_text().splitlines()] if file.exists() else []
+
+    def left(self) -> list[str]:
+        """Command lines of what still runs for this project."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if f"TEST_PROJECT={self.folder}".encode() in (entry / "environ").read_bytes():
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except (OSError, ValueError):
+                continue
+        return found
+
+
+@pytest.fixture
+def project(lab: Lab, tmp_path: Path) -> Project:
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "tests")
+            shutil.copytree(source, tmp_path / part, ignore=ignored)
+        else:
+            shutil.copy(source, tmp_path / part)
+    return Project(tmp_path, lab)
+
+
+def test_one_cell_and_one_class_are_lost_alone(project: Project) -> None:
+    # The dearest cell runs last and over its minute: 5,000 repeats take longer than that.
+    slow = {"batch": [8], "repeats": 5000, "minutes": 1, "gpus": ["h100"], "tp": [1]}
+    project.configure({"batch": [1, 2], "tp": [1, 2]}, gpus=["h100", "a100"])
+    path = project.folder / "sweep.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["workloads"]["slow"] = config["workloads"]["decode"] | slow
+    path.write_text(yaml.safe_dump(config))
+    # A class whose nodes are not what the site file says: it has no GPU that CUDA knows.
+    site = project.folder / "cluster/slurm-demo/site.yaml"
+    text = site.read_text()
+    site.write_text(text.replace("a100: {card: CPU", "a100: {card: NVIDIA A100"))
+
+    assert project.start().wait(LIMIT_S) == 1
+    rows = pd.concat([pd.read_parquet(row) for row in project.rows()])
+    assert sorted(zip(rows["gpu"], rows["tp"], rows["batch"], strict=True)) == [
+        ("h100", 1, 1),
+        ("h100", 1, 2),
+        ("h100", 2, 1),
+        ("h100", 2, 2),
+    ], project.said()
+    sessions = project.lines(".snakemake/submitit/sessions.jsonl")
+    with_engine = [session for session in sessions if session["starts"]]
+    starts = project.lines("results/slurm-demo/engine_starts.jsonl")
+    print(f"engine starts {len(starts)}, sessions {len(with_engine)}")
+    assert len(starts) == len(with_engine) == 2
+    assert set(rows["session_id"]) == {session["session_id"] for session in with_engine}
+    assert set(rows["hostname"]) <= {"h100-1", "h100-2"}
+    assert rows["slurm_job_id"].str.fullmatch(r"\d+(_\d+)?").all()
+    (failure,) = [json.loads(f.read_text()) for f in project.results.glob("failures/*.json")]
+    assert failure["type"] == "timeout"
+    record = json.loads((project.results / "preflight/a100x1.json").read_text())
+    assert not record["ok"]
+    assert json.loads((project.results / "preflight/h100x2.json").read_text())["ok"]
+    table = (project.results / "tables/cells.md").read_text()
+    assert "preflight of a100x2: GPUs: " in table
+    assert not {job["node"] for job in with_engine} & {"a100-1", "a100-2"}
+    assert project.left() == []
+
+    # Mended: only what is missing runs.
+    site.write_text(text)
+    config["workloads"]["slow"] |= {"repeats": 4}
+    path.write_text(yaml.safe_dump(config))
+    before = {row: row.stat().st_mtime_ns for row in project.rows()}
+    assert project.start().wait(LIMIT_S) == 0, project.said()
+    assert len(project.rows()) == 9
+    assert {row: row.stat().st_mtime_ns for row in before} == before
+
+
+def test_no_engine_outlives_its_session(project: Project) -> None:
+    project.configure({"batch": [1, 2], "tp": [2], "repeats": 200}, gpus=["h100"])
+    process = project.start()
+    try:
+        end = time.monotonic() + LIMIT_S
+        while not (project.rows() or process.poll() is not None or time.monotonic() > end):
+            time.sleep(0.2)
+        assert project.rows(), project.said()
+        (job,) = {event.split()[0] for event in running(project)}
+        assert any("VLLM" in line or "tpsweep.engine" in line for line in project.left())
+        project.lab.call("scancel", job)
+        assert process.wait(120) == 1
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    end = time.monotonic() + 10
+    while project.left() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert project.left() == []
+    (failure,) = [json.loads(f.read_text()) for f in project.results.glob("failures/*.json")]
+    assert failure["type"] == "cancelled"
+    kept = {row: row.stat().st_mtime_ns for row in project.rows()}
+    assert project.start().wait(LIMIT_S) == 0, project.said()
+    assert len(project.rows()) == 2
+    assert {row: row.stat().st_mtime_ns for row in kept} == kept
+    assert project.left() == []
+
+
+def running(project: Project) -> list[str]:
+    """Lines of squeue: running jobs."""
+    return project.lab.call("squeue", "-h", "-r", "-t", "R", "-o", "%i %P").splitlines()
