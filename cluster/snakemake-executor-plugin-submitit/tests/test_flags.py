@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -171,10 +172,38 @@ def test_requeue_and_flags_that_a_class_switches_off(tmp_path: Path) -> None:
     assert flags == {"requeue": True, "mem": "1G", "gres": "gpu:h100:1"}
 
 
+def test_requeue_false_is_no_requeue(tmp_path: Path) -> None:
+    text = SITE.replace("max", "slurm: {requeue: true}\nmax").replace(
+        "gres", "requeue: false, gres"
+    )
+    assert "--no-requeue" in sbatch_lines(made(text, tmp_path), "H100", 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [("mem-per-gpu: 9G", None), ("mem: false", "7M"), ("mem-bind: local", "7M"), ("mem: 0", "0")],
+)
+def test_memory_of_a_job_where_the_site_says_nothing(
+    given: str, sent: str | None, tmp_path: Path
+) -> None:
+    site = made(SITE.replace("max", f"slurm: {{{given}}}\nmax"), tmp_path)
+    assert dict(parameters(site, "H100", 1, mem_mb=7).flags).get("mem") == sent
+
+
+def test_numbers_are_text_and_not_switches(tmp_path: Path) -> None:
+    site = made(SITE.replace("max", "slurm: {nice: 1, kill-on-invalid-dep: 0}\nmax"), tmp_path)
+    assert {"--nice=1", "--kill-on-invalid-dep=0"} <= sbatch_lines(site, "H100", 1)
+
+
+@pytest.mark.parametrize("account", ["a\nsbatch evil", "a\tb", "a\\b"])
+def test_an_account_is_one_line(account: str, tmp_path: Path) -> None:
+    site = made(SITE + "account_env: MY_ACCOUNT\n", tmp_path)
+    with pytest.raises(SiteError, match=r"^account_env: MY_ACCOUNT is '.*', allowed: one line"):
+        slurm_parameters(SessionKey("s", "c", "H100", 1), 50, site, {"MY_ACCOUNT": account})
+
+
 @pytest.mark.parametrize("value", ["a b", "$(touch x)", "it's", 'say "x"', "a;b", "a&b"])
 def test_values_reach_sbatch_as_one_word(value: str, tmp_path: Path) -> None:
-    import shlex
-
     site = made(SITE, tmp_path).model_copy(update={"slurm": {"comment": value}})
     (line,) = (line for line in batch_script(parameters(site, "H100", 1)) if "comment" in line)
     assert shlex.split(line.removeprefix("#SBATCH ")) == [f"--comment={value}"]
@@ -188,6 +217,14 @@ def test_values_reach_sbatch_as_one_word(value: str, tmp_path: Path) -> None:
         ("{time: 10}", "slurm: time: set by the executor"),
         ("{qos: x}", "slurm.qos: allowed: the site's own key qos"),
         ("{account: x}", "slurm: account: "),
+        ("{cpus-per-task: 2}", "slurm: cpus-per-task: set by the executor from cpus_per_gpu"),
+        ("{no-requeue: true}", "slurm: no-requeue: the default, allowed: requeue: true"),
+        ("{parsable: true}", "slurm: parsable: changes how sbatch answers"),
+        ("{comment: 'a\\b'}", "without backslash"),  # Slurm 22.05 drops it, quoted or not
+        ("{comment: [1]}", "slurm.comment: [1]: allowed: text, a number, true"),
+        ("{comment: }", "slurm.comment: None: allowed: text, a number, true"),
+        ('{gres: "gpu:{n}"}', "slurm: gres: 'gpu:{n}', allowed: {n} in a class's slurm"),
+        ("{Mem: 1G}", "slurm.Mem: 'Mem': "),
     ],
 )
 def test_flags_that_are_refused(flags: str, said: str, tmp_path: Path) -> None:

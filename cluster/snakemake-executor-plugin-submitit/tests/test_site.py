@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_plugin_submitit.host import HostGpu, parse_query
-from snakemake_executor_plugin_submitit.site import SiteError, load_site
+from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
 
 GOOD = """\
 name: somewhere
@@ -28,7 +28,7 @@ gpus:
 """
 
 
-def load(tmp_path: Path, text: str) -> object:
+def load(tmp_path: Path, text: str) -> Site:
     path = tmp_path / "site.yaml"
     path.write_text(text)
     return load_site(path)
@@ -46,6 +46,27 @@ def test_what_a_site_file_says(tmp_path: Path) -> None:
     assert not site.gpus["H100"].is_cpu
 
 
+def test_defaults_of_the_slurm_part(tmp_path: Path) -> None:
+    site = load(tmp_path, GOOD)
+    assert (site.status_seconds, site.lost_minutes) == (10, 10)
+    assert (site.max_array_size, site.submit_limit(), site.preflight) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"), [("9, 4", 4), ("4, 9", 4), ("null, 9", 9), ("9, null", 9)]
+)
+def test_the_lower_of_two_submit_limits(tmp_path: Path, limits: str, most: int) -> None:
+    of_site, of_qos = limits.split(", ")
+    more = f"max_submit: {of_site}\nqos_limits: {{normal: {{max_submit: {of_qos}}}}}\n"
+    assert load(tmp_path, GOOD + more).submit_limit() == most
+
+
+@pytest.mark.parametrize("key", ["qos: a", "max_submit: 1", "lost_minutes: 1", "slurm: {mem: 1G}"])
+def test_keys_of_slurm_need_slurm(tmp_path: Path, key: str) -> None:
+    with pytest.raises(SiteError, match=rf"{key.split(':')[0]}: only with cluster: slurm$"):
+        load(tmp_path, f"{LOCAL}{key}\n")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -56,6 +77,18 @@ def test_what_a_site_file_says(tmp_path: Path) -> None:
         ("slurm\n", "pbs\n", "cluster: 'pbs': Input should be 'slurm' or 'local'"),
         ("{n}", "{m}", "the only placeholder is {n}"),
         ("{n}", "{n", "expected '}'"),
+        ("{n}", "{n:x}", "gpus.H100.slurm: gres: 'gpu:H100:{n:x}': the only placeholder is {n}"),
+        ("{n}", "{n!r}", "the only placeholder is {n}"),
+        ("{n}", "{n:{n}}", "the only placeholder is {n}"),
+        ("qos: normal", "qos_limits: {a: {}}", "qos: None, allowed: a"),
+        ("qos: normal", "qos: b\nqos_limits: {a: {}}", "qos: 'b', allowed: a"),
+        (
+            "qos: normal",
+            "qos: a\nqos_limits: {a: {x: 1}}",
+            "x: 1: unknown key, allowed: max_minutes",
+        ),
+        ("qos: normal", "max_submit: 0", "max_submit: 0: Input should be greater than"),
+        ("qos: normal", "lost_minutes: 0", "lost_minutes: 0: Input should be greater than 0"),
         ("cluster: slurm", "cluster: local", "account_env: only with cluster: slurm"),
         ("card: NVIDIA H100 80GB HBM3", "card: auto", "gpus.H100.card: 'auto' is allowed with"),
         ("OMP_NUM_THREADS: 4", "OMP_NUM_THREADS: true", "environment.OMP_NUM_THREADS: True: "),

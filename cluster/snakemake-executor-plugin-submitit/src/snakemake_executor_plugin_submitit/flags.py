@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .packing import SessionKey
-from .site import MARGIN_MINUTES, Site, SiteError
+from .site import MARGIN_MINUTES, ONE_LINE, Site, SiteError, is_one_line
 
 GRID = (5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440)
 """Time limits in minutes; beyond, whole days. Sessions of similar length share an array."""
 DAY = 1440
 ANNOUNCED_S = 30
+MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}
+"""sbatch takes one of them."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,16 @@ def slurm_parameters(
         account = environ.get(site.account_env, "")
         if not account:
             raise SiteError(f"account_env: {site.account_env} is not set, allowed: an account")
+        if not is_one_line(account):
+            raise SiteError(f"account_env: {site.account_env} is {account!r}, allowed: {ONE_LINE}")
         flags["account"] = account
-    if mem_mb and not any(name.startswith("mem") for name in flags):
+    flags = {name: value for name, value in flags.items() if value is not False}
+    if mem_mb and not MEMORY & flags.keys():
         flags["mem"] = f"{mem_mb}M"
-    if "requeue" not in flags and "no-requeue" not in flags:
+    if "requeue" not in flags:  # the cluster's default is to requeue, unknown to the executor
         flags["no-requeue"] = True
     return SlurmParameters(
-        flags=tuple(sorted((name, value) for name, value in flags.items() if value is not False)),
+        flags=tuple(sorted(flags.items())),
         # Since Slurm 22.05 srun no longer takes the number over from sbatch.
         setup=(*site.setup, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"),
         minutes=_time_limit(minutes, site.session_minutes(key.gpu_type)),

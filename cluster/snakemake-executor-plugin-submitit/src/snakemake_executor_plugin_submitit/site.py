@@ -30,20 +30,30 @@ CPU_SLOTS = 2
 
 
 _EXECUTORS = "set by the executor"
+_ANSWERS = "changes how sbatch answers, and the executor reads its answer"
 OWN_FLAGS = {
     "array": _EXECUTORS,
+    "chdir": "jobs run in the workflow's folder",
+    "clusters": "the executor follows the jobs of one cluster",
+    "cpus-per-task": f"{_EXECUTORS} from cpus_per_gpu and threads",
     "error": _EXECUTORS,
     "job-name": _EXECUTORS,
+    "no-requeue": "the default, allowed: requeue: true",
     "nodes": _EXECUTORS,
     "ntasks": _EXECUTORS,
     "ntasks-per-node": _EXECUTORS,
     "open-mode": _EXECUTORS,
     "output": _EXECUTORS,
+    "parsable": _ANSWERS,
+    "quiet": _ANSWERS,
     "signal": _EXECUTORS,
+    "test-only": _ANSWERS,
     "time": f"{_EXECUTORS} from runtime and max_minutes",
+    "wait": _ANSWERS,
     "wrap": _EXECUTORS,
     "account": "allowed: account_env, the name of the variable that holds it",
 }
+ONE_LINE = "one line of printable characters without backslash"
 ONLY_SLURM = {
     "account_env",
     "slurm",
@@ -66,12 +76,18 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _as_flag(value: Any) -> Any:
+    if isinstance(value, bool | int | float | str):
+        return _as_text(value)
+    raise ValueError("allowed: text, a number, true (a bare flag) or false (left out)")
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Text = Annotated[str, BeforeValidator(_as_text)]
 Positive = Annotated[int, Field(ge=1)]
 FlagName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-Flag = bool | Text
+Flag = Annotated[bool | str, BeforeValidator(_as_flag)]
 Flags = dict[FlagName, Flag]
 
 
@@ -79,13 +95,18 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def is_one_line(value: str) -> bool:
+    """Sent as it is: a second line would be one of the script, and sbatch drops backslashes."""
+    return value.isprintable() and "\\" not in value
+
+
 def _sendable(flags: Flags) -> Flags:
     """Flags that may be given to sbatch: not those that the executor sets itself."""
     for flag, value in flags.items():
         if flag in OWN_FLAGS:
-            raise ValueError(f"slurm: {flag}: {OWN_FLAGS[flag]}")
-        if isinstance(value, str) and not value.isprintable():
-            raise ValueError(f"slurm: {flag}: {value!r}, allowed: one line of printable characters")
+            raise ValueError(f"{flag}: {OWN_FLAGS[flag]}")
+        if isinstance(value, str) and not is_one_line(value):
+            raise ValueError(f"{flag}: {value!r}, allowed: {ONE_LINE}")
     return flags
 
 
@@ -115,11 +136,11 @@ class GpuClass(_Model):
             if isinstance(value, bool):
                 continue
             try:
-                fields = [name for _, name, _, _ in string.Formatter().parse(value)]
+                fields = {part[1:] for part in string.Formatter().parse(value)}
             except ValueError as error:
-                raise ValueError(f"{flag} {value!r}: {error}") from error
-            if set(fields) - {"n", None}:
-                raise ValueError(f"{flag} {value!r}: the only placeholder is {{n}}")
+                raise ValueError(f"{flag}: {value!r}: {error}") from error
+            if fields - {("n", "", None), (None, None, None)}:
+                raise ValueError(f"{flag}: {value!r}: the only placeholder is {{n}}")
         return flags
 
 
@@ -157,8 +178,11 @@ class Site(_Model):
 
     @field_validator("slurm")
     @classmethod
-    def _sendable(cls, flags: Flags) -> Flags:
-        return _sendable(flags)
+    def _without_n(cls, flags: Flags) -> Flags:
+        for flag, value in _sendable(flags).items():
+            if isinstance(value, str) and "{n}" in value:
+                raise ValueError(f"{flag}: {value!r}, allowed: {{n}} in a class's slurm")
+        return flags
 
     @model_validator(mode="after")
     def _slurm_keys_need_slurm(self) -> Site:
@@ -264,9 +288,14 @@ def _one_line(error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"{key}: missing"
     if error["type"] == "extra_forbidden":
-        model = GpuClass if error["loc"][0] == "gpus" else Site
+        models: dict[str, type[_Model]] = {"gpus": GpuClass, "qos_limits": QosLimits}
+        model = models.get(str(error["loc"][0]), Site) if error["loc"][1:] else Site
         return f"{key}: {value!r}: unknown key, allowed: {', '.join(model.model_fields)}"
     said = error["msg"].removeprefix("Value error, ")
     if not key:  # a rule between keys, which names them itself
         return said
+    if (
+        isinstance(value, dict) and error["type"] == "value_error"
+    ):  # of one of its keys, named there
+        return f"{key}: {said}"
     return f"{key}: {value!r}: {' '.join(said.split())}"
