@@ -13,7 +13,12 @@ from snakemake_executor_plugin_submitit.packing import SessionKey
 from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
 
 SITES = Path(__file__).resolve().parents[2]
-ACCOUNTS = {"PACE_ACCOUNT": "gts-me", "NERSC_ACCOUNT": "m1234_g", "DELTA_ACCOUNT": "abcd-delta-gpu"}
+ACCOUNTS = {
+    "PACE_ACCOUNT": "gts-me",
+    "NERSC_ACCOUNT": "m1234_g",
+    "DELTA_ACCOUNT": "abcd-delta-gpu",
+    "ALLIANCE_ACCOUNT": "def-me",
+}
 SITE = """
 name: test
 cluster: slurm
@@ -51,6 +56,7 @@ def made(text: str, folder: Path) -> Site:
 PACE = ["--account=gts-me", "--qos=inferno", "--time=60", "--no-requeue"]
 NERSC = ["--account=m1234_g", "--qos=regular", "--time=60", "--no-requeue"]
 DELTA = ["--account=abcd-delta-gpu", "--time=60", "--no-requeue"]
+ALLIANCE = ["--account=def-me", "--time=60", "--no-requeue", "--mem-per-gpu=80G"]
 
 
 @pytest.mark.parametrize(
@@ -83,15 +89,29 @@ DELTA = ["--account=abcd-delta-gpu", "--time=60", "--no-requeue"]
         # A partition, and a number.
         *(
             ("delta", gpu, n, [*DELTA, f"--partition={where}", f"--gpus-per-node={n}", cpus])
-            for gpu, where, each in (("A100", "gpuA100x4", 16), ("H200", "gpuH200x8", 8))
+            for gpu, where, each in (
+                ("A100", "gpuA100x4", 16),
+                ("A100x8", "gpuA100x8", 16),
+                ("H200", "gpuH200x8", 12),
+            )
             for n, cpus in ((n, f"--cpus-per-task={each * n}") for n in (1, 2, 4))
+        ),
+        # A type in the number.
+        *(
+            (
+                "alliance",
+                "H100",
+                n,
+                [*ALLIANCE, f"--gpus-per-node=h100:{n}", f"--cpus-per-task={12 * n}"],
+            )
+            for n in (1, 2, 4)
         ),
     ],
 )
 def test_lines_that_shipped_sites_send(site: str, gpu: str, gpus: int, lines: list[str]) -> None:
     sent = sbatch_lines(load_site(SITES / site / "site.yaml"), gpu, gpus)
     memory = {"pace": {"--mem-per-gpu=60G" if gpu == "L40S" else "--mem-per-gpu=200G"}}
-    memory["delta"] = {"--mem=60G" if gpu == "A100" else "--mem=200G"}
+    memory["delta"] = {"--mem-per-gpu=60G" if gpu == "A100" else "--mem-per-gpu=200G"}
     special = {"--constraint=A100-80GB"} if (site, gpu) == ("pace", "A100") else set()
     assert sent == {*lines, *memory.get(site, set()), *special}
 
