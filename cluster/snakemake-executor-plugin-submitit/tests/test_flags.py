@@ -35,7 +35,7 @@ def parameters(
 
 
 def batch_script(asked: SlurmParameters) -> list[str]:
-    text = _make_sbatch_string(
+    text: str = _make_sbatch_string(
         command="run", folder="logs", job_name="name", map_count=6, **asked.submitit()
     )
     return text.splitlines()

@@ -42,7 +42,7 @@ def test_what_a_site_file_says(tmp_path: Path) -> None:
     assert site.max_cells_per_session == 200
     assert site.session_minutes("H100") == 240
     assert site.session_minutes("") == 480
-    assert site.gpus["H100"].slurm["gres"].format(n=2) == "gpu:H100:2"
+    assert site.gpus["H100"].slurm == {"partition": "gpu-h100", "gres": "gpu:H100:{n}"}
     assert not site.gpus["H100"].is_cpu
 
 
