@@ -80,6 +80,13 @@ class Project:
         file = self.folder / path
         return [json.loads(x) for x in file.read_text().splitlines()] if file.exists() else []
 
+    def wait_ended(self) -> None:
+        """Return when Slurm has no job any more."""
+        end = time.monotonic() + 60
+        while self.lab.squeue():
+            assert time.monotonic() < end, self.lab.call("squeue")
+            time.sleep(0.2)
+
     def left(self) -> list[str]:
         """Command lines of what still runs for this project."""
         found = []
@@ -125,6 +132,7 @@ def test_one_cell_and_one_class_are_lost_alone(project: Project) -> None:
         ("h100", 2, 1),
         ("h100", 2, 2),
     ], project.said()
+    project.wait_ended()  # Snakemake does not wait for a session that only cleans up
     sessions = project.lines(".snakemake/submitit/sessions.jsonl")
     with_engine = [session for session in sessions if session["starts"]]
     starts = project.lines("results/slurm-demo/engine_starts.jsonl")
@@ -168,9 +176,7 @@ def test_no_engine_outlives_its_session(project: Project) -> None:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    end = time.monotonic() + 10
-    while project.left() and time.monotonic() < end:
-        time.sleep(0.2)
+    project.wait_ended()
     assert project.left() == []
     (failure,) = [json.loads(f.read_text()) for f in project.results.glob("failures/*.json")]
     assert failure["type"] == "cancelled"
@@ -178,6 +184,7 @@ def test_no_engine_outlives_its_session(project: Project) -> None:
     assert project.start().wait(LIMIT_S) == 0, project.said()
     assert len(project.rows()) == 2
     assert {row: row.stat().st_mtime_ns for row in kept} == kept
+    project.wait_ended()
     assert project.left() == []
 
 
