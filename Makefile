@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test slurm-demo faults bench lint format gpu-smoke clean
+.PHONY: help install sweep test slurm-up slurm-down slurm-demo faults bench lint format gpu-smoke clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,15 @@ sweep: install  ## a small real sweep on this machine: cells, rows, tables
 test: install  ## all tests (real vLLM on the CPU and a private Slurm included)
 	-install/slurm.sh
 	$(BIN)/pytest
+
+# LAB: the folder that holds all of it. A shell uses it after `source $(LAB)/env`.
+LAB ?= results/slurm-lab
+slurm-up: install  ## a private Slurm with fake GPUs, to try things on by hand
+	install/slurm.sh
+	$(BIN)/python -m tests.slurm.lab up $(LAB)
+
+slurm-down: install  ## end that Slurm and remove its folder
+	$(BIN)/python -m tests.slurm.lab down $(LAB)
 
 slurm-demo: install  ## the small sweep on a private Slurm on this machine
 	install/slurm.sh

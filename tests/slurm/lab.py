@@ -9,8 +9,8 @@ or by hand::
 
     python -m tests.slurm.lab up DIR && source DIR/env      # and later: down DIR
 
-Debian's packages are enough (install/slurm.sh). Everything is below the folder, every process is
-ended by the pid that was recorded for it. Standard library only.
+Debian's packages are enough (install/slurm.sh). Everything is below the folder, and only processes
+that it recorded are ended. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import getpass
-import json
 import os
 import shlex
 import shutil
@@ -28,7 +27,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.slurm.lab_config import (
@@ -36,15 +35,18 @@ from tests.slurm.lab_config import (
     NODES_AT,
     PORTS,
     LabConfig,
+    cgroup_conf,
     gres_conf,
     slurm_conf,
     slurmdbd_conf,
 )
+from tests.slurm.lab_ports import free_ports, is_open
+from tests.slurm.lab_processes import Daemons
 
 CLIENTS = ["sbatch", "srun", "salloc", "sacct", "sacctmgr", "scancel", "scontrol", "squeue"]
 CLIENTS += ["sinfo", "sstat"]
 DAEMONS = ["slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "mariadb-install-db"]
-FIRST_PORT, LAST_PORT = 17800, 29800
+MARK = "private-slurm"  # a file that says that a folder is a lab's, and may be removed
 UP_LIMIT_S = 90.0
 
 
@@ -65,6 +67,7 @@ class Lab:
         self.folder = folder.resolve()
         self.config = config or LabConfig()
         self.port = 0
+        self.daemons = Daemons(self.folder)
 
     def __enter__(self) -> Lab:
         self.up()
@@ -106,20 +109,25 @@ class Lab:
 
         Raises ``LabError``, with the last lines of the logs and nothing left running.
         """
+        if self.folder.exists() and any(self.folder.iterdir()) and not self._is_lab():
+            raise LabError(f"{self.folder}: neither empty nor a lab's folder")
         if lacking := missing_programs():
             raise LabError(f"missing: {', '.join(lacking)}; install/slurm.sh installs them")
-        if self._pids_file.exists():
+        if self.daemons.names():
             raise LabError(f"{self.folder}: already up, or not taken down")
-        self.port = _free_ports()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / MARK).touch()
+        needed = [0, 1, *(NODES_AT + k for k in range(len(self.config.node_names)))]
         try:
-            self._write_files()
-            self._start_database()
-            self.start_slurmdbd()
-            self.start_slurmctld()
-            for name in self.config.node_names:
-                self.start_node(name)
-            self._add_accounts()
-            self.wait_idle()
+            with free_ports(PORTS, needed) as self.port:
+                self._write_files()
+                self._start_database()
+                self.start_slurmdbd()
+                self.start_slurmctld()
+                for name in self.config.node_names:
+                    self.start_node(name)
+                self._add_accounts()
+                self.wait_idle()
         except BaseException as error:
             logs = self._last_lines()
             self.down(keep=True)
@@ -128,19 +136,27 @@ class Lab:
             raise
 
     def down(self, keep: bool = False) -> None:
-        """End all that was started, jobs first, and remove the folder unless ``keep``."""
-        if self._alive("slurmctld"):
+        """End all that was started, jobs first, and remove the folder unless ``keep``.
+
+        Raises ``LabError`` if the folder is not a lab's; one that does not exist is down.
+        """
+        if not self.folder.exists():
+            return
+        if not self._is_lab():
+            raise LabError(f"{self.folder}: not a lab's folder")
+        if self.daemons.runs("slurmctld"):
             with contextlib.suppress(LabError, subprocess.TimeoutExpired):
-                self.call("scancel", "-u", getpass.getuser(), limit_s=10)
+                self.scancel("-u", getpass.getuser())
                 end = time.monotonic() + 8
                 while self.call("squeue", "-h", "-t", "R,CG,S") and time.monotonic() < end:
                     time.sleep(0.1)
-        for name in [*(f"slurmd-{n}" for n in self.config.node_names), "slurmctld", "slurmdbd"]:
-            self._stop(name)
-        self._kill_steps("slurmd-")
+        self.daemons.stop(*self.daemons.names("slurmd-"))
+        for name in ("slurmctld", "slurmdbd"):
+            self.daemons.stop(name)
+        self.daemons.kill_steps("slurmd-")
         for name in ("mariadbd", "munged"):
-            self._stop(name)
-        self._pids_file.unlink(missing_ok=True)
+            self.daemons.stop(name)
+        self.daemons.record.unlink(missing_ok=True)
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -156,10 +172,10 @@ class Lab:
     def kill_node(self, name: str, with_jobs: bool = True) -> None:
         """SIGKILL a node's slurmd; ``with_jobs`` also its jobs, as when the machine is lost."""
         if with_jobs:
-            self._kill_steps(f"slurmd-{name}.log")
-        self._stop(f"slurmd-{name}", signal.SIGKILL)
-        if with_jobs:
-            self._kill_steps(f"slurmd-{name}.log")
+            self.daemons.kill_steps(f"slurmd-{name}.log")
+        self.daemons.stop(f"slurmd-{name}", number=signal.SIGKILL)
+        if with_jobs:  # those that began meanwhile
+            self.daemons.kill_steps(f"slurmd-{name}.log")
 
     def start_node(self, name: str) -> None:
         """Start a node's slurmd."""
@@ -171,18 +187,30 @@ class Lab:
         self._start("slurmctld", "slurmctld", "-D")
         self._wait("slurmctld", lambda: "UP" in self._call_quietly("scontrol", "ping"))
 
-    def stop_slurmctld(self) -> None:
-        """SIGKILL the controller."""
-        self._stop("slurmctld", signal.SIGKILL)
+    def stop_slurmctld(self, hard: bool = True) -> None:
+        """End the controller: SIGKILL, or SIGTERM, on which it saves its state."""
+        self.daemons.stop("slurmctld", number=signal.SIGKILL if hard else signal.SIGTERM)
 
     def start_slurmdbd(self) -> None:
         """Start the accounting daemon and wait until it listens."""
         self._start("slurmdbd", "slurmdbd", "-D")
-        self._wait("slurmdbd", lambda: _is_open(self.port + 1))
+        self._wait("slurmdbd", lambda: is_open(self.port + 1))
 
     def stop_slurmdbd(self) -> None:
         """SIGKILL the accounting daemon."""
-        self._stop("slurmdbd", signal.SIGKILL)
+        self.daemons.stop("slurmdbd", number=signal.SIGKILL)
+
+    def drain(self, name: str) -> None:
+        """A node takes no more jobs; those that run go on."""
+        self.call("scontrol", "update", f"nodename={name}", "state=drain", "reason=test")
+
+    def resume(self, name: str) -> None:
+        """A drained node takes jobs again."""
+        self.call("scontrol", "update", f"nodename={name}", "state=resume")
+
+    def scancel(self, *words: str) -> None:
+        """Cancel jobs: ids or elements (``7_2``), or options of scancel."""
+        self.call("scancel", *words)
 
     def forget_jobs(self) -> None:
         """Remove the stopped controller's record of all jobs; new ones get ids far away."""
@@ -193,9 +221,8 @@ class Lab:
 
     # How.
 
-    @property
-    def _pids_file(self) -> Path:
-        return self.folder / "pids.json"
+    def _is_lab(self) -> bool:
+        return (self.folder / MARK).is_file()
 
     def _own_env(self) -> dict[str, str]:
         return {
@@ -215,6 +242,8 @@ class Lab:
         dbd = self.folder / "slurmdbd.conf"
         dbd.write_text(slurmdbd_conf(*place))
         dbd.chmod(0o600)
+        if self.config.cgroup:
+            (self.folder / "cgroup.conf").write_text(cgroup_conf(self.config))
         for k in range(max(nodes.gpus for nodes in self.config.nodes)):
             device = self.folder / "dev" / f"nvidia{k}"
             try:
@@ -302,65 +331,12 @@ class Lab:
         return done.stdout if done.returncode == 0 else ""
 
     def _start(self, name: str, *words: str) -> None:
-        """Start a daemon in a session of its own and record its pid."""
-        with (self.folder / "log" / f"{name}.out").open("ab") as output:
-            process = subprocess.Popen(
-                words,
-                env=self.env(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        self._record({**self._pids(), name: process.pid})
-
-    def _stop(self, name: str, number: int = signal.SIGTERM) -> None:
-        pids = self._pids()
-        pid = pids.pop(name, None)
-        if pid is None:
-            return
-        end = time.monotonic() + 15
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-            while _is_alive(pid):
-                if time.monotonic() > end:
-                    os.kill(pid, signal.SIGKILL)
-                time.sleep(0.02)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-        self._record(pids)
-
-    def _alive(self, name: str) -> bool:
-        pid = self._pids().get(name)
-        return pid is not None and _is_alive(pid)
-
-    def _pids(self) -> dict[str, int]:
-        if not self._pids_file.exists():
-            return {}
-        found: dict[str, int] = json.loads(self._pids_file.read_text())
-        return found
-
-    def _record(self, pids: dict[str, int]) -> None:
-        self._pids_file.write_text(json.dumps(pids))
-
-    def _kill_steps(self, log: str) -> None:
-        """SIGKILL slurmstepds and all below them whose log file's name starts with ``log``.
-
-        A slurmstepd wipes its command line and environment; its open log file names its node.
-        """
-        start = str(self.folder / "log" / log)
-        for pid in _stepds():
-            with contextlib.suppress(OSError):
-                files = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
-                if any(file.startswith(start) for file in files):
-                    for victim in [*_below(pid), pid]:
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(victim, signal.SIGKILL)
+        self.daemons.start(name, list(words), self.env())
 
     def _wait(self, what: str, condition: Callable[[], object]) -> None:
         end = time.monotonic() + UP_LIMIT_S
         while not condition():
-            if dead := [name for name, pid in self._pids().items() if not _is_alive(pid)]:
+            if dead := [name for name in self.daemons.names() if not self.daemons.runs(name)]:
                 raise LabError(f"{', '.join(dead)} ended while waiting for {what}")
             if time.monotonic() > end:
                 raise LabError(f"no {what} after {UP_LIMIT_S:.0f} s")
@@ -377,60 +353,10 @@ def _search_path() -> str:
     return f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
-def _free_ports() -> int:
-    """The first of ``PORTS`` ports of which nobody uses those that the daemons need."""
-    start = FIRST_PORT + os.getpid() % 20 * PORTS  # so that labs that start together differ
-    span = LAST_PORT - FIRST_PORT
-    for offset in range(0, span, PORTS):
-        port = FIRST_PORT + (start - FIRST_PORT + offset) % span
-        if not any(_is_taken(port + k) for k in (0, 1, *range(NODES_AT, NODES_AT + 20))):
-            return port
-    raise LabError(f"no block of {PORTS} free ports from {FIRST_PORT} to {LAST_PORT}")
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
-
-
-def _is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _is_alive(pid: int) -> bool:
-    """A daemon that has ended may stay a zombie for seconds: that is not alive."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _stepds() -> Iterator[int]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if (entry / "comm").read_text().strip() == "slurmstepd":
-                    yield int(entry.name)
-
-
-def _below(pid: int) -> list[int]:
-    """Descendants of ``pid``, the deepest first."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [*_below(child), child]
-    return found
-
-
 def main() -> int:
-    """``up DIR`` and ``down DIR``."""
+    """``up DIR``, ``env DIR`` (the lines that a shell needs) and ``down DIR``."""
     parser = argparse.ArgumentParser(description="A private Slurm on this machine.")
-    parser.add_argument("action", choices=["up", "down"])
+    parser.add_argument("action", choices=["up", "env", "down"])
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     lab = Lab(options.folder)
@@ -438,9 +364,11 @@ def main() -> int:
         if options.action == "up":
             lab.up()
             print(f"source {shlex.quote(str(lab.folder))}/env")
+        elif options.action == "env":
+            print((lab.folder / "env").read_text(), end="")
         else:
             lab.down()
-    except LabError as error:
+    except (LabError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

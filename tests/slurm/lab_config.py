@@ -41,6 +41,10 @@ class LabConfig:
     cred_expire: int = 15
     kill_wait: int = 2
     auth: str = "munge"
+    kill_over_memory: bool = True
+    """Slurm samples memory once a second and ends a step that has taken more than it asked for."""
+    cgroup: str = ""
+    """``cgroup/v1`` or ``cgroup/v2`` (root only): the kernel ends what takes too much instead."""
 
     @property
     def node_names(self) -> list[str]:
@@ -70,6 +74,8 @@ def slurm_conf(config: LabConfig, folder: Path, port: int, host: str, user: str)
     """slurm.conf: everything on loopback, several slurmd on one host."""
     munge = config.auth == "munge"
     expire = f"cred_expire={config.cred_expire}"
+    tracking, tasks = ("cgroup", "cgroup") if config.cgroup else ("linuxproc", "none")
+    enforce = config.kill_over_memory and not config.cgroup
     types = ",".join(f"gres/gpu:{nodes.type}" for nodes in config.nodes)
     lines = f"""\
 ClusterName=lab
@@ -89,11 +95,11 @@ SlurmdLogFile={folder}/log/slurmd-%n.log
 ReturnToService=2
 MpiDefault=none
 SwitchType=switch/none
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+ProctrackType=proctrack/{tracking}
+TaskPlugin=task/{tasks}
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
-JobAcctGatherParams=OverMemoryKill
+{"JobAcctGatherParams=OverMemoryKill" if enforce else ""}
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
@@ -169,4 +175,17 @@ StorageType=accounting_storage/mysql
 StorageHost=localhost
 StorageUser={user}
 StorageLoc=slurm_acct
+"""
+
+
+def cgroup_conf(config: LabConfig) -> str:
+    """cgroup.conf: memory alone is held to what a job asked for."""
+    return f"""\
+CgroupPlugin={config.cgroup}
+CgroupMountpoint=/sys/fs/cgroup
+ConstrainRAMSpace=yes
+AllowedRAMSpace=100
+ConstrainSwapSpace=no
+ConstrainCores=no
+ConstrainDevices=no
 """
