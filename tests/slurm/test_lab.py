@@ -79,8 +79,7 @@ def test_jobs_survive_the_controller(lab: Lab) -> None:
     job = submit(lab, "-p", "gpu-a100", wrap="sleep 2")
     wait(lambda: queue(lab, job) == "RUNNING")
     lab.stop_slurmctld(hard=False)
-    with pytest.raises(LabError):
-        lab.call("scontrol", "show", "job", job)
+    assert not lab.daemons.runs("slurmctld")
     lab.start_slurmctld()
     wait(lambda: [row[0] for row in sacct(lab, job)] == ["COMPLETED"])
     lab.wait_idle()
@@ -90,7 +89,9 @@ def test_jobs_survive_the_controller(lab: Lab) -> None:
 def test_two_labs_at_once_and_nothing_left(lab: Lab, new_lab: NewLab, tmp_path: Path) -> None:
     second = new_lab(LabConfig(nodes=(Nodes("x1", 1, 2),)))
     assert second.port != lab.port
-    for _ in range(2):
+    for again in (False, True):
+        if again:
+            second.up()
         job = submit(
             *(second, "--wait", "--gres=gpu:x1:2"),
             wrap="echo $CUDA_VISIBLE_DEVICES on $SLURMD_NODENAME",
@@ -105,18 +106,16 @@ def test_two_labs_at_once_and_nothing_left(lab: Lab, new_lab: NewLab, tmp_path: 
         assert [pid for pid in pids if is_alive(pid)] == []
         assert using(second.folder) == []
         assert not second.folder.exists()
-        second.up()
     assert lab.daemons.runs("slurmctld")
 
 
 @pytest.mark.slurm
-def test_a_lost_node_is_noticed(new_lab: NewLab) -> None:
-    lab = new_lab(LabConfig(nodes=(Nodes("x1", 1, 1),), slurmd_timeout=5))
-    job = submit(lab, "--no-requeue", wrap="sleep 600")
+def test_a_lost_node_is_noticed(lab: Lab) -> None:
+    job = submit(lab, "--no-requeue", "-p", "gpu-h200", wrap="sleep 600")
     wait(lambda: queue(lab, job) == "RUNNING")
-    lab.kill_node("x1-1")
+    lab.kill_node("h200-1")
     wait(lambda: [row[0] for row in sacct(lab, job)] == ["NODE_FAIL"], 60)
-    lab.start_node("x1-1")
+    lab.start_node("h200-1")
     lab.wait_idle()
 
 
