@@ -41,7 +41,7 @@ from tests.slurm.lab_config import (
     slurmdbd_conf,
 )
 from tests.slurm.lab_ports import free_ports, is_open
-from tests.slurm.lab_processes import Daemons
+from tests.slurm.lab_processes import Daemons, remove_cgroups
 
 CLIENTS = ["sbatch", "srun", "salloc", "sacct", "sacctmgr", "scancel", "scontrol", "squeue"]
 CLIENTS += ["sinfo", "sstat"]
@@ -154,6 +154,8 @@ class Lab:
         for name in ("slurmctld", "slurmdbd"):
             self.daemons.stop(name)
         self.daemons.kill_steps("slurmd-")
+        if self.config.cgroup:
+            remove_cgroups(self.config.node_names)
         for name in ("mariadbd", "munged"):
             self.daemons.stop(name)
         self.daemons.record.unlink(missing_ok=True)

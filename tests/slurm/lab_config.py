@@ -44,7 +44,7 @@ class LabConfig:
     kill_over_memory: bool = True
     """Slurm samples memory once a second and ends a step that has taken more than it asked for."""
     cgroup: str = ""
-    """``cgroup/v1`` or ``cgroup/v2`` (root only): the kernel ends what takes too much instead."""
+    """``cgroup/v1`` (root only, tried on no other): the kernel ends what takes too much instead."""
 
     @property
     def node_names(self) -> list[str]:

@@ -88,6 +88,17 @@ class Daemons:
         self.record.write_text(json.dumps(known))
 
 
+def remove_cgroups(nodes: list[str]) -> None:
+    """Remove the empty control groups (v1) that slurmd leaves behind for its node."""
+    for node in nodes:
+        for top in Path("/sys/fs/cgroup").glob(f"*/slurm_{node}"):
+            for group in sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True):
+                with contextlib.suppress(OSError):  # another lab's node of that name uses it
+                    group.rmdir()
+            with contextlib.suppress(OSError):
+                top.rmdir()
+
+
 def is_alive(pid: int) -> bool:
     """A daemon that has ended may stay a zombie for seconds: that is not alive."""
     return _stat(pid)[:1] not in ([], ["Z"], ["X"])
