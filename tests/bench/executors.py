@@ -28,7 +28,7 @@ cluster: slurm
 status_seconds: 2
 max_minutes: 10
 parallel: 1000
-gpus: {cpu: {card: CPU, per_node: 16, slurm: {partition: gpu-h100, mem: 100M}}}
+gpus: {cpu: {card: CPU, per_node: 16, slurm: {partition: gpu-h100, mem: 300M}}}
 """
 SNAKEFILE = """
 rule all:
@@ -45,7 +45,7 @@ logging.getLogger("submitit").setLevel(logging.CRITICAL)
 def no_op(number):
     return number
 executor = submitit.SlurmExecutor("logs")
-executor.update_parameters(time=5, mem="100M", partition="gpu-h100", array_parallelism=1000)
+executor.update_parameters(time=5, mem="300M", partition="gpu-h100", array_parallelism=1000)
 jobs = executor.map_array(no_op, range(int(sys.argv[1])))
 assert [job.result() for job in jobs] == list(range(int(sys.argv[1])))
 """
@@ -59,7 +59,7 @@ class Way:
 
     name: str
     words: Callable[[int], list[str]]
-    mem_mb: int = 100
+    mem_mb: int = 300
 
 
 def snakemake(*options: str) -> Callable[[int], list[str]]:

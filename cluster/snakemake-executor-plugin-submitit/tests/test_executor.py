@@ -208,6 +208,10 @@ def test_what_cannot_be_had_is_an_error_and_no_hang(
     [
         ("name: a\ncluster: pbs\ngpus: {g: {card: c, per_node: 1}}", "cluster: 'pbs': "),
         ("name: a\ncluster: local\ngpus: {}", "site.yaml: gpus: {}: "),
+        (
+            "name: a\ncluster: slurm\naccount_env: NO_SUCH\ngpus: {g: {card: c, per_node: 1}}",
+            "account_env: NO_SUCH is not set, allowed: an account",
+        ),
     ],
 )
 def test_sites_that_cannot_be_used_are_refused_in_one_line(

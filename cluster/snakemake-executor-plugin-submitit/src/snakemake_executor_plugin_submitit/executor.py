@@ -88,7 +88,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         try:
             self.log_lock = Lock(self.logdir / "lock")
             self.cluster = self._cluster(self.site, parallel)
-        except (LockedError, OSError) as error:
+        except (LockedError, SiteError, OSError) as error:
             raise WorkflowError(str(error)) from error
         if not self.log_lock.is_held:
             self.say(f"{self.logdir}: its file system has no locks: run one snakemake at a time")

@@ -74,12 +74,7 @@ def slurm_parameters(
         cpus = max(known.cpus_per_gpu * key.gpus, threads)
     if site.qos is not None:
         flags["qos"] = site.qos
-    if site.account_env is not None:
-        account = environ.get(site.account_env, "")
-        if not account:
-            raise SiteError(f"account_env: {site.account_env} is not set, allowed: an account")
-        if not is_one_line(account):
-            raise SiteError(f"account_env: {site.account_env} is {account!r}, allowed: {ONE_LINE}")
+    if (account := account_of(site, environ)) is not None:
         flags["account"] = account
     flags = {name: value for name, value in flags.items() if value is not False}
     if mem_mb and not MEMORY & flags.keys():
@@ -93,6 +88,18 @@ def slurm_parameters(
         minutes=_time_limit(minutes, site.session_minutes(key.gpu_type)),
         cpus=cpus,
     )
+
+
+def account_of(site: Site, environ: Mapping[str, str]) -> str | None:
+    """The account that jobs are charged to, None if the site needs none; raises ``SiteError``."""
+    if site.account_env is None:
+        return None
+    account = environ.get(site.account_env, "")
+    if not account:
+        raise SiteError(f"account_env: {site.account_env} is not set, allowed: an account")
+    if not is_one_line(account):
+        raise SiteError(f"account_env: {site.account_env} is {account!r}, allowed: {ONE_LINE}")
+    return account
 
 
 def _time_limit(minutes: int | None, longest: int | None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import threading
 import time
 import uuid
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..flags import SlurmParameters, slurm_parameters
+from ..flags import SlurmParameters, account_of, slurm_parameters
 from ..ledger import Entry, Ledger
 from ..outcome import REFUSED, Outcome, of_result
 from ..packing import PackingError, Request, Session, SessionKey, renamed
@@ -77,7 +78,8 @@ class _Backoff:
 class SlurmCluster:
     """Follows sessions from packing to the last cell's outcome.
 
-    ``say`` is told what people may want to know, one line each. Not thread-safe but for ``end``.
+    ``say`` is told what people may want to know, one line each. Raises ``SiteError`` if nothing can
+    be submitted from here.
     """
 
     def __init__(
@@ -87,6 +89,11 @@ class SlurmCluster:
         say: Callable[[str], None],
         environ: Mapping[str, str] = os.environ,
     ) -> None:
+        account_of(site, environ)  # once, and not for each of thousands of jobs
+        if shutil.which("sbatch", path=environ.get("PATH")) is None:
+            raise SiteError(
+                "cluster: 'slurm', but there is no sbatch on PATH, allowed here: 'local'"
+            )
         self.site = site
         self.logdir = logdir.resolve()
         self.say = say
@@ -96,6 +103,7 @@ class SlurmCluster:
         self.waiting: list[_Waiting] = []
         self.followed: dict[str, _Followed] = {}
         self.outcomes: dict[str, Outcome] = {}
+        self.unasked: dict[str, Outcome] = {}  # of sessions of an earlier main process
         self.largest_array = site.max_array_size
         self.submit_backoff = _Backoff()
         self.fits = 0  # elements that sbatch takes at a time, once it has refused more; 0: any
@@ -115,20 +123,28 @@ class SlurmCluster:
 
     def reattach(self, request: Request) -> bool:
         """Follow a job's session of an earlier main process, if it has one that is still up."""
-        session = self.previous.get(request.cell.id, "")
-        followed = self.followed.get(session)
-        if followed is None:
-            return False
-        cell = next((cell for cell in followed.left if cell.id == request.cell.id), None)
-        if cell is None:
-            return False
-        if request.is_stable and cell.argv != request.cell.argv:
-            raise PackingError(
-                f"job {followed.job} still runs this job with another command: wait for it, or "
-                f"scancel {followed.job}"
-            )
-        followed.asked.add(cell.id)
-        return True
+        wanted = request.cell
+        with self.lock:
+            outcome = self.unasked.pop(wanted.id, None)
+            outputs = wanted.stale
+            if outcome is not None and not outcome.kind and outputs:
+                # It ended well after Snakemake had looked for its outputs.
+                if all(path.exists() for path in outputs):
+                    self.outcomes[wanted.id] = outcome
+                    return True
+                return False
+            followed = self.followed.get(self.previous.get(wanted.id, ""))
+            cells = followed.left if followed else []
+            cell = next((cell for cell in cells if cell.id == wanted.id), None)
+            if followed is None or cell is None:
+                return False
+            if request.is_stable and cell.argv != wanted.argv:
+                raise PackingError(
+                    f"job {followed.job} still runs this job with another command: wait for it, "
+                    f"or scancel {followed.job}"
+                )
+            followed.asked.add(cell.id)
+            return True
 
     def submit(self, sessions: list[Session]) -> None:
         """Queue sessions; they are submitted with the next ``advance``."""
@@ -314,12 +330,14 @@ class SlurmCluster:
         self._ask()
         for session, followed in list(self.followed.items()):
             self._collect(followed)
-            if followed.over is not None or not followed.left:
+            if followed.over is not None:
                 # Nothing runs any more: what has no output is asked for anew.
                 self._close(followed)
+                if followed.left and queue.OVER[followed.over.state] == "node_failure":
+                    followed.spec.spool.revoke()
+                    time.sleep(FENCE_S)
             else:
                 found.update((cell.id, session) for cell in followed.left)
-        self.outcomes.clear()
         if self.followed:
             self.say(f"reattached to {len(self.followed)} sessions, {len(found)} jobs to come")
         return found
@@ -358,8 +376,8 @@ class SlurmCluster:
                     self.next_status = min(self.next_status, time.monotonic() + SOON_S)
                 return
             followed.left.pop(0)
-            if cell.id in followed.asked:
-                self.outcomes[cell.id] = of_result(result, spool, cell.log, followed.job)
+            outcomes = self.outcomes if cell.id in followed.asked else self.unasked
+            outcomes[cell.id] = of_result(result, spool, cell.log, followed.job)
         self._close(followed)
 
     def _ask(self) -> None:
