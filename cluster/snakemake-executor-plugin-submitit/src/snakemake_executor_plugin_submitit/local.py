@@ -16,7 +16,7 @@ import submitit
 
 from .host import device_pool
 from .outcome import Outcome, of_result
-from .packing import PackingError, Request, Session, SessionKey
+from .packing import PackingError, Request, Session, SessionKey, spec_of
 from .processes import start_time
 from .runner import run_session_in
 from .site import Site
@@ -161,18 +161,8 @@ class LocalCluster:
     def _spec(self, session: Session, environment: dict[str, str | None]) -> SessionSpec:
         me = os.getpid()
         started = start_time(me)
-        return SessionSpec(
-            id=session.id,
-            key=session.key.session,
-            command=session.key.command or None,
-            cells=list(session.cells),
-            gpus=session.key.gpus,
-            workdir=Path.cwd(),
-            folder=self.logdir / session.id,
-            start_limit_s=None if session.start_minutes is None else session.start_minutes * 60,
-            environment=environment,
-            watched=None if started is None else (me, started),
-        )
+        watched = None if started is None else (me, started)
+        return spec_of(session, self.logdir, environment, watched=watched)
 
 
 @contextlib.contextmanager

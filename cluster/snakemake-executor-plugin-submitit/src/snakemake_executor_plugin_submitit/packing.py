@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from .site import Site
-from .spec import Cell
+from .spec import Cell, SessionSpec
 
 READABLE_LIMIT = 48
 
@@ -150,6 +151,31 @@ def _session(key: SessionKey, requests: list[Request]) -> Session:
 def renamed(session: Session) -> Session:
     """The same session under another id."""
     return replace(session, id=_new_id(session.key))
+
+
+def spec_of(
+    session: Session,
+    logdir: Path,
+    environment: Mapping[str, str | None],
+    *,
+    limit_s: float | None = None,
+    watched: tuple[int, int] | None = None,
+) -> SessionSpec:
+    """What the session's runner is told; its spool is below ``logdir``."""
+    start = session.start_minutes
+    return SessionSpec(
+        id=session.id,
+        key=session.key.session,
+        command=session.key.command or None,
+        cells=list(session.cells),
+        gpus=session.key.gpus,
+        workdir=Path.cwd(),
+        folder=logdir / session.id,
+        start_limit_s=None if start is None else start * 60,
+        limit_s=limit_s,
+        environment=dict(environment),
+        watched=watched,
+    )
 
 
 def _new_id(key: SessionKey) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..flags import SlurmParameters, account_of, slurm_parameters
 from ..ledger import Entry, Ledger
 from ..outcome import REFUSED, Outcome, of_result
-from ..packing import PackingError, Request, Session, SessionKey, renamed
+from ..packing import PackingError, Request, Session, SessionKey, renamed, spec_of
 from ..site import Site, SiteError
 from ..spec import Cell, SessionSpec
 from ..spool import Result, Spool, says_out_of_memory, take_news
@@ -249,7 +249,9 @@ class SlurmCluster:
     def _submit_array(self, parameters: SlurmParameters, sessions: list[Session]) -> bool:
         """Submit one array; False if sbatch does not take it now."""
         name = f"{_readable(self.workdir.name)}-{uuid.uuid4().hex[:8]}"
-        specs = [self._spec(session, parameters) for session in sessions]
+        limit_s = parameters.minutes * 60
+        environment = dict(self.site.environment)
+        specs = [spec_of(one, self.logdir, environment, limit_s=limit_s) for one in sessions]
         for spec in specs:
             spec.write()
         self.ledger.intend(name, [spec.id for spec in specs], parameters.minutes)
@@ -302,21 +304,6 @@ class SlurmCluster:
             self.submit_backoff.failed()
         self._complain(f"{error}; {error.refusal.value}")
         return False
-
-    def _spec(self, session: Session, parameters: SlurmParameters) -> SessionSpec:
-        start = session.start_minutes
-        return SessionSpec(
-            id=session.id,
-            key=session.key.session,
-            command=session.key.command or None,
-            cells=list(session.cells),
-            gpus=session.key.gpus,
-            workdir=self.workdir,
-            folder=self.logdir / session.id,
-            start_limit_s=None if start is None else start * 60,
-            limit_s=parameters.minutes * 60,
-            environment={**self.site.environment},
-        )
 
     # Following.
 
