@@ -46,7 +46,7 @@ faults: install  ## every fault on a private Slurm; writes docs/faults.md
 bench:  ## the executor beside its peers, and with 10,000 cells; writes docs/speed.md
 	install/slurm.sh
 	python3 -m venv .venv-bench
-	.venv-bench/bin/pip install -q -e $(PLUGIN) snakemake-executor-plugin-slurm
+	.venv-bench/bin/pip install -q $(PLUGIN) snakemake-executor-plugin-slurm
 	.venv-bench/bin/python -m tests.bench.report
 
 lint: install  ## ruff, mypy, snakefmt, snakemake --lint
