@@ -133,7 +133,9 @@ def test_a_batch_script_as_a_whole(tmp_path: Path) -> None:
     assert "#SBATCH --signal=TERM@30" in script
     assert not any("wckey" in line for line in script)
     setup = script[script.index("# setup") + 1 :]
-    assert setup[:2] == ["module load cuda", "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"]
+    check = "[ $? -eq 0 ] || { echo 'setup failed: module load cuda' >&2; exit 78; }"
+    last = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
+    assert setup[:3] == ["module load cuda", check, last]
 
 
 def test_another_qos_with_its_limits(tmp_path: Path) -> None:
@@ -199,15 +201,11 @@ def test_requeue_false_is_no_requeue(tmp_path: Path) -> None:
     assert "--no-requeue" in sbatch_lines(made(text, tmp_path), "H100", 1)
 
 
-@pytest.mark.parametrize(
-    ("given", "sent"),
-    [("mem-per-gpu: 9G", None), ("mem: false", "7M"), ("mem-bind: local", "7M"), ("mem: 0", "0")],
-)
-def test_memory_of_a_job_where_the_site_says_nothing(
-    given: str, sent: str | None, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("given", ["mem-per-gpu: 9G", "mem: false", "mem-bind: local", "mem: 8G"])
+def test_a_jobs_own_memory_counts_more_than_the_sites(given: str, tmp_path: Path) -> None:
     site = made(SITE.replace("max", f"slurm: {{{given}}}\nmax"), tmp_path)
-    assert dict(parameters(site, "H100", 1, mem_mb=7).flags).get("mem") == sent
+    flags = dict(parameters(site, "H100", 1, mem_mb=7).flags)
+    assert (flags["mem"], "mem-per-gpu" in flags) == ("7M", False)
 
 
 def test_numbers_are_text_and_not_switches(tmp_path: Path) -> None:

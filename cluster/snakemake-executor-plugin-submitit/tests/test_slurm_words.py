@@ -13,8 +13,8 @@ from snakemake_executor_plugin_submitit.slurm.queue import ALIVE, OVER, parse
 from snakemake_executor_plugin_submitit.slurm.submission import Refusal, classify
 from snakemake_executor_plugin_submitit.spool import Result, Spool, says_out_of_memory, take_news
 
-SQUEUE = "12_0|RUNNING|name-1\n12_1|PENDING|name-1\n13|COMPLETING|a|b\n\n"
-SACCT = "12_2|CANCELLED by 1000|name-1\n14|OUT_OF_ME+|n\n15||n\n"
+SQUEUE = "12_0|RUNNING|None|name-1\n12_1|PENDING|Priority|name-1\n13|COMPLETING|None|a|b\n\n"
+SACCT = "12_2|CANCELLED by 1000|None|name-1\n14|OUT_OF_ME+|None|n\n15||None|n\n"
 
 
 def test_states() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ GRID = (5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440)
 """Time limits in minutes; beyond, whole days. Sessions of similar length share an array."""
 DAY = 1440
 ANNOUNCED_S = 30
+SETUP_FAILED = 78
+"""EX_CONFIG of sysexits.h."""
 MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}
 """sbatch takes one of them."""
 
@@ -77,17 +80,26 @@ def slurm_parameters(
     if (account := account_of(site, environ)) is not None:
         flags["account"] = account
     flags = {name: value for name, value in flags.items() if value is not False}
-    if mem_mb and not MEMORY & flags.keys():
+    if mem_mb:  # a job's own word on it counts more than the site's for all
+        flags = {name: value for name, value in flags.items() if name not in MEMORY}
         flags["mem"] = f"{mem_mb}M"
     if "requeue" not in flags:  # the cluster's default is to requeue, unknown to the executor
         flags["no-requeue"] = True
     return SlurmParameters(
         flags=tuple(sorted(flags.items())),
         # Since Slurm 22.05 srun no longer takes the number over from sbatch.
-        setup=(*site.setup, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"),
+        setup=(*_checked(site.setup), "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"),
         minutes=_time_limit(minutes, site.session_minutes(key.gpu_type)),
         cpus=cpus,
     )
+
+
+def _checked(lines: Iterable[str]) -> Iterator[str]:
+    """Lines of a batch script that end it, and say which, if one of them fails."""
+    for line in lines:
+        yield line
+        said = shlex.quote(f"setup failed: {line}")
+        yield f"[ $? -eq 0 ] || {{ echo {said} >&2; exit {SETUP_FAILED}; }}"
 
 
 def account_of(site: Site, environ: Mapping[str, str]) -> str | None:

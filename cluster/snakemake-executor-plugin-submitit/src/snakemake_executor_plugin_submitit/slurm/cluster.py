@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,7 @@ class SlurmCluster:
         self.fits = 0  # elements that sbatch takes at a time, once it has refused more; 0: any
         self.next_status = 0.0
         self.trouble = ""
+        self.pending: dict[str, int] = {}  # reasons that may not pass by themselves -> sessions
         self.lock = threading.Lock()  # a cancellation comes from another thread
         if self.ledger.damaged:
             say(f"{self.ledger.path}: {self.ledger.damaged} damaged lines were left out")
@@ -373,6 +375,7 @@ class SlurmCluster:
         now = time.monotonic()
         self.next_status = now + self.site.status_seconds
         self._complain(answer.trouble)
+        self._say_pending(answer.known.values())
         for followed in self.followed.values():
             status = answer.known.get(followed.job)
             if status is not None:
@@ -384,6 +387,15 @@ class SlurmCluster:
                     followed.over = None  # requeued
             elif answer.squeue_answered:
                 followed.unknown_since = followed.unknown_since or now
+
+    def _say_pending(self, known: Iterable[Status]) -> None:
+        """Say why sessions wait, if it may be for ever; once for as long as it is the same."""
+        reasons = (status.reason for status in known if status.state == "PENDING")
+        found = dict(Counter(reason for reason in reasons if reason not in queue.WAITING))
+        if found.keys() - self.pending.keys():
+            said = ", ".join(f"{reason} ({count} sessions)" for reason, count in found.items())
+            self.say(f"pending: {said}")
+        self.pending = found
 
     def _settle(self) -> None:
         """Report the cells of sessions that have ended before they did."""
@@ -409,6 +421,8 @@ class SlurmCluster:
         if fenced or not followed.left:
             return
         spool, job = followed.spec.spool, followed.job
+        if kind == "crash" and (last := _last_line(logs(followed.folder, job)[0])):
+            said += f"; its log ends: {last}"
         message = (
             f"session {followed.spec.id} (job {job}) ended before this job did: {kind}, {said}"
         )
@@ -423,7 +437,10 @@ class SlurmCluster:
 
     def _close(self, followed: _Followed) -> None:
         self.submit_backoff.until = time.monotonic()  # there is room for another
-        self.ledger.close(followed.spec.id)
+        try:
+            self.ledger.close(followed.spec.id)
+        except OSError as error:  # the next run will find that it is over
+            self.say(f"{self.ledger.path}: {error.strerror}")
         self.followed.pop(followed.spec.id, None)
 
     def _complain(self, trouble: str) -> None:
@@ -443,6 +460,14 @@ def _verdict(followed: _Followed) -> str:
     if says_out_of_memory(err):
         return "out_of_memory"
     return followed.spec.spool.end_reason or kind
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text("utf-8", "replace").split("\n")
+    except FileNotFoundError:
+        return ""
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
 
 
 def _readable(text: str) -> str:

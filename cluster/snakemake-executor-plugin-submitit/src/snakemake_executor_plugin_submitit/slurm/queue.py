@@ -47,6 +47,8 @@ OVER = {
     "PREEMPTED": "preempted",
 }
 """Final states, and what they mean for cells that had not ended."""
+WAITING = frozenset(["None", "", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime"])
+"""Reasons to be pending that pass by themselves."""
 CALL_LIMIT_S = 60
 _NO_SUCH_JOB = re.compile(r"Invalid job id", re.IGNORECASE)
 
@@ -58,6 +60,7 @@ class Status:
     name: str
     state: str
     said: str
+    reason: str = ""
 
     @property
     def is_alive(self) -> bool:
@@ -88,7 +91,7 @@ def ask(names: Mapping[str, str]) -> Answer:
 
     A job of another name is another job: ids are given anew by a controller that lost its state.
     """
-    words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%j"]
+    words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%j"]
     done = _call([*words, f"--jobs={_roots(names)}"])
     trouble = ""
     known: dict[str, Status] = {}
@@ -100,7 +103,7 @@ def ask(names: Mapping[str, str]) -> Answer:
     missing = {job: name for job, name in names.items() if job not in known}
     if missing and answered:
         words = ["sacct", "--noheader", "--parsable2", "--allocations"]
-        done = _call([*words, "--format=JobID,State,JobName", f"--jobs={_roots(missing)}"])
+        done = _call([*words, "--format=JobID,State,Reason,JobName", f"--jobs={_roots(missing)}"])
         if done.returncode == 0:
             # A job that accounting has as running though the controller does not know it is a
             # "runaway job": it never ended in the books, and does not run.
@@ -144,13 +147,16 @@ def max_array_size() -> int | None:
 
 
 def parse(text: str) -> dict[str, Status]:
-    """Lines ``id|state|name`` of squeue or sacct; a state may go on: ``CANCELLED by 1000``."""
+    """Lines ``id|state|reason|name`` of squeue or sacct.
+
+    A state may go on: ``CANCELLED by 1000``. No reason is ``None``.
+    """
     found = {}
     for line in text.splitlines():
-        fields = line.split("|", 2)
-        if len(fields) == 3 and fields[1]:
-            job, state, name = fields
-            found[job] = Status(name, state.split()[0].rstrip("+"), state)
+        fields = line.split("|", 3)
+        if len(fields) == 4 and fields[1]:
+            job, state, reason, name = fields
+            found[job] = Status(name, state.split()[0].rstrip("+"), state, reason)
     return found
 
 
