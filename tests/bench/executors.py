@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.slurm.lab import Lab
 
-LIMIT_S = 160
+LIMIT_S = 140
 SITE = """
 name: lab
 cluster: slurm

@@ -76,6 +76,11 @@ echo "$SESSION_ID" > "out/.$1" && mv "out/.$1" "$2" && say done "$1"
 """
 
 
+def _hear_ctrl_c() -> None:
+    """What a shell starts in the background ignores SIGINT, and so does all below it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def matrix(per_session: int = 3) -> dict[str, dict[str, Any]]:
     """Cells of one session per line of ``MATRIX``."""
     return {
@@ -133,6 +138,7 @@ class SlurmWorkflow:
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
+                preexec_fn=_hear_ctrl_c,
             )
 
     def run(self, *options: str, limit_s: float = 120) -> tuple[int, str]:
