@@ -4,7 +4,7 @@
 
 rule preflight:
     input:
-        lambda wc: SWEEP.preflight(wc.klass).markers,
+        lambda wc: SWEEP.preflight_models(wc.klass),
     output:
         f"{RESULTS}/{MARKERS}/{{day}}/{{klass}}.ok",
     log:
@@ -13,11 +13,16 @@ rule preflight:
         gpu_type=lambda wc: SWEEP.preflight(wc.klass).gpu,
         gpus=lambda wc: SWEEP.preflight(wc.klass).gpus,
         runtime=10,
+        # Where the program itself writes, too: a job that was never submitted, or died, says why.
+        failure_record=lambda wc: f"{RESULTS}/{record_path(wc.klass)}",
     params:
         request=lambda wc: SWEEP.preflight(wc.klass).to_json(),
+        record=lambda wc, resources: resources.failure_record,
     shell:
-        f"{PYTHON} scripts/preflight.py --request {{params.request:q}} --results {ROOT}"
-        " --output {output:q} > {log:q} 2>&1"
+        # What the last one found is not what this one finds, even if it cannot begin.
+        "rm -f {params.record:q}; "
+        f"{PYTHON} scripts/preflight.py --request {{params.request:q}} --models {{input:q}}"
+        f" --results {ROOT} --output {{output:q}} > {{log:q}} 2>&1"
 
 
 # All classes of the sweep, whatever is measured already: `tpsweep check --site`.

@@ -2,6 +2,8 @@
 
 A class is a node class and a number of GPUs. The job writes ``preflight/<class>.json`` below the
 results root, whatever it finds, and the marker that the class's cells wait for only if all is well.
+If the job ends before it can say anything (never submitted, node lost, no such interpreter there),
+the executor writes in the same place why.
 """
 
 from __future__ import annotations
@@ -12,41 +14,55 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tpsweep import gpus, provenance
+from tpsweep import gpus, model_files, provenance
 from tpsweep.atomic import replacing
 from tpsweep.failure import FINAL_EXIT_CODE
 
 FOLDER = "preflight"
 MARKERS = ".preflight"
 IMPORT_LIMIT_S = 300
+ANSWER = "tpsweep-preflight:"
 LEAST_SCRATCH_GIB = 1.0
+LEAST_MEMORY_SHARE = 0.9
+"""Of what the site file says, which may be the card's nominal size."""
+MOST_USED_SHARE = 0.1
+"""Of a GPU's memory, by others: vLLM takes 0.9 of it unless told otherwise."""
 LEAST_SHM_GIB = 0.25
 """vLLM's workers talk through /dev/shm; containers are often given 64 MiB of it."""
 GIB = 2**30
 
 
+def class_name(gpu: str, count: int) -> str:
+    """A node class and a number of GPUs, as paths and people have it."""
+    return f"{gpu}x{count}"
+
+
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a class. ``markers`` say where the files of its models are."""
+    """What is asked of a class. ``memory_gib``: of each GPU, None where the site does not say.
+
+    ``real_weights``: the markers of the models whose weights are read, not made up. A marker is a
+    file that says where a model's files are.
+    """
 
     gpu: str
     gpus: int
     card: str
     is_cpu: bool
     vllm_version: str
-    markers: list[str]
-    real_weights: list[str]  # those of ``markers`` whose weights are read, not made up
+    real_weights: list[str]
+    memory_gib: float | None = None
 
     @property
     def name(self) -> str:
         """The class's name in paths."""
-        return f"{self.gpu}x{self.gpus}"
+        return class_name(self.gpu, self.gpus)
 
     def to_json(self) -> str:
         """For the command line."""
@@ -86,9 +102,12 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """A record; raises ``OSError`` or ``ValueError``."""
+        """A record, the job's own or the executor's; raises ``OSError`` or ``ValueError``."""
         data: dict[str, Any] = json.loads(path.read_text("utf-8"))
         try:
+            if "checks" not in data:
+                ended = Check(f"job ({data['type']})", False, data["message"])
+                return cls(path.stem, False, [ended], "", data["job"] or None, when=data["when"])
             return cls(**{**data, "checks": [Check(**check) for check in data["checks"]]})
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a preflight record: {error}") from error
@@ -103,15 +122,18 @@ def marker(name: str, day: str | None = None) -> str:
     return f"{MARKERS}/{day or datetime.now(UTC).date().isoformat()}/{name}.ok"
 
 
-def run(request: Request, results: Path, output: Path) -> int:
-    """Look, write the record and, if all is well, ``output``; 0 if it is."""
-    link, checks = None, []
-    try:
-        link, found = (None, [_cpus(request)]) if request.is_cpu else _gpus(request)
-        checks += found
-    except gpus.GpuError as error:
-        checks.append(Check("GPUs", False, str(error)))
-    checks += [_vllm(request), *_weights(request), *_scratch(request, results)]
+def record_path(name: str) -> str:
+    """Path of a class's record below the results root."""
+    return f"{FOLDER}/{name}.json"
+
+
+def run(request: Request, markers: Sequence[Path], results: Path, output: Path) -> int:
+    """Look, write the record and, if all is well, ``output``; 0 if it is.
+
+    ``markers``: of the models that the class is to load.
+    """
+    link, found = (None, [_cpus(request)]) if request.is_cpu else _gpus(request)
+    checks = [*found, _vllm(request), *_weights(request, markers), *_scratch(request, results)]
     where = provenance.host(os.environ)
     record = Record(
         name=request.name,
@@ -121,22 +143,26 @@ def run(request: Request, results: Path, output: Path) -> int:
         slurm_job_id=where["slurm_job_id"],
         link=link,
     )
-    with replacing(results / FOLDER / f"{request.name}.json") as temporary:
-        temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", "utf-8")
     for line in lines(record):
         print(line, file=sys.stdout if record.ok else sys.stderr)
-    if not record.ok:
+    try:
+        with replacing(results / record_path(request.name)) as temporary:
+            temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", "utf-8")
+        if record.ok:
+            with replacing(output) as temporary:
+                temporary.write_text(f"{record.when}\n", "utf-8")
+    except OSError as error:
+        print(f"  FAILED record: {error}", file=sys.stderr)
         return FINAL_EXIT_CODE
-    with replacing(output) as temporary:
-        temporary.write_text(f"{record.when}\n", "utf-8")
-    return 0
+    return 0 if record.ok else FINAL_EXIT_CODE
 
 
 def lines(record: Record) -> Iterator[str]:
     """A record for people."""
     verdict = "ok" if record.ok else "FAILED"
     link = f", link {record.link}" if record.link else ""
-    yield f"preflight of {record.name} on {record.host}{link}: {verdict}"
+    on = f" on {record.host}" if record.host else ""
+    yield f"preflight of {record.name}{on}{link}: {verdict}"
     for check in record.checks:
         yield f"  {'ok    ' if check.ok else 'FAILED'} {check.name}: {check.said}"
 
@@ -157,15 +183,46 @@ def cards_of(request: Request, names: list[str]) -> Check:
     return Check("card", True, request.card)
 
 
+def memory_of(request: Request, total_used: Sequence[tuple[float, float]]) -> Check:
+    """As much memory as the site file says (GiB), and nobody else's work in it."""
+    said = ", ".join(f"{used:.1f} of {total:.1f} GiB used" for total, used in total_used)
+    least = (request.memory_gib or 0) * LEAST_MEMORY_SHARE
+    if any(total < least for total, _ in total_used):
+        return Check("memory", False, f"{said}; the site file says {request.memory_gib:g} GiB")
+    if any(used > total * MOST_USED_SHARE for total, used in total_used):
+        return Check("memory", False, f"{said}: other work is on these GPUs")
+    return Check("memory", True, said)
+
+
 def _gpus(request: Request) -> tuple[str | None, list[Check]]:
-    uuids = gpus.visible_uuids()
-    names = [info.name for info in gpus.describe(uuids)]
-    checks = [count_of(request, names), cards_of(request, names)]
-    link = gpus.weakest_link(uuids) if len(uuids) > 1 else None
-    if len(uuids) > 1:
-        said = link or "not known: nvidia-smi topo -m does not say"
-        checks.append(Check("link between GPUs", link is not None, said))
+    import pynvml
+
+    checks: list[Check] = []
+    link = None
+    try:
+        uuids = gpus.visible_uuids()
+        names = [info.name for info in gpus.describe(uuids)]
+        checks += [count_of(request, names), cards_of(request, names)]
+        try:
+            checks.append(memory_of(request, _memory(uuids)))
+        except pynvml.NVMLError_NotSupported:
+            checks.append(Check("memory", True, "NVML does not say how much this card has"))
+        if len(uuids) > 1:
+            link = gpus.weakest_link(uuids)
+            said = link or "not known: nvidia-smi topo -m does not say"
+            checks.append(Check("link between GPUs", link is not None, said))
+    except (gpus.GpuError, pynvml.NVMLError) as error:
+        checks.append(Check("NVML" if checks else "GPUs", False, str(error)))
     return link, checks
+
+
+def _memory(uuids: Sequence[str]) -> list[tuple[float, float]]:
+    """GiB of each GPU, and GiB of it in use."""
+    import pynvml
+
+    handles = [pynvml.nvmlDeviceGetHandleByUUID(identity) for identity in uuids]
+    found = [pynvml.nvmlDeviceGetMemoryInfo(handle) for handle in handles]
+    return [(memory.total / GIB, memory.used / GIB) for memory in found]
 
 
 def _cpus(request: Request) -> Check:
@@ -178,7 +235,7 @@ def _vllm(request: Request) -> Check:
     """vLLM and torch in a process of their own: an import that crashes is a reason, too."""
     program = (
         "import json, torch, vllm; from vllm import LLM; cuda = torch.cuda; "
-        "print(json.dumps([vllm.__version__, cuda.is_available(), cuda.device_count()]))"
+        f"print('\\n{ANSWER}', json.dumps([vllm.__version__, cuda.device_count()]))"
     )
     try:
         done = subprocess.run(
@@ -193,29 +250,29 @@ def _vllm(request: Request) -> Check:
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["without a word"]
         return Check("vLLM", False, f"import failed ({done.returncode}): {said[-1].strip()[:200]}")
-    version, has_cuda, devices = json.loads(done.stdout.splitlines()[-1])
+    # Not simply the last line: what is imported may print, too.
+    answers = [line for line in done.stdout.splitlines() if line.startswith(ANSWER)]
+    if not answers:
+        return Check("vLLM", False, "imported, but it ended the interpreter")
+    version, devices = json.loads(answers[-1].removeprefix(ANSWER))
     if not provenance.same_version(request.vllm_version, version):
         return Check("vLLM", False, f"{version}, {request.vllm_version} asked")
-    if not request.is_cpu and not has_cuda:
-        return Check("vLLM", False, f"{version}, but torch sees no GPU: a build without CUDA?")
+    if not request.is_cpu and devices != request.gpus:
+        why = "a build without CUDA?" if not devices else f"{request.gpus} asked"
+        return Check("vLLM", False, f"{version}, but torch sees {devices} GPUs: {why}")
     on = "" if request.is_cpu else f", torch sees {devices} GPUs"
     return Check("vLLM", True, f"{version}{on}")
 
 
-def _weights(request: Request) -> Iterator[Check]:
-    for path in request.markers:
-        folder = _model_folder(Path(path))
-        wanted = ["config.json"]
+def _weights(request: Request, markers: Sequence[Path]) -> Iterator[Check]:
+    for path in markers:
+        folder = _model_folder(path)
         try:
-            if path in request.real_weights:
-                wanted += _weight_files(folder)
-            for name in wanted:
-                with (folder / name).open("rb") as file:
-                    file.read(8)
+            count = model_files.look_at(folder, has_weights=str(path) in request.real_weights)
         except (OSError, ValueError) as error:
             yield Check("weights", False, f"{folder}: {error}")
         else:
-            yield Check("weights", True, f"{folder}: {len(wanted)} files readable")
+            yield Check("weights", True, f"{folder}: {count} files readable")
 
 
 def _model_folder(path: Path) -> Path:
@@ -226,18 +283,6 @@ def _model_folder(path: Path) -> Path:
         return Path(json.loads(path.read_text("utf-8"))["folder"])
     except (OSError, ValueError, KeyError):
         return path.parent
-
-
-def _weight_files(folder: Path) -> list[str]:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    found = sorted(path.name for path in folder.glob("*.safetensors")) or [
-        path.name for path in folder.glob("*.bin")
-    ]
-    if not found:
-        raise ValueError("no weights (*.safetensors, *.bin)")
-    return found
 
 
 def _scratch(request: Request, results: Path) -> Iterator[Check]:

@@ -82,7 +82,7 @@ def load(results: Path) -> Results:
         outcomes = pool.map(
             lambda cell: _outcome(results, *cell),
             (
-                (cell_id, path, refused.get(f"{gpu}x{gpus}"))
+                (cell_id, path, refused.get(preflight.class_name(gpu, gpus)))
                 for cell_id, path, gpu, gpus in planned.itertuples(index=False, name=None)
             ),
         )

@@ -17,7 +17,7 @@ from tpsweep.cell import Cell, slug
 from tpsweep.config import Config, ConfigError, load_config
 from tpsweep.manifest import is_of
 from tpsweep.matrix import Planned, expand
-from tpsweep.preflight import Request, marker
+from tpsweep.preflight import Request, class_name, marker
 from tpsweep.settings import ModelEntry
 
 REASONS = 3
@@ -115,8 +115,7 @@ class Sweep:
         if Path(self.results, path).exists():
             return []
         job = self.job(path)
-        name = f"{job.gpu_type}x{job.gpus}"
-        return [job.model_marker, *([self._marker(name)] if self._has_preflight else [])]
+        return [job.model_marker, *([self._marker(_class(job))] if self._has_preflight else [])]
 
     def failure_record(self, path: str) -> str:
         """Where to say why a row is missing."""
@@ -131,6 +130,16 @@ class Sweep:
         """What is asked of a class (``<gpu>x<gpus>``) before its cells run."""
         return self._preflights[name]
 
+    def preflight_models(self, name: str) -> list[str]:
+        """The markers of the models that a class is to load.
+
+        Those of rows that are still to be measured: weights that no cell needs any more are not
+        fetched again. All of them if every row is there: the preflight was asked for by hand.
+        """
+        jobs = [(path, job) for path, job in self.jobs.items() if _class(job) == name]
+        wanted = {job.model_marker for path, job in jobs if not Path(path).exists()}
+        return sorted(wanted or {job.model_marker for _, job in jobs})
+
     @property
     def _has_preflight(self) -> bool:
         asked = self.site.preflight
@@ -141,11 +150,12 @@ class Sweep:
 
     @cached_property
     def _preflights(self) -> dict[str, Request]:
-        classes: dict[tuple[str, int, str], dict[str, bool]] = {}
+        real: dict[tuple[str, int, str], set[str]] = {}
         for job in self.jobs.values():
             engine = job.cell.engine
-            key = (job.gpu_type, job.gpus, engine.vllm_version)
-            classes.setdefault(key, {})[job.model_marker] = engine.model.weights == "real"
+            markers = real.setdefault((job.gpu_type, job.gpus, engine.vllm_version), set())
+            if engine.model.weights == "real":
+                markers.add(job.model_marker)
         requests = [
             Request(
                 gpu=gpu,
@@ -153,10 +163,10 @@ class Sweep:
                 card=self.site.gpus[gpu].card,
                 is_cpu=self.site.gpus[gpu].is_cpu,
                 vllm_version=version,
-                markers=sorted(markers),
-                real_weights=sorted(path for path, is_real in markers.items() if is_real),
+                real_weights=sorted(markers),
+                memory_gib=self.site.gpus[gpu].memory_gib,
             )
-            for (gpu, gpus, version), markers in classes.items()
+            for (gpu, gpus, version), markers in real.items()
         ]
         return {request.name: request for request in requests}
 
@@ -186,6 +196,11 @@ class Sweep:
         if self.config.hf_home:
             words += ["--hf-home", self.config.hf_home]
         return shlex.join(words)
+
+
+def _class(job: Job) -> str:
+    """The name of a node class and a number of GPUs, as ``Request.name``."""
+    return class_name(job.gpu_type, job.gpus)
 
 
 def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
