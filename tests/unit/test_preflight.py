@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from snakemake_executor_plugin_submitit.outcome import Outcome
 from tpsweep import preflight
 from tpsweep.manifest import write_manifest
 from tpsweep.preflight import Check, Record, Request, cards_of, count_of
@@ -27,7 +28,7 @@ gpus:
 
 
 def request(**changes: object) -> Request:
-    asked = Request("H100", 2, "NVIDIA H100", False, "0.32.0", [], [])
+    asked = Request("H100", 2, "NVIDIA H100", False, "0.32.0", [], 80)
     return dataclasses.replace(asked, **changes)  # type: ignore[arg-type]
 
 
@@ -40,19 +41,66 @@ def test_count_and_card() -> None:
     assert mixed == Check("card", False, "NVIDIA A100; the site file says NVIDIA H100")
 
 
+def test_memory() -> None:
+    assert preflight.memory_of(request(), [(79.6, 0.5)] * 2).ok  # 80 is its nominal size
+    assert preflight.memory_of(request(memory_gib=None), [(15.0, 0.4)]).ok
+    small = preflight.memory_of(request(), [(79.6, 0.5), (39.5, 0.5)])
+    assert not small.ok and small.said.endswith("the site file says 80 GiB")
+    held = preflight.memory_of(request(), [(79.6, 0.5), (79.6, 61.2)])
+    assert not held.ok and "61.2 of 79.6 GiB used: other work" in held.said
+
+
+def answering(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str, devices: int) -> None:
+    """Synthetic packages torch and vllm, found before the real ones."""
+    (folder / "vllm.py").write_text(f"__version__ = {version!r}\nclass LLM: pass\n")
+    cuda = f"class cuda:\n    device_count = staticmethod(lambda: {devices})\n"
+    atexit = "import atexit\natexit.register(print, 'printed at the end')\n"
+    (folder / "torch.py").write_text(cuda + atexit)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def test_vllm_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(tmp_path, monkeypatch, "0.32.0", 2)
+    assert preflight._vllm(request()) == Check("vLLM", True, "0.32.0, torch sees 2 GPUs")
+    said = "0.32.0, but torch sees 2 GPUs: 4 asked"
+    assert preflight._vllm(request(gpus=4)) == Check("vLLM", False, said)
+    other = preflight._vllm(request(vllm_version="0.31.0"))
+    assert other == Check("vLLM", False, "0.32.0, 0.31.0 asked")
+    answering(tmp_path, monkeypatch, "0.32.0", 0)
+    assert "a build without CUDA?" in preflight._vllm(request()).said
+    assert preflight._vllm(request(is_cpu=True)).ok
+    (tmp_path / "vllm.py").write_text("import os; os.abort()")
+    assert preflight._vllm(request()).said.startswith("import failed (-6)")
+    (tmp_path / "vllm.py").write_text("raise OSError('libcudart.so.13: no such file')")
+    assert "libcudart.so.13" in preflight._vllm(request()).said
+
+
+def test_a_record_that_cannot_be_written_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(preflight, "_vllm", lambda _: Check("vLLM", True, ""))
+    results = tmp_path / "results"
+    results.write_text("a file where the folder should be")
+    asked = request(is_cpu=True, gpus=1)
+    assert preflight.run(asked, [], results, results / "ok") == 65
+    said = capsys.readouterr().err
+    assert "FAILED results" in said and "FAILED record" in said
+
+
 def test_a_class_that_fails_leaves_a_record_and_no_marker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "models/m"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    marker = str(folder / "config.json")
+    marker = folder / "config.json"
+    for file in (marker, folder / "tokenizer.json"):
+        file.write_text("{}")
     ok = Check("vLLM", True, "as asked")
     monkeypatch.setattr(preflight, "_vllm", lambda _: ok)  # importing it is tests/slurm's part
     output = tmp_path / preflight.marker("onex1")
-    asked = request(gpu="one", gpus=1, is_cpu=True, card="CPU", markers=[marker])
+    asked = request(gpu="one", gpus=1, is_cpu=True, card="CPU")
 
-    assert preflight.run(asked, tmp_path, output) == 0
+    assert preflight.run(asked, [marker], tmp_path, output) == 0
     assert output.exists()
     record = Record.read(tmp_path / "preflight/onex1.json")
     assert record.ok and record.reason == ""
@@ -65,8 +113,8 @@ def test_a_class_that_fails_leaves_a_record_and_no_marker(
     ]
 
     output.unlink()
-    broken = dataclasses.replace(asked, real_weights=[marker])
-    assert preflight.run(broken, tmp_path, output) == 65
+    broken = dataclasses.replace(asked, real_weights=[str(marker)])
+    assert preflight.run(broken, [marker], tmp_path, output) == 65
     assert not output.exists()
     record = Record.read(tmp_path / "preflight/onex1.json")
     assert record.reason == f"weights: {folder}: no weights (*.safetensors, *.bin)"
@@ -82,7 +130,7 @@ def test_gpus_that_nobody_sees_are_a_reason(
         raise preflight.gpus.GpuError("no CUDA driver here")
 
     monkeypatch.setattr(preflight.gpus, "visible_uuids", none)
-    assert preflight.run(request(), tmp_path, tmp_path / "ok") == 65
+    assert preflight.run(request(), [], tmp_path, tmp_path / "ok") == 65
     assert Record.read(tmp_path / "preflight/H100x2.json").reason == "GPUs: no CUDA driver here"
 
 
@@ -135,3 +183,33 @@ def test_results_name_the_class_that_failed(sweep: Sweep) -> None:
     reason = "preflight of twox2: GPUs: 1 visible, 2 asked"
     assert (refused["state"], refused["reason"]) == ("failed", reason)
     assert (manifest.drop(("two", 2))["state"] == "missing").all()
+
+
+def test_only_models_that_a_cell_still_needs_are_waited_for(sweep: Sweep) -> None:
+    (model,) = sweep.preflight_models("onex1")
+    assert model == f"{sweep.results}/models/tiny/config.json"
+    raw = json.loads(sweep.raw)
+    again = load_sweep({**raw, "models": {**raw["models"], "other": raw["models"]["tiny"]}}, ROOT)
+    other = f"{again.results}/models/other/config.json"
+    assert again.preflight_models("onex1") == [other, model]
+    for path, job in again.jobs.items():
+        if job.model_marker == model:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).touch()
+    assert again.preflight_models("onex1") == [other]
+    for path in again.jobs:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).touch()
+    assert again.preflight_models("onex1") == [other, model]  # asked for by hand
+
+
+def test_a_preflight_that_never_ran_is_a_reason(sweep: Sweep) -> None:
+    results = Path(sweep.results)
+    write_manifest(sweep.planned, results / "matrix.parquet", sweep.raw)
+    outcome = Outcome("submit", "sbatch: Invalid qos specification")
+    outcome.record(results / preflight.record_path("onex1"))
+    manifest = load(results).manifest.set_index(["gpu", "gpus"])
+    said = manifest.loc[("one", 1)]
+    assert said["failure_type"] == "preflight"
+    wanted = "preflight of onex1: job (submit): sbatch: Invalid qos specification"
+    assert said["reason"] == wanted

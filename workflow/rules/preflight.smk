@@ -17,10 +17,9 @@ rule preflight:
         failure_record=lambda wc: f"{RESULTS}/{record_path(wc.klass)}",
     params:
         request=lambda wc: SWEEP.preflight(wc.klass).to_json(),
-        record=lambda wc, resources: resources.failure_record,
     shell:
         # What the last one found is not what this one finds, even if it cannot begin.
-        "rm -f {params.record:q}; "
+        "rm -f {resources.failure_record:q}; "
         f"{PYTHON} scripts/preflight.py --request {{params.request:q}} --models {{input:q}}"
         f" --results {ROOT} --output {{output:q}} > {{log:q}} 2>&1"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tpsweep.preflight import FOLDER, Record, lines
+from tpsweep.preflight import Record, lines, record_path
 from tpsweep.sweep import InputError, Sweep, load_sweep
 
 
@@ -23,18 +23,20 @@ def run(site: Path, configfile: Path | None, *, as_json: bool) -> int:
     profile = site.parent
     try:
         chosen = configfile or _configfile(profile)
+        _refuse_another_site(profile, site)
         sweep = _sweep(site, chosen)
     except (InputError, OSError, ValueError) as error:
         print(f"tpsweep check: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    folder = Path(sweep.results, FOLDER)
     names = [Path(path).stem for path in sweep.preflight_markers]
-    for name in names:  # what an earlier one said is not what this one says
-        (folder / f"{name}.json").unlink(missing_ok=True)
+    files = {name: Path(sweep.results, record_path(name)) for name in names}
+    before = {name: _version(file) for name, file in files.items()}
     command = [sys.executable, "-m", "snakemake", "--profile", str(profile)]
-    command += ["--configfile", str(chosen), "--forcerun", "preflight", "--", "preflight_all"]
+    command += ["--configfile", str(chosen), "--keep-going", "--forcerun", "preflight"]
+    command += ["--", "preflight_all"]
     subprocess.run(command, stdout=sys.stderr, check=False)
-    records = {name: _read(folder / f"{name}.json") for name in names}
+    # What an earlier one said is not what this one says.
+    records = {n: _read(f) if _version(f) != before[n] else None for n, f in files.items()}
     found = [record for record in records.values() if record is not None]
     if as_json:
         print(json.dumps([asdict(record) for record in found], indent=1))
@@ -47,12 +49,34 @@ def run(site: Path, configfile: Path | None, *, as_json: bool) -> int:
 
 def _configfile(profile: Path) -> Path:
     """The sweep that a profile names, relative to its folder."""
-    file = profile / "config.yaml"
-    data: Any = yaml.safe_load(file.read_text("utf-8"))
-    named = data.get("configfile") if isinstance(data, dict) else None
+    named = _profile(profile).get("configfile")
     if not isinstance(named, str):
+        file = profile / "config.yaml"
         raise ValueError(f"{file}: names no configfile; give one with --configfile")
     return profile / named
+
+
+def _refuse_another_site(profile: Path, site: Path) -> None:
+    """The executor would use the profile's site file, whatever was asked."""
+    named = _profile(profile).get("submitit-site", "site.yaml")
+    if Path(profile, str(named)).resolve() != site.resolve():
+        raise ValueError(f"--site: {site}, allowed: {profile / named}, that of the profile there")
+
+
+def _profile(profile: Path) -> dict[str, Any]:
+    file = profile / "config.yaml"
+    data = yaml.safe_load(file.read_text("utf-8"))
+    if not isinstance(data, dict):
+        raise ValueError(f"{file}: expected keys and values, found {type(data).__name__}")
+    return data
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """Changes whenever the file is written anew."""
+    if not file.exists():
+        return None
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def _sweep(site: Path, configfile: Path) -> Sweep:
