@@ -28,6 +28,7 @@ def word(text):
 # same results, must not rerun a cell.
 PYTHON = word(sys.executable)
 ROOT = word(RESULTS)
+MANIFEST_FILE = word(MANIFEST)
 
 
 wildcard_constraints:

@@ -33,7 +33,8 @@ def run(site: Path, configfile: Path | None, *, as_json: bool) -> int:
     before = {name: _version(file) for name, file in files.items()}
     command = [sys.executable, "-m", "snakemake", "--profile", str(profile)]
     command += ["--configfile", str(chosen), "--keep-going", "--forcerun", "preflight"]
-    command += ["--", "preflight_all"]
+    # Profiles are quiet about rules, which hides why a job could not even be submitted.
+    command += ["--quiet", "host", "reason", "--", "preflight_all"]
     subprocess.run(command, stdout=sys.stderr, check=False)
     # What an earlier one said is not what this one says.
     records = {n: _read(f) if _version(f) != before[n] else None for n, f in files.items()}
