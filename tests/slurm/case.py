@@ -130,10 +130,18 @@ class Case:
         assert (done.returncode != 0) == fails, done.stderr
 
     def state(self, job: str) -> str:
-        """sacct's last word on a job, once accounting has heard of it."""
-        words = ["sacct", "-nPX", "-o", "State", "-j", job]
-        self.flow.wait_for(lambda: self.call(*words) not in ("", "RUNNING", "PENDING"), 30)
-        return self.call(*words).splitlines()[-1]
+        """Slurm's last word on a job: the controller's, or accounting's once it has heard of it."""
+        live = ("", "RUNNING", "PENDING", "COMPLETING")
+
+        def word() -> str:
+            known = self.call("squeue", "-h", "-r", "-t", "all", "-o", "%T", "-j", job)
+            if known and "error" not in known and known.split()[-1] not in live:
+                return known.split()[-1]
+            accounted = self.call("sacct", "-nPX", "-o", "State", "-j", job).splitlines()
+            return accounted[-1] if accounted and accounted[-1] not in live else ""
+
+        self.flow.wait_for(word)
+        return word()
 
     def finish(self, limit_s: float = 120) -> int:
         """Let held cells go and wait for Snakemake; its exit code."""

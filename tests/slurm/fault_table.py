@@ -1,11 +1,16 @@
-"""``make faults``: run all faults on a private Slurm and write docs/faults.md."""
+"""``make faults``: run all faults on a private Slurm and write docs/faults.md.
+
+Typed again after one went wrong, it runs that one and those after it that have no report yet.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +18,8 @@ from tests.slurm.case import Report, judge
 from tests.slurm.faults import FAULTS
 from tests.slurm.lab import Lab
 from tests.slurm.workflow import matrix
+
+KEPT = Path(".faults.jsonl")
 
 HEADER = """\
 # Faults
@@ -42,14 +49,24 @@ def table(reports: Iterable[Report], version: str) -> str:
     return text
 
 
+def _kept() -> dict[str, Report]:
+    """Good reports of an earlier run that did not come to its end, by name."""
+    lines = KEPT.read_text("utf-8").splitlines() if KEPT.exists() else []
+    return {data.pop("name"): Report(**data) for data in map(json.loads, lines)}
+
+
 def main() -> int:
     """Run all faults (or those named); docs/faults.md if all went well, else exit code 1."""
     names = sys.argv[1:] or list(FAULTS)
     reports: list[Report] = []
+    kept = {} if sys.argv[1:] else _kept()
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, Lab(Path(folder, "slurm")) as lab:
         version = lab.call("squeue", "--version").split()[-1]
         for name in names:
+            if name in kept:
+                reports.append(kept[name])
+                continue
             root = Path(folder, name)
             root.mkdir()
             if name == "disk_full" and os.geteuid() != 0:
@@ -64,8 +81,12 @@ def main() -> int:
             reports.append(report)
             wrong += not report.good
             print(f"{'good   ' if report.good else 'WRONG  '} {name} {report}", flush=True)
+            if report.good:
+                with KEPT.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"name": name, **asdict(report)}) + "\n")
     if not wrong and names == list(FAULTS):
         Path("docs/faults.md").write_text(table(reports, version), "utf-8")
+        KEPT.unlink()
     return 1 if wrong else 0
 
 
