@@ -411,9 +411,6 @@ def runner_killed(case: Case) -> None:
     case.cut_off = {HELD}
 
 
-# The last two: a controller that was killed may give ids anew, which nodes take for old jobs.
-
-
 @fault
 def controller_restarted(case: Case) -> None:
     """slurmctld is killed for 8 s while sessions run, and comes back"""
@@ -425,7 +422,8 @@ def controller_restarted(case: Case) -> None:
     time.sleep(2)
     assert case.finish() == 0
     case.user = "nothing: squeue waited for it"
-    case.slurm = case.state(job)
+    found = case.call("sacct", "-nPX", "-o", "State", "-j", job)
+    case.slurm = found or "nothing: it was killed before it had saved the job"
 
 
 @fault
