@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -248,6 +249,26 @@ def test_ctrl_c_ends_everything_in_seconds(workflow: Workflow) -> None:
     assert workflow.lines("why") == ["cancelled"]
     assert mentioning(str(workflow.root)) == []
     assert (workflow.root / "0.txt").exists()
+
+
+def test_errors_are_said_where_snakemake_is_quiet_about_rules(workflow: Workflow) -> None:
+    workflow.write(
+        """
+rule all:
+    input: expand("{i}.txt", i=range(3))
+rule cell:
+    output: "{i}.txt"
+    resources: failure_record=lambda w: f"why/{w.i}.json", gpus=lambda w: "many" if w.i == "2" else 0
+    shell: "test {wildcards.i} = 0 && touch {output} || (echo no such luck >&2; exit 7)"
+"""
+    )
+    said = workflow.run("--keep-going", "--quiet", "rules", ok=False).splitlines()
+    [ended] = [line for line in said if line.startswith("cell i=1: exit code 7 in session")]
+    assert ended.endswith("ends: no such luck")
+    [refused] = [line for line in said if line.startswith("cell i=2: ")]
+    assert "gpus: 'many', allowed: a number" in refused
+    record = json.loads((workflow.root / "why/2.json").read_text("utf-8"))
+    assert (record["type"], record["log"]) == ("submit", "")
 
 
 def test_nothing_outlives_a_killed_snakemake_for_long(workflow: Workflow) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Protocol
 
+from snakemake.settings.enums import Quietness
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import (  # type: ignore[import-untyped]
     SubmittedJobInfo,
@@ -20,7 +21,7 @@ from snakemake_interface_executor_plugins.executors.remote import (  # type: ign
 from .command import command_of, log_name
 from .local import LocalCluster
 from .lock import Lock, LockedError
-from .outcome import Outcome
+from .outcome import REFUSED, Outcome
 from .packing import PackingError, Request, Session, SessionKey, check, pack
 from .site import Site, SiteError, load_site
 from .slurm.cluster import SlurmCluster
@@ -84,7 +85,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         self.gather_s = float(settings.gather_seconds)
         self.logdir = Path(settings.logdir).absolute()
         self.detach = bool(settings.detach)
-        self.say = logger.info
+        self.say, self.complain = logger.info, logger.error
         try:
             self.log_lock = Lock(self.logdir / "lock")
             self.cluster = self._cluster(self.site, parallel)
@@ -116,8 +117,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             request = self._request(job)
             is_running = self.cluster.reattach(request)
         except PackingError as error:
-            job.attempt = job.restart_times + 1  # another attempt would say the same
-            self.report_job_error(info, msg=f"{error}. ")
+            self._fail(info, Outcome(REFUSED, str(error)), _record_of(job))
             return
         info.aux = {"cell": request.cell.id}
         if not is_running:
@@ -151,11 +151,17 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             self.report_job_success(info)
             return
         info.external_jobid = outcome.job or None
+        self._fail(info, outcome, record)
+
+    def _fail(self, info: SubmittedJobInfo, outcome: Outcome, record: Path | None) -> None:
         if record is not None and (not outcome.by_itself or not record.exists()):
             outcome.record(record)
         if outcome.is_final:
             info.job.attempt = info.job.restart_times + 1  # the attempts are used up
         logs = [str(path) for path in outcome.logs if path.exists()]
+        if Quietness.RULES in (self.workflow.output_settings.quiet or ()):
+            # Snakemake counts errors among what is said of rules, and would say nothing of this.
+            self.complain(f"{_name(info.job)}: {outcome.message}; {outcome.last_words()}")
         self.report_job_error(info, msg=f"{outcome.message}. ", aux_logs=logs)
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
@@ -237,9 +243,22 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         request = Request(key, cell, order, start, is_stable=not command.is_nested)
         check(request, self.site)
         self.cluster.check(request)
-        if record := _text(job, "failure_record"):
-            self.records[identity] = Path(record).absolute()
+        if record := _record_of(job):
+            self.records[identity] = record
         return request
+
+
+def _record_of(job: Any) -> Path | None:
+    record = _text(job, "failure_record")
+    return Path(record).absolute() if record else None
+
+
+def _name(job: Any) -> str:
+    """What a user calls a job: its rule, and its wildcards if it has any."""
+    if job.is_group():
+        return f"group {job.groupid}"
+    values = " ".join(f"{name}={value}" for name, value in job.wildcards.items())
+    return f"{job.rule.name} {values}".strip()
 
 
 def _text(job: Any, resource: str) -> str:

@@ -51,6 +51,14 @@ class Outcome:
         """Whether another attempt would be in vain."""
         return self.kind in FINAL or self.code == FINAL_EXIT_CODE
 
+    def last_words(self) -> str:
+        """Where the job's log is and how it ends, in one line."""
+        log = next((log for log in self.logs if log.exists()), None)
+        if log is None:
+            return "it has no log"
+        lines = [line.strip() for line in _tail(log).splitlines() if line.strip()]
+        return f"its log {log} " + (f"ends: {lines[-1][:300]}" if lines else "is empty")
+
     def record(self, path: Path) -> None:
         """Write what is known as JSON, for whoever asks later why there is no output."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +88,13 @@ def of_result(result: Result, spool: Spool, log: Path, job: str = "") -> Outcome
     return Outcome(FAILED, said, [log], job, result.code)
 
 
-def _telling_lines(log: Path) -> list[str]:
+def _tail(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 100_000))
-        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
+        return file.read().decode("utf-8", "replace")
+
+
+def _telling_lines(log: Path) -> list[str]:
+    lines = [line.strip() for line in _tail(log).splitlines()]
     telling = [line for line in lines if _TELLING.search(line)] or [x for x in lines if x][-3:]
     return [line[:300] for line in telling[-TELLING_LINES:]]
