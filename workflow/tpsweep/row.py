@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tpsweep.atomic import replacing
 
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-FLOATS, TEXTS, INTS = pa.list_(FLOAT), pa.list_(TEXT), pa.list_(INT)
+FLOATS, TEXTS, INTS, BOOLS = (pa.list_(kind) for kind in (FLOAT, TEXT, INT, BOOL))
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,27 @@ IDENTITY = (
 )
 
 SAMPLES = (
-    Column("e2e_ms_samples", FLOATS, "wall time of each repeat's whole generate() call"),
+    Column("e2e_ms_samples", FLOATS, "wall time of each repeat's generate(); serve: per request"),
     Column("prefill_ms_samples", FLOATS, "per repeat: max first token - min scheduled"),
-    Column("tpot_ms_samples", FLOATS, "per repeat: (max last - max first token) / (N-1)"),
+    Column("tpot_ms_samples", FLOATS, "(max last - max first token) / (N-1); serve: per request"),
     Column("e2e_out1_ms_samples", FLOATS, "wall time of each repeat with one output token"),
+    Column("ttft_ms_samples", FLOATS, "serve, per request: time to first token"),
+    Column("request_s_samples", FLOATS, "throughput and serve, per repeat: requests/s"),
+    Column("output_tok_s_samples", FLOATS, "throughput and serve, per repeat: output tokens/s"),
+    Column("ttft_p50_ms_samples", FLOATS, "serve, per seed: median TTFT"),
+    Column("itl_p50_ms_samples", FLOATS, "serve, per seed: median ITL"),
+    Column("steady_share_samples", FLOATS, "serve, per seed: see steady_share"),
+    Column("saturated_samples", BOOLS, "serve, per seed: see saturated"),
 )
+
+PERCENTILES = (50, 90, 95, 99)
+SERVE_METRICS = (
+    ("ttft", "time to first token", "requests"),
+    ("tpot", "time per output token after the first", "requests"),
+    ("itl", "inter-token latency", "tokens"),
+    ("e2e", "end-to-end latency", "requests"),
+)
+"""Percentiles that would rest on fewer than 10 samples are null."""
 
 FIGURES = (
     Column("e2e_ms", FLOAT, "median of e2e_ms_samples"),
@@ -71,13 +87,28 @@ FIGURES = (
     Column("tpot_ms_lo", FLOAT, "95 % bootstrap interval of the median, within session"),
     Column("tpot_ms_hi", FLOAT, "95 % bootstrap interval of the median, within session"),
     Column("tpot_diff_ms", FLOAT, "cross-check: (median L(N) - median L(1)) / (N-1)"),
-    Column("output_tok_s", FLOAT, "batch x output_len / median e2e: prefill is in it"),
+    Column("output_tok_s", FLOAT, "output tokens/s, prefill included; median of the repeats"),
+    Column("output_tok_s_lo", FLOAT, "throughput: 95 % interval as above; serve: lowest seed"),
+    Column("output_tok_s_hi", FLOAT, "throughput: 95 % interval as above; serve: highest seed"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
-    Column("request_s", FLOAT, "requests/s: batch / median e2e for latency"),
-    Column("ttft_p50_ms", FLOAT, "serve: time to first token, median"),
-    Column("ttft_p99_ms", FLOAT, "serve: time to first token, 99th percentile"),
-    Column("itl_p50_ms", FLOAT, "serve: inter-token latency, median"),
-    Column("itl_p99_ms", FLOAT, "serve: inter-token latency, 99th percentile"),
+    Column("total_tok_s", FLOAT, "throughput and serve: input and output tokens/s, median"),
+    Column("request_s", FLOAT, "requests/s: median of the repeats; batch / e2e_ms for latency"),
+    Column("request_s_lo", FLOAT, "as output_tok_s_lo"),
+    Column("request_s_hi", FLOAT, "as output_tok_s_hi"),
+    *(
+        Column(f"{name}_p{p}_ms", FLOAT, f"serve: {what}, percentile {p} of all seeds' {of}")
+        for name, what, of in SERVE_METRICS
+        for p in PERCENTILES
+    ),
+    Column("ttft_p50_ms_lo", FLOAT, "lowest seed's median"),
+    Column("ttft_p50_ms_hi", FLOAT, "highest seed's median"),
+    Column("itl_p50_ms_lo", FLOAT, "lowest seed's median"),
+    Column("itl_p50_ms_hi", FLOAT, "highest seed's median"),
+    Column("goodput_request_s", FLOAT, "requests/s that kept every limit of the config's slo"),
+    Column("goodput_share", FLOAT, "of the requests: those that kept them; null without slo"),
+    Column("steady_share", FLOAT, "of the time: first completion to last send; median of seeds"),
+    Column("saturated", BOOL, "most seeds' queue grew while requests arrived; always at inf"),
+    Column("max_in_flight", INT, "most requests sent and not finished at a time"),
     Column("energy_j", FLOAT, "energy of all GPUs over the measured repeats (NVML counter)"),
     Column("energy_j_per_tok", FLOAT, "energy_j / output tokens of the measured repeats"),
     Column("decode_floor_ms", FLOAT, "weight bytes read per step / tp / datasheet bandwidth"),
@@ -118,6 +149,8 @@ PROVENANCE = (
     Column("engine_env", TEXT, "environment set for the engine, as JSON"),
     Column("tp_ran", INT, "tensor-parallel size of the loaded engine"),
     Column("model_path", TEXT, "where the files were"),
+    Column("request_set_digest", TEXT, "sha256 of the request set: its token ids and lengths"),
+    Column("vllm_results", TEXTS, "serve: vLLM's own result JSON per seed, below the results root"),
     Column("model_digest", TEXT, "sha256 of the model's shape and weight files' sizes"),
     Column("hostname", TEXT, "node"),
     Column("cpu_model", TEXT, "processor of the node"),
