@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from tpsweep import row
 from tpsweep.results import Results, records
 from tpsweep.row import TEXT, Column
@@ -14,8 +16,11 @@ STATE = (
     Column("path", TEXT, "the row's place below the results root"),
 )
 _PROVENANCE = tuple(
-    column for column in row.PROVENANCE if column.name not in ("model_path", "cpu_model")
+    column
+    for column in row.PROVENANCE
+    if column.name not in ("model_path", "cpu_model") and not pa.types.is_list(column.type)
 )
+"""Without lists: a CSV file cannot hold them."""
 COLUMNS = (*row.IDENTITY, *STATE, *row.FIGURES, *_PROVENANCE)
 
 VIEWS = (
