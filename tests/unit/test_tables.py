@@ -13,97 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tpsweep import manifest, row, stats, tables
-from tpsweep.failure import Failure
+from tests.unit.made_up import Sweep
+from tpsweep import manifest, stats, tables
 from tpsweep.results import MANIFEST_SCHEMA, ResultsError, load
 from tpsweep.tables import cells as cells_table
 from tpsweep.tables import tp_comparison
 from tpsweep.tables.table import digits, figure
 
 Record = dict[str, Any]
-
-
-class Sweep:
-    """A results folder made of synthetic cells."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.manifest: list[Record] = []
-
-    def add(
-        self,
-        tp: int,
-        *,
-        tpot: float | None = None,
-        prefill: float = 100.0,
-        rate: float | None = None,
-        status: str = "planned",
-        reason: str | None = None,
-        measured: Record | None = None,
-        **axes: Any,
-    ) -> str:
-        """One cell; with ``tpot`` (ms) also its row: samples at 0.99, 1 and 1.01 of the times."""
-        identity: Record = {
-            "cell_id": f"{len(self.manifest):012x}",
-            "workload": "latency",
-            "site": "here",
-            "gpu": "H200",
-            "gpu_card": "H200",
-            "gpus": tp * axes.get("replicas", 1),
-            "model": "llama",
-            "dtype": "bfloat16",
-            "weights": "real",
-            "tp": tp,
-            "replicas": 1,
-            "variant": "default",
-            "allreduce_backend": "none" if tp == 1 else "auto",
-            "vllm_version": "0.32.0",
-            "batch": 1,
-            "input_len": 512,
-            "output_len": 128,
-            "dataset": "random",
-            "run": 1,
-            **axes,
-        }
-        path = f"cells/latency/{identity['cell_id']}.parquet"
-        self.manifest.append({**identity, "path": path, "status": status, "reason": reason})
-        if tpot is not None:
-            rate = 1000 / tpot if rate is None else rate
-            figures = {
-                "tpot_ms_samples": [tpot * 0.99, tpot, tpot * 1.01],
-                "prefill_ms_samples": [prefill * 0.99, prefill, prefill * 1.01],
-                "tpot_ms": tpot,
-                "prefill_ms": prefill,
-                "output_tok_s": rate,
-                "synthetic": True,
-                **(measured or {}),
-            }
-            row.write_row({**identity, **figures}, self.root / path)
-        return str(identity["cell_id"])
-
-    def fail(self, cell_id: str, kind: str, message: str) -> None:
-        Failure(cell_id, "latency", "", kind, message).write(self.root / "failures")
-
-    def write_manifest(self) -> None:
-        self.root.mkdir(exist_ok=True)
-        table = pa.Table.from_pylist(self.manifest, schema=MANIFEST_SCHEMA)
-        pq.write_table(table, self.root / "matrix.parquet")
-
-    def tables(self) -> tables.Summary:
-        self.write_manifest()
-        return tables.write_tables(self.root)
-
-    def read(self, name: str) -> list[Record]:
-        lines: list[Record] = pq.read_table(self.root / "tables" / f"{name}.parquet").to_pylist()
-        return lines
-
-    def comparison(self) -> dict[tuple[str, int, int], Record]:
-        self.tables()
-        lines = self.read("tp_comparison")
-        return {(line["allreduce_backend"], line["batch"], line["tp"]): line for line in lines}
-
-    def markdown(self, name: str) -> str:
-        return (self.root / "tables" / f"{name}.md").read_text("utf-8")
+NAMES = ("cells", "tp_comparison", "throughput", "serving")
 
 
 @pytest.fixture
@@ -325,7 +243,7 @@ def test_writes_leave_nothing_but_the_tables(sweep: Sweep) -> None:
     sweep.add(1, tpot=8.0)
     sweep.tables()
     sweep.tables()
-    expected = {f"{n}.{e}" for n in ("cells", "tp_comparison") for e in ("parquet", "csv", "md")}
+    expected = {f"{n}.{e}" for n in NAMES for e in ("parquet", "csv", "md")}
     assert {path.name for path in (sweep.root / "tables").iterdir()} == expected
 
 

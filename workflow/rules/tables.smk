@@ -1,7 +1,7 @@
 # From the rows and the manifest to the comparison tables.
 TABLES = expand(
     f"{RESULTS}/tables/{{table}}.{{format}}",
-    table=["cells", "tp_comparison"],
+    table=["cells", "tp_comparison", "throughput", "serving"],
     format=["parquet", "csv", "md"],
 )
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tpsweep.results import Results, ResultsError, load
-from tpsweep.tables import cells, tp_comparison
+from tpsweep.tables import cells, serving, throughput, tp_comparison
 
 FOLDER = "tables"
-BUILDERS = (cells.build, tp_comparison.build)
+BUILDERS = (cells.build, tp_comparison.build, throughput.build, serving.build)
 """Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
 
 

@@ -36,7 +36,8 @@ class View:
 class Table:
     """A named table. ``columns`` is the schema of the data files, ``views`` the Markdown's.
 
-    ``legend`` lines stand below the Markdown table.
+    ``legend`` lines stand below the Markdown table; ``empty`` stands in its place if there are no
+    records.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Table:
     views: tuple[View, ...]
     records: list[Record]
     legend: tuple[str, ...] = ()
+    empty: str = ""
 
     @property
     def schema(self) -> pa.Schema:
@@ -69,28 +71,51 @@ class Table:
             path.write_text(self._markdown(title), "utf-8")
 
     def _markdown(self, title: str) -> str:
-        shown = {
-            view: [escape(view.show(record)) for record in self.records] for view in self.views
-        }
-        common = {v: column[0] for v, column in shown.items() if v.once and _agree(column)}
-        said = ", ".join(f"{escape(v.heading)}: {word}" for v, word in common.items() if word)
-        grid = tabulate(
-            {escape(v.heading): column for v, column in shown.items() if v not in common},
+        if self.empty and not self.records:
+            return f"# {escape(title)}\n\n{escape(self.empty)}\n"
+        grid = make_grid(self.views, self.records)
+        said = ", ".join(f"{escape(heading)}: {escape(word)}" for heading, word in grid.common)
+        body = tabulate(
+            {
+                escape(heading): [escape(line[at]) for line in grid.lines]
+                for at, heading in enumerate(grid.headings)
+            },
             headers="keys",
             tablefmt="pipe",
             disable_numparse=True,
         )
-        parts = [f"# {escape(title)}", said, grid, *self.legend]
+        parts = [f"# {escape(title)}", said, body, *self.legend]
         return "\n\n".join(part for part in parts if part) + "\n"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Records as people read them, nothing escaped: what all agree in, then line by line."""
+
+    common: list[tuple[str, str]]
+    headings: list[str]
+    lines: list[list[str]]
+
+
+def make_grid(views: Iterable[View], records: list[Record]) -> Grid:
+    """``records`` through ``views``; a column ``once`` in which all agree is ``common``."""
+    shown = {view: [view.show(record) for record in records] for view in views}
+    common = {view: column[0] for view, column in shown.items() if view.once and _agree(column)}
+    columns = {view.heading: column for view, column in shown.items() if view not in common}
+    return Grid(
+        common=[(view.heading, word) for view, word in common.items() if word],
+        headings=list(columns),
+        lines=[list(line) for line in zip(*columns.values(), strict=True)],
+    )
 
 
 def _agree(column: list[str]) -> bool:
     return len(set(column)) == 1
 
 
-def text(name: str) -> Callable[[Record], str]:
-    """Shows a column as it is; empty if absent."""
-    return lambda record: "" if record[name] is None else str(record[name])
+def text(name: str, absent: str = "") -> Callable[[Record], str]:
+    """Shows a column as it is; ``absent`` if it is null."""
+    return lambda record: absent if record[name] is None else str(record[name])
 
 
 def identity(heading: str, name: str) -> View:
@@ -124,18 +149,34 @@ IDENTITY_VIEWS = (
 """The identity but for the id and the run, in the order in which people read it."""
 
 
-def figure(name: str) -> Callable[[Record], str]:
+def figure(name: str, absent: str = "") -> Callable[[Record], str]:
     """Shows a figure to four digits, with ``(lo to hi)`` behind it if the record has them."""
 
     def show(record: Record) -> str:
         value, lo, hi = record[name], record.get(f"{name}_lo"), record.get(f"{name}_hi")
         if value is None:
-            return ""
+            return absent
         if lo is None or hi is None:
             return digits(value)
         return f"{digits(value)} ({digits(lo)} to {digits(hi)})"
 
     return show
+
+
+def change(name: str, unit: str, absent: str = "") -> Callable[[Record], str]:
+    """Shows the difference ``<name>_diff`` with its sign and ``unit``, and ``<name>_pct``."""
+
+    def show(record: Record) -> str:
+        value, share = record[f"{name}_diff"], record[f"{name}_pct"]
+        if value is None or share is None:
+            return absent
+        return f"{_signed(value)} {unit} ({share:+.1f} %)"
+
+    return show
+
+
+def _signed(value: float) -> str:
+    return f"{'-' if value < 0 else '+'}{digits(abs(value))}"
 
 
 def digits(value: float) -> str:

@@ -1,0 +1,145 @@
+"""Results folders of made-up cells: every row says that it is synthetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tpsweep import row, tables
+from tpsweep.failure import Failure
+from tpsweep.results import MANIFEST_SCHEMA
+
+Record = dict[str, Any]
+
+
+class Sweep:
+    """A results folder made of synthetic cells."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.manifest: list[Record] = []
+
+    def add(
+        self,
+        tp: int,
+        *,
+        tpot: float | None = None,
+        prefill: float = 100.0,
+        rate: float | None = None,
+        status: str = "planned",
+        reason: str | None = None,
+        measured: Record | None = None,
+        **axes: Any,
+    ) -> str:
+        """One cell; with ``tpot`` (ms) or figures (``measured``) also its row.
+
+        Samples stand at 0.99, 1 and 1.01 of the times.
+        """
+        identity: Record = {
+            "cell_id": f"{len(self.manifest):012x}",
+            "workload": "latency",
+            "site": "here",
+            "gpu": "H200",
+            "gpu_card": "H200",
+            "gpus": tp * axes.get("replicas", 1),
+            "model": "llama",
+            "dtype": "bfloat16",
+            "weights": "real",
+            "tp": tp,
+            "replicas": 1,
+            "variant": "default",
+            "allreduce_backend": "none" if tp == 1 else "auto",
+            "vllm_version": "0.32.0",
+            "batch": 1,
+            "input_len": 512,
+            "output_len": 128,
+            "dataset": "random",
+            "run": 1,
+            **axes,
+        }
+        path = f"cells/latency/{identity['cell_id']}.parquet"
+        self.manifest.append({**identity, "path": path, "status": status, "reason": reason})
+        figures: Record = {"synthetic": True, **(measured or {})}
+        if tpot is not None:
+            rate = 1000 / tpot if rate is None else rate
+            figures = {
+                "tpot_ms_samples": [tpot * 0.99, tpot, tpot * 1.01],
+                "prefill_ms_samples": [prefill * 0.99, prefill, prefill * 1.01],
+                "tpot_ms": tpot,
+                "prefill_ms": prefill,
+                "output_tok_s": rate,
+                **figures,
+            }
+        if tpot is not None or measured is not None:
+            row.write_row({**identity, **figures}, self.root / path)
+        return str(identity["cell_id"])
+
+    def offline(self, tp: int, request_s: float | None = None, **axes: Any) -> str:
+        """A throughput cell; with ``request_s`` also its row, of 100 output tokens a request."""
+        spread = (0.99, 1.0, 1.01)
+        measured = request_s and {
+            "request_s": request_s,
+            "request_s_samples": [request_s * part for part in spread],
+            "output_tok_s": request_s * 100,
+            "output_tok_s_samples": [request_s * 100 * part for part in spread],
+            "total_tok_s": request_s * 600,
+        }
+        axes = {"workload": "throughput", "batch": None, "num_prompts": 1000, **axes}
+        return self.add(tp, measured=measured, **axes)
+
+    def online(
+        self, tp: int, ttft: float | None = None, itl: float = 10.0, seeds: int = 3, **axes: Any
+    ) -> str:
+        """A serve cell; with ``ttft`` (ms) also its row.
+
+        Seeds stand at 0.95 to 1.05 of the medians, p99 at 3 times TTFT.
+        """
+        parts = [0.95 + 0.1 * seed / (seeds - 1) for seed in range(seeds)] if seeds > 1 else [1.0]
+        extra = axes.pop("measured", {})
+        measured = ttft and {
+            "ttft_p50_ms": ttft,
+            "ttft_p50_ms_samples": [ttft * part for part in parts],
+            "ttft_p99_ms": ttft * 3,
+            "itl_p50_ms": itl,
+            "itl_p50_ms_samples": [itl * part for part in parts],
+            "request_s": 3.9,
+            "request_s_samples": [3.9 * part for part in parts],
+            "output_tok_s": 390.0,
+            "output_tok_s_samples": [390.0 * part for part in parts],
+            "goodput_request_s": 3.5,
+            "saturated": False,
+            "max_in_flight": 7,
+            **extra,
+        }
+        axes = {
+            "workload": "serve", "batch": None, "num_prompts": 1000, "request_rate": 4.0,
+            **axes,
+        }
+        return self.add(tp, measured=measured, **axes)
+
+    def fail(self, cell_id: str, kind: str, message: str) -> None:
+        Failure(cell_id, "latency", "", kind, message).write(self.root / "failures")
+
+    def write_manifest(self) -> None:
+        self.root.mkdir(exist_ok=True)
+        table = pa.Table.from_pylist(self.manifest, schema=MANIFEST_SCHEMA)
+        pq.write_table(table, self.root / "matrix.parquet")
+
+    def tables(self) -> tables.Summary:
+        self.write_manifest()
+        return tables.write_tables(self.root)
+
+    def read(self, name: str) -> list[Record]:
+        lines: list[Record] = pq.read_table(self.root / "tables" / f"{name}.parquet").to_pylist()
+        return lines
+
+    def comparison(self) -> dict[tuple[str, int, int], Record]:
+        self.tables()
+        lines = self.read("tp_comparison")
+        return {(line["allreduce_backend"], line["batch"], line["tp"]): line for line in lines}
+
+    def markdown(self, name: str) -> str:
+        return (self.root / "tables" / f"{name}.md").read_text("utf-8")

@@ -1,0 +1,183 @@
+"""Table ``serving``: online latency at an offered rate, one line per TP and number of replicas.
+
+The range of a figure spans every seed of every run. It is no confidence interval: ranges that
+overlap allow no claim, ranges that do not say nothing of another engine start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from tpsweep import stats
+from tpsweep.results import Results
+from tpsweep.row import BOOL, FLOAT, INT, TEXT, Column
+from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.tables.table import (
+    IDENTITY_VIEWS,
+    Record,
+    Table,
+    View,
+    change,
+    figure,
+    sort_key,
+    text,
+)
+
+RANGED = {
+    "request_s": "request_s_samples",
+    "ttft_p50_ms": "ttft_p50_ms_samples",
+    "itl_p50_ms": "itl_p50_ms_samples",
+    "output_tok_s": "output_tok_s_samples",
+}
+"""Figures with one sample per seed."""
+COMPARED = ("ttft_p50_ms", "itl_p50_ms", "ttft_p99_ms")
+PLAIN = ("ttft_p99_ms", "itl_p99_ms", "goodput_request_s", "goodput_share", "steady_share")
+_FROM_ROWS = (*RANGED, *RANGED.values(), *PLAIN, "saturated", "max_in_flight")
+
+OVERLAP = "seed ranges overlap: no claim"
+APART = "seed ranges apart; spread between engine starts not measured"
+NO_RANGE = "no range over seeds: no claim"
+
+
+def _range_columns(name: str, doc: str) -> tuple[Column, ...]:
+    return (
+        Column(name, FLOAT, f"{doc}; median over runs"),
+        Column(f"{name}_lo", FLOAT, "lowest seed of all runs"),
+        Column(f"{name}_hi", FLOAT, "highest seed of all runs"),
+    )
+
+
+def _change_columns(name: str) -> tuple[Column, ...]:
+    return (
+        Column(f"{name}_diff", FLOAT, f"{name} minus the baseline's, ms"),
+        Column(f"{name}_pct", FLOAT, "the same in % of the baseline's"),
+        Column(f"{name}_verdict", TEXT, "what ranges, or from 3 runs a side intervals, allow"),
+    )
+
+
+COLUMNS = (
+    *HEAD,
+    *_range_columns("request_s", "requests/s served"),
+    *_range_columns("ttft_p50_ms", "time to first token, median"),
+    *_range_columns("itl_p50_ms", "inter-token latency, median"),
+    Column("ttft_p99_ms", FLOAT, "time to first token, percentile 99; median over runs"),
+    Column("itl_p99_ms", FLOAT, "inter-token latency, percentile 99; median over runs"),
+    *_range_columns("output_tok_s", "output tokens/s"),
+    Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
+    Column("goodput_request_s", FLOAT, "requests/s within the limits of the slo; median over runs"),
+    Column("goodput_share", FLOAT, "of the requests: those within them; median over runs"),
+    Column("steady_share", FLOAT, "of the time: first completion to last send; median over runs"),
+    Column("saturated", BOOL, "the queue of at least one run grew while requests arrived"),
+    Column("max_in_flight", INT, "most requests sent and not finished at a time, of all runs"),
+    BASELINE,
+    *chain.from_iterable(_change_columns(name) for name in COMPARED),
+    Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
+    *TAIL,
+)
+NA = "n/a"
+_YES = {None: NA, True: "yes", False: "no"}
+
+
+VIEWS = (
+    *IDENTITY_VIEWS,
+    View("State", text("state")),
+    View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
+    View("Served (requests/s)", figure("request_s", NA)),
+    View("TTFT p50 (ms)", figure("ttft_p50_ms", NA)),
+    View("ITL p50 (ms)", figure("itl_p50_ms", NA)),
+    View("TTFT p99 (ms)", figure("ttft_p99_ms", NA)),
+    View("Per GPU (tok/s)", figure("output_tok_s_per_gpu", NA)),
+    View("Goodput (requests/s)", figure("goodput_request_s", NA)),
+    View("Saturated", lambda record: _YES[record["saturated"]]),
+    View("Baseline TP", text("baseline_tp"), once=True),
+    View("TTFT p50 change", change("ttft_p50_ms", "ms", NA)),
+    View("TTFT p50 verdict", text("ttft_p50_ms_verdict")),
+    View("ITL p50 change", change("itl_p50_ms", "ms", NA)),
+    View("ITL p50 verdict", text("itl_p50_ms_verdict")),
+    View("TTFT p99 change", change("ttft_p99_ms", "ms", NA)),
+    View("Per GPU (ratio to baseline)", figure("per_gpu_ratio", NA)),
+    View("Note", text("note"), once=True),
+)
+LEGEND = (
+    "Values are medians over runs, with the range over all seeds of all runs. Change: the line's"
+    " figure minus the baseline's (smallest measured TP and number of replicas of the same"
+    " series). Replicas are measured, not computed.",
+    f"Ranges that overlap allow no claim. Only from {stats.MIN_RUNS} runs (engine starts) a side"
+    " on is the spread between engine starts known, and a difference significant or not.",
+    "Saturated: the queue grew while requests arrived, so that TTFT depends on how long the test"
+    " ran; always so at an infinite rate.",
+)
+EMPTY = "No serve cells in the matrix."
+
+
+def build(results: Results) -> Table:
+    """Every TP and number of replicas at every offered rate, measured or not."""
+    series = load_series(results, "serve", _FROM_ROWS)
+    lines = [record for one in series for record in _records(one)]
+    lines.sort(key=lambda record: sort_key(record, ORDER))
+    return Table("serving", "Serving", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+
+
+def _records(series: Series) -> Iterator[Record]:
+    before = series.baseline
+    base = _figures(before) if before else {}
+    for line in series.lines:
+        found = base if line is before else _figures(line)
+        record = {**series.record(line, *_warnings(line)), **found, "per_gpu_ratio": None}
+        compared = before if line is not before else None
+        for name in COMPARED:
+            record |= _change(name, compared, base.get(name), line, found[name])
+        if compared and found["output_tok_s"] and base["output_tok_s"]:
+            record["per_gpu_ratio"] = found["output_tok_s_per_gpu"] / base["output_tok_s_per_gpu"]
+        yield record
+
+
+def _figures(line: Line) -> Record:
+    found: Record = {name: line.median(name) for name in PLAIN}
+    for name in RANGED:
+        lo, hi = _range(line, name)
+        found |= {name: line.median(name), f"{name}_lo": lo, f"{name}_hi": hi}
+    rate = found["output_tok_s"]
+    found["output_tok_s_per_gpu"] = None if rate is None else rate / line.gpus
+    said = [cell["saturated"] for cell in line.measured if cell["saturated"] is not None]
+    found["saturated"] = any(said) if said else None
+    most = [cell["max_in_flight"] for cell in line.measured if cell["max_in_flight"] is not None]
+    found["max_in_flight"] = max(most, default=None)
+    return found
+
+
+def _range(line: Line, name: str) -> tuple[float | None, float | None]:
+    """Lowest and highest seed of all runs; a single one is no range."""
+    seeds = [float(value) for run in line.runs(RANGED[name]) for value in run]
+    return (min(seeds), max(seeds)) if len(seeds) > 1 else (None, None)
+
+
+def _change(
+    name: str, baseline: Line | None, before: float | None, line: Line, after: float | None
+) -> Record:
+    """``after`` (of ``line``) against ``before`` (of ``baseline``), in ms and %."""
+    if baseline is None or not before or after is None:
+        return dict.fromkeys((f"{name}_diff", f"{name}_pct", f"{name}_verdict"))
+    return {
+        f"{name}_diff": after - before,
+        f"{name}_pct": 100 * (after / before - 1),
+        f"{name}_verdict": _verdict(name, baseline, line),
+    }
+
+
+def _verdict(name: str, baseline: Line, line: Line) -> str:
+    sides = [[[run[name]] for run in side.measured if run[name]] for side in (baseline, line)]
+    if min(map(len, sides)) >= stats.MIN_RUNS:
+        return stats.speedup(*sides).verdict
+    if name not in RANGED:
+        return NO_RANGE
+    (lo, hi), (other_lo, other_hi) = _range(baseline, name), _range(line, name)
+    if lo is None or hi is None or other_lo is None or other_hi is None:
+        return NO_RANGE
+    return APART if hi < other_lo or other_hi < lo else OVERLAP
+
+
+def _warnings(line: Line) -> Iterator[str]:
+    if any(cell["weights"] == "dummy" for cell in line.measured):
+        yield DUMMY

@@ -1,0 +1,149 @@
+"""Table ``throughput``: offline requests, one line per TP, with computed TP=1 engines beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tpsweep import stats
+from tpsweep.results import Results
+from tpsweep.row import FLOAT, TEXT, Column
+from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.tables.table import IDENTITY_VIEWS, Record, Table, View, figure, sort_key, text
+from tpsweep.tables.tp_comparison import SHORT
+
+SAMPLES = {"request_s": "request_s_samples", "output_tok_s": "output_tok_s_samples"}
+_FROM_ROWS = (*SAMPLES, *SAMPLES.values(), "total_tok_s")
+_KIND = "95 % interval of the kind interval_kind"
+
+COLUMNS = (
+    *HEAD,
+    Column("source", TEXT, "measured, or computed: <n> engines of TP=<baseline>"),
+    Column("request_s", FLOAT, "requests/s: median of the run medians"),
+    Column("request_s_lo", FLOAT, _KIND),
+    Column("request_s_hi", FLOAT, _KIND),
+    Column("output_tok_s", FLOAT, "output tokens/s: median of the run medians"),
+    Column("output_tok_s_lo", FLOAT, _KIND),
+    Column("output_tok_s_hi", FLOAT, _KIND),
+    Column("interval_kind", TEXT, "between runs, or within session"),
+    Column("total_tok_s", FLOAT, "input and output tokens/s, median over runs"),
+    Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
+    BASELINE,
+    Column("ratio", FLOAT, "output_tok_s / that of the baseline"),
+    Column("ratio_lo", FLOAT, "95 % interval"),
+    Column("ratio_hi", FLOAT, "95 % interval"),
+    Column("ratio_kind", TEXT, "between runs, or within session"),
+    Column("ratio_verdict", TEXT, "what the interval allows to say; null for a computed line"),
+    Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
+    *TAIL,
+)
+NA = "n/a"
+VIEWS = (
+    *IDENTITY_VIEWS,
+    View("Source", text("source")),
+    View("State", text("state")),
+    View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
+    View("Served (requests/s)", figure("request_s", NA)),
+    View("Output (tok/s)", figure("output_tok_s", NA)),
+    View("Intervals", text("interval_kind"), once=True),
+    View("Per GPU (tok/s)", figure("output_tok_s_per_gpu", NA)),
+    View("Baseline TP", text("baseline_tp"), once=True),
+    View("Output (ratio to baseline)", figure("ratio", NA)),
+    View("Verdict", lambda record: SHORT[record["ratio_verdict"]]),
+    View("Per GPU (ratio to baseline)", figure("per_gpu_ratio", NA)),
+    View("Note", text("note"), once=True),
+)
+LEGEND = (
+    "Values are medians of the run medians, with 95 % intervals. Ratio: the line's output tokens/s"
+    " divided by those of the baseline (smallest measured TP of the same series); above 1 is more.",
+    f"Between runs: at least {stats.MIN_RUNS} engine starts a side; only then can a difference be"
+    f" significant. Within session: {stats.DIFFERS_WITHIN.split('; ')[1]}.",
+    "Computed: so many times the baseline's figure, as if as many of its engines as fit on the same"
+    " GPUs each worked off a request set of their own. No measurement.",
+)
+EMPTY = "No throughput cells in the matrix."
+
+
+def build(results: Results) -> Table:
+    """Every TP of every request set, measured or not, by GPUs: computed lines stand between."""
+    lines = [
+        record
+        for series in load_series(results, "throughput", _FROM_ROWS)
+        for record in (*_measured(series), *_computed(series))
+    ]
+    order = (*(name for name in ORDER if name not in ("tp", "replicas", "gpus")), "gpus", "tp")
+    lines.sort(key=lambda record: sort_key(record, order))
+    return Table("throughput", "Throughput", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+
+
+def _measured(series: Series) -> Iterator[Record]:
+    for line in series.lines:
+        if series.baseline is None or line is series.baseline or not line.measured:
+            ratio = _ratio(None, line)
+        else:
+            ratio = _ratio(series.baseline, line)
+        source = "measured" if line.measured else None
+        yield {**series.record(line, *_warnings(line)), "source": source, **_rates(line), **ratio}
+
+
+def _computed(series: Series) -> Iterator[Record]:
+    """The baseline times ``n`` beside every larger line on ``n`` times as many GPUs."""
+    one = series.baseline
+    if one is None or one.replicas != 1:
+        return
+    rates = _rates(one)
+    known = {(line.tp, line.gpus) for line in series.lines if line.measured}
+    for gpus in dict.fromkeys(line.gpus for line in series.lines if line.measured):
+        engines, rest = divmod(gpus, one.gpus)
+        if engines < 2 or rest or (one.tp, gpus) in known:
+            continue
+        source = f"computed: {engines} engines of TP={one.tp}"
+        yield {
+            **series.record(one, *_warnings(one)),
+            **{name: value * engines for name, value in rates.items() if _scales(name, value)},
+            "replicas": engines,
+            "gpus": gpus,
+            "state": source,
+            "source": source,
+            "interval_kind": rates["interval_kind"],
+            "output_tok_s_per_gpu": rates["output_tok_s_per_gpu"],
+            **dict.fromkeys(("ratio_lo", "ratio_hi", "ratio_kind", "ratio_verdict")),
+            "ratio": None if rates["output_tok_s"] is None else float(engines),
+            "per_gpu_ratio": None if rates["output_tok_s"] is None else 1.0,
+        }
+
+
+def _scales(name: str, value: Any) -> bool:
+    return isinstance(value, float) and name != "output_tok_s_per_gpu"
+
+
+def _rates(line: Line) -> Record:
+    found: Record = {"interval_kind": None, "total_tok_s": line.median("total_tok_s")}
+    for name, samples in SAMPLES.items():
+        runs = line.runs(samples)
+        interval = stats.median_of_runs(runs) if runs else None
+        found[name] = interval.value if interval else line.median(name)
+        found[f"{name}_lo"] = interval.lo if interval else None
+        found[f"{name}_hi"] = interval.hi if interval else None
+        if interval and interval.lo is not None:
+            found["interval_kind"] = interval.kind
+    rate = found["output_tok_s"]
+    found["output_tok_s_per_gpu"] = None if rate is None else rate / line.gpus
+    return found
+
+
+def _ratio(baseline: Line | None, line: Line) -> Record:
+    names = ("ratio", "ratio_lo", "ratio_hi", "ratio_kind", "ratio_verdict", "per_gpu_ratio")
+    samples = SAMPLES["output_tok_s"]
+    if baseline is None or not baseline.runs(samples) or not line.runs(samples):
+        return dict.fromkeys(names)
+    # stats.speedup is made for times, where less is better: for rates the sides change places.
+    found = stats.speedup(line.runs(samples), baseline.runs(samples))
+    per_gpu = found.value * baseline.gpus / line.gpus
+    values = (found.value, found.lo, found.hi, found.kind, found.verdict, per_gpu)
+    return dict(zip(names, values, strict=True))
+
+
+def _warnings(line: Line) -> Iterator[str]:
+    if any(cell["weights"] == "dummy" for cell in line.measured):
+        yield DUMMY
