@@ -11,6 +11,7 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/preflight.smk"
 include: "workflow/rules/cells.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/report.smk"
 
 
 localrules:
@@ -21,6 +22,7 @@ localrules:
     weights,
     preflight_all,
     tables,
+    report,
 
 
 rule all:
@@ -29,14 +31,16 @@ rule all:
         # The cells too: tables made after a failure must not hide that a cell is missing.
         list(SWEEP.jobs),
         TABLES,
+        REPORT,
         NEW_CONFIG,
 
 
-# A rule whose input failed never runs, so after a failure the tables are made from here: they say
-# INCOMPLETE n/m and name what is missing. A preflight alone has no manifest to make tables from.
+# A rule whose input failed never runs, so after a failure tables and page are made from here: they
+# say INCOMPLETE n/m and name what is missing. A preflight alone has no manifest to make them from.
 onerror:
     shell(
-        f"if [ -e {MANIFEST_FILE} ]; then {PYTHON} -m tpsweep tables {ROOT}; fi;"
+        f"if [ -e {MANIFEST_FILE} ]; then {PYTHON} -m tpsweep tables {ROOT};"
+        f" {PYTHON} -m tpsweep report {ROOT}; fi;"
         f" rm -f {ROOT}/.new-config"
     )
 

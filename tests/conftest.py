@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-REAL_PARTS = ("vllm", "registry", "slurm")
+REAL_PARTS = ("vllm", "registry", "slurm", "browser")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -115,7 +115,10 @@ class Sweep:
             **extra,
         }
         axes = {
-            "workload": "serve", "batch": None, "num_prompts": 1000, "request_rate": 4.0,
+            "workload": "serve",
+            "batch": None,
+            "num_prompts": 1000,
+            "request_rate": 4.0,
             **axes,
         }
         return self.add(tp, measured=measured, **axes)

@@ -83,7 +83,14 @@ def test_comments_labels_and_copies_rerun_no_cell(swept: Project) -> None:
     try:
         (swept.folder / "sweep.yaml").write_text("# a comment\n" + labelled)
         planned = swept.run("-n")
-        assert jobs(planned.stdout).keys() == {"new_config", "manifest", "tables", "all", "total"}
+        assert jobs(planned.stdout).keys() == {
+            "new_config",
+            "manifest",
+            "tables",
+            "report",
+            "all",
+            "total",
+        }
     finally:
         (swept.folder / "sweep.yaml").write_text(original)
 

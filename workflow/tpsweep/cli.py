@@ -36,6 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
     tables.add_argument("results", type=Path)
     tables.set_defaults(run=_tables)
 
+    report = commands.add_parser("report", help="make the page of a results folder")
+    report.add_argument("results", type=Path)
+    report.set_defaults(run=_report)
+
     check = commands.add_parser("check", help="the state of a results folder, or of a site")
     what = check.add_mutually_exclusive_group()
     what.add_argument("results", type=Path, nargs="?", default=Path("results"))
@@ -93,6 +97,12 @@ def _tables(options: argparse.Namespace) -> int:
     from tpsweep import tables
 
     return tables.run(options.results)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from tpsweep import report
+
+    return report.run(options.results)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -44,7 +44,7 @@ def write_tables(results: Path) -> Summary:
     Raises ``ResultsError`` if its manifest is missing or unusable.
     """
     loaded = load(results)
-    summary = _summary(loaded)
+    summary = summarise(loaded)
     mark = _mark(loaded, summary)
     for build in BUILDERS:
         build(loaded).write(results / FOLDER, mark)
@@ -65,7 +65,7 @@ def run(results: Path) -> int:
     return 0
 
 
-def _summary(results: Results) -> Summary:
+def summarise(results: Results) -> Summary:
     return Summary(
         planned=results.planned,
         measured=results.count("measured"),

@@ -1,0 +1,14 @@
+# The page, from the rows, failures and manifest: as the tables, made anew from onerror.
+REPORT = f"{RESULTS}/report.html"
+
+
+rule report:
+    input:
+        manifest=MANIFEST,
+        cells=list(SWEEP.jobs),
+    output:
+        REPORT,
+    log:
+        f"{RESULTS}/logs/report.log",
+    shell:
+        f"{PYTHON} -m tpsweep report {ROOT} 2> {{log:q}}"

@@ -1,0 +1,92 @@
+"""Figure: TTFT and ITL against the offered rate, one line per TP and number of replicas."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tpsweep.figures.plot import Curve, Drawing, Point, draw, draw_curves
+from tpsweep.tables.series import KEY
+from tpsweep.tables.table import Record, digits
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SAME = (*(name for name in KEY if name != "request_rate"), "allreduce_backend")
+PANELS = {"ttft_p50_ms": "TTFT p50 (ms)", "itl_p50_ms": "ITL p50 (ms)"}
+
+
+def draw_serving(records: list[Record], limit: int) -> tuple[list[Drawing], int]:
+    """At most ``limit`` figures of the lines of ``serving``, and how many were left out."""
+    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        if any(record[name] is not None for name in PANELS):
+            groups[tuple(record[name] for name in _SAME)].append(record)
+    found = list(groups.values())
+    drawings = [_draw(f"serving{at}", lines) for at, lines in enumerate(found[:limit])]
+    return drawings, max(0, len(found) - limit)
+
+
+def _draw(name: str, lines: list[Record]) -> Drawing:
+    one = lines[0]
+    rates = sorted({_rate(line) for line in lines})
+    words: list[str] = []
+
+    def panel(figure: str) -> Callable[[Axes], None]:
+        curves = _curves(lines, rates, figure)
+        words.extend(
+            f"{PANELS[figure]}, {curve.label}: "
+            + ", ".join(f"{digits(p.y)} at {_word(rates[int(p.x)])}" for p in curve.points)
+            for curve in curves
+        )
+
+        def paint(axes: Axes) -> None:
+            draw_curves(axes, curves)
+            # Rates at equal distances: infinity has no place on a scale.
+            axes.set_xticks(range(len(rates)), [_word(rate) for rate in rates])
+            axes.set_xlabel("Offered rate (requests/s)")
+            axes.set_ylabel(PANELS[figure])
+
+        return paint
+
+    panels = [panel(figure) for figure in PANELS]
+    description = f"TTFT and ITL against the offered rate. {'; '.join(words)}."
+    caption = (
+        f"{one['model']} on {one['gpu']}: {one['variant']}, {one['dtype']}, {one['weights']}"
+        f" weights, all-reduce {one['allreduce_backend']}, data set {one['dataset']},"
+        f" {one['num_prompts']} requests. Error bars: range over seeds and runs. Hollow: saturated,"
+        " so that TTFT depends on how long the test ran."
+    )
+    return Drawing(caption, description, draw(name, panels, description))
+
+
+def _curves(lines: list[Record], rates: list[float], name: str) -> list[Curve]:
+    curves = []
+    sizes = sorted({(line["gpus"], line["tp"], line["replicas"]) for line in lines})
+    for colour, size in enumerate(sizes):
+        points = [
+            Point(
+                rates.index(_rate(line)),
+                line[name],
+                line[f"{name}_lo"],
+                line[f"{name}_hi"],
+                hollow=bool(line["saturated"]),
+            )
+            for line in lines
+            if (line["gpus"], line["tp"], line["replicas"]) == size and line[name] is not None
+        ]
+        _, tp, replicas = size
+        label = f"TP={tp}" if replicas == 1 else f"TP={tp}, {replicas} replicas"
+        if points:
+            curves.append(Curve(label, sorted(points, key=lambda point: point.x), colour))
+    return curves
+
+
+def _rate(line: Record) -> float:
+    return math.inf if line["request_rate"] is None else float(line["request_rate"])
+
+
+def _word(rate: float) -> str:
+    return "inf" if math.isinf(rate) else f"{rate:g}"

@@ -1,0 +1,131 @@
+"""The page from loaded results: sections, figures, marks, and the template that holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tpsweep import __version__
+from tpsweep.figures import plot
+from tpsweep.figures.decode import draw_decode
+from tpsweep.figures.serving import draw_serving
+from tpsweep.report.boxes import Part, joined, make_part
+from tpsweep.report.holes import make_failures, make_holes
+from tpsweep.report.provenance import dates, make_provenance
+from tpsweep.results import Results
+from tpsweep.tables import Summary, serving, summarise, throughput, tp_comparison
+from tpsweep.tables.table import Record
+
+PAGE = "report.html"
+LINES = 400
+"""Most lines of a section's tables: 10,000 cells must make a page that opens at once."""
+FIGURES = 12
+NO_LATENCY = "No latency cells in the matrix."
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what stands below it; ``anchor`` is its id in the page."""
+
+    anchor: str
+    title: str
+    part: Part
+    drawings: tuple[plot.Drawing, ...] = ()
+    figure_note: str = ""
+
+
+@dataclass(frozen=True)
+class Caution:
+    """Something that the reader must know before any number. ``bad``: the page is not whole."""
+
+    text: str
+    bad: bool = False
+
+
+def render(results: Results, name: str) -> str:
+    """The page as HTML. ``name``: of the results folder, for the title."""
+    environment = Environment(
+        loader=PackageLoader("tpsweep.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, _, _ = environment.loader.get_source(environment, "page.css")  # type: ignore[union-attr]
+    summary = summarise(results)
+    return environment.get_template("page.html").render(
+        name=name,
+        summary=str(summary),
+        warnings=_warnings(results, summary),
+        facts=_facts(results),
+        sections=_sections(results),
+        style=Markup(style),
+        version=__version__,
+    )
+
+
+def _sections(results: Results) -> list[Section]:
+    comparison, online = tp_comparison.build(results), serving.build(results)
+    return [
+        Section("ran", "What ran on what", make_provenance(results, LINES)),
+        _with_figures(
+            "tp",
+            "TP comparison",
+            make_part(comparison, LINES, NO_LATENCY),
+            draw_decode,
+            comparison.records,
+        ),
+        Section("throughput", "Throughput", make_part(throughput.build(results), LINES, "")),
+        _with_figures(
+            "serving", "Serving", make_part(online, LINES, ""), draw_serving, online.records
+        ),
+        Section("failures", "Failures", make_failures(results, LINES)),
+        Section("holes", "Not measured", make_holes(results, LINES)),
+    ]
+
+
+def _with_figures(anchor: str, title: str, part: Part, draw: Any, lines: list[Record]) -> Section:
+    if not part.boxes:
+        return Section(anchor, title, part)
+    if not plot.available():
+        return Section(anchor, title, part, (), plot.MISSING)
+    drawings, more = draw(lines, FIGURES)
+    note = f"{more} more figures are left out." if more else ""
+    if not drawings:
+        note = "No figure: no line is measured."
+    return Section(anchor, title, part, tuple(drawings), note)
+
+
+def _warnings(results: Results, summary: Summary) -> list[Caution]:
+    found = []
+    if results.rows["synthetic"].any():
+        found.append(Caution("SYNTHETIC: made-up rows, never measured.", bad=True))
+    if not summary.complete:
+        text = f"INCOMPLETE {summary.measured}/{summary.planned}: cells failed or were not run."
+        found.append(Caution(text, bad=True))
+    dummy = joined(results.rows.loc[results.rows["weights"] == "dummy", "model"])
+    if dummy:
+        found.append(
+            Caution(
+                f"Dummy weights ({dummy}): decode times of dense models are those of real weights;"
+                " prefill times and joules are not."
+            )
+        )
+    return found
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    rows, manifest = results.rows, results.manifest
+    facts = [
+        ("Site", joined(manifest["site"])),
+        ("GPU classes", joined(manifest["gpu"])),
+        ("Models", joined(manifest["model"])),
+        ("vLLM", joined(rows["vllm_version_ran"]) or joined(manifest["vllm_version"])),
+        ("Cells measured", f"{results.count('measured')} of {results.planned}"),
+        ("Engine starts", str(rows["engine_id"].nunique())),
+        ("Measured (UTC)", dates(results)),
+    ]
+    return [(label, value) for label, value in facts if value]
