@@ -20,8 +20,9 @@ sweep: install  ## a small real sweep on this machine: cells, rows, tables
 	$(BIN)/snakemake --profile cluster/local
 	@echo; cat results/tables/tp_comparison.md
 
-test: install  ## all tests (real vLLM on the CPU and a private Slurm included)
+test: install  ## all tests (real vLLM on the CPU, a private Slurm and a browser included)
 	-install/slurm.sh
+	-install/browser.sh
 	$(BIN)/pytest
 
 # LAB: the folder that holds all of it. A shell uses it after `source $(LAB)/env`.

@@ -35,6 +35,7 @@ def test_the_manifest_is_always_that_of_the_config(tmp_path: Path) -> None:
         done = snakemake(folder, f"{name}.yaml")
         assert done.returncode == 0, done.stderr[-2000:]
         assert set(pd.read_parquet(folder / "results/matrix.parquet").gpu) == {name}
+    assert "Not measured" in (folder / "results/report.html").read_text()
     assert "Nothing to be done" in snakemake(folder, "one.yaml").stderr
     # A copy has nothing of Snakemake's own records: the manifest itself says whose it is.
     copy = project(tmp_path / "copy")
@@ -51,3 +52,13 @@ def test_a_wrong_config_is_one_line(tmp_path: Path) -> None:
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("Using profile")]
     assert line.startswith("tpsweep: config: runz: 2: unknown key; allowed: results")
+
+
+def test_a_failed_sweep_has_a_page_that_says_so(tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    rules = folder / "workflow/rules/models.smk"
+    rules.write_text(rules.read_text().replace("tpsweep model", "tpsweep model --no-such-flag"))
+    done = snakemake(folder, "cluster/local/sweep.yaml")
+    assert done.returncode != 0
+    for made in ("report.html", "tables/tp_comparison.md"):
+        assert "INCOMPLETE 0/" in (folder / "results" / made).read_text()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MISSING = "No figures: matplotlib is not installed where this page was made."
-SIZE = (6.4, 3.6)
+SIZE = (5.4, 3.2)
 """Width and height of one panel in inches of 72 units; the page scales it."""
 MARKERS = "os^DvPX*"
 _INK, _GRID, _PAPER = "#b00001", "#b00002", "#b00003"
@@ -99,6 +99,7 @@ def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
             linestyle="none",
             label="_",
         )
+    axes.margins(y=0.1)
     axes.set_ylim(bottom=0)
     if curves:
         axes.legend(loc="best")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tpsweep.tables.table import Record, Table, make_grid
+from tpsweep.tables.table import Grid, Record, Table, View, make_grid
 
-_NUMBER = re.compile(r"(n/a|[-+]?\d[\d.]*( \([\d.]+ to [\d.]+\))?( ms \([-+\d.]+ %\))?|\d+/\d+)?")
+_NUMBER = re.compile(
+    r"(n/a|[-+]?\d[\d.]*( \([\d.]+ to [\d.]+\))?( ms \([-+\d.]+ %\))?|\d+/\d+|\d{4}-\d\d-\d\d)?"
+)
+_ONCE = ("Runs", "Source", "Saturated")
+"""Said once on the page where all lines agree, to leave room for the figures."""
+UNPLANNED = ("infeasible", "unsupported", "excluded")
 _IN_CAPTION = ("GPU", "Model", "Site", "Workload")
 
 
@@ -46,15 +51,27 @@ def make_part(table: Table, limit: int, empty: str) -> Part:
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in table.records[:limit]:
         groups[record["model"], record["gpu"]].append(record)
+    views = [_for_page(view) for view in table.views]
     boxes = []
     for (model, gpu), records in groups.items():
-        grid = make_grid(table.views, records)
-        common = [(name, word) for name, word in grid.common if name not in _IN_CAPTION]
-        headings, lines = _without_empty(grid.headings, grid.lines)
-        boxes.append(Box(f"{table.title}: {model} on {gpu}", headings, lines, common))
+        grid = make_grid(views, records)
+        boxes.append(_box(f"{table.title}: {model} on {gpu}", grid))
     more = max(0, len(table.records) - limit)
     legend = table.legend if boxes else ()
     return Part(boxes, table.empty or empty, more, f"tables/{table.name}.csv", legend)
+
+
+def _for_page(view: View) -> View:
+    if view.heading == "State":
+        return replace(view, show=_short_state, once=True)
+    return replace(view, once=True) if view.heading in _ONCE else view
+
+
+def _short_state(record: Record) -> str:
+    """Without the reason of a cell that was never planned: the page gives it once, below."""
+    state = str(record["state"])
+    word = state.split(":")[0]
+    return word if word in UNPLANNED else state
 
 
 def joined(values: Iterable[Any], limit: int = 4) -> str:
@@ -73,8 +90,15 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
             yield from _flat(value)
 
 
-def _without_empty(
-    headings: list[str], lines: list[list[str]]
-) -> tuple[list[str], list[list[str]]]:
-    kept = [at for at in range(len(headings)) if any(line[at] for line in lines)]
-    return [headings[at] for at in kept], [[line[at] for at in kept] for line in lines]
+def _box(caption: str, grid: Grid) -> Box:
+    """``grid`` without empty columns; lines without a figure have no interval to be unlike."""
+    common = [(name, word) for name, word in grid.common if name not in _IN_CAPTION]
+    kept = []
+    for at, heading in enumerate(grid.headings):
+        words = {line[at] for line in grid.lines if line[at]}
+        if heading == "Intervals" and len(words) == 1:
+            common.append((heading, words.pop()))
+        elif words:
+            kept.append(at)
+    lines = [[line[at] for at in kept] for line in grid.lines]
+    return Box(caption, [grid.headings[at] for at in kept], lines, common)

@@ -126,6 +126,6 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("vLLM", joined(rows["vllm_version_ran"]) or joined(manifest["vllm_version"])),
         ("Cells measured", f"{results.count('measured')} of {results.planned}"),
         ("Engine starts", str(rows["engine_id"].nunique())),
-        ("Measured (UTC)", dates(results)),
+        ("Measured (UTC)", dates(rows)),
     ]
     return [(label, value) for label, value in facts if value]

@@ -13,7 +13,7 @@ from tpsweep.tables.table import digits
 EMPTY = "No cell has a row yet: nothing is known of what ran."
 _CLASS_HEADINGS = [
     *("GPU class", "GPUs", "Cards", "Link", "Power limit (W)", "Driver", "CUDA", "NCCL", "vLLM"),
-    *("torch", "All-reduce that ran", "Nodes", "Engine starts", "Cells", "From", "To"),
+    *("torch", "All-reduce that ran", "Nodes", "Engine starts", "Cells", "Measured (UTC)"),
 ]
 _MODEL_HEADINGS = ["Model", "Revision", "Dtype", "Weights", "Cells measured", "Cells planned"]
 
@@ -32,10 +32,12 @@ def make_provenance(results: Results, limit: int) -> Part:
     return Part(boxes, EMPTY)
 
 
-def dates(results: Results) -> str:
-    """First and last day on which something was measured, UTC."""
-    first, last = _day(results.rows["started_at"], "min"), _day(results.rows["ended_at"], "max")
-    return first if first == last else f"{first} to {last}"
+def dates(rows: pd.DataFrame) -> str:
+    """First and last day on which one of ``rows`` was measured, UTC; empty if none says so."""
+    days = [str(time)[:10] for name in ("started_at", "ended_at") for time in rows[name].dropna()]
+    if not days:
+        return ""
+    return min(days) if min(days) == max(days) else f"{min(days)} to {max(days)}"
 
 
 def _class_line(rows: pd.DataFrame) -> list[str]:
@@ -57,8 +59,7 @@ def _class_line(rows: pd.DataFrame) -> list[str]:
         joined(sorted(rows["hostname"].dropna())) or "n/a",
         str(rows["engine_id"].nunique()),
         str(len(rows)),
-        _day(rows["started_at"], "min") or "n/a",
-        _day(rows["ended_at"], "max") or "n/a",
+        dates(rows) or "n/a",
     ]
 
 
@@ -69,11 +70,8 @@ def _by_model(cells: pd.DataFrame) -> list[tuple[tuple[Any, ...], pd.DataFrame]]
 
 def _model_line(key: tuple[Any, ...], cells: pd.DataFrame) -> list[str]:
     measured = int((cells["state"] == "measured").sum())
-    return [*("" if pd.isna(part) else str(part) for part in key), str(measured), str(len(cells))]
-
-
-def _day(times: pd.Series[Any], which: str) -> str:
-    found = times.dropna()
-    if not len(found):
-        return ""
-    return str(min(found) if which == "min" else max(found))[:10]
+    return [
+        *("none" if pd.isna(part) else str(part) for part in key),
+        str(measured),
+        str(len(cells)),
+    ]

@@ -12,6 +12,7 @@ from itertools import chain
 from tpsweep import stats
 from tpsweep.results import Results
 from tpsweep.row import BOOL, FLOAT, INT, TEXT, Column
+from tpsweep.tables import tp_comparison
 from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
 from tpsweep.tables.table import (
     IDENTITY_VIEWS,
@@ -76,6 +77,12 @@ COLUMNS = (
     *TAIL,
 )
 NA = "n/a"
+SHORT = {
+    **tp_comparison.SHORT,
+    OVERLAP: "ranges overlap: no claim",
+    APART: "ranges apart",
+    NO_RANGE: "no range: no claim",
+}
 _YES = {None: NA, True: "yes", False: "no"}
 
 
@@ -92,9 +99,9 @@ VIEWS = (
     View("Saturated", lambda record: _YES[record["saturated"]]),
     View("Baseline TP", text("baseline_tp"), once=True),
     View("TTFT p50 change", change("ttft_p50_ms", "ms", NA)),
-    View("TTFT p50 verdict", text("ttft_p50_ms_verdict")),
+    View("TTFT p50 verdict", lambda record: SHORT[record["ttft_p50_ms_verdict"]]),
     View("ITL p50 change", change("itl_p50_ms", "ms", NA)),
-    View("ITL p50 verdict", text("itl_p50_ms_verdict")),
+    View("ITL p50 verdict", lambda record: SHORT[record["itl_p50_ms_verdict"]]),
     View("TTFT p99 change", change("ttft_p99_ms", "ms", NA)),
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio", NA)),
     View("Note", text("note"), once=True),
@@ -103,8 +110,9 @@ LEGEND = (
     "Values are medians over runs, with the range over all seeds of all runs. Change: the line's"
     " figure minus the baseline's (smallest measured TP and number of replicas of the same"
     " series). Replicas are measured, not computed.",
-    f"Ranges that overlap allow no claim. Only from {stats.MIN_RUNS} runs (engine starts) a side"
-    " on is the spread between engine starts known, and a difference significant or not.",
+    "Ranges over seeds that overlap allow no claim; ranges apart hold for these engine starts. Only"
+    f" from {stats.MIN_RUNS} runs (engine starts) a side on is the spread between engine starts"
+    " known, and a difference significant or not.",
     "Saturated: the queue grew while requests arrived, so that TTFT depends on how long the test"
     " ran; always so at an infinite rate.",
 )
