@@ -159,6 +159,15 @@ def test_a_large_sweep_makes_a_page_that_opens(sweep: Sweep) -> None:
     assert html.count("and 600 more, see") == 2  # lines of the comparison, failures
 
 
+def test_every_model_has_its_share_of_the_page(sweep: Sweep) -> None:
+    for model in ("a", "b"):
+        for batch in range(1, 302):
+            sweep.add(1, model=model, batch=batch)
+    html = page(sweep)
+    assert "and 202 more, see" in html
+    assert "TP comparison: a on H200" in html and "TP comparison: b on H200" in html
+
+
 def test_the_command(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(sweep.root)]) == 2
     assert "matrix.parquet: no such manifest" in capsys.readouterr().err

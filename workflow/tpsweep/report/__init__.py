@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tpsweep.atomic import replacing
 from tpsweep.report.page import PAGE, render
 from tpsweep.results import ResultsError, load
 
@@ -14,8 +15,6 @@ def run(results: Path) -> int:
 
     An incomplete sweep is no error of this program: its page says so itself.
     """
-    from tpsweep.atomic import replacing
-
     try:
         loaded = load(results)
     except ResultsError as error:

@@ -13,6 +13,8 @@ from tpsweep.tables.table import Grid, Record, Table, View, make_grid
 _NUMBER = re.compile(
     r"(n/a|[-+]?\d[\d.]*( \([\d.]+ to [\d.]+\))?( ms \([-+\d.]+ %\))?|\d+/\d+|\d{4}-\d\d-\d\d)?"
 )
+SMALLEST = 10
+"""Lines that every box may have, however many boxes there are."""
 _ONCE = ("Runs", "Source", "Saturated")
 """Said once on the page where all lines agree, to leave room for the figures."""
 UNPLANNED = ("infeasible", "unsupported", "excluded")
@@ -47,16 +49,21 @@ class Part:
 
 
 def make_part(table: Table, limit: int, empty: str) -> Part:
-    """A comparison table as one box per model and node class, of ``limit`` lines together."""
+    """A comparison table as one box per model and node class, of ``limit`` lines together.
+
+    Each has an equal share of them: no model fills the page alone.
+    """
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    for record in table.records[:limit]:
+    for record in table.records:
         groups[record["model"], record["gpu"]].append(record)
     views = [_for_page(view) for view in table.views]
-    boxes = []
-    for (model, gpu), records in groups.items():
-        grid = make_grid(views, records)
+    boxes, shown = [], 0
+    share = max(SMALLEST, limit // max(1, len(groups)))
+    for (model, gpu), records in list(groups.items())[: limit // SMALLEST]:
+        grid = make_grid(views, records[:share])
+        shown += len(grid.lines)
         boxes.append(_box(f"{table.title}: {model} on {gpu}", grid))
-    more = max(0, len(table.records) - limit)
+    more = len(table.records) - shown
     legend = table.legend if boxes else ()
     return Part(boxes, table.empty or empty, more, f"tables/{table.name}.csv", legend)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -23,6 +23,7 @@ PAGE = "report.html"
 LINES = 400
 """Most lines of a section's tables: 10,000 cells must make a page that opens at once."""
 FIGURES = 12
+Draw = Callable[[list[Record], int], tuple[list[plot.Drawing], int]]
 NO_LATENCY = "No latency cells in the matrix."
 
 
@@ -87,7 +88,7 @@ def _sections(results: Results) -> list[Section]:
     ]
 
 
-def _with_figures(anchor: str, title: str, part: Part, draw: Any, lines: list[Record]) -> Section:
+def _with_figures(anchor: str, title: str, part: Part, draw: Draw, lines: list[Record]) -> Section:
     if not part.boxes:
         return Section(anchor, title, part)
     if not plot.available():

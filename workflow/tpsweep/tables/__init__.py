@@ -66,6 +66,7 @@ def run(results: Path) -> int:
 
 
 def summarise(results: Results) -> Summary:
+    """Counts the cells of the manifest by state."""
     return Summary(
         planned=results.planned,
         measured=results.count("measured"),
