@@ -6,8 +6,10 @@ Importing it takes seconds, so a session's daemon does it once, while its server
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +62,9 @@ def send(
     os.environ["OPENAI_API_KEY"] = target.key  # where vLLM's client looks for it
     random.seed(seed)
     np.random.seed(seed)  # the generator that vLLM draws the arrivals from
+    gc.collect()
+    gc.freeze()  # a collection among thousands of requests would pause their clocks
+    busy_s = time.process_time()
     result: dict[str, Any] = asyncio.run(
         benchmark(
             task_type=TaskType.GENERATION,
@@ -87,6 +92,8 @@ def send(
             ready_check_timeout_sec=0,  # the daemon has awaited the server already
         )
     )
+    busy_s = time.process_time() - busy_s
+    gc.unfreeze()
     result.pop("generated_texts", None)
     count = len(samples)
     return Sent(
@@ -98,5 +105,6 @@ def send(
         start_s=result["start_times"],
         queued_s=result.get("queue_times") or [0.0] * count,  # vLLM 0.30 and later tell it
         errors=result["errors"],
+        client_cpu_s=busy_s,
         raw={"seed": seed, "request_rate": rate, "max_concurrency": concurrency, **result},
     )

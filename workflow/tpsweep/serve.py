@@ -41,6 +41,7 @@ class Sent:
     start_s: list[float]
     queued_s: list[float]
     errors: list[str]
+    client_cpu_s: float
     raw: dict[str, Any] = field(repr=False)
 
     @property
@@ -170,6 +171,7 @@ def figures(cell: Cell, requests: RequestSet, runs: Sequence[Sent]) -> dict[str,
         "steady_share": float(np.median(shares)),
         "saturated_samples": known,
         "saturated": _majority(known),
+        "client_cpu_share": max(sent.client_cpu_s / sent.duration_s for sent in runs),
         "max_in_flight": max(max_in_flight(sent) for sent in runs),
         "request_set_digest": requests.digest,
     }

@@ -208,6 +208,7 @@ def llm_arguments(engine: Engine) -> dict[str, Any]:
 def server_arguments(engine: Engine, served_name: str) -> dict[str, Any]:
     """Arguments of vLLM's API server for an engine, by their names in Python."""
     arguments = llm_arguments(engine)
+    del arguments["disable_log_stats"]  # a plain flag there, and off unless given
     if engine.replicas > 1:
         arguments["data_parallel_size"] = engine.replicas
     return {**arguments, "served_model_name": served_name}
