@@ -71,7 +71,7 @@ else
 gpu-smoke: install
 gpu-smoke: PY := $(BIN)/python
 endif
-gpu-smoke:  ## 8B, TP 1 and 2, two latency cells each, on a host with two GPUs
+gpu-smoke:  ## 8B, TP 1 and 2, latency and serving, on a host with two GPUs
 	$(PY) -m snakemake --profile cluster/gpu-host --config site=cluster/gpu-host/site.yaml \
 	  vllm_version="$$($(PY) -c 'import importlib.metadata as m; print(m.version("vllm"))')"
 	@echo; cat results/smoke/tables/tp_comparison.md

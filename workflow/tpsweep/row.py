@@ -100,6 +100,7 @@ FIGURES = (
         for name, what, of in SERVE_METRICS
         for p in PERCENTILES
     ),
+    Column("tokens_per_chunk", FLOAT, "serve: above 1, ITL is per streamed chunk, not per token"),
     Column("ttft_p50_ms_lo", FLOAT, "lowest seed's median"),
     Column("ttft_p50_ms_hi", FLOAT, "highest seed's median"),
     Column("itl_p50_ms_lo", FLOAT, "lowest seed's median"),
@@ -108,6 +109,7 @@ FIGURES = (
     Column("goodput_share", FLOAT, "of the requests: those that kept them; null without slo"),
     Column("steady_share", FLOAT, "of the time: first completion to last send; median of seeds"),
     Column("saturated", BOOL, "most seeds' queue grew while requests arrived; always at inf"),
+    Column("client_cpu_share", FLOAT, "serve: of one processor; near 1 the client was the limit"),
     Column("max_in_flight", INT, "most requests sent and not finished at a time"),
     Column("energy_j", FLOAT, "energy of all GPUs over the measured repeats (NVML counter)"),
     Column("energy_j_per_tok", FLOAT, "energy_j / output tokens of the measured repeats"),

@@ -258,7 +258,8 @@ rule all:
     input: expand("{i}.txt", i=range(3))
 rule cell:
     output: "{i}.txt"
-    resources: failure_record=lambda w: f"why/{w.i}.json", gpus=lambda w: "many" if w.i == "2" else 0
+    resources:
+        failure_record=lambda w: f"why/{w.i}.json", gpus=lambda w: "many" if w.i == "2" else 0
     shell: "test {wildcards.i} = 0 && touch {output} || (echo no such luck >&2; exit 7)"
 """
     )
