@@ -125,6 +125,17 @@ def test_rates_are_series_of_their_own(sweep: Sweep) -> None:
     assert "n/a" in sweep.markdown("serving")
 
 
+def test_a_slow_client_and_chunks_are_noted(sweep: Sweep) -> None:
+    sweep.online(1, 100.0, measured={"tokens_per_chunk": 1.0, "client_cpu_share": 0.2})
+    sweep.online(2, 60.0, measured={"tokens_per_chunk": 1.5, "client_cpu_share": 0.97})
+    found = lines(sweep, "serving")
+    assert found[1, 1]["note"] is None
+    assert found[2, 1]["note"] == (
+        "ITL is per streamed chunk of 1.50 tokens; "
+        "the client used 97% of a processor and may have been the limit"
+    )
+
+
 def test_each_workload_is_in_its_own_table(sweep: Sweep) -> None:
     sweep.add(1, tpot=8.0)
     sweep.offline(1, 10.0)

@@ -34,7 +34,12 @@ RANGED = {
 """Figures with one sample per seed."""
 COMPARED = ("ttft_p50_ms", "itl_p50_ms", "ttft_p99_ms")
 PLAIN = ("ttft_p99_ms", "itl_p99_ms", "goodput_request_s", "goodput_share", "steady_share")
-_FROM_ROWS = (*RANGED, *RANGED.values(), *PLAIN, "saturated", "max_in_flight")
+_WARNED_OF = ("tokens_per_chunk", "client_cpu_share")
+_FROM_ROWS = (*RANGED, *RANGED.values(), *PLAIN, *_WARNED_OF, "saturated", "max_in_flight")
+CHUNKED = 1.01
+"""Tokens per streamed chunk from which on ITL is not a time per token."""
+BUSY = 0.9
+"""Of one processor: from here on the client may have been what limited the load."""
 
 OVERLAP = "seed ranges overlap: no claim"
 APART = "seed ranges apart; spread between engine starts not measured"
@@ -189,3 +194,9 @@ def _verdict(name: str, baseline: Line, line: Line) -> str:
 def _warnings(line: Line) -> Iterator[str]:
     if any(cell["weights"] == "dummy" for cell in line.measured):
         yield DUMMY
+    chunk = line.median("tokens_per_chunk")
+    if chunk is not None and chunk > CHUNKED:
+        yield f"ITL is per streamed chunk of {chunk:.2f} tokens"
+    busy = max((cell["client_cpu_share"] or 0.0 for cell in line.measured), default=0.0)
+    if busy > BUSY:
+        yield f"the client used {busy:.0%} of a processor and may have been the limit"
