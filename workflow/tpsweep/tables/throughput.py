@@ -40,7 +40,6 @@ COLUMNS = (
 NA = "n/a"
 VIEWS = (
     *IDENTITY_VIEWS,
-    View("Source", text("source")),
     View("State", text("state")),
     View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
     View("Served (requests/s)", figure("request_s", NA)),
