@@ -140,6 +140,17 @@ def test_figures_have_their_numbers_in_words(sweep: Sweep) -> None:
     assert "Decode (ms/token)</text>" in html
 
 
+@pytest.mark.parametrize(("rates", "figures"), [((1.0, 8.0), 1), ((1.0, 1.0), 2)])
+def test_unequal_numbers_of_requests_share_a_figure_if_their_rates_differ(
+    sweep: Sweep, rates: tuple[float, float], figures: int
+) -> None:
+    for rate, requests in zip(rates, (60, 480), strict=True):
+        sweep.online(1, 100.0, request_rate=rate, num_prompts=requests)
+    html = page(sweep)
+    assert html.count('role="img"') == figures
+    assert ("60 or 480 requests" in html) == (figures == 1)
+
+
 def test_without_matplotlib_the_page_says_so(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(sweep)
     find = importlib.util.find_spec

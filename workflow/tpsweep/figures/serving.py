@@ -14,7 +14,8 @@ from tpsweep.tables.table import Record, digits
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SAME = (*(name for name in KEY if name != "request_rate"), "allreduce_backend")
+_FREE = ("request_rate", "num_prompts")
+_SAME = (*(name for name in KEY if name not in _FREE), "allreduce_backend")
 PANELS = {"ttft_p50_ms": "TTFT p50 (ms)", "itl_p50_ms": "ITL p50 (ms)"}
 
 
@@ -24,9 +25,21 @@ def draw_serving(records: list[Record], limit: int) -> tuple[list[Drawing], int]
     for record in records:
         if any(record[name] is not None for name in PANELS):
             groups[tuple(record[name] for name in _SAME)].append(record)
-    found = list(groups.values())
+    found = [figure for group in groups.values() for figure in _apart(group)]
     drawings = [_draw(f"serving{at}", lines) for at, lines in enumerate(found[:limit])]
     return drawings, max(0, len(found) - limit)
+
+
+def _apart(lines: list[Record]) -> list[list[Record]]:
+    """One figure, unless a rate was offered with unequal numbers of requests.
+
+    Higher rates get more requests, to be offered as long: those stand on one line.
+    """
+    places = [(line["request_rate"], line["tp"], line["replicas"]) for line in lines]
+    if len(places) == len(set(places)):
+        return [lines]
+    sizes = sorted({line["num_prompts"] for line in lines})
+    return [[line for line in lines if line["num_prompts"] == size] for size in sizes]
 
 
 def _draw(name: str, lines: list[Record]) -> Drawing:
@@ -53,10 +66,11 @@ def _draw(name: str, lines: list[Record]) -> Drawing:
 
     panels = [panel(figure) for figure in PANELS]
     description = f"TTFT and ITL against the offered rate. {'; '.join(words)}."
+    sizes = " or ".join(str(size) for size in sorted({line["num_prompts"] for line in lines}))
     caption = (
         f"{one['model']} on {one['gpu']}: {one['variant']}, {one['dtype']}, {one['weights']}"
         f" weights, all-reduce {one['allreduce_backend']}, data set {one['dataset']},"
-        f" {one['num_prompts']} requests. Error bars: range over seeds and runs. Hollow: saturated,"
+        f" {sizes} requests. Error bars: range over seeds and runs. Hollow: saturated,"
         " so that TTFT depends on how long the test ran."
     )
     return Drawing(caption, description, draw(name, panels, description))
