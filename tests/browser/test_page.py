@@ -15,7 +15,10 @@ from tpsweep import report
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "results" / "smoke"
-CAPTIONS = ["Where it ran", "Models", "TP comparison: llama-3.1-8b on H200"]
+CAPTIONS = [
+    *("Where it ran", "Models", "TP comparison: llama-3.1-8b on H200"),
+    "Serving: llama-3.1-8b on H200",
+]
 SECTIONS = ["ran", "tp", "throughput", "serving", "failures", "holes"]
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

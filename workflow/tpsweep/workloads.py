@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tpsweep import latency, request_set, serve, sharegpt, throughput
 from tpsweep.atomic import replacing
@@ -58,6 +60,17 @@ def _keep(cell: Cell, runs: Sequence[Sent], results: Path) -> list[str]:
     for seed, sent in enumerate(runs):
         path = f"{stem}.seed{seed}.json.gz"
         with replacing(results / path) as temporary, gzip.open(temporary, "wt") as file:
-            json.dump(sent.raw, file)
+            json.dump(_to_us(sent.raw), file)
         paths.append(path)
     return paths
+
+
+def _to_us(value: Any) -> Any:
+    """Seconds to the microsecond: the clock tells no more, and the files are a third in size."""
+    if isinstance(value, float) and math.isfinite(value):
+        return round(value, 6)
+    if isinstance(value, list):
+        return [_to_us(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _to_us(item) for key, item in value.items()}
+    return value

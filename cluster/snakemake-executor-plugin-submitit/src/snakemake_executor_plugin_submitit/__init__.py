@@ -44,6 +44,14 @@ class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc]
         default=False,
         metadata={"help": "Ctrl-C leaves Slurm jobs running; the same command follows them again."},
     )
+    progress: str = field(
+        default="auto",
+        metadata={"help": "Jobs done and time left: auto (a block on a terminal), plain, none."},
+    )
+    progress_seconds: float = field(
+        default=60.0,
+        metadata={"help": "Least time between two plain lines of progress."},
+    )
 
 
 common_settings = CommonSettings(

@@ -23,6 +23,7 @@ from .local import LocalCluster
 from .lock import Lock, LockedError
 from .outcome import REFUSED, Outcome
 from .packing import PackingError, Request, Session, SessionKey, check, pack
+from .progress.report import progress_of
 from .site import Site, SiteError, load_site
 from .slurm.cluster import SlurmCluster
 from .spec import Cell
@@ -86,6 +87,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         self.logdir = Path(settings.logdir).absolute()
         self.detach = bool(settings.detach)
         self.say, self.complain = logger.info, logger.error
+        quiet = {Quietness.PROGRESS, Quietness.ALL} & set(workflow.output_settings.quiet or ())
+        self.progress = progress_of(settings, bool(quiet), logger, self.logdir)
         try:
             self.log_lock = Lock(self.logdir / "lock")
             self.cluster = self._cluster(self.site, parallel)
@@ -101,8 +104,13 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def _cluster(self, site: Site, parallel: int) -> Cluster:
         if site.cluster == "local":
-            return LocalCluster(site, self.logdir, parallel, lambda session: self.say(str(session)))
-        return SlurmCluster(site.model_copy(update={"parallel": parallel}), self.logdir, self.say)
+            return LocalCluster(site, self.logdir, parallel, self._started)
+        site = site.model_copy(update={"parallel": parallel})
+        return SlurmCluster(site, self.logdir, self.say, self.progress)
+
+    def _started(self, session: Session) -> None:
+        self.say(str(session))
+        self.progress.changed(session.id, (), is_running=True)
 
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take all jobs of one scheduling round; they wait for further rounds to come."""
@@ -115,9 +123,12 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         info = SubmittedJobInfo(job)
         try:
             request = self._request(job)
+            self.progress.handed(request)
             is_running = self.cluster.reattach(request)
         except PackingError as error:
-            self._fail(info, Outcome(REFUSED, str(error)), _record_of(job))
+            outcome = Outcome(REFUSED, str(error))
+            self.progress.ended(_identity(job), outcome)
+            self._fail(info, outcome, _record_of(job))
             return
         info.aux = {"cell": request.cell.id}
         if not is_running:
@@ -143,7 +154,9 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             if outcome is None:
                 yield info
             else:
+                self.progress.ended(info.aux["cell"], outcome)
                 self._report(info, outcome)
+        self.progress.look()
 
     def _report(self, info: SubmittedJobInfo, outcome: Outcome) -> None:
         record = self.records.pop(info.aux["cell"], None)
@@ -167,6 +180,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """End all sessions, and with them everything that they started; or leave them."""
         self.cancelled = True
+        self.progress.close()
         with self.lock:
             self.gathered.clear()
         if self.detach:
@@ -176,6 +190,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """Return when nothing runs any more: a session cleans up after its last cell."""
+        self.progress.close()
         if self.cancelled and self.detach:
             # Jobs of nested Snakemakes wait for the folder that is removed otherwise.
             with self.lock:
@@ -211,11 +226,11 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def _pack(self) -> None:
         with self.lock:
             requests, self.gathered = self.gathered, []
-        self.cluster.submit(pack(requests, self.site))
+        self.cluster.submit(self.progress.formed(pack(requests, self.site)))
 
     def _request(self, job: Any) -> Request:
         """What a job asks for; raises ``PackingError`` if it cannot be had."""
-        identity = job.jobid if job.is_group() else job.uuid()
+        identity = _identity(job)
         command = command_of(job, self.format_job_exec)
         runtime = _number(job, "runtime")
         cell = Cell(
@@ -246,6 +261,10 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         if record := _record_of(job):
             self.records[identity] = record
         return request
+
+
+def _identity(job: Any) -> str:
+    return str(job.jobid if job.is_group() else job.uuid())
 
 
 def _record_of(job: Any) -> Path | None:

@@ -32,7 +32,7 @@ class Outcome:
     """How a job ended: ``kind`` is "" if well, ``message`` says what went wrong.
 
     ``job`` is the scheduler's id of the job that ran it. ``by_itself``: the job's own program came
-    to its end, and could say why it failed.
+    to its end, and could say why it failed. ``seconds`` it took, None if that is not known.
     """
 
     kind: str = ""
@@ -40,6 +40,7 @@ class Outcome:
     logs: list[Path] = field(default_factory=list)
     job: str = ""
     code: int | None = None
+    seconds: float | None = None
 
     @property
     def by_itself(self) -> bool:
@@ -76,16 +77,17 @@ class Outcome:
 
 def of_result(result: Result, spool: Spool, log: Path, job: str = "") -> Outcome:
     """The outcome of a job that the session's runner saw to its end."""
-    session = spool.folder.name
+    session, took = spool.folder.name, result.seconds
     if result.ok:
-        return Outcome(job=job, code=0)
+        return Outcome(job=job, code=0, seconds=took)
     if result.reason == "timeout":
-        return Outcome("timeout", f"ended at its time limit in session {session}", [log], job)
+        said = f"ended at its time limit in session {session}"
+        return Outcome("timeout", said, [log], job, seconds=took)
     if result.reason == "out_of_memory":
         said = f"ended by the kernel for want of memory in session {session}"
-        return Outcome("out_of_memory", said, [log], job)
+        return Outcome("out_of_memory", said, [log], job, seconds=took)
     said = f"exit code {result.code} in session {session}"
-    return Outcome(FAILED, said, [log], job, result.code)
+    return Outcome(FAILED, said, [log], job, result.code, took)
 
 
 def _tail(log: Path) -> str:

@@ -207,6 +207,7 @@ class _Worker:
         with self.spec.spool.starts.open("a", encoding="utf-8") as starts:
             starts.write(f"{_now()}\n")
         self.command = process = self._popen(["bash", "-c", command], self.spec.spool.log, {})
+        began = time.monotonic()
         end = self._deadline(self.spec.start_limit_s)
         while not (self.folder / READY).exists():
             if process.poll() is not None:
@@ -216,6 +217,7 @@ class _Worker:
             if self._must_stop():
                 return f"session {self.stopped} before its command was ready"
             time.sleep(POLL_S)
+        self.spec.spool.say_ready(time.monotonic() - began)
         return None
 
     def _run_cell(self, order: int, cell: Cell) -> Result:
@@ -241,6 +243,7 @@ class _Worker:
             cell.log.parent.mkdir(parents=True, exist_ok=True)
             cell.log.write_text(f"cannot start: {error}\n", "utf-8")
             return Result(127)
+        began = time.monotonic()
         end = self._deadline(cell.limit_s)
         kills = oom_kills()
         reason = ""
@@ -262,7 +265,7 @@ class _Worker:
             reason = "out_of_memory"
         if process.returncode == 0 and self.stopped:
             reason = ""  # told to end when it was done, it said so
-        return Result(process.returncode, reason)
+        return Result(process.returncode, reason, round(time.monotonic() - began, 3))
 
     def _popen(
         self, argv: list[str], log: Path, environment: dict[str, str]

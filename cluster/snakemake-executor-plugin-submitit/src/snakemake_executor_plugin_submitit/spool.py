@@ -11,7 +11,7 @@ import json
 import os
 import re
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 REVOKED = "revoked"
@@ -21,10 +21,14 @@ _OUT_OF_MEMORY = re.compile(r"oom-kill event|exceeded memory limit|oom_kill", re
 
 @dataclass(frozen=True)
 class Result:
-    """How a cell ended: exit code, and ``reason`` if the runner ended it ("" if it did not)."""
+    """How a cell ended: exit code, and ``reason`` if the runner ended it ("" if it did not).
+
+    ``seconds`` it took, None if it never ran.
+    """
 
     code: int
     reason: str = ""
+    seconds: float | None = field(default=None, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -62,6 +66,17 @@ class Spool:
     def starts(self) -> Path:
         """One line per start of the command."""
         return self.folder / "starts"
+
+    @property
+    def ready_after_s(self) -> float | None:
+        """Seconds that the command took to become ready; None if it is not."""
+        text = _text(self.folder / "ready")
+        return float(text) if text else None
+
+    def say_ready(self, seconds: float) -> None:
+        """Say that the command is ready, after so many seconds."""
+        with contextlib.suppress(OSError):  # for people only: no session ends for want of it
+            write_atomically(self.folder / "ready", f"{seconds:.2f}")
 
     @property
     def pid(self) -> Path:
@@ -106,7 +121,8 @@ class Spool:
 
     def forget_end(self) -> None:
         """The session runs again: a requeued job."""
-        (self.folder / "ended").unlink(missing_ok=True)
+        for name in ("ended", "ready"):
+            (self.folder / name).unlink(missing_ok=True)
 
     @property
     def end_reason(self) -> str | None:

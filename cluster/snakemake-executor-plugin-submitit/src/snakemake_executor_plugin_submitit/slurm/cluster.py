@@ -17,6 +17,7 @@ from ..flags import SlurmParameters, account_of, slurm_parameters
 from ..ledger import Entry, Ledger
 from ..outcome import REFUSED, Outcome, of_result
 from ..packing import PackingError, Request, Session, SessionKey, renamed, spec_of
+from ..progress.report import Progress
 from ..site import Site, SiteError
 from ..spec import Cell, SessionSpec
 from ..spool import Result, Spool, says_out_of_memory, take_news
@@ -45,6 +46,7 @@ class _Followed:
     folder: Path  # of the array: scripts, output of its jobs
     left: list[Cell]
     asked: set[str]  # cells that Snakemake waits for
+    is_running: bool = False
     over: Status | None = None
     over_since: float = 0.0
     unknown_since: float | None = None
@@ -88,6 +90,7 @@ class SlurmCluster:
         site: Site,
         logdir: Path,
         say: Callable[[str], None],
+        progress: Progress,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         account_of(site, environ)  # once, and not for each of thousands of jobs
@@ -98,6 +101,7 @@ class SlurmCluster:
         self.site = site
         self.logdir = logdir.resolve()
         self.say = say
+        self.progress = progress
         self.environ = environ
         self.workdir = Path.cwd()
         self.ledger = Ledger(self.logdir / "ledger.jsonl")
@@ -146,6 +150,7 @@ class SlurmCluster:
                     f"or scancel {followed.job}"
                 )
             followed.asked.add(cell.id)
+            self.progress.followed(followed.spec.id, cell.id, followed.is_running)
             return True
 
     def submit(self, sessions: list[Session]) -> None:
@@ -385,8 +390,15 @@ class SlurmCluster:
                     followed.over, followed.over_since = status, now
                 elif status.is_alive:
                     followed.over = None  # requeued
+                    self._note(followed, status.is_running)
             elif answer.squeue_answered:
                 followed.unknown_since = followed.unknown_since or now
+
+    def _note(self, followed: _Followed, is_running: bool) -> None:
+        if is_running != followed.is_running:
+            followed.is_running = is_running
+            cells = (cell.id for cell in followed.spec.cells)
+            self.progress.changed(followed.spec.id, cells, is_running)
 
     def _say_pending(self, known: Iterable[Status]) -> None:
         """Say why sessions wait, if it may be for ever; once for as long as it is the same."""

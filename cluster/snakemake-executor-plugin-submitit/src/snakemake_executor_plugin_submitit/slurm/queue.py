@@ -32,6 +32,10 @@ ALIVE = frozenset(
     ]
 )
 """The job runs, or will run (again) without our doing."""
+RUNNING = frozenset(
+    ["RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"]
+)
+"""Those of them in which it has its nodes."""
 OVER = {
     "COMPLETED": "crash",  # of the session: the job itself ended well, its cells did not
     "FAILED": "crash",
@@ -66,6 +70,11 @@ class Status:
     def is_alive(self) -> bool:
         """It runs or will run."""
         return self.state in ALIVE
+
+    @property
+    def is_running(self) -> bool:
+        """It has its nodes."""
+        return self.state in RUNNING
 
     @property
     def is_over(self) -> bool:
