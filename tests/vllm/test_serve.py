@@ -1,0 +1,233 @@
+"""Throughput and serving through the whole pipeline, on a real vLLM server that dies once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+
+from tests.vllm.conftest import ROOT, Project
+from tpsweep import row
+from tpsweep.models import make_model_folder
+
+pytestmark = pytest.mark.vllm
+
+ENGINE = {"max_model_len": 512, "max_num_seqs": 16, "max_num_batched_tokens": 2048}
+LENGTHS = [(40 + i, 4 + i % 5) for i in range(12)]
+SERVE = {
+    "kind": "serve",
+    "models": ["tiny-llama"],
+    "tp": [2],
+    "num_prompts": [24],
+    "input_len": [32],
+    "output_len": [8],
+    "request_rate": [6.0],
+    "warmups": 4,
+    "repeats": 3,
+    "minutes": 3,
+    "engine": ENGINE,
+    "slo": {"ttft_ms": 60_000},
+}
+WORKLOADS = {
+    "serve": SERVE,
+    "serve-at-once": SERVE | {"request_rate": ["inf"]},
+    "replicas": SERVE | {"tp": [1], "replicas": [2], "max_concurrency": [4]},
+    "lengths": {
+        "kind": "throughput",
+        "models": ["tiny-llama"],
+        "tp": [2],
+        "dataset": "lengths",
+        "dataset_path": "lengths.csv",
+        "num_prompts": [len(LENGTHS)],
+        "warmups": 1,
+        "repeats": 3,
+        "minutes": 3,
+        "engine": ENGINE,
+    },
+    "sharegpt": {
+        "kind": "throughput",
+        "models": ["tiny-real"],
+        "tp": [1],
+        "dataset": "sharegpt",
+        "dataset_path": "it's a $(touch pwned) sharegpt.json",
+        "num_prompts": [10],
+        "warmups": 1,
+        "repeats": 3,
+        "minutes": 3,
+        "engine": ENGINE,
+    },
+}
+
+
+def make_real_model(folder: Path) -> None:
+    """A tiny Llama with weights on disk, for which a text's length in tokens means something."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    make_model_folder(ROOT / "workflow/models/tiny-llama.json", folder)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+
+
+def make_sharegpt(path: Path) -> None:
+    """Conversations in ShareGPT's format; some are too short for vLLM's rules, or one-sided."""
+    words = random.Random(1)
+
+    def text(count: int) -> str:
+        return " ".join(f"w{words.randrange(16384)}" for _ in range(count))
+
+    entries: list[dict[str, Any]] = [{"conversations": [{"from": "human", "value": text(20)}]}]
+    for turns in [(20 + i, 5 + i) for i in range(14)] + [(2, 9)]:
+        sides = zip(("human", "gpt"), turns, strict=True)
+        entries.append({"conversations": [{"from": s, "value": text(n)} for s, n in sides]})
+    path.write_text(json.dumps(entries))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A project whose server was killed once, and what was there before the second run."""
+
+    project: Project
+    killed: str  # the first run's output
+    failures: list[dict[str, Any]]
+    rows_before: int
+    again: str
+
+    def rows(self, entry: str) -> pd.DataFrame:
+        """The rows of a workload of the config."""
+        manifest = pd.read_parquet(self.project.results / "matrix.parquet")
+        ids = manifest.loc[manifest.entry == entry, "cell_id"]
+        rows = pd.read_parquet(self.project.results / "cells")
+        return rows[rows.cell_id.isin(ids)]
+
+
+@pytest.fixture(scope="module")
+def run(new_project: Callable[[], Project]) -> Run:
+    """A sweep whose server is killed in the middle of a cell, and the same command again."""
+    project = new_project()
+    make_real_model(project.folder / "real")
+    make_sharegpt(project.folder / str(WORKLOADS["sharegpt"]["dataset_path"]))
+    (project.folder / "lengths.csv").write_text("".join(f"{a},{b}\n" for a, b in LENGTHS))
+    config = yaml.safe_load((project.folder / "sweep.yaml").read_text())
+    real = {"path": "./real", "dtype": "float32", "weights": "real"}
+    config |= {"workloads": WORKLOADS, "models": {**config["models"], "tiny-real": real}}
+    (project.folder / "sweep.yaml").write_text(yaml.safe_dump(config))
+    sweep = subprocess.Popen(
+        project.command(), cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    kill_server_at_rate(project, sweep)
+    killed = sweep.communicate(timeout=500)[0].decode()
+    assert sweep.returncode != 0, killed[-3000:]
+    failures, before = project.failures(), len(project.rows())
+    again = project.run()
+    assert again.returncode == 0, again.stdout[-4000:]
+    return Run(project, killed, failures, before, again.stdout)
+
+
+def kill_server_at_rate(project: Project, sweep: subprocess.Popen[bytes]) -> None:
+    """SIGKILL the TP=2 server in the cell with a rate, which takes 12 s and comes second."""
+    end = time.monotonic() + 400
+    while time.monotonic() < end and sweep.poll() is None:
+        if any("rateinf" in path.name for path in project.rows()):
+            time.sleep(2.0)
+            for process in psutil.Process(sweep.pid).children(recursive=True):
+                words = process.cmdline()
+                if "vllm.entrypoints.openai.api_server" in words:
+                    assert not any("key" in word for word in words)
+                    process.kill()
+                    return
+        time.sleep(0.05)
+    raise AssertionError("no server was found while the second cell ran")
+
+
+def test_a_server_that_goes_down_is_a_typed_failure_and_no_row(run: Run) -> None:
+    (failure,) = run.failures
+    assert failure["type"] == "crash", failure
+    assert "rate6.0" in failure["cell"]
+    assert "server" in failure["message"]
+    assert run.rows_before == len(WORKLOADS) - 1
+    assert "INCOMPLETE" not in run.project.table("serving")
+
+
+def test_the_same_command_runs_that_cell_alone(run: Run) -> None:
+    assert "1 of 1 jobs done" in run.again
+    # Servers: TP=2 and the two replicas, TP=2 again; offline engines: lengths, ShareGPT.
+    assert run.project.engine_starts() == 5
+    assert not (run.project.folder / "pwned").exists()
+
+
+def test_serving_at_a_rate(run: Run) -> None:
+    (found,) = run.rows("serve").to_dict("records")
+    assert found["tp_ran"] == 2
+    assert found["request_s"] == pytest.approx(6.0, rel=0.2)
+    assert len(found["ttft_ms_samples"]) == 3 * 24
+    assert len(found["request_s_samples"]) == 3
+    assert 0 < found["ttft_p50_ms_lo"] <= found["ttft_p50_ms"] <= found["ttft_p50_ms_hi"]
+    assert found["itl_p50_ms"] > 0
+    assert found["ttft_p99_ms"] is None or pd.isna(found["ttft_p99_ms"])  # 72 requests
+    assert found["steady_share"] > 0.5
+    assert found["saturated"] is False
+    assert found["goodput_share"] == 1.0
+
+
+def test_all_at_once_is_saturated(run: Run) -> None:
+    (found,) = run.rows("serve-at-once").to_dict("records")
+    assert found["saturated"] is True
+    assert found["max_in_flight"] == 24
+    assert found["ttft_p50_ms"] > run.rows("serve")["ttft_p50_ms"].item()
+
+
+def test_two_engines_of_tp_1_serve_side_by_side(run: Run) -> None:
+    (found,) = run.rows("replicas").to_dict("records")
+    assert (found["tp"], found["replicas"], found["gpus"]) == (1, 2, 2)
+    assert json.loads(found["engine_args"])["data_parallel_size"] == 2
+    assert found["max_in_flight"] <= 4
+
+
+def test_every_cell_of_a_model_sends_the_same_requests(run: Run) -> None:
+    entries = ("serve", "serve-at-once", "replicas")
+    digests = {run.rows(entry)["request_set_digest"].item() for entry in entries}
+    assert len(digests) == 1
+
+
+def test_vllms_own_results_agree_with_the_row(run: Run) -> None:
+    (found,) = run.rows("serve").to_dict("records")
+    for seed, path in enumerate(found["vllm_results"]):
+        with gzip.open(run.project.results / path, "rt") as file:
+            theirs = json.load(file)
+        assert theirs["completed"] == 24
+        assert theirs["seed"] == seed
+        ours = found["ttft_p50_ms_samples"][seed]
+        assert theirs["median_ttft_ms"] == pytest.approx(ours, rel=1e-3)
+        assert theirs["median_itl_ms"] == pytest.approx(found["itl_p50_ms_samples"][seed], rel=1e-3)
+        assert theirs["output_throughput"] == pytest.approx(
+            found["output_tok_s_samples"][seed], rel=1e-3
+        )
+
+
+def test_throughput_of_a_lengths_file(run: Run) -> None:
+    (found,) = run.rows("lengths").to_dict("records")
+    wall_s = found["e2e_ms"] / 1e3
+    assert found["request_s"] == pytest.approx(len(LENGTHS) / wall_s, rel=1e-6)
+    assert found["output_tok_s"] == pytest.approx(sum(b for _, b in LENGTHS) / wall_s, rel=1e-6)
+
+
+def test_throughput_of_a_sharegpt_file_with_real_weights(run: Run) -> None:
+    (found,) = run.rows("sharegpt").to_dict("records")
+    assert found["weights"] == "real"
+    tokens_per_request = found["output_tok_s"] / found["request_s"]
+    assert 5 <= tokens_per_request <= 18  # the answers have 5 to 18 words
+
+
+def test_rows_hold_the_whole_schema(run: Run) -> None:
+    for path in run.project.rows():
+        assert set(row.read_row(path)) == set(row.SCHEMA.names)
