@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 from tpsweep.preflight import MARKERS, record_path
-from tpsweep.sweep import InputError, load_sweep
+from tpsweep.sweep import InputError, check_files, load_sweep
 
 try:
+    check_files(workflow.configfiles)
     SWEEP = load_sweep(config, Path.cwd())
 except InputError as error:
     # One line and nothing else: the user's file is wrong, not the program.

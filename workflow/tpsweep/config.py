@@ -5,6 +5,7 @@ Every error is a ``ConfigError`` of one line: the key, its value, what is allowe
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,8 +23,24 @@ __all__ = ["Config", "ConfigError", "ModelEntry", "load_config"]
 
 _VALUE_LIMIT = 120
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_WORDS = {
+    "dict_type": "allowed: a mapping",
+    "model_type": "allowed: a mapping",
+    "model_attributes_type": "allowed: a mapping",
+    "missing": "missing; allowed: it must be given",
+    "string_pattern_mismatch": 'allowed: a full version in quotes, like "0.33.0"',
+    "string_type": "allowed: text, in quotes if it looks like a number",
+    "too_short": "allowed: at least 1 entry",
+}
+"""pydantic's words where they are those of Python, by its types of errors."""
 
-
+MOST_CELLS = 100_000
+"""Cells of a matrix: each is a file and a Snakemake job, and all are in memory."""
+ENGINE_AXES = ("models", "gpus", "tp", "variants", "allreduce_backends")
+CELL_AXES = (
+    *("batch", "input_len", "output_len", "num_prompts"),
+    *("request_rate", "max_concurrency", "replicas"),
+)
 LONGEST_NAME = 255
 """Bytes of a file name on the usual file systems."""
 
@@ -105,7 +122,7 @@ def _find(
         path = f"{results}/models/{cell.slug(name)}"  # made there, from the shape
     else:
         path = entry.path
-        is_hub = not (base / path).is_dir() and bool(_HUB_NAME.fullmatch(path))
+        is_hub = not _is_folder(f"{key}.path", base / path) and bool(_HUB_NAME.fullmatch(path))
         if not is_hub:
             found, digest = _local(f"{key}.path", base / path, entry)
             shape = shape or found
@@ -121,6 +138,14 @@ def _find(
         digest=None if is_hub else digest,
     )
     return model, shape
+
+
+def _is_folder(key: str, path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name that no file system takes
+        said = f"{error.strerror}; allowed: a folder with a config.json, or a hub name"
+        raise ConfigError(key, path.name, said) from None
 
 
 def _local(key: str, folder: Path, entry: ModelEntry) -> tuple[Shape | None, str]:
@@ -145,6 +170,7 @@ def _check(config: Config) -> None:
     """What holds between keys. Raises ``ConfigError``."""
     settings = config.settings
     _check_results(config)
+    _check_size(settings)
     slugs: dict[str, str] = {}
     for name in settings.models:
         other = slugs.setdefault(cell.slug(name), name)
@@ -178,6 +204,22 @@ def _check_results(config: Config) -> None:
         raise ConfigError("results", results, f"allowed: names of at most {LONGEST_NAME} bytes")
     if (config.base / results).exists() and not (config.base / results).is_dir():
         raise ConfigError("results", results, "allowed: a folder, or a name that is free")
+
+
+def _check_size(settings: Settings) -> None:
+    """An upper bound, from the lengths of the axes alone: nothing is expanded to find it."""
+    total = 0
+    for name, entry in settings.workloads.items():
+        runs = entry.runs or settings.runs
+        if runs > MOST_CELLS:
+            key = f"workloads.{name}.runs" if entry.runs else "runs"
+            raise ConfigError(key, runs, f"allowed: up to {MOST_CELLS}, the most cells of a sweep")
+        axes = [getattr(entry, axis) or getattr(settings, axis) for axis in ENGINE_AXES]
+        axes += [getattr(entry, axis, None) or [None] for axis in CELL_AXES]
+        total += runs * math.prod(map(len, axes))
+        if total > MOST_CELLS:
+            allowed = f"allowed: up to {MOST_CELLS} cells in a sweep; it makes them {total}"
+            raise ConfigError(f"workloads.{name}", "its axes", allowed)
 
 
 def _check_lengths(key: str, entry: WorkloadEntry) -> None:
@@ -235,12 +277,13 @@ def _one_line(error: ErrorDetails) -> ConfigError:
         path.append(context["key"])
         value = value.get(context["key"], value) if isinstance(value, dict) else value
     elif error["type"] == "missing":
-        message, value = "missing; allowed: it must be given", None
+        value = None
     elif error["type"].startswith("union_tag"):
         path.append("kind")
         value = value.get("kind") if isinstance(value, dict) else value
         message = "allowed: latency, throughput, serve, capture"
-    elif error["type"] == "string_pattern_mismatch":
-        message = 'allowed: a full version in quotes, like "0.33.0"'
+    if path and path[-1] == "[key]":
+        del path[-1]
+    message = _WORDS.get(error["type"], message)
     message = message.replace("Input should be", "allowed:")
     return ConfigError(".".join(map(str, path)) or "(top level)", value, message)

@@ -6,12 +6,13 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_plugin_submitit.repeated import repeated_key
 from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
 from tpsweep.cell import Cell, slug
 from tpsweep.config import Config, ConfigError, load_config
@@ -201,6 +202,16 @@ class Sweep:
 def _class(job: Job) -> str:
     """The name of a node class and a number of GPUs, as ``Request.name``."""
     return class_name(job.gpu_type, job.gpus)
+
+
+def check_files(paths: Iterable[str | Path]) -> None:
+    """What is lost once the config's files have been read: keys that are there twice.
+
+    Raises ``InputError``.
+    """
+    for path in map(Path, paths):
+        if twice := repeated_key(path.read_text("utf-8")):
+            raise InputError(f"config: {twice} of {path.name}, allowed: once")
 
 
 def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
