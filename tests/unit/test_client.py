@@ -118,6 +118,7 @@ def test_a_measured_cell_removes_its_old_failure(session: Session) -> None:
             "row": str((session.results / CELL.path).resolve()),
             "session_id": "stand-in-1",
             "session_log": str(session.log),
+            "dataset": "",
         }
     ]
     told = (session.results / "logs" / "cell.log").read_text("utf-8")

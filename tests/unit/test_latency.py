@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from tests.unit.cells import engine, latency_cell
 from tpsweep import latency
-from tpsweep.latency import Finished, Repeat
+from tpsweep.latency import Measured
+from tpsweep.measurement import Times
+from tpsweep.repeat import Finished, Repeat
 from tpsweep.vllm_api import RequestTimes
 
 PREFILL_S, STEP_S = 0.030, 0.002
@@ -25,7 +28,9 @@ class StandInEngine:
 
     asked: list[tuple[list[list[int]], int]] = field(default_factory=list)
 
-    def __call__(self, prompts: list[list[int]], output_len: int) -> Repeat:
+    def __call__(self, prompts: list[list[int]], output_lens: Sequence[int]) -> Repeat:
+        (output_len,) = set(output_lens)
+        assert len(prompts) == len(output_lens)
         self.asked.append((prompts, output_len))
         wall = PREFILL_S + STEP_S * (output_len - 1)
         return Repeat(wall, [finished(output_len) for _ in prompts])
@@ -88,12 +93,15 @@ def test_chunked_prefill_is_flagged() -> None:
 )
 def test_a_spoilt_request_refuses_the_cell(spoilt: Finished, reason: str) -> None:
     cell = latency_cell(engine=engine())
-    good = Repeat(0.1, [finished(), finished()])
-    assert latency.refusals(cell, [good], 5) == []
-    (said,) = latency.refusals(cell, [good, Repeat(0.1, [finished(), spoilt])], 5)
+    good, out1 = Repeat(0.1, [finished(), finished()]), Repeat(0.1, [finished(1), finished(1)])
+    times = Times(0, 1, 2)
+    assert latency.refusals(cell, Measured([good], [out1], times)) == []
+    bad = Repeat(0.1, [finished(), spoilt])
+    (said,) = latency.refusals(cell, Measured([good, bad], [out1], times))
     assert reason in said
 
 
 def test_a_lost_request_refuses_the_cell() -> None:
-    (said,) = latency.refusals(latency_cell(), [Repeat(0.1, [finished()])], 5)
-    assert "batch=2" in said
+    lost, out1 = Repeat(0.1, [finished()]), Repeat(0.1, [finished(1), finished(1)])
+    (said,) = latency.refusals(latency_cell(), Measured([lost], [out1], Times(0, 1, 2)))
+    assert said == "a repeat returned another number of requests than 2"

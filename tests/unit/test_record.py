@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ from typing import Any
 import pytest
 
 from tests.unit.cells import engine, latency_cell, model
-from tpsweep import row
+from tpsweep import latency, row
 from tpsweep.cell import Cell
 from tpsweep.client import Request
 from tpsweep.gpus import GpuInfo, GpuWindow
-from tpsweep.latency import Finished, Measured, Repeat
+from tpsweep.latency import Measured
+from tpsweep.measurement import Measurement, Times
 from tpsweep.models import Shape, read_config
 from tpsweep.record import Context, EngineRecord, make_row, refusals
+from tpsweep.repeat import Finished, Repeat
 from tpsweep.vllm_api import LogFacts, RequestTimes
 
 SHAPE = Shape.from_config(
@@ -48,10 +51,14 @@ def measured(prefill_s: float = 0.1, tpot_s: float = 0.01) -> Measured:
     return Measured(
         repeats=[repeat(prefill_s, tpot_s, OUTPUT_LEN)] * REPEATS,
         repeats_out1=[repeat(prefill_s, tpot_s, 1)] * REPEATS,
-        began=100.0,
-        measured=101.0,
-        kept_until=102.0,
+        times=Times(began=100.0, measured=101.0, kept_until=102.0),
     )
+
+
+def measurement(found: Measured | None = None) -> Measurement:
+    found = found or measured()
+    figures, reasons = latency.figures(CELL, found), latency.refusals(CELL, found)
+    return Measurement(found.times, figures, reasons, BATCH * OUTPUT_LEN * REPEATS)
 
 
 def engine_record(**changes: Any) -> EngineRecord:
@@ -104,9 +111,10 @@ def refused(
     found: Measured | None = None,
     windows: list[GpuWindow | None] | None = None,
 ) -> list[str]:
-    record, found = record or engine_record(), found or measured()
+    record, made = record or engine_record(), measurement(found)
     seen = [*WINDOWS] if windows is None else windows
-    return refusals(cell, record, found, seen, make_row(cell, record, found, seen, CONTEXT))
+    judged = refusals(cell, record, seen, make_row(cell, record, made, seen, CONTEXT))
+    return made.refusals + judged
 
 
 def test_a_sound_measurement_is_not_refused() -> None:
@@ -182,18 +190,18 @@ def test_every_reason_is_given() -> None:
 
 
 def test_a_row_goes_through_its_file_unchanged(tmp_path: Path) -> None:
-    made = make_row(CELL, engine_record(), measured(), WINDOWS, CONTEXT)
+    made = make_row(CELL, engine_record(), measurement(), WINDOWS, CONTEXT)
     row.write_row(made, tmp_path / "x.parquet")  # refuses a column that the schema lacks
     read = row.read_row(tmp_path / "x.parquet")
     assert {name: read[name] for name in made} == made
     assert not [name for name in row.IDENTITY_NAMES if name not in made]
-    left_out = set(row.SCHEMA.names) - set(made)
-    assert left_out == {"ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms", "itl_p99_ms", "gpu_note",
-                        "cpu_model", "cuda_version", "tpsweep_version"}  # fmt: skip
+    left_out = {column.name for column in (*row.GPU_STATE, *row.PROVENANCE)} - set(made)
+    assert left_out == {"gpu_note", "cpu_model", "cuda_version", "tpsweep_version",
+                        "request_set_digest", "vllm_results"}  # fmt: skip
 
 
 def test_figures_times_and_energy_of_a_row() -> None:
-    made = make_row(CELL, engine_record(), measured(), WINDOWS, CONTEXT)
+    made = make_row(CELL, engine_record(), measurement(), WINDOWS, CONTEXT)
     assert made["prefill_ms"] == pytest.approx(100.0)
     assert made["tpot_ms"] == pytest.approx(10.0)
     assert made["output_tok_s"] == pytest.approx(BATCH * OUTPUT_LEN / 0.14)
@@ -214,10 +222,10 @@ def test_a_cell_without_gpus_says_why_and_has_no_floor(tmp_path: Path) -> None:
     cell = latency_cell(input_len=INPUT_LEN, batch=BATCH, repeats=REPEATS)
     record = engine_record(gpus=[], gpu_link=None, gpu_note="no GPU: the node class is CPU")
     made = make_row(
-        cell, record, measured(tpot_s=1e-6), [], dataclasses.replace(CONTEXT, last_end=None)
+        cell, record, measurement(measured(tpot_s=1e-6)), [], replace(CONTEXT, last_end=None)
     )
     row.write_row(made, tmp_path / "x.parquet")
     assert made["gpu_note"] == "no GPU: the node class is CPU"
     assert made["floor_note"] and made["decode_floor_ratio"] is None
     assert made["gap_s"] is None
-    assert refusals(cell, record, measured(tpot_s=1e-6), [], made) == []
+    assert refusals(cell, record, [], made) == []

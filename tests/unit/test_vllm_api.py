@@ -66,5 +66,22 @@ def test_what_every_engine_is_started_with() -> None:
 def test_ranks_on_a_cpu_get_a_processor_each() -> None:
     assert vllm_api.engine_env(engine(), {4, 2, 9})["VLLM_CPU_OMP_THREADS_BIND"] == "2|4"
     assert "VLLM_CPU_OMP_THREADS_BIND" not in vllm_api.engine_env(engine(gpu_card="H200"), {1})
-    with pytest.raises(ValueError, match="tp=2"):
+    with pytest.raises(ValueError, match="tp 2 x replicas 1"):
         vllm_api.engine_env(engine(), {0})
+
+
+def test_a_servers_arguments_are_words_of_a_command_line() -> None:
+    arguments = vllm_api.server_arguments(engine(replicas=2, args={"enforce_eager": True}), "name")
+    assert arguments["data_parallel_size"] == 2
+    words = vllm_api.command_line(arguments | {"a_map": {"x": [1]}, "odd": "--x $(y)", "no": None})
+    assert "--enforce-eager" in words
+    assert "--no-enable-prefix-caching" in words
+    assert "--tensor-parallel-size=2" in words
+    assert words[-2:] == ['--a-map={"x": [1]}', "--odd=--x $(y)"]
+
+
+def test_the_tp_that_runs_is_read_from_the_log() -> None:
+    said = "INFO core.py:1 Initializing a V1 LLM engine (v0.32.0) with config: model='m', "
+    said += "load_format=dummy, tensor_parallel_size=2, pipeline_parallel_size=1"
+    assert vllm_api.log_facts(said, 2).tp == 2
+    assert vllm_api.log_facts("nothing", 2).tp is None

@@ -1,30 +1,43 @@
-# One job per cell: one Parquet file, no input but its model and its class's preflight. The executor packs ready cells of
-# equal `session` into one task, starts `session_command` (the engine daemon) in it once, and runs
-# the clients below one after another.
+# One job per cell: one Parquet file, no input but its model and its class's preflight. The executor
+# packs ready cells of equal `session` into one task, starts `session_command` (the engine daemon)
+# in it once, and runs the clients below one after another.
 
 
-rule latency:
-    input:
-        lambda wc: SWEEP.inputs(f"cells/latency/{wc.cell}.parquet"),
-    output:
-        f"{RESULTS}/cells/latency/{{cell}}.parquet",
-    log:
-        f"{RESULTS}/logs/latency/{{cell}}.log",
-    resources:
-        gpu_type=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").gpu_type,
-        gpus=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").gpus,
-        runtime=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").minutes,
-        session=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").session,
-        session_command=lambda wc: SWEEP.job(
-            f"cells/latency/{wc.cell}.parquet"
-        ).session_command,
-        session_runtime=SWEEP.config.engine_start_minutes,
-        failure_record=lambda wc: SWEEP.failure_record(
-            f"cells/latency/{wc.cell}.parquet"
-        ),
-        session_order=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").order,
-    params:
-        cell=lambda wc: SWEEP.job(f"cells/latency/{wc.cell}.parquet").cell.to_json(),
-    shell:
-        f"{PYTHON} scripts/latency.py --cell {{params.cell:q}} --results {ROOT} --log {{log:q}}"
-        " --session-command {resources.session_command:q}"
+def of_job(workload, what):
+    """A function of a cell's wildcards: that part of its job."""
+    return lambda wc: getattr(SWEEP.job(f"cells/{workload}/{wc.cell}.parquet"), what)
+
+
+def of_cell(workload, function):
+    """The same for a function of the path of the cell's row."""
+    return lambda wc: function(f"cells/{workload}/{wc.cell}.parquet")
+
+
+for WORKLOAD in SUPPORTED_WORKLOADS:
+
+    rule:
+        name:
+            WORKLOAD
+        input:
+            of_cell(WORKLOAD, SWEEP.inputs),
+        output:
+            f"{RESULTS}/cells/{WORKLOAD}/{{cell}}.parquet",
+        log:
+            f"{RESULTS}/logs/{WORKLOAD}/{{cell}}.log",
+        resources:
+            gpu_type=of_job(WORKLOAD, "gpu_type"),
+            gpus=of_job(WORKLOAD, "gpus"),
+            runtime=of_job(WORKLOAD, "minutes"),
+            session=of_job(WORKLOAD, "session"),
+            session_command=of_job(WORKLOAD, "session_command"),
+            session_runtime=SWEEP.config.engine_start_minutes,
+            session_order=of_job(WORKLOAD, "order"),
+            failure_record=of_cell(WORKLOAD, SWEEP.failure_record),
+            # No param: another place of the same file must not rerun a cell.
+            dataset=of_job(WORKLOAD, "dataset"),
+        params:
+            cell=of_job(WORKLOAD, "json"),
+        shell:
+            f"{PYTHON} scripts/{WORKLOAD}.py --cell {{params.cell:q}} --results {ROOT}"
+            " --log {log:q} --dataset={resources.dataset:q}"
+            " --session-command {resources.session_command:q}"

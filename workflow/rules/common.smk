@@ -3,6 +3,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from tpsweep.matrix import SUPPORTED_WORKLOADS
 from tpsweep.preflight import MARKERS, record_path
 from tpsweep.sweep import InputError, check_files, load_sweep
 

@@ -169,6 +169,7 @@ class Cell:
         """The axes in a file name's letters, for people; ``cell_id`` is what identifies."""
         axes = {
             "b": self.batch,
+            "n": self.num_prompts,
             "in": self.input_len,
             "out": self.output_len,
             "rate": self.request_rate,

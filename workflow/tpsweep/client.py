@@ -62,6 +62,7 @@ class Request:
     row: str  # absolute path of the row to write
     session_id: str
     session_log: str
+    dataset: str = ""  # absolute path of the cell's file of requests, if it has one
 
     def to_line(self) -> bytes:
         """One line of JSON, newline included."""
@@ -77,6 +78,7 @@ def main(workload: str, arguments: list[str] | None = None) -> int:
     parser.add_argument("--cell", required=True, help="the cell, as canonical JSON")
     parser.add_argument("--results", required=True, type=Path, help="the results root")
     parser.add_argument("--session-command", required=True, help="starts the engine's daemon")
+    parser.add_argument("--dataset", default="", help="file of conversations or lengths")
     parser.add_argument("--log", type=Path, help="where to say how it went")
     options = parser.parse_args(arguments)
     try:
@@ -87,7 +89,7 @@ def main(workload: str, arguments: list[str] | None = None) -> int:
     if cell.workload != workload:
         print(f"--cell: its workload is {cell.workload!r}, allowed: {workload!r}", file=sys.stderr)
         return 2
-    failure = run(cell, options.results, options.session_command)
+    failure = run(cell, options.results, options.session_command, options.dataset)
     said = f"{failure.type}: {failure.message}" if failure else f"measured {cell.path}"
     print(said, file=sys.stderr if failure else sys.stdout)
     if options.log:
@@ -104,7 +106,7 @@ def main(workload: str, arguments: list[str] | None = None) -> int:
     return FINAL_EXIT_CODE if failure.type in WOULD_FAIL_AGAIN else 1
 
 
-def run(cell: Cell, results: Path, session_command: str) -> Failure | None:
+def run(cell: Cell, results: Path, session_command: str, dataset: str = "") -> Failure | None:
     """Have ``cell`` measured into ``results``; its failure record appears, or disappears."""
     log = os.environ.get("SESSION_LOG", "")
     offset = log_size(log)
@@ -114,7 +116,7 @@ def run(cell: Cell, results: Path, session_command: str) -> Failure | None:
         with _session_dir(session_command) as folder:
             if os.environ.get("SESSION_STATE") == "failed":
                 raise _start_failed(folder)
-            _measure(cell, results, folder)
+            _measure(cell, results, folder, dataset)
             _ignore_signals()
     except CellError as error:
         _ignore_signals()
@@ -139,13 +141,14 @@ def run(cell: Cell, results: Path, session_command: str) -> Failure | None:
     return None
 
 
-def _measure(cell: Cell, results: Path, folder: Path) -> None:
+def _measure(cell: Cell, results: Path, folder: Path, dataset: str) -> None:
     row = (results / cell.path).resolve()
     request = Request(
         cell=cell.to_json(),
         row=str(row),
         session_id=os.environ.get("SESSION_ID", ""),
         session_log=os.environ.get("SESSION_LOG", ""),
+        dataset=str(Path(dataset).resolve()) if dataset else "",
     )
     with socket.socket(socket.AF_UNIX) as connection:
         try:

@@ -1,4 +1,4 @@
-"""The engine daemon: one loaded vLLM engine, and the cells that it measures one after another.
+"""The engine daemon: one vLLM engine or server, and the cells that it measures one after another.
 
 Started once per session as ``python -m tpsweep.engine --engine JSON --starts FILE`` with
 ``SESSION_DIR`` set. It loads the engine, listens on ``$SESSION_DIR/engine.sock``, makes the file
@@ -26,14 +26,16 @@ from pathlib import Path
 
 import psutil
 
-from tpsweep import gpus, latency, provenance, vllm_api
+from tpsweep import gpus, provenance, vllm_api, workloads
 from tpsweep.cell import Cell, Engine
 from tpsweep.client import SOCKET_NAME, START_FAILURE, Request
+from tpsweep.errors import EngineDiedError, StartError
 from tpsweep.failure import classify, log_since, log_size
 from tpsweep.guard import Guard
-from tpsweep.offline import EngineDiedError, OfflineEngine
+from tpsweep.offline import OfflineEngine
 from tpsweep.record import Context, EngineRecord, make_row, refusals
 from tpsweep.row import write_row
+from tpsweep.server import Server
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,6 @@ class Answer:
     ok: bool
     type: str = ""
     message: str = ""
-
-
-class StartError(RuntimeError):
-    """The engine cannot be started as asked; ``type`` is one of ``tpsweep.failure.TYPES``."""
-
-    def __init__(self, type_: str, message: str) -> None:
-        super().__init__(message)
-        self.type = type_
 
 
 class Daemon:
@@ -66,27 +60,28 @@ class Daemon:
         os.environ.update(environment)
         self._check_version()
         self.sampler, infos, link, note = self._gpu_group(folder)
-        arguments = vllm_api.llm_arguments(engine)
-        self.offline = OfflineEngine(arguments)
+        self.loaded: workloads.Loaded = (
+            Server(engine, log) if engine.mode == "server" else OfflineEngine(engine)
+        )
         self.record = EngineRecord(
             engine_id=uuid.uuid4().hex[:12],
             start_s=time.time() - psutil.Process().create_time(),
             log_facts=vllm_api.log_facts(log_since(log, log_begin), engine.tp),
-            arguments=arguments,
+            arguments=self.loaded.arguments,
             environment=environment,
             software=provenance.software(),
             host=provenance.host(os.environ),
             gpus=infos,
             gpu_link=link,
             gpu_note=note,
-            shape=self.offline.shape,
-            tp_ran=self.offline.tp,
+            shape=self.loaded.shape,
+            tp_ran=self.loaded.tp,
         )
         # pyarrow's first write takes 0.2 s: not in the gap between the first two cells.
         write_row({}, folder / "warm-up.parquet")
         self._ready = folder / "ready"
         self._client: socket.socket | None = None
-        self._guard = Guard(self._engine_died)
+        self._guard = Guard(self._engine_died, self.loaded.processes)
 
     def _check_version(self) -> None:
         import vllm
@@ -124,26 +119,31 @@ class Daemon:
         if cell.engine.session != self.engine.session:
             return Answer(False, "invalid", f"the cell wants the engine {cell.engine.session}")
         utc_at_zero = datetime.now(UTC) - timedelta(seconds=time.monotonic())
+        root = Path(request.row).parents[len(Path(cell.path).parts) - 1]
+        files = workloads.Files(root, Path(request.dataset) if request.dataset else None)
         try:
-            measured = latency.measure(cell, self.offline.generate, self.offline.vocabulary)
+            measured = workloads.measure(cell, self.loaded, files)
         except EngineDiedError as error:
             return Answer(False, "crash", str(error))
         except ValueError as error:  # vLLM's own refusal of a request: the engine lives on
             return Answer(False, "invalid", str(error))
+        except OSError as error:
+            return Answer(False, "write", f"{error.filename}: {error.strerror}")
         ended = time.monotonic()
         windows: list[gpus.GpuWindow | None] = []
         if self.sampler:
             # Energy is interpolated at the end of the kept repeats: one more reading after it.
-            time.sleep(max(0.0, measured.kept_until + 2 * gpus.INTERVAL_S - ended))
+            times = measured.times
+            time.sleep(max(0.0, times.kept_until + 2 * gpus.INTERVAL_S - ended))
             samples = self.sampler.read()
             windows = [
-                gpus.window(samples, i.uuid, measured.began, measured.measured, measured.kept_until)
+                gpus.window(samples, i.uuid, times.began, times.measured, times.kept_until)
                 for i in self.record.gpus
             ]
         context = Context(request, self.order, self.last_end, ended, utc_at_zero)
         self.order, self.last_end = self.order + 1, ended
         row = make_row(cell, self.record, measured, windows, context)
-        reasons = refusals(cell, self.record, measured, windows, row)
+        reasons = measured.refusals + refusals(cell, self.record, windows, row)
         if reasons:
             return Answer(False, "invalid", "; ".join(reasons))
         try:
@@ -155,13 +155,13 @@ class Daemon:
     def serve(self, listener: socket.socket) -> int:
         """Answer clients until the engine dies (returns 1); ended by SIGTERM otherwise."""
         self._ready.touch()
-        while self.offline.alive:
+        while self.loaded.alive:
             self._client, _ = listener.accept()
             with self._client:
                 line = self._client.makefile("rb").readline()
                 if line:
                     answer = self.serve_cell(Request(**json.loads(line)))
-                    if not self.offline.alive:
+                    if not self.loaded.alive:
                         self._ready.unlink(missing_ok=True)  # before the next cell can come
                     _answer(self._client, answer)
             self._client = None
@@ -174,12 +174,13 @@ class Daemon:
         if client is not None:
             _answer(client, Answer(False, "crash", what))
         print(what, file=sys.stderr, flush=True)
+        self.loaded.kill()
         os._exit(1)
 
     def close(self) -> None:
         """End the engine's processes and the sampler."""
         self._guard.stop()
-        self.offline.close()
+        self.loaded.close()
         if self.sampler:
             self.sampler.stop()
 

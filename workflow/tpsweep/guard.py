@@ -8,7 +8,7 @@ therefore looks at the processes themselves.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 import psutil
 
@@ -20,14 +20,17 @@ GRACE_S = 3.0
 
 
 class Guard:
-    """Watches the engine's processes (those of vLLM below this one) until ``stop``.
+    """Watches the engine's processes (those of vLLM below this one, and ``also``) until ``stop``.
 
     ``on_death`` is called once, in the guard's thread, ``GRACE_S`` after one of them has gone,
     with a line that names it.
     """
 
-    def __init__(self, on_death: Callable[[str], None]) -> None:
-        self._processes = _engine_processes()
+    def __init__(
+        self, on_death: Callable[[str], None], also: Mapping[str, psutil.Process] | None = None
+    ) -> None:
+        named = [(process, name) for name, process in (also or {}).items()]
+        self._processes = named + _engine_processes({process.pid for process, _ in named})
         self._on_death = on_death
         self._stopped = threading.Event()
         threading.Thread(target=self._watch, daemon=True, name="engine-guard").start()
@@ -50,11 +53,11 @@ class Guard:
                 return
 
 
-def _engine_processes() -> list[tuple[psutil.Process, str]]:
+def _engine_processes(known: Collection[int]) -> list[tuple[psutil.Process, str]]:
     found = []
     for process in psutil.Process().children(recursive=True):
         title = " ".join(process.cmdline())
-        if title.startswith(PROCESS_TITLE):
+        if title.startswith(PROCESS_TITLE) and process.pid not in known:
             found.append((process, title.strip()))
     return found
 

@@ -13,51 +13,33 @@ wall times only. Sampling is as in vLLM's own ``vllm.benchmarks.latency`` (tempe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from tpsweep import vllm_api
+from tpsweep import repeat
 from tpsweep.cell import Cell
+from tpsweep.measurement import Measurement, Times
+from tpsweep.repeat import Generate, Repeat
 from tpsweep.stats import median_interval
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What one request came to, of all that ``vllm.RequestOutput`` holds. Times in seconds."""
-
-    prompt_tokens: int
-    output_tokens: int
-    finish_reason: str | None
-    cached_tokens: int
-    times: vllm_api.RequestTimes
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """One generate() call of the whole batch: its wall time and its requests."""
-
-    wall_s: float
-    requests: list[Finished]
-
-
-class Generate(Protocol):
-    """One static batch on the engine; prompts are token ids, one list per sequence."""
-
-    def __call__(self, prompts: list[list[int]], output_len: int) -> Repeat: ...
-
-
-@dataclass(frozen=True)
 class Measured:
-    """A cell's raw samples. The three times are time.monotonic() seconds."""
+    """A cell's raw samples; the cross-check comes after the kept repeats."""
 
     repeats: list[Repeat]
     repeats_out1: list[Repeat] = field(repr=False)
-    began: float
-    measured: float
-    kept_until: float  # end of the kept repeats (the cross-check comes after)
+    times: Times
+
+
+def run(cell: Cell, generate: Generate, vocabulary: int) -> Measurement:
+    """Measure a cell."""
+    measured = measure(cell, generate, vocabulary)
+    tokens = (cell.batch or 0) * (cell.output_len or 0) * cell.repeats
+    return Measurement(measured.times, figures(cell, measured), refusals(cell, measured), tokens)
 
 
 def measure(
@@ -75,7 +57,7 @@ def measure(
 
     def once(output_len: int) -> Repeat:
         prompts = random.integers(0, vocabulary, size=shape).tolist()
-        return generate(prompts, output_len)
+        return generate(prompts, [output_len] * len(prompts))
 
     began = clock()
     for _ in range(cell.warmups):
@@ -85,54 +67,38 @@ def measure(
     kept_until = clock()
     once(1)
     out1 = [once(1) for _ in range(cell.repeats)]
-    return Measured(repeats, out1, began, measured, kept_until)
+    return Measured(repeats, out1, Times(began, measured, kept_until))
 
 
-def prefill_ms(repeat: Repeat) -> float:
+def prefill_ms(batch: Repeat) -> float:
     """Milliseconds from the first scheduled request to the last first token of the batch."""
-    times = [request.times for request in repeat.requests]
+    times = [request.times for request in batch.requests]
     return 1e3 * (max(t.first_token for t in times) - min(t.scheduled for t in times))
 
 
-def tpot_ms(repeat: Repeat, output_len: int) -> float | None:
+def tpot_ms(batch: Repeat, output_len: int) -> float | None:
     """Milliseconds per output token after the first; None if there is only one."""
     if output_len < 2:
         return None
-    times = [request.times for request in repeat.requests]
+    times = [request.times for request in batch.requests]
     span = max(t.last_token for t in times) - max(t.first_token for t in times)
     return 1e3 * span / (output_len - 1)
 
 
-def refusals(cell: Cell, repeats: Sequence[Repeat], output_len: int) -> list[str]:
+def refusals(cell: Cell, measured: Measured) -> list[str]:
     """Why a cell's repeats must not become a row (measuring rule 2); empty if they may."""
-    requests = [request for repeat in repeats for request in repeat.requests]
-    reasons = []
-    if any(len(repeat.requests) != cell.batch for repeat in repeats):
-        reasons.append(f"a repeat returned another number of requests than batch={cell.batch}")
-    wrong_length = [r.output_tokens for r in requests if r.output_tokens != output_len]
-    if wrong_length:
-        reasons.append(
-            f"{len(wrong_length)} of {len(requests)} requests gave another number of tokens "
-            f"than {output_len}, e.g. {wrong_length[0]}"
-        )
-    wrong_prompt = [r.prompt_tokens for r in requests if r.prompt_tokens != cell.input_len]
-    if wrong_prompt:
-        reasons.append(f"prompts had {wrong_prompt[0]} tokens, not {cell.input_len}")
-    ends = {r.finish_reason for r in requests} - {"length"}
-    if ends:
-        reasons.append(f"requests ended with {sorted(map(str, ends))}, not only by length")
-    cached = sum(r.cached_tokens for r in requests)
-    if cached:
-        reasons.append(f"{cached} prompt tokens came from the prefix cache")
-    return reasons
+    batch = cell.batch or 0
+    prompt_lens = [cell.input_len or 0] * batch
+    reasons = repeat.refusals(measured.repeats, prompt_lens, [cell.output_len or 0] * batch)
+    return reasons + repeat.refusals(measured.repeats_out1, prompt_lens, [1] * batch)
 
 
 def figures(cell: Cell, measured: Measured) -> dict[str, Any]:
     """The row's samples and derived figures of a latency cell (columns of ``tpsweep.row``)."""
     output_len, batch = int(cell.output_len or 0), int(cell.batch or 0)
-    e2e = [1e3 * repeat.wall_s for repeat in measured.repeats]
-    out1 = [1e3 * repeat.wall_s for repeat in measured.repeats_out1]
-    prefill = median_interval([prefill_ms(repeat) for repeat in measured.repeats])
+    e2e = [1e3 * r.wall_s for r in measured.repeats]
+    out1 = [1e3 * r.wall_s for r in measured.repeats_out1]
+    prefill = median_interval([prefill_ms(r) for r in measured.repeats])
     tpots = [t for r in measured.repeats if (t := tpot_ms(r, output_len)) is not None]
     tpot = median_interval(tpots) if tpots else None
     e2e_median = float(np.median(e2e))
@@ -142,7 +108,7 @@ def figures(cell: Cell, measured: Measured) -> dict[str, Any]:
     chunk = cell.engine.args.get("max_num_batched_tokens")
     return {
         "e2e_ms_samples": e2e,
-        "prefill_ms_samples": [prefill_ms(repeat) for repeat in measured.repeats],
+        "prefill_ms_samples": [prefill_ms(r) for r in measured.repeats],
         "tpot_ms_samples": tpots,
         "e2e_out1_ms_samples": out1,
         "e2e_ms": e2e_median,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tpsweep import request_set
 from tpsweep.cell import Cell, Engine
 from tpsweep.config import Config, ConfigError
 from tpsweep.settings import Capture, RequestSet, Serve, StaticBatch, WorkloadEntry
@@ -16,7 +16,7 @@ from tpsweep.settings import Capture, RequestSet, Serve, StaticBatch, WorkloadEn
 if TYPE_CHECKING:
     from snakemake_executor_plugin_submitit.site import Site
 
-SUPPORTED_WORKLOADS = ("latency",)
+SUPPORTED_WORKLOADS = ("latency", "throughput", "serve")
 """Workloads that this version measures; the others are in the manifest as unsupported."""
 
 
@@ -55,7 +55,7 @@ def expand(config: Config, site: Site) -> list[Planned]:
     exclusions = [exclusion.axes for exclusion in config.settings.exclude]
     unused = set(range(len(exclusions)))
     for name, entry in config.settings.workloads.items():
-        dataset = _find_dataset(entry, config.base)
+        dataset = _find_dataset(name, entry, config.base)
         for engine in _engines(entry, config, site):
             problem = _node_problem(engine, site) or dataset.problem
             for cell in _cells(entry, engine, dataset):
@@ -68,7 +68,7 @@ def expand(config: Config, site: Site) -> list[Planned]:
                 elif reason:
                     status = "infeasible"
                 elif cell.workload not in SUPPORTED_WORKLOADS:
-                    measured = " and ".join(SUPPORTED_WORKLOADS)
+                    measured = ", ".join(SUPPORTED_WORKLOADS)
                     status = "unsupported"
                     reason = f"this version of tpsweep measures {measured} only"
                 labels = entry.label, config.models[engine.model.name].label
@@ -167,16 +167,21 @@ def _cells(entry: WorkloadEntry, engine: Engine, dataset: Dataset) -> Iterator[C
         )
 
 
-def _find_dataset(entry: WorkloadEntry, base: Path) -> Dataset:
+def _find_dataset(name: str, entry: WorkloadEntry, base: Path) -> Dataset:
     """A file of requests is identified by its content, wherever it lies."""
     if not isinstance(entry, RequestSet) or entry.dataset_path is None:
         return Dataset({})
+    path = base / entry.dataset_path
     try:
-        with (base / entry.dataset_path).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        request_set.check_file(
+            entry.dataset, path, max(entry.num_prompts), entry.engine.max_model_len
+        )
+        return Dataset({"dataset_digest": request_set.file_digest(path)})
     except OSError as error:
         return Dataset({}, f"dataset_path {entry.dataset_path!r}: {error.strerror}")
-    return Dataset({"dataset_digest": digest})
+    except ValueError as error:
+        key = f"workloads.{name}.dataset_path"
+        raise ConfigError(key, entry.dataset_path, str(error)) from None
 
 
 def _node_problem(engine: Engine, site: Site) -> str | None:

@@ -271,3 +271,11 @@ def _pretty(value: Any) -> str:
 def _write(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, "utf-8")
+
+
+def shape_of(config: dict[str, Any]) -> Shape | None:
+    """The shape in a model's configuration; None for an architecture that we do not know."""
+    try:
+        return Shape.from_config(config)
+    except UnknownShapeError:
+        return None

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
+import psutil
+
 from tpsweep import vllm_api
-from tpsweep.latency import Finished, Repeat
-from tpsweep.models import Shape, UnknownShapeError
-
-
-class EngineDiedError(RuntimeError):
-    """The engine's processes are gone; no further cell can be measured with it."""
+from tpsweep.cell import Engine
+from tpsweep.errors import EngineDiedError
+from tpsweep.models import shape_of
+from tpsweep.repeat import Finished, Repeat
 
 
 class OfflineEngine:
-    """One loaded engine, from the arguments of ``vllm.LLM``.
+    """One loaded engine (``vllm.LLM``).
 
     ``shape`` is read from the configuration that vLLM really loaded; None for an architecture whose
     parameters we cannot count.
     """
 
-    def __init__(self, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, engine: Engine) -> None:
         from vllm import LLM
 
-        self.llm: Any = LLM(**arguments)
+        self.arguments = vllm_api.llm_arguments(engine)
+        self.llm: Any = LLM(**self.arguments)
         self.alive = True
         config = self.llm.llm_engine.vllm_config
         self.tp = int(config.parallel_config.tensor_parallel_size)
@@ -34,8 +35,8 @@ class OfflineEngine:
         self.shape = shape_of(hf_config.to_dict())
         self.vocabulary = int(hf_config.vocab_size)
 
-    def generate(self, prompts: list[list[int]], output_len: int) -> Repeat:
-        """Run one static batch to exactly ``output_len`` tokens each (EOS ignored).
+    def generate(self, prompts: list[list[int]], output_lens: Sequence[int]) -> Repeat:
+        """Run all prompts at once, each to exactly as many tokens as asked (EOS ignored).
 
         Prompts are built before the clock starts. Raises ``EngineDiedError`` if the engine's
         processes are gone, and ``ValueError`` for what vLLM refuses.
@@ -44,9 +45,10 @@ class OfflineEngine:
         from vllm.inputs import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        sampling = SamplingParams(
-            temperature=1.0, ignore_eos=True, max_tokens=output_len, detokenize=False
-        )
+        sampling = [
+            SamplingParams(temperature=1.0, ignore_eos=True, max_tokens=length, detokenize=False)
+            for length in output_lens
+        ]
         batch = [TokensPrompt(prompt_token_ids=ids) for ids in prompts]
         begin = time.perf_counter()
         try:
@@ -57,18 +59,23 @@ class OfflineEngine:
         wall = time.perf_counter() - begin
         return Repeat(wall, [_finished(output) for output in outputs])
 
+    @property
+    def processes(self) -> dict[str, psutil.Process]:
+        """What is to be watched beside vLLM's own children: nothing."""
+        return {}
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.llm.get_tokenizer()
+
+    def kill(self) -> None:
+        """End at once: vLLM's processes end with this one."""
+
     def close(self) -> None:
         """End vLLM's processes; what they leave behind is ended by the session's runner."""
         with contextlib.suppress(OSError, RuntimeError):
             self.llm.llm_engine.engine_core.shutdown()
-
-
-def shape_of(config: dict[str, Any]) -> Shape | None:
-    """The shape in a model's configuration; None for an architecture that we do not know."""
-    try:
-        return Shape.from_config(config)
-    except UnknownShapeError:
-        return None
 
 
 def _finished(output: Any) -> Finished:

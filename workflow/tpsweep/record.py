@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tpsweep import latency
 from tpsweep.cell import Cell
 from tpsweep.client import Request
 from tpsweep.floors import floors_of
 from tpsweep.gpus import GpuInfo, GpuWindow
+from tpsweep.measurement import Measurement, Times
 from tpsweep.models import Shape
 from tpsweep.vllm_api import LogFacts
 
@@ -63,34 +63,31 @@ class Context:
 def make_row(
     cell: Cell,
     engine: EngineRecord,
-    measured: latency.Measured,
+    measured: Measurement,
     windows: Sequence[GpuWindow | None],
     context: Context,
 ) -> dict[str, Any]:
-    """The row of a measured latency cell (columns of ``tpsweep.row``); call ``refusals`` first."""
-    output_tokens = (cell.batch or 0) * (cell.output_len or 0) * cell.repeats
+    """The row of a measured cell (columns of ``tpsweep.row``); to be judged by ``refusals``."""
     row = {
         "cell_id": cell.cell_id,
         **cell.columns(),
         "warmups": cell.warmups,
         "repeats": cell.repeats,
-        **latency.figures(cell, measured),
-        **_gpu_state(engine, windows, output_tokens),
-        **_provenance(cell, engine, measured, context),
+        **measured.figures,
+        **_gpu_state(engine, windows, measured.output_tokens),
+        **_provenance(cell, engine, measured.times, context),
     }
-    return {**row, **_floors(cell, engine.shape, row["tpot_ms"], row["prefill_ms"])}
+    return {**row, **_floors(cell, engine.shape, row.get("tpot_ms"), row.get("prefill_ms"))}
 
 
 def refusals(
     cell: Cell,
     engine: EngineRecord,
-    measured: latency.Measured,
     windows: Sequence[GpuWindow | None],
     row: dict[str, Any],
 ) -> list[str]:
-    """Why a measured cell must not become a row (measuring rules 2 to 4); empty if it may."""
-    reasons = latency.refusals(cell, measured.repeats, cell.output_len or 0)
-    reasons += latency.refusals(cell, measured.repeats_out1, 1)
+    """Why a row must not stand, whatever its workload (measuring rules 2 to 4); empty if it may."""
+    reasons = []
     if engine.tp_ran != cell.engine.tp:
         reasons.append(f"tp={cell.engine.tp} was asked, {engine.tp_ran} ran")
     asked, ran = cell.engine.allreduce_backend, engine.log_facts.allreduce_backend
@@ -146,14 +143,12 @@ def _gpu_state(
         "gpu_mem_clock_mhz": [w.mem_clock_mhz for w in known],
         "gpu_temperature_c": [w.temperature_c for w in known],
         "energy_j": energy,
-        "energy_j_per_tok": energy / output_tokens,
+        "energy_j_per_tok": energy / output_tokens if output_tokens else None,
     }
 
 
-def _provenance(
-    cell: Cell, engine: EngineRecord, measured: latency.Measured, context: Context
-) -> dict[str, Any]:
-    gap = None if context.last_end is None else measured.began - context.last_end
+def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context) -> dict[str, Any]:
+    gap = None if context.last_end is None else times.began - context.last_end
     return {
         **engine.software,
         **engine.host,
@@ -170,8 +165,8 @@ def _provenance(
         "session_id": context.request.session_id,
         "session_order": context.order,
         "gap_s": gap,
-        "started_at": context.utc(measured.began),
-        "measured_at": context.utc(measured.measured),
+        "started_at": context.utc(times.began),
+        "measured_at": context.utc(times.measured),
         "ended_at": context.utc(context.ended),
         "log": _below_here(context.request.session_log),
         "synthetic": False,
@@ -179,7 +174,7 @@ def _provenance(
 
 
 def _floors(
-    cell: Cell, shape: Shape | None, tpot_ms: float | None, prefill_ms: float
+    cell: Cell, shape: Shape | None, tpot_ms: float | None, prefill_ms: float | None
 ) -> dict[str, Any]:
     floors = floors_of(cell, shape)
 

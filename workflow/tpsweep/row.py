@@ -100,6 +100,7 @@ FIGURES = (
         for name, what, of in SERVE_METRICS
         for p in PERCENTILES
     ),
+    Column("tokens_per_chunk", FLOAT, "serve: above 1, ITL is per streamed chunk, not per token"),
     Column("ttft_p50_ms_lo", FLOAT, "lowest seed's median"),
     Column("ttft_p50_ms_hi", FLOAT, "highest seed's median"),
     Column("itl_p50_ms_lo", FLOAT, "lowest seed's median"),

@@ -21,6 +21,8 @@ RESAMPLES = 4000
 SEED = 20260101
 MIN_RUNS = 3
 """Fewest runs a side for which the spread between engine starts can be told."""
+TAIL_SAMPLES = 10
+"""A percentile with fewer samples above it says nothing of the tail."""
 
 SIGNIFICANT = "significant"
 NOT_SIGNIFICANT = "not significant"
@@ -73,6 +75,13 @@ def median_interval(samples: Samples) -> Interval:
         return Interval(median, None, None)
     lo, hi = _percentiles(_bootstrap_medians(values, 0))
     return Interval(median, lo, hi)
+
+
+def percentile(samples: Samples, p: int) -> float | None:
+    """Percentile ``p`` of ``samples``, interpolated; None if fewer than 10 of them lie above it."""
+    if len(samples) * (100 - p) < 100 * TAIL_SAMPLES:
+        return None
+    return float(np.percentile(samples, p))
 
 
 def median_of_runs(runs: Sequence[Samples]) -> Interval:

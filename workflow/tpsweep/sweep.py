@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections import Counter
@@ -37,6 +38,12 @@ class Job:
     minutes: int
     model_marker: str  # the file that says that the model's files are there
     session_command: str  # the command line that starts the engine daemon
+    dataset: str  # the file of the cell's requests; "" without one
+
+    @property
+    def json(self) -> str:
+        """The cell as its client gets it: a change of it reruns the cell."""
+        return self.cell.to_json()
 
     @property
     def gpu_type(self) -> str:
@@ -55,8 +62,13 @@ class Job:
 
     @property
     def order(self) -> int:
-        """Cheap cells first, so that a broken engine shows early: a weight of a repeat's tokens."""
-        batch = self.cell.batch or self.cell.num_prompts or 1
+        """Cheap cells first, so that a broken engine shows early: a weight of a repeat's tokens.
+
+        For arrivals by a rate it is the time that they take (ms): sessions do not mix the two.
+        """
+        batch, rate = self.cell.batch or self.cell.num_prompts or 1, self.cell.request_rate
+        if rate is not None:
+            return 0 if math.isinf(rate) else round(1e3 * batch / rate)
         # An output token is a step of its own, input tokens go through many at a time.
         return batch * ((self.cell.input_len or 0) + 16 * (self.cell.output_len or 0))
 
@@ -80,12 +92,17 @@ class Sweep:
         """Planned cells by the path of their row, results root included."""
         commands: dict[str, str] = {}
         jobs = {}
-        for cell, minutes in ((p.cell, p.minutes) for p in self.planned if p.status == "planned"):
-            session = cell.engine.session
+        for item in self.planned:
+            if item.status != "planned":
+                continue
+            cell, session = item.cell, item.cell.engine.session
             if session not in commands:
                 commands[session] = self._session_command(cell)
             marker = self._model_marker(cell.engine.model.name)
-            jobs[f"{self.results}/{cell.path}"] = Job(cell, minutes, marker, commands[session])
+            entry = self.config.settings.workloads[item.entry]
+            dataset = getattr(entry, "dataset_path", None) or ""
+            job = Job(cell, item.minutes, marker, commands[session], dataset)
+            jobs[f"{self.results}/{cell.path}"] = job
         return jobs
 
     def job(self, path: str) -> Job:

@@ -7,6 +7,7 @@ published wheels of 0.25.1 to 0.33. Nothing here imports vLLM at the top: planni
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -44,9 +45,14 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
     ),
     "vllm/distributed/device_communicators/pynccl.py": ("vLLM is using nccl==%s",),
     "vllm/utils/system_utils.py": ("def set_process_title", "VLLM_PROCESS_NAME_PREFIX"),
-    "vllm/v1/engine/core.py": ("EngineCore", "set_process_title("),
+    "vllm/v1/engine/core.py": (
+        "EngineCore",
+        "set_process_title(",
+        "Initializing a V1 LLM engine (v%s) with config",
+    ),
     "vllm/v1/executor/multiproc_executor.py": ("set_process_title(",),
     "vllm/envs.py": (
+        '"VLLM_API_KEY"',
         '"VLLM_PROCESS_NAME_PREFIX", "VLLM")',
         "VLLM_ALLREDUCE_USE_SYMM_MEM",
         "VLLM_ALLREDUCE_USE_FLASHINFER",
@@ -57,6 +63,25 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "VLLM_CPU_OMP_THREADS_BIND",
         "VLLM_CPU_KVCACHE_SPACE",
     ),
+    "vllm/benchmarks/serve.py": (
+        "async def benchmark(",
+        "    task_type: TaskType,",
+        "    input_requests: list[SampleRequest],",
+        "    extra_body: dict | None,",
+        "    ready_check_timeout_sec: int",
+        '"input_lens":',
+        '"output_lens":',
+        '"ttfts":',
+        '"itls":',
+        '"start_times":',
+        '"errors":',
+        "np.random.gamma",
+    ),
+    "vllm/benchmarks/lib/endpoint_request_func.py": ('"OPENAI_API_KEY"', "usage.get("),
+    "vllm/benchmarks/datasets/__init__.py": ("SampleRequest", "ShareGPTDataset"),
+    "vllm/tokenizers/__init__.py": ("get_tokenizer",),
+    "vllm/transformers_utils/config.py": ("def get_config(",),
+    "vllm/v1/metrics/loggers.py": ("vllm:prefix_cache_hits",),
     "vllm/benchmarks/latency.py": (
         '"--num-iters-warmup"',
         '"--num-iters"',
@@ -72,6 +97,7 @@ PROCESS_TITLE = "VLLM::"
 
 _DISPATCH = re.compile(r"Using \[(?P<names>[^\]]*)\] all-reduce backends \(in dispatch order\)")
 _NCCL = re.compile(r"vLLM is using nccl==(?P<version>[\w.]+)")
+_TP = re.compile(r"Initializing a V1 LLM engine .*?\btensor_parallel_size=(?P<tp>\d+)")
 _FUSIONS = re.compile(r"Enabled custom fusions: (?P<names>.+?)\s*$", re.MULTILINE)
 _BACKEND_NAMES = {
     "CUSTOM": "custom",
@@ -120,6 +146,7 @@ class LogFacts:
     allreduce_backend: str | None
     nccl_version: str | None
     fusions: str | None
+    tp: int | None = None
 
 
 @dataclass(frozen=True)
@@ -148,9 +175,10 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
     }
     if is_cpu(engine):
         available = sorted(cpus)
-        if len(available) < engine.tp:
-            raise ValueError(f"tp={engine.tp} needs as many processors, usable: {len(available)}")
-        env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(cpu) for cpu in available[: engine.tp])
+        if len(available) < engine.gpus:
+            asked = f"tp {engine.tp} x replicas {engine.replicas}"
+            raise ValueError(f"{asked} needs as many processors, usable: {len(available)}")
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(cpu) for cpu in available[: engine.gpus])
         env["VLLM_CPU_KVCACHE_SPACE"] = "1"
         if engine.args.get("enforce_eager"):
             # vLLM's sampler would still be compiled, which asks for a C++ compiler.
@@ -175,6 +203,27 @@ def llm_arguments(engine: Engine) -> dict[str, Any]:
     if engine.model.weights == "dummy":
         arguments["load_format"] = "dummy"
     return _merge(_merge(arguments, ALLREDUCE[engine.allreduce_backend].args), engine.args)
+
+
+def server_arguments(engine: Engine, served_name: str) -> dict[str, Any]:
+    """Arguments of vLLM's API server for an engine, by their names in Python."""
+    arguments = llm_arguments(engine)
+    if engine.replicas > 1:
+        arguments["data_parallel_size"] = engine.replicas
+    return {**arguments, "served_model_name": served_name}
+
+
+def command_line(arguments: Mapping[str, Any]) -> list[str]:
+    """Engine arguments as words of a command line; None is left out, mappings become JSON."""
+    words: list[str] = []
+    for name, value in arguments.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+            words.append(f"--{option}={text}")  # a value that begins with a dash stays a value
+    return words
 
 
 def request_times(output: Any) -> RequestTimes:
@@ -204,7 +253,9 @@ def log_facts(text: str, tp: int) -> LogFacts:
     elif dispatch:
         first = dispatch["names"].split(",")[0].strip(" '\"")
         backend = _BACKEND_NAMES.get(first, first.lower())
-    return LogFacts(backend, nccl["version"] if nccl else None, fused)
+    size = _TP.search(text)
+    nccl_version = nccl["version"] if nccl else None
+    return LogFacts(backend, nccl_version, fused, int(size["tp"]) if size else None)
 
 
 def is_cpu(engine: Engine) -> bool:

@@ -14,7 +14,9 @@ STATE = (
     Column("path", TEXT, "the row's place below the results root"),
 )
 _PROVENANCE = tuple(
-    column for column in row.PROVENANCE if column.name not in ("model_path", "cpu_model")
+    column
+    for column in row.PROVENANCE
+    if column.name not in ("model_path", "cpu_model", "vllm_results")
 )
 COLUMNS = (*row.IDENTITY, *STATE, *row.FIGURES, *_PROVENANCE)
 

@@ -1,0 +1,252 @@
+"""The ``serve`` workload: requests that arrive one by one at a server, and what users would feel.
+
+A repeat is a seed of the arrivals over the same request set. Terms as in ``vllm bench serve``:
+TTFT is from a request's send to its first streamed chunk, ITL between two chunks, TPOT
+(E2E - TTFT) / (output tokens - 1), E2E from send to last chunk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Protocol
+
+import numpy as np
+
+from tpsweep.cell import Cell
+from tpsweep.measurement import Measurement, Times
+from tpsweep.request_set import RequestSet
+from tpsweep.row import PERCENTILES
+from tpsweep.stats import percentile
+
+GROWN_SHARE = 0.1
+"""A queue that grew by less than this share of what arrived is not called growing."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One seed's run. Lists have one element per request, in the order of the set; seconds.
+
+    ``start_s`` is on any clock that is common to all. ``queued_s``: spent in the client, waiting
+    for ``max_concurrency``. ``errors``: "" for a request that came back. ``raw``: vLLM's result.
+    """
+
+    duration_s: float
+    input_lens: list[int]
+    output_lens: list[int]
+    ttft_s: list[float]
+    itl_s: list[list[float]]
+    start_s: list[float]
+    queued_s: list[float]
+    errors: list[str]
+    raw: dict[str, Any] = field(repr=False)
+
+    @property
+    def e2e_s(self) -> list[float]:
+        """From send to last chunk, per request."""
+        return [ttft + sum(itl) for ttft, itl in zip(self.ttft_s, self.itl_s, strict=True)]
+
+    @property
+    def tpot_s(self) -> list[float]:
+        """Per request with more than one output token."""
+        return [
+            sum(itl) / (length - 1)
+            for itl, length in zip(self.itl_s, self.output_lens, strict=True)
+            if length > 1
+        ]
+
+    @property
+    def end_s(self) -> list[float]:
+        """When each request's last chunk came."""
+        return [start + e2e for start, e2e in zip(self.start_s, self.e2e_s, strict=True)]
+
+    @property
+    def arrival_s(self) -> list[float]:
+        """When each request wanted to be sent."""
+        return [start - wait for start, wait in zip(self.start_s, self.queued_s, strict=True)]
+
+
+class Send(Protocol):
+    """Sends a request set once (see ``tpsweep.load.send``)."""
+
+    def __call__(
+        self, requests: RequestSet, rate: float | None, concurrency: int | None, seed: int
+    ) -> Sent: ...
+
+
+def run(
+    cell: Cell,
+    requests: RequestSet,
+    send: Send,
+    prefix_hits: Callable[[], float],
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Measurement, list[Sent]]:
+    """Measure a cell: warm-ups all at once, then one run per seed.
+
+    ``prefix_hits``: prompt tokens that the server has found in its prefix cache so far.
+    """
+    began = clock()
+    if cell.warmups:
+        few = RequestSet(requests.prompts[: cell.warmups], requests.output_lens[: cell.warmups])
+        send(few, None, cell.max_concurrency, 0)
+    hits_before, measured = prefix_hits(), clock()
+    runs = [
+        send(requests, cell.request_rate, cell.max_concurrency, seed)
+        for seed in range(cell.repeats)
+    ]
+    times = Times(began, measured, clock())
+    reasons = refusals(requests, runs)
+    if hits := prefix_hits() - hits_before:
+        reasons.append(f"{hits:.0f} prompt tokens came from the prefix cache")
+    # Of failed requests there are only zeros: no figure is made of them.
+    made = {} if reasons else figures(cell, requests, runs)
+    return Measurement(times, made, reasons, sum(sum(r.output_lens) for r in runs)), runs
+
+
+def refusals(requests: RequestSet, runs: Sequence[Sent]) -> list[str]:
+    """Why runs must not become a row (measuring rule 2); empty if they may."""
+    reasons = []
+    errors = [error for sent in runs for error in sent.errors if error]
+    count = sum(len(sent.errors) for sent in runs)
+    if errors:
+        last_line = errors[0].strip().splitlines()[-1]
+        reasons.append(f"{len(errors)} of {count} requests failed, the first with: {last_line}")
+        return reasons  # their lengths are zeros
+    for asked, what, found in (
+        (requests.output_lens, "output", [sent.output_lens for sent in runs]),
+        (requests.prompt_lens, "prompt", [sent.input_lens for sent in runs]),
+    ):
+        pairs = [pair for lens in found for pair in zip(asked, lens, strict=False)]
+        wrong = [(length, got) for length, got in pairs if length != got]
+        if any(len(lens) != len(asked) for lens in found):
+            reasons.append(f"a seed returned another number of requests than {len(asked)}")
+        elif wrong:
+            reasons.append(
+                f"{len(wrong)} of {count} requests had another number of {what} tokens than "
+                f"asked, e.g. {wrong[0][1]} and not {wrong[0][0]}"
+            )
+    return reasons
+
+
+def figures(cell: Cell, requests: RequestSet, runs: Sequence[Sent]) -> dict[str, Any]:
+    """The row's samples and derived figures of a serve cell (columns of ``tpsweep.row``)."""
+    samples = {
+        "ttft": [1e3 * x for sent in runs for x in sent.ttft_s],
+        "tpot": [1e3 * x for sent in runs for x in sent.tpot_s],
+        "itl": [1e3 * x for sent in runs for itl in sent.itl_s for x in itl],
+        "e2e": [1e3 * x for sent in runs for x in sent.e2e_s],
+    }
+    ttft_p50 = [1e3 * float(np.median(sent.ttft_s)) for sent in runs]
+    itl_p50 = [1e3 * float(np.median([x for itl in s.itl_s for x in itl] or [0])) for s in runs]
+    request_s = [len(sent.start_s) / sent.duration_s for sent in runs]
+    output_tok_s = [sum(sent.output_lens) / sent.duration_s for sent in runs]
+    chunks = len(samples["itl"]) + len(samples["ttft"])
+    shares = [steady_share(sent) for sent in runs]
+    known = [saturated(sent, cell.request_rate, cell.max_concurrency) for sent in runs]
+    return {
+        **{
+            f"{name}_p{p}_ms": percentile(values, p)
+            for name, values in samples.items()
+            for p in PERCENTILES
+        },
+        "ttft_ms_samples": samples["ttft"],
+        "tpot_ms_samples": samples["tpot"],
+        "e2e_ms_samples": samples["e2e"],
+        "ttft_p50_ms_samples": ttft_p50,
+        "ttft_p50_ms_lo": min(ttft_p50),
+        "ttft_p50_ms_hi": max(ttft_p50),
+        "itl_p50_ms_samples": itl_p50 if samples["itl"] else None,
+        "itl_p50_ms_lo": min(itl_p50) if samples["itl"] else None,
+        "itl_p50_ms_hi": max(itl_p50) if samples["itl"] else None,
+        "tokens_per_chunk": sum(sum(sent.output_lens) for sent in runs) / chunks,
+        **_with_range("request_s", request_s),
+        **_with_range("output_tok_s", output_tok_s),
+        "output_tok_s_per_gpu": float(np.median(output_tok_s)) / cell.engine.gpus,
+        "total_tok_s": float(np.median([requests.tokens / sent.duration_s for sent in runs])),
+        **_goodput(runs, cell.extra.get("slo") or {}),
+        "steady_share_samples": shares,
+        "steady_share": float(np.median(shares)),
+        "saturated_samples": known,
+        "saturated": _majority(known),
+        "max_in_flight": max(max_in_flight(sent) for sent in runs),
+        "request_set_digest": requests.digest,
+    }
+
+
+def steady_share(sent: Sent) -> float:
+    """Of the run's time, the share from the first completion to the last send.
+
+    Before it the load still builds up, after it the server only empties.
+    """
+    return max(0.0, max(sent.start_s) - min(sent.end_s)) / sent.duration_s
+
+
+def saturated(sent: Sent, rate: float | None, concurrency: int | None) -> bool | None:
+    """Whether more arrived than was served, that is whether the queue kept growing.
+
+    Requests in flight (or waiting in the client) are counted in the middle and at the end of the
+    arrivals. Between the two they must have grown by more than ``GROWN_SHARE`` of what arrived,
+    and by more than three standard deviations of the difference of two Poisson counts. All at
+    once (``inf``) is saturated by definition. None if it cannot be told: a closed loop (``inf``
+    with a concurrency), or arrivals so short that in their first half nothing could complete.
+    """
+    if rate is None or rate == float("inf"):
+        return None if concurrency is not None else True
+    arrivals, ends = np.asarray(sent.arrival_s), np.asarray(sent.end_s)
+    first, last = arrivals.min(), arrivals.max()
+    middle = (first + last) / 2
+    if ends.min() > middle:
+        return None
+    in_middle = int((arrivals <= middle).sum() - (ends <= middle).sum())
+    at_end = int((arrivals <= last).sum() - (ends <= last).sum())
+    arrived = int((arrivals > middle).sum())
+    noise = 3 * float(np.sqrt(2 * max(in_middle, 1)))
+    return at_end - in_middle > max(GROWN_SHARE * arrived, noise)
+
+
+def max_in_flight(sent: Sent) -> int:
+    """Most requests that were sent and not finished at a time."""
+    changes = sorted([(start, 1) for start in sent.start_s] + [(end, -1) for end in sent.end_s])
+    return max(accumulate(change for _, change in changes))
+
+
+def _goodput(runs: Sequence[Sent], slo: Mapping[str, float]) -> dict[str, float | None]:
+    if not slo:
+        return {"goodput_request_s": None, "goodput_share": None}
+    rates, shares = [], []
+    for sent in runs:
+        kept = np.ones(len(sent.start_s), dtype=bool)
+        for name, values in (
+            ("ttft_ms", sent.ttft_s),
+            ("tpot_ms", _tpot_or_zero(sent)),
+            ("e2e_ms", sent.e2e_s),
+        ):
+            if name in slo:
+                kept &= 1e3 * np.asarray(values) <= slo[name]
+        rates.append(float(kept.sum()) / sent.duration_s)
+        shares.append(float(kept.mean()))
+    return {"goodput_request_s": float(np.median(rates)), "goodput_share": float(np.mean(shares))}
+
+
+def _tpot_or_zero(sent: Sent) -> list[float]:
+    """Per request, as in vLLM's goodput: an answer of one token keeps every TPOT."""
+    return [
+        sum(itl) / (length - 1) if length > 1 else 0.0
+        for itl, length in zip(sent.itl_s, sent.output_lens, strict=True)
+    ]
+
+
+def _with_range(name: str, values: list[float]) -> dict[str, Any]:
+    return {
+        f"{name}_samples": values,
+        name: float(np.median(values)),
+        f"{name}_lo": min(values),
+        f"{name}_hi": max(values),
+    }
+
+
+def _majority(known: Sequence[bool | None]) -> bool | None:
+    told = [value for value in known if value is not None]
+    return sum(told) * 2 > len(told) if told else None

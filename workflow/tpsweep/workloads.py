@@ -1,0 +1,63 @@
+"""The one place where a workload's name meets the code that measures it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from tpsweep import latency, request_set, serve, sharegpt, throughput
+from tpsweep.atomic import replacing
+from tpsweep.cell import Cell
+from tpsweep.measurement import Measurement
+from tpsweep.offline import OfflineEngine
+from tpsweep.serve import Sent
+from tpsweep.server import Server
+
+Loaded = OfflineEngine | Server
+KEPT = "vllm"
+"""Folder below the results root for vLLM's own result files. Not in ``cells/``: what lies there
+is read as Parquet, all of it."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a cell's files are: the results root, and its dataset if it has one."""
+
+    results: Path
+    dataset: Path | None
+
+
+def measure(cell: Cell, engine: Loaded, files: Files) -> Measurement:
+    """Measure a cell on the engine of its session.
+
+    Raises ``ValueError`` for what cannot be measured as asked, ``EngineDiedError``, and
+    ``OSError`` if vLLM's results cannot be kept.
+    """
+    if cell.workload == "latency" and isinstance(engine, OfflineEngine):
+        return latency.run(cell, engine.generate, engine.vocabulary)
+    read = partial(sharegpt.read, tokenizer=engine.tokenizer)
+    requests = request_set.of_cell(cell, files.dataset, engine.vocabulary, read)
+    if cell.workload == "throughput" and isinstance(engine, OfflineEngine):
+        return throughput.run(cell, requests, engine.generate)
+    if cell.workload == "serve" and isinstance(engine, Server):
+        send = partial(engine.send, slo=cell.extra.get("slo") or {})
+        measurement, runs = serve.run(cell, requests, send, engine.prefix_hits)
+        kept = _keep(cell, runs, files.results)
+        return replace(measurement, figures={**measurement.figures, "vllm_results": kept})
+    raise ValueError(f"workload {cell.workload}: not one of a session of mode {cell.engine.mode}")
+
+
+def _keep(cell: Cell, runs: Sequence[Sent], results: Path) -> list[str]:
+    """Write vLLM's result of each seed; returns the paths below the results root."""
+    stem = Path(cell.path.replace("cells/", f"{KEPT}/", 1)).with_suffix("")
+    paths = []
+    for seed, sent in enumerate(runs):
+        path = f"{stem}.seed{seed}.json.gz"
+        with replacing(results / path) as temporary, gzip.open(temporary, "wt") as file:
+            json.dump(sent.raw, file)
+        paths.append(path)
+    return paths
