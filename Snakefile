@@ -17,6 +17,7 @@ localrules:
     all,
     manifest,
     new_config,
+    again,
     model_folder,
     weights,
     preflight_all,
@@ -30,16 +31,17 @@ rule all:
         list(SWEEP.jobs),
         TABLES,
         NEW_CONFIG,
+        REPEATED,
 
 
 # A rule whose input failed never runs, so after a failure the tables are made from here: they say
 # INCOMPLETE n/m and name what is missing. A preflight alone has no manifest to make tables from.
 onerror:
     shell(
-        f"if [ -e {MANIFEST_FILE} ]; then {PYTHON} -m tpsweep tables {ROOT}; fi;"
-        f" rm -f {ROOT}/.new-config"
+        f"rm -f {ROOT}/.new-config {ROOT}/{AGAIN};"
+        f" if [ -e {MANIFEST_FILE} ]; then {PYTHON} -m tpsweep tables {ROOT} || true; fi"
     )
 
 
 onsuccess:
-    shell(f"rm -f {ROOT}/.new-config")
+    shell(f"rm -f {ROOT}/.new-config {ROOT}/{AGAIN}")

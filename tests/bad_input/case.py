@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ from tpsweep.sweep import load_sweep
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "workflow", "scripts", "cluster/local", "cluster/pace")
 LIMIT_S = 150
-CHROME = re.compile(r"Using profile |WorkflowError:$|LockException:$|Error:$|$")
-"""What Snakemake prints around an error of its own, and around ours."""
+CHROME = re.compile(
+    r"(Using profile |Building DAG of jobs|WorkflowError:$|LockException:$"
+    r'|  File "[^"]*/snakemake_executor_plugin_submitit/executor.py", line \d+, in __init__$)|$'
+)
+"""What Snakemake prints around an error. The last: of a plugin that is installed as editable."""
 PWNED = "pwned"
 """A file of this name appears if a name from the config is run by a shell."""
 Changes = dict[str, Any]
@@ -122,7 +125,6 @@ class Case:
 
     ``prepare`` makes it, ``act`` tries it. Then the exit code is ``code``, and exactly one printed
     line holds ``says``; it is the only line, unless the sweep had begun (``is_running``).
-    ``rerun`` cells are allowed to lose a finished row: those that the fault itself broke.
     """
 
     name: str
@@ -160,8 +162,9 @@ def judge(case: Case, project: Project) -> Report:
     before = project.finished()
     ran = case.act(project)
     after = project.finished()
-    printed = [line.strip() for line in ran.output.splitlines() if not CHROME.match(line)]
-    saying = [line for line in printed if case.says in line]
+    printed = [line for line in ran.output.splitlines() if not CHROME.match(line)]
+    # Distinct ones: after a failure `onerror:` makes the tables again, and they say the same.
+    saying = list(dict.fromkeys(line for line in printed if case.says in line))
     problems = []
     if ran.code != case.code:
         problems.append(f"exit code {ran.code}, not {case.code}")
@@ -169,11 +172,11 @@ def judge(case: Case, project: Project) -> Report:
         problems.append(f"{len(saying)} lines say {case.says!r}")
     if not case.is_running and len(printed) != 1:
         problems.append(f"{len(printed)} lines, not one")
-    if "Traceback" in ran.output or '  File "' in ran.output:
+    if any(line.startswith(("Traceback", '  File "')) for line in printed):
         problems.append("a traceback")
     problems += [f"lost {path}" for path in before if after.get(path) != before[path]]
     problems += [f"a name was run: {path}" for path in project.folder.rglob(PWNED)]
-    line = saying[0] if saying else ""
+    line = saying[0].strip() if saying else ""
     shown = line.replace(f"{project.folder}/", "").replace(str(project.folder), ".")
     return Report(case.wrong, shown, ran.code, len(before), len(after), problems, ran.output)
 
@@ -209,9 +212,3 @@ def finish(project: Project, *tps: int) -> None:
         if not tps or job.cell.engine.tp in tps:
             columns = {**job.cell.columns(), "cell_id": job.cell.cell_id, "synthetic": True}
             write_row(columns, project.results / job.cell.path)
-
-
-def printed_lines(report: Report) -> Iterator[str]:
-    """All that was said, for a test that fails."""
-    yield from report.problems
-    yield report.output[-4000:]

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from tests.bad_input import config_cases
+from tests.bad_input import config_cases, fault_cases, name_cases, site_cases, vllm_cases
 
-CASES = (*config_cases.CASES,)
+CASES = (
+    *config_cases.CASES,
+    *site_cases.CASES,
+    *name_cases.CASES,
+    *fault_cases.CASES,
+    *vllm_cases.CASES,
+)

@@ -6,6 +6,7 @@ Every error is a ``ConfigError`` of one line: the key, its value, what is allowe
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -49,10 +50,13 @@ class ConfigError(ValueError):
     """Something in config.yaml is not allowed; the message is one line."""
 
     def __init__(self, key: str, value: object, allowed: str) -> None:
-        shown = repr(value)
-        if len(shown) > _VALUE_LIMIT:
-            shown = f"{shown[:_VALUE_LIMIT]}..."
-        super().__init__(f"config: {key}: {shown}: {' '.join(allowed.split())}")
+        name = key if key.isprintable() else repr(key)[1:-1]
+        said = f"config: {_short(name)}: {_short(repr(value))}: {' '.join(allowed.split())}"
+        super().__init__(said)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _VALUE_LIMIT else f"{text[:_VALUE_LIMIT]}..."
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,9 @@ def _check_results(config: Config) -> None:
         raise ConfigError("results", results, f"allowed: names of at most {LONGEST_NAME} bytes")
     if (config.base / results).exists() and not (config.base / results).is_dir():
         raise ConfigError("results", results, "allowed: a folder, or a name that is free")
+    there = next(p for p in (config.base / results / "_").parents if p.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError("results", results, "allowed: a folder that can be written")
 
 
 def _check_size(settings: Settings) -> None:
