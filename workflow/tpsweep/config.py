@@ -14,27 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from tpsweep import cell
+from tpsweep.config_error import ConfigError, of_pydantic
 from tpsweep.models import Shape, UnknownShapeError, config_digest, folder_digest, read_config
 from tpsweep.settings import ModelEntry, RequestSet, Settings, StaticBatch, WorkloadEntry
 
 __all__ = ["Config", "ConfigError", "ModelEntry", "load_config"]
 
-_VALUE_LIMIT = 120
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-_WORDS = {
-    "dict_type": "allowed: a mapping",
-    "model_type": "allowed: a mapping",
-    "model_attributes_type": "allowed: a mapping",
-    "missing": "missing; allowed: it must be given",
-    "string_pattern_mismatch": 'allowed: a full version in quotes, like "0.33.0"',
-    "string_type": "allowed: text, in quotes if it looks like a number",
-    "too_short": "allowed: at least 1 entry",
-}
-"""pydantic's words where they are those of Python, by its types of errors."""
-
 MOST_CELLS = 100_000
 """Cells of a matrix: each is a file and a Snakemake job, and all are in memory."""
 ENGINE_AXES = ("models", "gpus", "tp", "variants", "allreduce_backends")
@@ -44,19 +32,6 @@ CELL_AXES = (
 )
 LONGEST_NAME = 255
 """Bytes of a file name on the usual file systems."""
-
-
-class ConfigError(ValueError):
-    """Something in config.yaml is not allowed; the message is one line."""
-
-    def __init__(self, key: str, value: object, allowed: str) -> None:
-        name = key if key.isprintable() else repr(key)[1:-1]
-        said = f"config: {_short(name)}: {_short(repr(value))}: {' '.join(allowed.split())}"
-        super().__init__(said)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _VALUE_LIMIT else f"{text[:_VALUE_LIMIT]}..."
 
 
 @dataclass(frozen=True)
@@ -102,7 +77,7 @@ def load_config(data: Mapping[str, Any], base: Path) -> Config:
     try:
         settings = Settings.model_validate(_plain(data))
     except ValidationError as error:
-        raise _one_line(error.errors()[0]) from None
+        raise of_pydantic(error.errors()[0]) from None
     cell_models, shapes = {}, {}
     for name, entry in settings.models.items():
         cell_models[name], shapes[name] = _find(name, entry, settings.results, base)
@@ -273,24 +248,3 @@ def _plain(data: object) -> object:
     if isinstance(data, Mapping):
         return {key: _plain(value) for key, value in data.items()}
     return [_plain(value) for value in data] if isinstance(data, list) else data
-
-
-def _one_line(error: ErrorDetails) -> ConfigError:
-    path = list(error["loc"])
-    if len(path) > 2 and path[0] == "workloads":
-        del path[2]  # pydantic puts the kind there
-    context, value, message = error.get("ctx", {}), error["input"], error["msg"]
-    if error["type"] == "unknown_key":
-        path.append(context["key"])
-        value = value.get(context["key"], value) if isinstance(value, dict) else value
-    elif error["type"] == "missing":
-        value = None
-    elif error["type"].startswith("union_tag"):
-        path.append("kind")
-        value = value.get("kind") if isinstance(value, dict) else value
-        message = "allowed: latency, throughput, serve, capture"
-    if path and path[-1] == "[key]":
-        del path[-1]
-    message = _WORDS.get(error["type"], message)
-    message = message.replace("Input should be", "allowed:")
-    return ConfigError(".".join(map(str, path)) or "(top level)", value, message)
