@@ -178,6 +178,7 @@ def judge(case: Case, project: Project) -> Report:
     problems += [f"a name was run: {path}" for path in project.folder.rglob(PWNED)]
     line = saying[0].strip() if saying else ""
     shown = line.replace(f"{project.folder}/", "").replace(str(project.folder), ".")
+    shown = re.sub(r"process \d+ on \S+", "process ... on ...", shown)
     return Report(case.wrong, shown, ran.code, len(before), len(after), problems, ran.output)
 
 

@@ -19,7 +19,8 @@ HEADER = """\
 
 Written by `make bad-inputs`: each was tried in a copy of the project that has finished rows, by
 `snakemake --profile cluster/local --configfile sweep.yaml`. The line is what was printed, word by
-word, cut after {limit} characters. Finished rows are those that can be read, before and after.
+word, with its middle left out beyond {limit} characters. Finished rows are
+those that can be read, before and after.
 
 | what was wrong | what came out | exit code | finished rows |
 |---|---|---|---|
@@ -37,7 +38,9 @@ def _cell(text: str) -> str:
 
 def line_of(report: Report) -> str:
     """A line of the table."""
-    said = report.line if len(report.line) <= LINE_LIMIT else f"{report.line[:LINE_LIMIT]}..."
+    said = report.line
+    if len(said) > LINE_LIMIT:  # both ends tell: which cell, and why
+        said = f"{said[: LINE_LIMIT // 3]} ... {said[-LINE_LIMIT * 2 // 3 :]}"
     rows = f"{report.before} -> {report.after}"
     return f"| {_cell(report.wrong)} | `{_cell(said)}` | {report.code} | {rows} |\n"
 

@@ -33,7 +33,7 @@ rule manifest:
     params:
         sweep=lambda wc: SWEEP.raw,  # as it is: braces in it are no wildcards
     shell:
-        f"{PYTHON} -m tpsweep manifest {{params.sweep:q}} {{output:q}} 2>&1 | tee {{log:q}} >&2"
+        f"{PYTHON} -m tpsweep manifest {{params.sweep:q}} {{output:q}} 2>&1 | tee {{log:q}} >&2 2> /dev/null"
 
 
 rule tables:
@@ -45,4 +45,4 @@ rule tables:
     log:
         f"{RESULTS}/logs/tables.log",
     shell:
-        f"{PYTHON} -m tpsweep tables {ROOT} 2>&1 | tee {{log:q}} >&2"
+        f"{PYTHON} -m tpsweep tables {ROOT} 2>&1 | tee {{log:q}} >&2 2> /dev/null"
