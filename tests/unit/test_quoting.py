@@ -60,6 +60,7 @@ def sweep_of(site: Path, model: str, variant: str, hf_home: str, dataset: str) -
 @settings(deadline=None, max_examples=80)
 @given(model=TEXTS, variant=TEXTS, hf_home=TEXTS, value=ANY_TEXT)
 @example(model=AWKWARD, variant=AWKWARD, hf_home=AWKWARD, value=f"{AWKWARD}\n$(id)")
+@example(model="m", variant="v", hf_home="h", value="Infinity")
 def test_the_session_command_splits_back_to_its_words(
     site: Path, model: str, variant: str, hf_home: str, value: str
 ) -> None:

@@ -81,13 +81,14 @@ def _engine_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
             "kv_cache_dtype: {value}; allowed: auto, {allowed}",
             {"value": str(cache), "allowed": ", ".join(CACHE_BYTES)},
         )
-    text = json.dumps(arguments)
+    try:
+        text = json.dumps(arguments, allow_nan=False)
+    except ValueError:
+        raise PydanticCustomError("finite", "allowed: finite numbers") from None
     if "fuse_allreduce_rms" in text:
         raise PydanticCustomError(
             "owned", "fuse_allreduce_rms is set by allreduce_backends; allowed there"
         )
-    if re.search(r"\b(NaN|Infinity)\b", text):
-        raise PydanticCustomError("finite", "allowed: finite numbers")
     return arguments
 
 
