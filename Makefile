@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test slurm-up slurm-down slurm-demo faults bench lint format gpu-smoke clean
+.PHONY: help install sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench lint format gpu-smoke clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ slurm-demo: install  ## the small sweep on a private Slurm on this machine
 faults: install  ## every fault on a private Slurm; writes docs/faults.md
 	install/slurm.sh
 	$(BIN)/python -m tests.slurm.fault_table
+
+bad-inputs: install  ## every bad input and fault on this machine; writes docs/bad-input.md
+	$(BIN)/python -m tests.bad_input.table
 
 # In an environment of its own: the peer pulls in packages that are too new for vLLM.
 bench:  ## the executor beside its peers, and with 10,000 cells; writes docs/speed.md

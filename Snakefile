@@ -18,6 +18,7 @@ localrules:
     all,
     manifest,
     new_config,
+    again,
     model_folder,
     weights,
     preflight_all,
@@ -33,17 +34,18 @@ rule all:
         TABLES,
         REPORT,
         NEW_CONFIG,
+        REPEATED,
 
 
 # A rule whose input failed never runs, so after a failure tables and page are made from here: they
 # say INCOMPLETE n/m and name what is missing. A preflight alone has no manifest to make them from.
 onerror:
     shell(
-        f"if [ -e {MANIFEST_FILE} ]; then {PYTHON} -m tpsweep tables {ROOT};"
-        f" {PYTHON} -m tpsweep report {ROOT}; fi;"
-        f" rm -f {ROOT}/.new-config"
+        f"rm -f {ROOT}/.new-config {ROOT}/{AGAIN};"
+        f" if [ -e {MANIFEST_FILE} ]; then {PYTHON} -m tpsweep tables {ROOT} || true;"
+        f" {PYTHON} -m tpsweep report {ROOT} || true; fi"
     )
 
 
 onsuccess:
-    shell(f"rm -f {ROOT}/.new-config")
+    shell(f"rm -f {ROOT}/.new-config {ROOT}/{AGAIN}")

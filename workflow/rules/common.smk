@@ -5,9 +5,10 @@ from pathlib import Path
 
 from tpsweep.matrix import SUPPORTED_WORKLOADS
 from tpsweep.preflight import MARKERS, record_path
-from tpsweep.sweep import InputError, load_sweep
+from tpsweep.sweep import AGAIN, InputError, check_files, load_sweep
 
 try:
+    check_files(workflow.configfiles)
     SWEEP = load_sweep(config, Path.cwd())
 except InputError as error:
     # One line and nothing else: the user's file is wrong, not the program.
@@ -15,6 +16,9 @@ except InputError as error:
 
 if SWEEP.left_out:
     print(f"tpsweep: {SWEEP.left_out}", file=sys.stderr)
+
+if SWEEP.to_repeat:
+    print(f"tpsweep: {SWEEP.to_repeat}", file=sys.stderr)
 
 RESULTS = SWEEP.results
 MANIFEST = f"{RESULTS}/matrix.parquet"

@@ -13,7 +13,7 @@ rule model_folder:
         shape=lambda wc: SWEEP.model(wc.model).shape,
         folder=lambda wc, output: str(Path(output.config).parent),
     shell:
-        f"{PYTHON} -m tpsweep model {{params.shape:q}} {{params.folder:q}} 2> {{log:q}}"
+        f"{PYTHON} -m tpsweep model {{params.shape:q}} {{params.folder:q}} 2>&1 | tee {{log:q}} >&2 2> /dev/null"
 
 
 # A hub model's weights (once), or only its config and tokenizer for dummy weights; for a local
@@ -26,4 +26,4 @@ rule weights:
     params:
         request=lambda wc: SWEEP.fetch_request(wc.model),
     shell:
-        f"{PYTHON} -m tpsweep fetch {{params.request:q}} {{output:q}} 2> {{log:q}}"
+        f"{PYTHON} -m tpsweep fetch {{params.request:q}} {{output:q}} 2>&1 | tee {{log:q}} >&2 2> /dev/null"

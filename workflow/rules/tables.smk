@@ -13,6 +13,13 @@ rule new_config:
         touch(f"{RESULTS}/.new-config"),
 
 
+# An input of the cells whose rows are there and cannot be read: Snakemake sees nothing wrong with them.
+rule again:
+    output:
+        touch(f"{RESULTS}/{AGAIN}"),
+
+
+REPEATED = rules.again.output if SWEEP.damaged else []
 NEW_CONFIG = [] if SWEEP.is_manifest_current() else rules.new_config.output
 
 
@@ -26,7 +33,7 @@ rule manifest:
     params:
         sweep=lambda wc: SWEEP.raw,  # as it is: braces in it are no wildcards
     shell:
-        f"{PYTHON} -m tpsweep manifest {{params.sweep:q}} {{output:q}} 2> {{log:q}}"
+        f"{PYTHON} -m tpsweep manifest {{params.sweep:q}} {{output:q}} 2>&1 | tee {{log:q}} >&2 2> /dev/null"
 
 
 rule tables:
@@ -38,4 +45,4 @@ rule tables:
     log:
         f"{RESULTS}/logs/tables.log",
     shell:
-        f"{PYTHON} -m tpsweep tables {ROOT} 2> {{log:q}}"
+        f"{PYTHON} -m tpsweep tables {ROOT} 2>&1 | tee {{log:q}} >&2 2> /dev/null"

@@ -174,7 +174,8 @@ def _lines(report: Report) -> Iterator[str]:
         )
     yield from _section("stale row files, not planned by the manifest", report.stale)
     unreadable = [f"{file.path}: {file.message}" for file in report.unreadable]
-    yield from _section("unreadable files", unreadable)
+    heading = "unreadable files (without them the next run measures their cells again)"
+    yield from _section(heading, unreadable)
     yield from _section("temporary files of writes under way or cut off", report.temporary)
 
 

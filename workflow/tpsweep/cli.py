@@ -67,7 +67,10 @@ def _manifest(options: argparse.Namespace) -> int:
         sweep = load_sweep(json.loads(options.sweep), Path.cwd())
     except InputError as error:
         return _refuse(error)
-    write_manifest(sweep.planned, options.output, sweep.raw)
+    try:
+        write_manifest(sweep.planned, options.output, sweep.raw)
+    except OSError as error:
+        return _refuse(f"{options.output}: {error.strerror or error}")
     return 0
 
 
@@ -121,6 +124,6 @@ def _comm(options: argparse.Namespace) -> int:
     return command.run(options.capture, options.model, options.json)
 
 
-def _refuse(error: Exception) -> int:
+def _refuse(error: Exception | str) -> int:
     print(f"tpsweep: {error}", file=sys.stderr)
     return 2

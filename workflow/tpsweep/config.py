@@ -5,6 +5,8 @@ Every error is a ``ConfigError`` of one line: the key, its value, what is allowe
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,30 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from tpsweep import cell
+from tpsweep.config_error import ConfigError, of_pydantic
 from tpsweep.models import Shape, UnknownShapeError, config_digest, folder_digest, read_config
 from tpsweep.settings import ModelEntry, RequestSet, Settings, StaticBatch, WorkloadEntry
 
 __all__ = ["Config", "ConfigError", "ModelEntry", "load_config"]
 
-_VALUE_LIMIT = 120
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-
-
+MOST_CELLS = 100_000
+"""Cells of a matrix: each is a file and a Snakemake job, and all are in memory."""
+ENGINE_AXES = ("models", "gpus", "tp", "variants", "allreduce_backends")
+CELL_AXES = (
+    *("batch", "input_len", "output_len", "num_prompts"),
+    *("request_rate", "max_concurrency", "replicas"),
+)
 LONGEST_NAME = 255
 """Bytes of a file name on the usual file systems."""
-
-
-class ConfigError(ValueError):
-    """Something in config.yaml is not allowed; the message is one line."""
-
-    def __init__(self, key: str, value: object, allowed: str) -> None:
-        shown = repr(value)
-        if len(shown) > _VALUE_LIMIT:
-            shown = f"{shown[:_VALUE_LIMIT]}..."
-        super().__init__(f"config: {key}: {shown}: {' '.join(allowed.split())}")
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ def load_config(data: Mapping[str, Any], base: Path) -> Config:
     try:
         settings = Settings.model_validate(_plain(data))
     except ValidationError as error:
-        raise _one_line(error.errors()[0]) from None
+        raise of_pydantic(error.errors()[0]) from None
     cell_models, shapes = {}, {}
     for name, entry in settings.models.items():
         cell_models[name], shapes[name] = _find(name, entry, settings.results, base)
@@ -105,7 +101,7 @@ def _find(
         path = f"{results}/models/{cell.slug(name)}"  # made there, from the shape
     else:
         path = entry.path
-        is_hub = not (base / path).is_dir() and bool(_HUB_NAME.fullmatch(path))
+        is_hub = not _is_folder(f"{key}.path", base / path) and bool(_HUB_NAME.fullmatch(path))
         if not is_hub:
             found, digest = _local(f"{key}.path", base / path, entry)
             shape = shape or found
@@ -121,6 +117,14 @@ def _find(
         digest=None if is_hub else digest,
     )
     return model, shape
+
+
+def _is_folder(key: str, path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name that no file system takes
+        said = f"{error.strerror}; allowed: a folder with a config.json, or a hub name"
+        raise ConfigError(key, path.name, said) from None
 
 
 def _local(key: str, folder: Path, entry: ModelEntry) -> tuple[Shape | None, str]:
@@ -145,6 +149,7 @@ def _check(config: Config) -> None:
     """What holds between keys. Raises ``ConfigError``."""
     settings = config.settings
     _check_results(config)
+    _check_size(settings)
     slugs: dict[str, str] = {}
     for name in settings.models:
         other = slugs.setdefault(cell.slug(name), name)
@@ -178,6 +183,25 @@ def _check_results(config: Config) -> None:
         raise ConfigError("results", results, f"allowed: names of at most {LONGEST_NAME} bytes")
     if (config.base / results).exists() and not (config.base / results).is_dir():
         raise ConfigError("results", results, "allowed: a folder, or a name that is free")
+    there = next(p for p in (config.base / results / "_").parents if p.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError("results", results, "allowed: a folder that can be written")
+
+
+def _check_size(settings: Settings) -> None:
+    """An upper bound, from the lengths of the axes alone: nothing is expanded to find it."""
+    total = 0
+    for name, entry in settings.workloads.items():
+        runs = entry.runs or settings.runs
+        if runs > MOST_CELLS:
+            key = f"workloads.{name}.runs" if entry.runs else "runs"
+            raise ConfigError(key, runs, f"allowed: up to {MOST_CELLS}, the most cells of a sweep")
+        axes = [getattr(entry, axis) or getattr(settings, axis) for axis in ENGINE_AXES]
+        axes += [getattr(entry, axis, None) or [None] for axis in CELL_AXES]
+        total += runs * math.prod(map(len, axes))
+        if total > MOST_CELLS:
+            allowed = f"allowed: up to {MOST_CELLS} cells in a sweep; it makes them {total}"
+            raise ConfigError(f"workloads.{name}", "its axes", allowed)
 
 
 def _check_lengths(key: str, entry: WorkloadEntry) -> None:
@@ -224,23 +248,3 @@ def _plain(data: object) -> object:
     if isinstance(data, Mapping):
         return {key: _plain(value) for key, value in data.items()}
     return [_plain(value) for value in data] if isinstance(data, list) else data
-
-
-def _one_line(error: ErrorDetails) -> ConfigError:
-    path = list(error["loc"])
-    if len(path) > 2 and path[0] == "workloads":
-        del path[2]  # pydantic puts the kind there
-    context, value, message = error.get("ctx", {}), error["input"], error["msg"]
-    if error["type"] == "unknown_key":
-        path.append(context["key"])
-        value = value.get(context["key"], value) if isinstance(value, dict) else value
-    elif error["type"] == "missing":
-        message, value = "missing; allowed: it must be given", None
-    elif error["type"].startswith("union_tag"):
-        path.append("kind")
-        value = value.get("kind") if isinstance(value, dict) else value
-        message = "allowed: latency, throughput, serve, capture"
-    elif error["type"] == "string_pattern_mismatch":
-        message = 'allowed: a full version in quotes, like "0.33.0"'
-    message = message.replace("Input should be", "allowed:")
-    return ConfigError(".".join(map(str, path)) or "(top level)", value, message)

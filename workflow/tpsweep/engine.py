@@ -84,7 +84,13 @@ class Daemon:
         self._guard = Guard(self._engine_died, self.loaded.processes)
 
     def _check_version(self) -> None:
-        import vllm
+        try:
+            import vllm
+        except ModuleNotFoundError as error:
+            said = (
+                f"vllm: not installed ({error}); allowed: a Python that has it, see `make install`"
+            )
+            raise StartError("engine_start", said) from error
 
         if not provenance.same_version(self.engine.vllm_version, vllm.__version__):
             raise StartError(

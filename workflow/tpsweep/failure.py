@@ -24,6 +24,7 @@ TYPES = (
     "cancelled",  # somebody pressed Ctrl-C, or ended the job
     "write",  # the row could not be written (disk full, no permission)
     "preflight",  # the node class failed its preflight: nothing was submitted
+    "unreadable",  # there was a row, and it could not be read
     # Said by the executor, of sessions that ended before their cells did:
     "node_failure",
     "lost",  # neither squeue nor sacct knew the job any more

@@ -189,8 +189,14 @@ def write_row(row: dict[str, Any], path: Path) -> None:
     with replacing(path) as temporary:
         # For one row, dictionaries and statistics only repeat its values: without them, and with
         # snappy instead of zstd, a file is a quarter smaller and reads in a third of the time.
+        # Checksums: a flipped bit would be another number, and nobody would see it.
         pq.write_table(
-            table, temporary, compression="snappy", use_dictionary=False, write_statistics=False
+            table,
+            temporary,
+            compression="snappy",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
         )
 
 

@@ -40,11 +40,13 @@ def _printable(limit: int, text: str) -> str:
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    repeated = [value for i, value in enumerate(values) if value in values[:i]]
-    if repeated:
-        raise PydanticCustomError(
-            "distinct", "allowed: each value once; {value} is there twice", {"value": repeated[0]}
-        )
+    seen: set[Any] = set()
+    for value in values:
+        if value in seen:
+            raise PydanticCustomError(
+                "distinct", "allowed: each value once; {value} is there twice", {"value": value}
+            )
+        seen.add(value)
     return values
 
 
@@ -52,12 +54,18 @@ def _rate(value: object) -> object:
     return math.inf if value == "inf" else value
 
 
+def _a_number(value: float) -> float:
+    if math.isnan(value):
+        raise PydanticCustomError("nan", "allowed: a number above 0, or inf")
+    return value
+
+
 def _engine_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
     for name in arguments:
         if name in OWNED:
             raise PydanticCustomError(
                 "owned",
-                "{name} is set by {owner}, not in a variant",
+                "{name} is set by {owner}; allowed: vLLM's other engine arguments",
                 {"name": name, "owner": OWNED[name]},
             )
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -73,11 +81,14 @@ def _engine_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
             "kv_cache_dtype: {value}; allowed: auto, {allowed}",
             {"value": str(cache), "allowed": ", ".join(CACHE_BYTES)},
         )
-    text = json.dumps(arguments)
+    try:
+        text = json.dumps(arguments, allow_nan=False)
+    except ValueError:
+        raise PydanticCustomError("finite", "allowed: finite numbers") from None
     if "fuse_allreduce_rms" in text:
-        raise PydanticCustomError("owned", "fuse_allreduce_rms is set by allreduce_backends")
-    if re.search(r"\b(NaN|Infinity)\b", text):
-        raise PydanticCustomError("finite", "allowed: finite numbers")
+        raise PydanticCustomError(
+            "owned", "fuse_allreduce_rms is set by allreduce_backends; allowed there"
+        )
     return arguments
 
 
@@ -110,9 +121,11 @@ Whole = Annotated[int, Field(ge=0)]
 Rate = Annotated[
     float,
     BeforeValidator(_rate),
+    AfterValidator(_a_number),
     Field(gt=0),
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"const": "inf"}]}),
 ]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 EngineArguments = Annotated[dict[str, JsonValue], AfterValidator(_engine_arguments)]
 Backend = Literal["auto", "custom", "nccl", "symm_mem", "flashinfer"]
 Dataset = Literal["random", "sharegpt", "lengths"]
@@ -159,7 +172,7 @@ class ModelEntry(Closed):
         if self.path is None and self.shape is None:
             raise PydanticCustomError("model", "allowed: a path, a shape, or both")
         if self.path is None and self.weights == "real":
-            raise PydanticCustomError("model", "weights: real needs a path")
+            raise PydanticCustomError("model", "weights: real needs a path; allowed without: dummy")
         return self
 
 
@@ -169,12 +182,12 @@ class Pins(Closed):
     max_model_len: Count = 8192
     max_num_seqs: Count = 256
     max_num_batched_tokens: Count = 8192
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.9
 
     @model_validator(mode="after")
     def _room_for_each(self) -> Pins:
         if self.max_num_batched_tokens < self.max_num_seqs:
-            raise PydanticCustomError("pins", "max_num_batched_tokens must be >= max_num_seqs")
+            raise PydanticCustomError("pins", "allowed: max_num_batched_tokens >= max_num_seqs")
         return self
 
 
@@ -229,12 +242,13 @@ class RequestSet(Workload):
         random = self.dataset == "random"
         if random and (self.input_len is None or self.output_len is None or self.dataset_path):
             raise PydanticCustomError(
-                "dataset", "dataset: random needs input_len and output_len and no dataset_path"
+                "dataset",
+                "allowed: dataset: random needs input_len and output_len and no dataset_path",
             )
         if not random and (self.input_len or self.output_len or self.dataset_path is None):
             raise PydanticCustomError(
                 "dataset",
-                "dataset: {dataset} needs a dataset_path and takes its lengths from there",
+                "allowed: dataset: {dataset} needs a dataset_path and takes its lengths from there",
                 {"dataset": self.dataset},
             )
         return self
@@ -249,9 +263,9 @@ class Throughput(RequestSet):
 class Slo(Closed):
     """Limits that a request must keep to count as good."""
 
-    ttft_ms: Annotated[float, Field(gt=0)] | None = None
-    tpot_ms: Annotated[float, Field(gt=0)] | None = None
-    e2e_ms: Annotated[float, Field(gt=0)] | None = None
+    ttft_ms: Milliseconds | None = None
+    tpot_ms: Milliseconds | None = None
+    e2e_ms: Milliseconds | None = None
 
 
 class Serve(RequestSet):

@@ -7,20 +7,24 @@ import math
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_plugin_submitit.repeated import repeated_key
 from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
 from tpsweep.cell import Cell, slug
 from tpsweep.config import Config, ConfigError, load_config
+from tpsweep.damaged import damaged
 from tpsweep.manifest import is_of
 from tpsweep.matrix import Planned, expand
 from tpsweep.preflight import Request, class_name, marker
 from tpsweep.settings import ModelEntry
 
+AGAIN = ".again"
+"""There only while rows that cannot be read are measured again, below the results root."""
 REASONS = 3
 """How many reasons are said when a sweep starts; the manifest has them all."""
 
@@ -113,6 +117,15 @@ class Sweep:
         return is_of(Path(self.results, "matrix.parquet"), self.raw)
 
     @property
+    def to_repeat(self) -> str:
+        """One line on the rows that are measured again because they say nothing; "" if none."""
+        if not self.damaged:
+            return ""
+        first, n = next(iter(self.damaged)), len(self.damaged)
+        more = f" and {n - 1} more" if n > 1 else ""
+        return f"{self.results}/{first}{more}: not readable as a row, measured again"
+
+    @property
     def left_out(self) -> str:
         """One line on the cells that become no job, with the most frequent reasons; "" if none."""
         left = Counter((p.status, p.reason) for p in self.planned if p.status != "planned")
@@ -129,10 +142,18 @@ class Sweep:
         A row that is there needs none: in a copied or cloned results folder the model is missing,
         or newer than the rows, and neither must rerun a cell.
         """
-        if Path(self.results, path).exists():
+        again = [f"{self.results}/{AGAIN}"] if path in self.damaged else []
+        if not again and Path(self.results, path).exists():
             return []
         job = self.job(path)
-        return [job.model_marker, *([self._marker(_class(job))] if self._has_preflight else [])]
+        preflight = [self._marker(_class(job))] if self._has_preflight else []
+        return [job.model_marker, *preflight, *again]
+
+    @cached_property
+    def damaged(self) -> dict[str, None]:
+        """Rows that are there and cannot be read, by their paths below the results root."""
+        rows = (path.removeprefix(f"{self.results}/") for path in self.jobs)
+        return dict.fromkeys(damaged(Path(self.results), rows))
 
     def failure_record(self, path: str) -> str:
         """Where to say why a row is missing."""
@@ -218,6 +239,16 @@ class Sweep:
 def _class(job: Job) -> str:
     """The name of a node class and a number of GPUs, as ``Request.name``."""
     return class_name(job.gpu_type, job.gpus)
+
+
+def check_files(paths: Iterable[str | Path]) -> None:
+    """What is lost once the config's files have been read: keys that are there twice.
+
+    Raises ``InputError``.
+    """
+    for path in map(Path, paths):
+        if twice := repeated_key(path.read_text("utf-8")):
+            raise InputError(f"config: {twice} of {path.name}, allowed: once")
 
 
 def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tpsweep.damaged import leave_records
 from tpsweep.results import Results, ResultsError, load
 from tpsweep.tables import cells, serving, throughput, tp_comparison
 
@@ -38,12 +39,12 @@ class Summary:
         return ", ".join([f"{mark}{self.measured}/{self.planned} cells measured", *others])
 
 
-def write_tables(results: Path) -> Summary:
+def write_tables(results: Path, loaded: Results | None = None) -> Summary:
     """Write every table of the results folder ``results``.
 
     Raises ``ResultsError`` if its manifest is missing or unusable.
     """
-    loaded = load(results)
+    loaded = load(results) if loaded is None else loaded
     summary = summarise(loaded)
     mark = _mark(loaded, summary)
     for build in BUILDERS:
@@ -54,15 +55,20 @@ def write_tables(results: Path) -> Summary:
 def run(results: Path) -> int:
     """The command: writes the tables, a summary on stderr; exit code 0, or 2 without a manifest.
 
-    An incomplete sweep is no error of this program: its tables say so themselves.
+    An incomplete sweep is no error of this program: its tables say so themselves. A row that
+    cannot be read is (1): it leaves a failure record, by which the next run measures it again.
     """
     try:
-        summary = write_tables(results)
+        loaded = load(results)
+        summary = write_tables(results, loaded)
     except ResultsError as error:
         print(f"tpsweep tables: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"tpsweep tables: {results}: {error.strerror or error}", file=sys.stderr)
+        return 1
     print(f"tpsweep tables: {summary}; see {results / FOLDER}", file=sys.stderr)
-    return 0
+    return 1 if leave_records(results, loaded) else 0
 
 
 def summarise(results: Results) -> Summary:

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from .host import HostGpu, host_gpus
+from .repeated import repeated_key
 
 AUTO = "auto"
 CPU = "CPU"
@@ -92,7 +93,7 @@ Flags = dict[FlagName, Flag]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def is_one_line(value: str) -> bool:
@@ -231,18 +232,21 @@ def load_site(path: Path) -> Site:
     Raises ``SiteError``: one line naming the file, the key, the value and what is allowed.
     """
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        data = yaml.safe_load(text)
     except OSError as error:
         raise SiteError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         said = " ".join(str(error).split())
         raise SiteError(f"{path}: not YAML: {said}") from error
+    if twice := repeated_key(text):
+        raise SiteError(f"{path}: {twice}, allowed: once")
     if not isinstance(data, dict):
         raise SiteError(f"{path}: expected keys and values, found {type(data).__name__}")
     try:
         return Site.model_validate(_resolve_auto(data))
     except ValidationError as error:
-        raise SiteError(f"{path}: {_one_line(error.errors()[0])}") from error
+        raise SiteError(f"{path}: {_one_line(_telling(error.errors()))}") from error
     except SiteError as error:
         raise SiteError(f"{path}: {error}") from error
 
@@ -282,16 +286,23 @@ def _this_host(name: str, gpus: list[HostGpu]) -> dict[str, Any]:
     return {"card": cards[0], "per_node": len(gpus), "memory_gib": memory}
 
 
+def _telling(errors: list[ErrorDetails]) -> ErrorDetails:
+    """The mistake that explains the most: a key that is missing may be there, spelt otherwise."""
+    return next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+
+
 def _one_line(error: ErrorDetails) -> str:
     key = ".".join(str(part) for part in error["loc"] if part != "[key]")
     value = error["input"]
     if error["type"] == "missing":
-        return f"{key}: missing"
+        return f"{key}: missing, allowed: it must be given"
     if error["type"] == "extra_forbidden":
         models: dict[str, type[_Model]] = {"gpus": GpuClass, "qos_limits": QosLimits}
         model = models.get(str(error["loc"][0]), Site) if error["loc"][1:] else Site
         return f"{key}: {value!r}: unknown key, allowed: {', '.join(model.model_fields)}"
-    said = error["msg"].removeprefix("Value error, ")
+    said = error["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
+    if error["type"] == "string_pattern_mismatch":
+        said = f"allowed: text like {error['ctx']['pattern']}"
     if not key:  # a rule between keys, which names them itself
         return said
     if (

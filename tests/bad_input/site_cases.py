@@ -1,0 +1,79 @@
+"""Mistakes in a site file, and sites that are not there: refused before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.bad_input.case import Case, Project, Ran
+
+SITE = "cluster/local/site.yaml"
+CLASS = "gpus.here"
+
+
+def site(old: str, new: str) -> Callable[[Project], object]:
+    """The site file's text with a piece replaced (which must be there)."""
+
+    def edit(project: Project) -> None:
+        path = project.folder / SITE
+        before = path.read_text("utf-8")
+        assert old in before, old
+        path.write_text(before.replace(old, new, 1), "utf-8")
+
+    return edit
+
+
+def options(*words: str) -> Callable[[Project], Ran]:
+    """The sweep's command with more words."""
+    return lambda project: project.run(*words)
+
+
+CASES = (
+    Case(
+        "site_key",
+        "unknown key: site.yaml",
+        f"{SITE}: parallell: 2: unknown key, allowed: name, cluster",
+        site("parallel: 1", "parallell: 2"),
+    ),
+    Case(
+        "site_class_key",
+        "unknown key: site.yaml, gpus",
+        f"{SITE}: {CLASS}.per_nod: 2: unknown key, allowed: card, memory_gib, per_node",
+        site("per_node: auto", "per_nod: 2"),
+    ),
+    Case(
+        "site_twice",
+        "a key of site.yaml is there twice",
+        f"{SITE}: parallel: '3': given twice, lines ",
+        site("gpus:", "parallel: 3\ngpus:"),
+    ),
+    Case(
+        "site_nan",
+        "NaN in site.yaml",
+        f"{SITE}: {CLASS}.memory_gib: nan: allowed: a finite number",
+        site("per_node: auto", "per_node: 2, memory_gib: .nan"),
+    ),
+    Case(
+        "site_name",
+        "a GPU class named {x}",
+        f"{SITE}: gpus.{{x}}: '{{x}}': allowed: text like ",
+        site("here:", "'{x}':"),
+    ),
+    Case(
+        "site_missing",
+        "a site that is not there (site)",
+        "cluster/nowhere/site.yaml: No such file or directory",
+        act=options("--config", "site=cluster/nowhere/site.yaml"),
+    ),
+    Case(
+        "site_option_missing",
+        "a site that is not there (submitit-site)",
+        "cluster/nowhere/site.yaml: No such file or directory",
+        act=options("--submitit-site", "cluster/nowhere/site.yaml"),
+    ),
+    Case(
+        "site_not_given",
+        "no site at all",
+        "tpsweep: site: missing, allowed: the path of a site.yaml",
+        act=options("--config", "results=results"),
+    ),
+)

@@ -1,0 +1,80 @@
+"""``make bad-inputs``: try all bad inputs and faults, and write docs/bad-input.md."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.bad_input.case import Case, Report, copy_of, judge, make_template
+from tests.bad_input.cases import CASES
+
+PAGE = Path("docs/bad-input.md")
+TOGETHER = 4
+LINE_LIMIT = 220
+HEADER = """\
+# Bad input and faults
+
+Written by `make bad-inputs`: each was tried in a copy of the project that has finished rows, by
+`snakemake --profile cluster/local --configfile sweep.yaml`. The line is what was printed, word by
+word, with its middle left out beyond {limit} characters. Finished rows are
+those that can be read, before and after.
+
+| what was wrong | what came out | exit code | finished rows |
+|---|---|---|---|
+"""
+
+
+def wrong_of(case: Case) -> str:
+    """The first field of a case's line."""
+    return _cell(case.wrong)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("`", "'")
+
+
+def line_of(report: Report) -> str:
+    """A line of the table."""
+    said = report.line
+    if len(said) > LINE_LIMIT:  # both ends tell: which cell, and why
+        said = f"{said[: LINE_LIMIT // 3]} ... {said[-LINE_LIMIT * 2 // 3 :]}"
+    rows = f"{report.before} -> {report.after}"
+    return f"| {_cell(report.wrong)} | `{_cell(said)}` | {report.code} | {rows} |\n"
+
+
+def table(reports: Iterable[Report]) -> str:
+    """The reports as Markdown."""
+    return HEADER.format(limit=LINE_LIMIT) + "".join(map(line_of, reports))
+
+
+def run_all(cases: Iterable[Case], folder: Path) -> list[Report]:
+    """Try the cases, some at a time, each in a project of its own below ``folder``."""
+    template = make_template(folder / "template")
+
+    def tried(case: Case) -> Report:
+        report = judge(case, copy_of(template, folder / case.name))
+        said = "; ".join(report.problems) or "good"
+        print(f"{case.name}: {said}\n    {report.line[:LINE_LIMIT]}", flush=True)
+        return report
+
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        return list(pool.map(tried, cases))
+
+
+def main() -> int:
+    """All cases (or those named); docs/bad-input.md if all went well, else exit code 1."""
+    chosen = [case for case in CASES if not sys.argv[1:] or case.name in sys.argv[1:]]
+    with tempfile.TemporaryDirectory(prefix="bad-input-") as folder:
+        reports = run_all(chosen, Path(folder))
+    if any(report.problems for report in reports):
+        return 1
+    if len(chosen) == len(CASES):
+        PAGE.write_text(table(reports), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
