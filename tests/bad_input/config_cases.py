@@ -18,13 +18,6 @@ SERVE: dict[str, Any] = {
     "request_rate": [1],
     "engine": {"max_model_len": 512},
 }
-SHAREGPT = {
-    "kind": "throughput",
-    "num_prompts": [4],
-    "dataset": "sharegpt",
-    "dataset_path": "talks.json",
-    "engine": {"max_model_len": 512},
-}
 
 
 def text(content: bytes) -> Callable[[Project], object]:
@@ -210,12 +203,6 @@ FITS = (
         "a model that is not there",
         "workloads.decode.models: 'huge': allowed: tiny-llama",
         change(f"{DECODE}/models", ["huge"]),
-    ),
-    Case(
-        "sharegpt_dummy",
-        "ShareGPT with dummy weights",
-        "config: workloads.load.dataset: 'sharegpt': not with tiny-llama",
-        change("workloads/load", SHAREGPT),
     ),
     Case(
         "owned_argument",

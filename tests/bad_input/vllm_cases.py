@@ -1,10 +1,11 @@
-"""Faults that take a real engine: vLLM on this machine's CPU. Four engine starts, so few cases."""
+"""Faults that take a real engine: vLLM on this machine's CPU. A few engine starts, so few cases."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -35,6 +36,30 @@ def _version(project: Project) -> None:
 def _names(project: Project) -> None:
     small(project, 1)
     awkward(project)
+
+
+PORT_IN_USE = """
+import os, socket, sys
+if "tpsweep.engine" in sys.orig_argv:  # not vLLM's own processes
+    socket.socket.getsockname = lambda self: ("127.0.0.1", int(os.environ["PORT_IN_USE"]))
+"""
+
+
+def _port_in_use(project: Project) -> Ran:
+    """Every look for a free port finds one that somebody listens on a moment later."""
+    config = project.config()
+    serve = config["workloads"]["serve"] | {"request_rate": [9.0]}
+    project.set("workloads", {"serve": serve})
+    project.set("tp", [1])
+    (project.folder / "site").mkdir()
+    (project.folder / "site/sitecustomize.py").write_text(PORT_IN_USE)
+    with socket.socket() as somebody:
+        somebody.bind(("127.0.0.1", 0))
+        somebody.listen()
+        paths = [str(project.folder / "site"), os.environ.get("PYTHONPATH", "")]
+        environment = {"PYTHONPATH": os.pathsep.join(paths)}
+        environment["PORT_IN_USE"] = str(somebody.getsockname()[1])
+        return dataclasses.replace(project, environment=environment).run()
 
 
 def _cells(project: Project) -> None:
@@ -93,6 +118,14 @@ CASES = (
         "another vLLM than asked is installed",
         "invalid: vllm_version: 0.0.1 was asked, ",
         _version,
+        is_running=True,
+        needs_vllm=True,
+    ),
+    Case(
+        "port_in_use",
+        "somebody takes the port of the server before it listens, again and again",
+        "ends: engine_start: port: ",
+        act=_port_in_use,
         is_running=True,
         needs_vllm=True,
     ),

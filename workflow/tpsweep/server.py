@@ -26,7 +26,7 @@ from tpsweep.request_set import RequestSet
 from tpsweep.serve import Sent
 
 HOST = "127.0.0.1"
-PORT_TRIES = 3
+PORT_TRIES = 2
 """Somebody may take the port between our look and the server's start."""
 _PORT_TAKEN = "address already in use"
 _END_S = 20.0
@@ -58,12 +58,11 @@ class Server:
             if self._await_ready():
                 break
             said = log_since(log, offset)
-            if _PORT_TAKEN not in said.lower() or not left:
-                code, lines = self.process.returncode, telling_lines(said)
-                why = lines[-1] if lines else "it said nothing"
-                raise StartError(
-                    "engine_start", f"vLLM's server ended with exit code {code}: {why}"
-                )
+            if _PORT_TAKEN not in said.lower():
+                raise StartError("engine_start", self._last_words(said))
+            if not left:
+                taken = f"port: {number}: in use by somebody else, as was the one before"
+                raise StartError("engine_start", f"{taken}; allowed: one that is free; try again")
         self._check_replicas()
         self._read_model(log_since(log, offset))
 
@@ -137,6 +136,11 @@ class Server:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+    def _last_words(self, said: str) -> str:
+        lines = telling_lines(said)
+        why = lines[-1] if lines else "it said nothing"
+        return f"vLLM's server ended with exit code {self.process.returncode}: {why}"
 
     def _check_replicas(self) -> None:
         """Each replica has an engine core; one process for all would be another measurement."""

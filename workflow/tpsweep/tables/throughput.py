@@ -99,13 +99,11 @@ def _computed(series: Series) -> Iterator[Record]:
         source = f"computed: {engines} engines of TP={one.tp}"
         yield {
             **series.record(one, *_warnings(one)),
-            **{name: value * engines for name, value in rates.items() if _scales(name, value)},
+            **{n: v * engines if _scales(n, v) else v for n, v in rates.items()},
             "replicas": engines,
             "gpus": gpus,
             "state": source,
             "source": source,
-            "interval_kind": rates["interval_kind"],
-            "output_tok_s_per_gpu": rates["output_tok_s_per_gpu"],
             **dict.fromkeys(("ratio_lo", "ratio_hi", "ratio_kind", "ratio_verdict")),
             "ratio": None if rates["output_tok_s"] is None else float(engines),
             "per_gpu_ratio": None if rates["output_tok_s"] is None else 1.0,
