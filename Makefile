@@ -23,7 +23,10 @@ sweep: install  ## a small real sweep on this machine: cells, rows, tables
 test: install  ## all tests (real vLLM on the CPU, a private Slurm and a browser included)
 	-install/slurm.sh
 	-install/browser.sh
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+# Most tests wait for an engine or a scheduler; more at a time would disturb what they wait for.
+WORKERS ?= $(shell [ $$(nproc) -ge 4 ] && echo 3 || echo 2)
 
 # LAB: the folder that holds all of it. A shell uses it after `source $(LAB)/env`.
 LAB ?= results/slurm-lab

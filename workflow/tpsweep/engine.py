@@ -60,9 +60,11 @@ class Daemon:
         os.environ.update(environment)
         self._check_version()
         self.sampler, infos, link, note = self._gpu_group(folder)
-        self.loaded: workloads.Loaded = (
-            Server(engine, log) if engine.mode == "server" else OfflineEngine(engine)
-        )
+        self.loaded: workloads.Loaded
+        if engine.mode == "server":
+            self.loaded = Server(engine, log)
+        else:
+            self.loaded = OfflineEngine(vllm_api.llm_arguments(engine))
         self.record = EngineRecord(
             engine_id=uuid.uuid4().hex[:12],
             start_s=time.time() - psutil.Process().create_time(),

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psutil
 
 from tpsweep import vllm_api
-from tpsweep.cell import Engine
 from tpsweep.errors import EngineDiedError
 from tpsweep.models import shape_of
 from tpsweep.repeat import Finished, Repeat
 
 
 class OfflineEngine:
-    """One loaded engine (``vllm.LLM``).
+    """One loaded engine, from the arguments of ``vllm.LLM``.
 
     ``shape`` is read from the configuration that vLLM really loaded; None for an architecture whose
     parameters we cannot count.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
         from vllm import LLM
 
-        self.arguments = vllm_api.llm_arguments(engine)
+        self.arguments = dict(arguments)
         self.llm: Any = LLM(**self.arguments)
         self.alive = True
         config = self.llm.llm_engine.vllm_config
