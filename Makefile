@@ -23,7 +23,7 @@ sweep: install  ## a small real sweep on this machine: cells, rows, tables
 test: install  ## all tests (real vLLM on the CPU, a private Slurm and a browser included)
 	-install/slurm.sh
 	-install/browser.sh
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Most tests wait for an engine or a scheduler; more at a time would disturb what they wait for.
 WORKERS ?= $(shell [ $$(nproc) -ge 4 ] && echo 3 || echo 2)

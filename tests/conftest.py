@@ -10,6 +10,11 @@ import pytest
 REAL_PARTS = ("vllm", "registry", "slurm", "browser")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with real parts first: they take minutes, and workers must not wait for the last."""
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, REAL_PARTS)))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.CallInfo[None], None]:
     """Turn skips of tests with real parts into failures where ``CI=true``."""

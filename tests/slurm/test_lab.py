@@ -93,12 +93,14 @@ def test_two_labs_at_once_and_nothing_left(lab: Lab, new_lab: NewLab, tmp_path: 
         if again:
             second.up()
         job = submit(
-            *(second, "--wait", "--gres=gpu:x1:2"),
-            wrap="echo $CUDA_VISIBLE_DEVICES on $SLURMD_NODENAME",
+            *(second, "--gres=gpu:x1:2"),
+            wrap=f"echo $CUDA_VISIBLE_DEVICES on $SLURMD_NODENAME {again}",
             output=f"{tmp_path}/out",
         )
         assert job == "1"  # nothing is known of the time before
-        assert (tmp_path / "out").read_text() == "0,1 on x1-1\n"
+        # Not by `sbatch --wait`, which looks every half minute in the end.
+        wait(lambda: queue(second, "1") in ("", "COMPLETED"), 60)
+        assert (tmp_path / "out").read_text() == f"0,1 on x1-1 {again}\n"
         submit(second, wrap="sleep 600")
         pids = second.daemons.pids()
         assert len(pids) == 5
