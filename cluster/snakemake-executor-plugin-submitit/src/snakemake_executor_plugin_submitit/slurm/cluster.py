@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..flags import SlurmParameters, account_of, slurm_parameters
@@ -19,16 +19,16 @@ from ..outcome import REFUSED, Outcome, of_result
 from ..packing import PackingError, Request, Session, SessionKey, renamed, spec_of
 from ..progress.report import Progress
 from ..site import Site, SiteError
-from ..spec import Cell, SessionSpec
-from ..spool import Result, Spool, says_out_of_memory, take_news
+from ..spec import SessionSpec
+from ..spool import Result, Spool, take_news
 from . import queue
+from .backoff import Backoff
+from .followed import Followed, last_line, verdict
 from .queue import Status
 from .submission import Refusal, RefusedError, adopt, logs, submit
 
 DEFAULT_ARRAY_SIZE = 1001
 """Slurm's own default of MaxArraySize."""
-RETRY_S = 5.0
-LONGEST_RETRY_S = 120.0
 SETTLE_S = 5.0
 """A result may become visible here this long after Slurm has called its job over."""
 FENCE_S = 5.0
@@ -38,44 +38,9 @@ END_LIMIT_S = 60.0
 
 
 @dataclass
-class _Followed:
-    """A session that Slurm has, with the cells whose end is still to come, in their order."""
-
-    spec: SessionSpec
-    job: str
-    folder: Path  # of the array: scripts, output of its jobs
-    left: list[Cell]
-    asked: set[str]  # cells that Snakemake waits for
-    is_running: bool = False
-    over: Status | None = None
-    over_since: float = 0.0
-    unknown_since: float | None = None
-    revoked_at: float | None = None
-
-
-@dataclass
 class _Waiting:
     session: Session
     parameters: SlurmParameters
-
-
-@dataclass
-class _Backoff:
-    """When to try again what did not work, longer each time."""
-
-    wait_s: float = 0.0
-    until: float = field(default_factory=time.monotonic)
-
-    def failed(self) -> None:
-        self.wait_s = min(max(2 * self.wait_s, RETRY_S), LONGEST_RETRY_S)
-        self.until = time.monotonic() + self.wait_s
-
-    def worked(self) -> None:
-        self.wait_s = 0.0
-
-    @property
-    def is_over(self) -> bool:
-        return time.monotonic() >= self.until
 
 
 class SlurmCluster:
@@ -106,11 +71,11 @@ class SlurmCluster:
         self.workdir = Path.cwd()
         self.ledger = Ledger(self.logdir / "ledger.jsonl")
         self.waiting: list[_Waiting] = []
-        self.followed: dict[str, _Followed] = {}
+        self.followed: dict[str, Followed] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.unasked: dict[str, Outcome] = {}  # of sessions of an earlier main process
         self.largest_array = site.max_array_size
-        self.submit_backoff = _Backoff()
+        self.submit_backoff = Backoff()
         self.fits = 0  # elements that sbatch takes at a time, once it has refused more; 0: any
         self.next_status = 0.0
         self.trouble = ""
@@ -190,7 +155,7 @@ class SlurmCluster:
                 self.say(f"{len(self.followed)} sessions go on; the next run follows them again")
 
     @staticmethod
-    def _names(followed: Iterable[_Followed]) -> dict[str, str]:
+    def _names(followed: Iterable[Followed]) -> dict[str, str]:
         """Ids of jobs and their names, which are those of their arrays' folders."""
         return {one.job: one.folder.name for one in followed}
 
@@ -277,7 +242,7 @@ class SlurmCluster:
         for spec, job in zip(specs, jobs, strict=True):
             cells = list(spec.cells)
             asked = {cell.id for cell in cells}
-            self.followed[spec.id] = _Followed(spec, job, folder, cells, asked)
+            self.followed[spec.id] = Followed(spec, job, folder, cells, asked)
         total = sum(len(spec.cells) for spec in specs)
         first, last = jobs[0], f" to {jobs[-1]}" if len(jobs) > 1 else ""
         sessions_said = f"{len(jobs)} session{'' if len(jobs) == 1 else 's'}"
@@ -357,9 +322,9 @@ class SlurmCluster:
             self.ledger.submitted(entry.name, adopt(folder, array, spools, entry.minutes))
         for session, spec in specs.items():
             job = entry.job_of(session)
-            self.followed[session] = _Followed(spec, job, folder, list(spec.cells), set())
+            self.followed[session] = Followed(spec, job, folder, list(spec.cells), set())
 
-    def _collect(self, followed: _Followed) -> None:
+    def _collect(self, followed: Followed) -> None:
         """Take the results that are there; they come in the order of the cells."""
         spool = followed.spec.spool
         while followed.left:
@@ -394,7 +359,7 @@ class SlurmCluster:
             elif answer.squeue_answered:
                 followed.unknown_since = followed.unknown_since or now
 
-    def _note(self, followed: _Followed, is_running: bool) -> None:
+    def _note(self, followed: Followed, is_running: bool) -> None:
         if is_running != followed.is_running:
             followed.is_running = is_running
             cells = (cell.id for cell in followed.spec.cells)
@@ -415,14 +380,14 @@ class SlurmCluster:
         for followed in list(self.followed.values()):
             if followed.over is not None:
                 if now - followed.over_since >= SETTLE_S:
-                    self._lose(followed, _verdict(followed), f"Slurm: {followed.over.said}")
+                    self._lose(followed, verdict(followed), f"Slurm: {followed.over.said}")
             elif followed.unknown_since is not None:
                 limit = self.site.lost_minutes
                 if now - followed.unknown_since >= limit * 60:
                     said = f"neither squeue nor sacct knows it for {limit:g} minutes"
                     self._lose(followed, "lost", said)
 
-    def _lose(self, followed: _Followed, kind: str, said: str) -> None:
+    def _lose(self, followed: Followed, kind: str, said: str) -> None:
         """Give a session up: its cells may run again, but only when it cannot any more."""
         now = time.monotonic()
         if followed.revoked_at is None:
@@ -433,7 +398,7 @@ class SlurmCluster:
         if fenced or not followed.left:
             return
         spool, job = followed.spec.spool, followed.job
-        if kind == "crash" and (last := _last_line(logs(followed.folder, job)[0])):
+        if kind == "crash" and (last := last_line(logs(followed.folder, job)[0])):
             said += f"; its log ends: {last}"
         message = (
             f"session {followed.spec.id} (job {job}) ended before this job did: {kind}, {said}"
@@ -447,7 +412,7 @@ class SlurmCluster:
         followed.left.clear()
         self._close(followed)
 
-    def _close(self, followed: _Followed) -> None:
+    def _close(self, followed: Followed) -> None:
         self.submit_backoff.until = time.monotonic()  # there is room for another
         try:
             self.ledger.close(followed.spec.id)
@@ -460,26 +425,6 @@ class SlurmCluster:
         if trouble != self.trouble:
             self.say(trouble or "Slurm answers again")
             self.trouble = trouble
-
-
-def _verdict(followed: _Followed) -> str:
-    """Why the session ended, from Slurm's final state, its log and what the runner said."""
-    assert followed.over is not None
-    kind = queue.OVER[followed.over.state]
-    if kind != "crash":
-        return kind
-    err = logs(followed.folder, followed.job)[0]
-    if says_out_of_memory(err):
-        return "out_of_memory"
-    return followed.spec.spool.end_reason or kind
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text("utf-8", "replace").split("\n")
-    except FileNotFoundError:
-        return ""
-    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
 
 
 def _readable(text: str) -> str:

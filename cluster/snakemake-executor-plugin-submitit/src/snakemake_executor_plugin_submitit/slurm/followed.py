@@ -1,0 +1,49 @@
+"""A session that Slurm has, as the main process sees it, and why it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..spec import Cell, SessionSpec
+from ..spool import says_out_of_memory
+from . import queue
+from .queue import Status
+from .submission import logs
+
+
+@dataclass
+class Followed:
+    """A session that Slurm has, with the cells whose end is still to come, in their order."""
+
+    spec: SessionSpec
+    job: str
+    folder: Path  # of the array: scripts, output of its jobs
+    left: list[Cell]
+    asked: set[str]  # cells that Snakemake waits for
+    is_running: bool = False
+    over: Status | None = None
+    over_since: float = 0.0
+    unknown_since: float | None = None
+    revoked_at: float | None = None
+
+
+def verdict(followed: Followed) -> str:
+    """Why the session ended, from Slurm's final state, its log and what the runner said."""
+    assert followed.over is not None
+    kind = queue.OVER[followed.over.state]
+    if kind != "crash":
+        return kind
+    err = logs(followed.folder, followed.job)[0]
+    if says_out_of_memory(err):
+        return "out_of_memory"
+    return followed.spec.spool.end_reason or kind
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty, shortened; "" if there is none."""
+    try:
+        lines = log.read_text("utf-8", "replace").split("\n")
+    except FileNotFoundError:
+        return ""
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
