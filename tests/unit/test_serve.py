@@ -128,6 +128,8 @@ def test_waiting_in_the_client_is_a_queue_too() -> None:
         itl_s=[[]] * long,
     )
     assert serve.saturated(held, 40.0, 8) is True
+    assert serve.saturated(replace(held, queued_s=None), 40.0, 8) is None
+    assert serve.saturated(replace(held, queued_s=None), 40.0, None) is False
 
 
 def test_all_at_once_is_saturated_and_a_closed_loop_is_not_judged() -> None:

@@ -95,7 +95,6 @@ def send(
     busy_s = time.process_time() - busy_s
     gc.unfreeze()
     result.pop("generated_texts", None)
-    count = len(samples)
     return Sent(
         duration_s=result["duration"],
         input_lens=result["input_lens"],
@@ -103,7 +102,7 @@ def send(
         ttft_s=result["ttfts"],
         itl_s=result["itls"],
         start_s=result["start_times"],
-        queued_s=result.get("queue_times") or [0.0] * count,  # vLLM 0.30 and later tell it
+        queued_s=result.get("queue_times"),
         errors=result["errors"],
         client_cpu_s=busy_s,
         raw={"seed": seed, "request_rate": rate, "max_concurrency": concurrency, **result},

@@ -30,7 +30,9 @@ class Sent:
     """One seed's run. Lists have one element per request, in the order of the set; seconds.
 
     ``start_s`` is on any clock that is common to all. ``queued_s``: spent in the client, waiting
-    for ``max_concurrency``. ``errors``: "" for a request that came back. ``raw``: vLLM's result.
+    for ``max_concurrency``; None where vLLM (before 0.30) does not tell. ``errors``: "" for a
+    request that came back. ``client_cpu_s``: processor time of this process during the run.
+    ``raw``: vLLM's result.
     """
 
     duration_s: float
@@ -39,7 +41,7 @@ class Sent:
     ttft_s: list[float]
     itl_s: list[list[float]]
     start_s: list[float]
-    queued_s: list[float]
+    queued_s: list[float] | None
     errors: list[str]
     client_cpu_s: float
     raw: dict[str, Any] = field(repr=False)
@@ -65,8 +67,9 @@ class Sent:
 
     @property
     def arrival_s(self) -> list[float]:
-        """When each request wanted to be sent."""
-        return [start - wait for start, wait in zip(self.start_s, self.queued_s, strict=True)]
+        """When each request wanted to be sent, as far as that is known."""
+        waits = self.queued_s or [0.0] * len(self.start_s)
+        return [start - wait for start, wait in zip(self.start_s, waits, strict=True)]
 
 
 class Send(Protocol):
@@ -192,10 +195,13 @@ def saturated(sent: Sent, rate: float | None, concurrency: int | None) -> bool |
     arrivals. Between the two they must have grown by more than ``GROWN_SHARE`` of what arrived,
     and by more than three standard deviations of the difference of two Poisson counts. All at
     once (``inf``) is saturated by definition. None if it cannot be told: a closed loop (``inf``
-    with a concurrency), or arrivals so short that in their first half nothing could complete.
+    with a concurrency), a queue in the client that vLLM does not tell of, or arrivals so short
+    that in their first half nothing could complete.
     """
     if rate is None or rate == float("inf"):
         return None if concurrency is not None else True
+    if concurrency is not None and sent.queued_s is None:
+        return None
     arrivals, ends = np.asarray(sent.arrival_s), np.asarray(sent.end_s)
     first, last = arrivals.min(), arrivals.max()
     middle = (first + last) / 2

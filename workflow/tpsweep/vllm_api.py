@@ -170,6 +170,9 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_HOST_IP": "127.0.0.1",  # one node: vLLM's own message queues stay on loopback
         "HF_HUB_OFFLINE": "1",  # weights were fetched before: a compute node asks no network
+        # A cluster's web proxy must not stand between a server and its client on the same node.
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # so that CUDA's and NVML's indexes agree
         **ALLREDUCE[engine.allreduce_backend].env,
     }
