@@ -22,14 +22,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def new_lab(tmp_path: Path) -> Iterator[Callable[[LabConfig], Lab]]:
+def new_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[LabConfig], Lab]]:
     """Brings up further labs, each with its own configuration; all are down after the test."""
     skip_without_slurm()
     with ExitStack() as stack:
 
         def bring_up(config: LabConfig) -> Lab:
-            folder = tmp_path / f"lab-{config.nodes[0].type}"
-            return stack.enter_context(Lab(folder, config))
+            # Not below the test's own folder: a lab's path must be short.
+            return stack.enter_context(Lab(tmp_path_factory.mktemp("lab"), config))
 
         yield bring_up
 

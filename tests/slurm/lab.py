@@ -47,6 +47,9 @@ CLIENTS = ["sbatch", "srun", "salloc", "sacct", "sacctmgr", "scancel", "scontrol
 CLIENTS += ["sinfo", "sstat"]
 DAEMONS = ["slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "mariadb-install-db"]
 MARK = "private-slurm"  # a file that says that a folder is a lab's, and may be removed
+SOCKET_PATH_LIMIT = 107
+LONGEST_STEP = "99999.4294967291"
+"""A job's number, and that of its batch step: slurmstepd's socket has both in its name."""
 UP_LIMIT_S = 90.0
 
 
@@ -111,6 +114,10 @@ class Lab:
         """
         if self.folder.exists() and any(self.folder.iterdir()) and not self._is_lab():
             raise LabError(f"{self.folder}: neither empty nor a lab's folder")
+        name = max(self.config.node_names, key=len)
+        step = self.folder / "spool" / name / f"{name}_{LONGEST_STEP}"
+        if len(os.fsencode(step)) > SOCKET_PATH_LIMIT:  # or jobs would start and never end
+            raise LabError(f"{self.folder}: too long for Slurm's sockets, of {SOCKET_PATH_LIMIT} B")
         if lacking := missing_programs():
             raise LabError(f"missing: {', '.join(lacking)}; install/slurm.sh installs them")
         if self.daemons.names():

@@ -111,6 +111,13 @@ def test_two_labs_at_once_and_nothing_left(lab: Lab, new_lab: NewLab, tmp_path: 
     assert lab.daemons.runs("slurmctld")
 
 
+def test_a_path_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    with pytest.raises(LabError, match="too long for Slurm's sockets"):
+        Lab(folder).up()
+    assert not folder.exists()
+
+
 @pytest.mark.slurm
 def test_a_lost_node_is_noticed(lab: Lab) -> None:
     job = submit(lab, "--no-requeue", "-p", "gpu-h200", wrap="sleep 600")
@@ -159,12 +166,14 @@ def test_as_another_user() -> None:
         shutil.rmtree(folder)
 
 
-def test_a_lab_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_lab_that_cannot_start_says_why_and_leaves_nothing(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     if missing_programs():
         with pytest.raises(LabError, match=r"missing: .*install/slurm\.sh"):
-            Lab(tmp_path / "lab").up()
+            Lab(tmp_path_factory.mktemp("lab") / "lab").up()
         return
-    broken = Lab(tmp_path / "lab", LabConfig(auth="nonsense"))
+    broken = Lab(tmp_path_factory.mktemp("lab") / "lab", LabConfig(auth="nonsense"))
     with pytest.raises(LabError, match="nonsense"):
         broken.up()
     assert broken.daemons.names() == []
