@@ -104,7 +104,7 @@ def read_lengths(path: Path, count: int) -> list[tuple[int, int]]:
     that begin with # are skipped. Raises ``ValueError``, one line, that names the line.
     """
     pairs: list[tuple[int, int]] = []
-    text = path.read_text("utf-8", errors="replace")
+    text = path.read_text("utf-8-sig", errors="replace")  # a spreadsheet begins with a mark
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
