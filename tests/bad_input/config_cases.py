@@ -205,6 +205,12 @@ FITS = (
         change(f"{DECODE}/models", ["huge"]),
     ),
     Case(
+        "host_in_a_variant",
+        "a server's address in a variant, abbreviated",
+        "variants.eager: {'hos': '0.0.0.0'}: host is set by tpsweep ",
+        change("variants/eager", {"hos": "0.0.0.0"}),
+    ),
+    Case(
         "owned_argument",
         "TP in a variant",
         "variants.eager: {'tensor_parallel_size': 2}: ",

@@ -60,8 +60,11 @@ class Sweep:
             "run": 1,
             **axes,
         }
+        settings = identity.pop("settings", None)  # stands in the manifest only
         path = f"cells/latency/{identity['cell_id']}.parquet"
-        self.manifest.append({**identity, "path": path, "status": status, "reason": reason})
+        self.manifest.append(
+            {**identity, "settings": settings, "path": path, "status": status, "reason": reason}
+        )
         figures: Record = {"synthetic": True, **(measured or {})}
         if tpot is not None:
             rate = 1000 / tpot if rate is None else rate

@@ -55,6 +55,23 @@ def test_throughput_of_three_runs_a_side_can_be_significant(sweep: Sweep) -> Non
     assert (two["ratio_kind"], two["ratio_verdict"]) == ("between runs", stats.SIGNIFICANT)
 
 
+def test_only_cells_of_equal_settings_are_compared(sweep: Sweep) -> None:
+    sweep.offline(1, 60.0, settings="short file")
+    sweep.offline(1, 10.0, settings="long file")
+    sweep.offline(2, 12.0, settings="long file")
+    sweep.online(1, 20.0, settings="strict slo")
+    sweep.online(1, 40.0, settings="other slo")
+    sweep.add(1, tpot=10.0, settings="16 sequences")
+    sweep.add(2, tpot=5.0, settings="2 sequences")
+    sweep.tables()
+    rates = {(r["settings"], r["tp"], r["state"]): r for r in sweep.read("throughput")}
+    assert rates["short file", 1, "measured"]["request_s"] == 60.0
+    assert rates["long file", 1, "measured"]["request_s"] == 10.0
+    assert rates["long file", 2, "measured"]["ratio"] == pytest.approx(1.2)
+    assert sorted(line["ttft_p50_ms"] for line in sweep.read("serving")) == [20.0, 40.0]
+    assert [line["decode_speedup"] for line in sweep.read("tp_comparison")] == [None, None]
+
+
 def test_nothing_is_computed_without_a_measured_side(sweep: Sweep) -> None:
     sweep.offline(1, 10.0)
     sweep.offline(2)

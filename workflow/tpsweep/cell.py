@@ -160,6 +160,24 @@ class Cell:
         }
 
     @property
+    def settings(self) -> str:
+        """Digest of what else can change a number, beside the identity columns: 8 hex digits.
+
+        Only cells that agree in it are compared: engine limits and arguments, environment, the
+        model's files, warm-ups and repeats, the content of the dataset's file, SLOs.
+        """
+        engine = self.engine
+        rest = {
+            "args": engine.args,
+            "environment": engine.environment,
+            "model": engine.model.identity(),
+            "warmups": self.warmups,
+            "repeats": self.repeats,
+            "extra": self.extra,
+        }
+        return _digest(rest)[:8]
+
+    @property
     def cell_id(self) -> str:
         """First 12 hex digits of sha256 over the canonical JSON of the identity."""
         return _digest(self.identity())[:12]

@@ -21,6 +21,7 @@ COLUMNS = (
     Column("status", TEXT, "planned, infeasible, unsupported or excluded"),
     Column("reason", TEXT, "why it is not planned; null if it is"),
     Column("session", TEXT, "cells with an equal key share an engine"),
+    Column("settings", TEXT, "digest of what else can change a number; cells compare within it"),
     Column("minutes", INT, "the cell's own time limit"),
     Column("entry", TEXT, "the workload's name in the config"),
     Column("workload_label", TEXT, "for people, from the config"),
@@ -78,4 +79,5 @@ def _record(item: Planned, session: str) -> dict[str, Any]:
         "path": cell.path,
         **{name: getattr(item, name) for name in _OF_PLAN},
         "session": session,
+        "settings": cell.settings,
     }

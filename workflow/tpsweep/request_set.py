@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ import numpy as np
 
 from tpsweep.cell import Cell
 
+_NUMBER = re.compile(r"0*[1-9][0-9]{0,8}", re.ASCII)
 FORMAT = "allowed: a line per request: input tokens, output tokens; like 220,190"
 
 
@@ -109,7 +111,7 @@ def read_lengths(path: Path, count: int) -> list[tuple[int, int]]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         words = line.replace(",", " ").split()
-        if len(words) != 2 or not all(w.isascii() and w.isdigit() and int(w) > 0 for w in words):
+        if len(words) != 2 or not all(map(_NUMBER.fullmatch, words)):
             raise ValueError(f"line {number} is {line[:60]!r}; {FORMAT}")
         pairs.append((int(words[0]), int(words[1])))
     if len(pairs) < count:

@@ -32,6 +32,7 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("status", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("session", pa.string()),
+        pa.field("settings", pa.string()),
     ]
 )
 """What is asked of the manifest; it may hold more. Types alone: the file is all that is shared."""
@@ -111,7 +112,8 @@ def _load_manifest(path: Path) -> pd.DataFrame:
         raise ResultsError(f"{path}: no such manifest; a run of the sweep writes it")
     try:
         table = pq.ParquetFile(path).read(use_threads=False)
-        frame = _to_frame(_conform(table, MANIFEST_SCHEMA))
+        required = set(MANIFEST_SCHEMA.names) - {"settings"}  # older manifests have none
+        frame = _to_frame(_conform(table, MANIFEST_SCHEMA, required))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ResultsError(f"{path}: not a manifest of tpsweep: {_one_line(error)}") from error
     unknown = sorted(set(frame["status"].dropna()) - set(STATUSES))

@@ -7,6 +7,7 @@ TTFT is from a request's send to its first streamed chunk, ITL between two chunk
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,15 @@ class Sent:
         return [start - wait for start, wait in zip(self.start_s, waits, strict=True)]
 
 
+@dataclass(frozen=True)
+class Counters:
+    """What a server has counted since its start: prompt tokens found in its prefix cache, and
+    requests that it has finished, whoever sent them."""
+
+    prefix_hits: float
+    finished: float
+
+
 class Send(Protocol):
     """Sends a request set once (see ``tpsweep.load.send``)."""
 
@@ -84,26 +94,34 @@ def run(
     cell: Cell,
     requests: RequestSet,
     send: Send,
-    prefix_hits: Callable[[], float],
+    counters: Callable[[], Counters],
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Measurement, list[Sent]]:
     """Measure a cell: warm-ups all at once, then one run per seed.
 
-    ``prefix_hits``: prompt tokens that the server has found in its prefix cache so far.
+    ``counters``: what the server has counted so far.
     """
     began = clock()
     if cell.warmups:
-        few = RequestSet(requests.prompts[: cell.warmups], requests.output_lens[: cell.warmups])
+        chosen = [k % len(requests.prompts) for k in range(cell.warmups)]
+        few = RequestSet(
+            [requests.prompts[k] for k in chosen], [requests.output_lens[k] for k in chosen]
+        )
         send(few, None, cell.max_concurrency, 0)
-    hits_before, measured = prefix_hits(), clock()
+    before, measured = counters(), clock()
     runs = [
         send(requests, cell.request_rate, cell.max_concurrency, seed)
         for seed in range(cell.repeats)
     ]
     times = Times(began, measured, clock())
     reasons = refusals(requests, runs)
-    if hits := prefix_hits() - hits_before:
+    after, count = counters(), cell.repeats * len(requests.prompts)
+    if hits := after.prefix_hits - before.prefix_hits:
         reasons.append(f"{hits:.0f} prompt tokens came from the prefix cache")
+    if (finished := after.finished - before.finished) > count:
+        reasons.append(
+            f"the server answered {finished:.0f} requests, {count} were sent: somebody else used it"
+        )
     # Of failed requests there are only zeros: no figure is made of them.
     made = {} if reasons else figures(cell, requests, runs)
     return Measurement(times, made, reasons, sum(sum(r.output_lens) for r in runs)), runs
@@ -146,6 +164,7 @@ def figures(cell: Cell, requests: RequestSet, runs: Sequence[Sent]) -> dict[str,
     itl_p50 = [1e3 * float(np.median([x for itl in s.itl_s for x in itl] or [0])) for s in runs]
     request_s = [len(sent.start_s) / sent.duration_s for sent in runs]
     output_tok_s = [sum(sent.output_lens) / sent.duration_s for sent in runs]
+    slo = cell.extra.get("slo") or {}
     chunks = len(samples["itl"]) + len(samples["ttft"])
     shares = [steady_share(sent) for sent in runs]
     known = [saturated(sent, cell.request_rate, cell.max_concurrency) for sent in runs]
@@ -169,7 +188,7 @@ def figures(cell: Cell, requests: RequestSet, runs: Sequence[Sent]) -> dict[str,
         **_with_range("output_tok_s", output_tok_s),
         "output_tok_s_per_gpu": float(np.median(output_tok_s)) / cell.engine.gpus,
         "total_tok_s": float(np.median([requests.tokens / sent.duration_s for sent in runs])),
-        **_goodput(runs, cell.extra.get("slo") or {}),
+        **_goodput(runs, slo),
         "steady_share_samples": shares,
         "steady_share": float(np.median(shares)),
         "saturated_samples": known,
@@ -177,6 +196,7 @@ def figures(cell: Cell, requests: RequestSet, runs: Sequence[Sent]) -> dict[str,
         "client_cpu_share": max(sent.client_cpu_s / sent.duration_s for sent in runs),
         "max_in_flight": max(max_in_flight(sent) for sent in runs),
         "request_set_digest": requests.digest,
+        "slo": json.dumps(slo) if slo else None,
     }
 
 
@@ -195,8 +215,8 @@ def saturated(sent: Sent, rate: float | None, concurrency: int | None) -> bool |
     arrivals. Between the two they must have grown by more than ``GROWN_SHARE`` of what arrived,
     and by more than three standard deviations of the difference of two Poisson counts. All at
     once (``inf``) is saturated by definition. None if it cannot be told: a closed loop (``inf``
-    with a concurrency), a queue in the client that vLLM does not tell of, or arrivals so short
-    that in their first half nothing could complete.
+    with a concurrency), a queue in the client that vLLM does not tell of, arrivals so short that
+    in their first half nothing could complete, or so few that only noise could be seen.
     """
     if rate is None or rate == float("inf"):
         return None if concurrency is not None else True
@@ -211,7 +231,10 @@ def saturated(sent: Sent, rate: float | None, concurrency: int | None) -> bool |
     at_end = int((arrivals <= last).sum() - (ends <= last).sum())
     arrived = int((arrivals > middle).sum())
     noise = 3 * float(np.sqrt(2 * max(in_middle, 1)))
-    return at_end - in_middle > max(GROWN_SHARE * arrived, noise)
+    if at_end - in_middle > max(GROWN_SHARE * arrived, noise):
+        return True
+    # Of so few arrivals even an overload of two to one would not stand out.
+    return None if noise > arrived / 2 else False
 
 
 def max_in_flight(sent: Sent) -> int:
@@ -235,7 +258,10 @@ def _goodput(runs: Sequence[Sent], slo: Mapping[str, float]) -> dict[str, float 
                 kept &= 1e3 * np.asarray(values) <= slo[name]
         rates.append(float(kept.sum()) / sent.duration_s)
         shares.append(float(kept.mean()))
-    return {"goodput_request_s": float(np.median(rates)), "goodput_share": float(np.mean(shares))}
+    return {
+        "goodput_request_s": float(np.median(rates)),
+        "goodput_share": float(np.median(shares)),
+    }
 
 
 def _tpot_or_zero(sent: Sent) -> list[float]:

@@ -23,7 +23,7 @@ from tpsweep.errors import EngineDiedError, StartError
 from tpsweep.failure import log_since, log_size, telling_lines
 from tpsweep.models import shape_of
 from tpsweep.request_set import RequestSet
-from tpsweep.serve import Sent
+from tpsweep.serve import Counters, Sent
 
 HOST = "127.0.0.1"
 PORT_TRIES = 2
@@ -31,6 +31,7 @@ PORT_TRIES = 2
 _PORT_TAKEN = "address already in use"
 _END_S = 20.0
 _HITS = re.compile(r"^vllm:prefix_cache_hits_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+_FINISHED = re.compile(r"^vllm:request_success_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 def free_port() -> int:
@@ -91,10 +92,12 @@ class Server:
             raise EngineDiedError("vLLM's server went down while requests were sent")
         return sent
 
-    def prefix_hits(self) -> float:
-        """Prompt tokens that were found in the prefix cache since the server's start."""
+    def counters(self) -> Counters:
+        """What the server has counted since its start."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as response:
-            return sum(float(value) for value in _HITS.findall(response.read().decode()))
+            said = response.read().decode()
+        hits, finished = (sum(map(float, found.findall(said))) for found in (_HITS, _FINISHED))
+        return Counters(hits, finished)
 
     def close(self) -> None:
         """End the server and all below it."""

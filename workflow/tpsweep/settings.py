@@ -29,6 +29,8 @@ from tpsweep.models import CACHE_BYTES
 
 NAME_LIMIT = 100
 PATH_LIMIT = 1000
+LEAST_RATE = 0.001
+"""Requests/s: a request in a quarter of an hour."""
 
 
 def _printable(limit: int, text: str) -> str:
@@ -57,11 +59,17 @@ def _rate(value: object) -> object:
 def _a_number(value: float) -> float:
     if math.isnan(value):
         raise PydanticCustomError("nan", "allowed: a number above 0, or inf")
+    if 0 < value < LEAST_RATE:
+        raise PydanticCustomError(
+            "rate", "allowed: at least {least}, or inf", {"least": LEAST_RATE}
+        )
     return value
 
 
 def _engine_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    for name in arguments:
+    for given in arguments:
+        # vLLM's command line takes abbreviations: `hos` would be `host`.
+        name = next((owned for owned in OWNED if given and owned.startswith(given)), given)
         if name in OWNED:
             raise PydanticCustomError(
                 "owned",
@@ -111,12 +119,20 @@ OWNED: Mapping[str, str] = {
     "disable_log_stats": "the rules of measuring (the timestamps need it)",
     "profiler_config": "the capture workload",
     "seed": "tpsweep",
+    **dict.fromkeys(
+        (
+            *("host", "port", "uds", "api_key", "served_model_name", "middleware", "root_path"),
+            *("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "api_server_count", "config"),
+            *("data_parallel_address", "data_parallel_rpc_port", "data_parallel_rank", "headless"),
+        ),
+        "tpsweep (a server is on loopback, with a port and a key of its own)",
+    ),
 }
 """Engine arguments that a variant must not hold, and where they are set instead."""
 
 Name = Annotated[str, AfterValidator(lambda text: _printable(NAME_LIMIT, text))]
 PathText = Annotated[str, AfterValidator(lambda text: _printable(PATH_LIMIT, text))]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Whole = Annotated[int, Field(ge=0)]
 Rate = Annotated[
     float,

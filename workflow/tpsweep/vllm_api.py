@@ -81,7 +81,7 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
     "vllm/benchmarks/datasets/__init__.py": ("SampleRequest", "ShareGPTDataset"),
     "vllm/tokenizers/__init__.py": ("get_tokenizer",),
     "vllm/transformers_utils/config.py": ("def get_config(",),
-    "vllm/v1/metrics/loggers.py": ("vllm:prefix_cache_hits",),
+    "vllm/v1/metrics/loggers.py": ("vllm:prefix_cache_hits", "vllm:request_success"),
     "vllm/benchmarks/latency.py": (
         '"--num-iters-warmup"',
         '"--num-iters"',

@@ -47,7 +47,7 @@ def measure(cell: Cell, engine: Loaded, files: Files) -> Measurement:
         return throughput.run(cell, requests, engine.generate)
     if cell.workload == "serve" and isinstance(engine, Server):
         send = partial(engine.send, slo=cell.extra.get("slo") or {})
-        measurement, runs = serve.run(cell, requests, send, engine.prefix_hits)
+        measurement, runs = serve.run(cell, requests, send, engine.counters)
         kept = _keep(cell, runs, files.results)
         return replace(measurement, figures={**measurement.figures, "vllm_results": kept})
     raise ValueError(f"workload {cell.workload}: not one of a session of mode {cell.engine.mode}")

@@ -1,6 +1,7 @@
 """Series: the lines that a table compares, one per TP, and what they have in common.
 
-A series holds the cells whose identity differs in ``tp``, ``gpus``, ``replicas`` and ``run`` only.
+A series holds the cells whose identity differs in ``tp``, ``gpus``, ``replicas`` and ``run`` only,
+and whose ``settings`` (``tpsweep.cell``: engine limits, dataset file, SLOs, ...) agree.
 TP=1 has no all-reduce: its line stands in the series of every backend.
 """
 
@@ -22,7 +23,7 @@ from tpsweep.tables.table import Record
 
 LINE = ("tp", "replicas", "gpus")
 _NOT_KEY = ("cell_id", "run", "allreduce_backend", *LINE)
-KEY = tuple(name for name in row.IDENTITY_NAMES if name not in _NOT_KEY)
+KEY = (*(name for name in row.IDENTITY_NAMES if name not in _NOT_KEY), "settings")
 """What every line of a series has in common, the all-reduce backend apart."""
 
 NO_ALLREDUCE = "none"
@@ -38,6 +39,7 @@ _COMPARED = {
 
 HEAD = (
     *(column for column in row.IDENTITY if column.name in KEY),
+    Column("settings", TEXT, "of the series: digest of what else could change a number"),
     Column("allreduce_backend", TEXT, "of the series; its TP=1 line ran without all-reduce"),
     Column("tp", INT, "tensor-parallel size"),
     Column("replicas", INT, "engines side by side"),
@@ -156,7 +158,7 @@ def _cells(results: Results, workload: str, columns: tuple[str, ...]) -> Iterato
     wanted = dict.fromkeys(("cell_id", *columns, RAN, "synthetic", *_COMPARED.values()))
     rows = results.rows[results.rows["workload"] == workload]
     by_id = {line["cell_id"]: line for line in records(rows, wanted)}
-    names = (*row.IDENTITY_NAMES, "state", "failure_type", "reason")
+    names = (*row.IDENTITY_NAMES, "settings", "state", "failure_type", "reason")
     manifest = results.manifest[results.manifest["workload"] == workload]
     for cell in records(manifest, names):
         yield {**cell, **by_id.get(cell["cell_id"], {})}

@@ -21,6 +21,7 @@ from tpsweep.tables.table import (
     View,
     change,
     figure,
+    identity,
     sort_key,
     text,
 )
@@ -93,6 +94,7 @@ _YES = {None: NA, True: "yes", False: "no"}
 
 VIEWS = (
     *IDENTITY_VIEWS,
+    identity("Settings", "settings"),
     View("State", text("state")),
     View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
     View("Served (requests/s)", figure("request_s", NA)),
@@ -119,7 +121,10 @@ LEGEND = (
     f" from {stats.MIN_RUNS} runs (engine starts) a side on is the spread between engine starts"
     " known, and a difference significant or not.",
     "Saturated: the queue grew while requests arrived, so that TTFT depends on how long the test"
-    " ran; always so at an infinite rate.",
+    " ran; always so at an infinite rate; n/a where it cannot be told.",
+    "Times are from a request's send: a wait in the client for max_concurrency is not in them, nor"
+    " in goodput. Per GPU at a fixed rate says how the same load is shared, not what could be"
+    " served. Settings: a digest of engine limits, SLOs and what else can change a number.",
 )
 EMPTY = "No serve cells in the matrix."
 

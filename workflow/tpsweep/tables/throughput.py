@@ -9,7 +9,16 @@ from tpsweep import stats
 from tpsweep.results import Results
 from tpsweep.row import FLOAT, TEXT, Column
 from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
-from tpsweep.tables.table import IDENTITY_VIEWS, Record, Table, View, figure, sort_key, text
+from tpsweep.tables.table import (
+    IDENTITY_VIEWS,
+    Record,
+    Table,
+    View,
+    figure,
+    identity,
+    sort_key,
+    text,
+)
 from tpsweep.tables.tp_comparison import SHORT
 
 SAMPLES = {"request_s": "request_s_samples", "output_tok_s": "output_tok_s_samples"}
@@ -40,6 +49,7 @@ COLUMNS = (
 NA = "n/a"
 VIEWS = (
     *IDENTITY_VIEWS,
+    identity("Settings", "settings"),
     View("State", text("state")),
     View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
     View("Served (requests/s)", figure("request_s", NA)),

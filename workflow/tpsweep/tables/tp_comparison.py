@@ -13,7 +13,16 @@ from tpsweep import stats
 from tpsweep.results import Results
 from tpsweep.row import FLOAT, TEXT, Column
 from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
-from tpsweep.tables.table import IDENTITY_VIEWS, Record, Table, View, figure, sort_key, text
+from tpsweep.tables.table import (
+    IDENTITY_VIEWS,
+    Record,
+    Table,
+    View,
+    figure,
+    identity,
+    sort_key,
+    text,
+)
 
 DECODE, PREFILL = "tpot_ms_samples", "prefill_ms_samples"
 _FROM_ROWS = (DECODE, PREFILL, "output_tok_s", "prefill_chunked")
@@ -58,6 +67,7 @@ SHORT = {
 }
 VIEWS = (
     *IDENTITY_VIEWS,
+    identity("Settings", "settings"),
     View("State", text("state")),
     View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
     View("Decode (ms/token)", figure("tpot_ms")),
