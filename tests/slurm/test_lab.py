@@ -57,7 +57,7 @@ def test_an_urgent_job_preempts(lab: Lab, qos: str, ends: bool) -> None:
         wait(lambda: [row[0] for row in sacct(lab, victim)] == ["PREEMPTED"])
         assert queue(lab, victim) in ("", "PREEMPTED")
     else:
-        wait(lambda: queue(lab, victim) == "RUNNING", 60)
+        wait(lambda: queue(lab, victim) == "RUNNING", 180)
         assert "Restarts=1 " in lab.call("scontrol", "show", "job", victim)
         lab.scancel(victim)
 
@@ -99,7 +99,7 @@ def test_two_labs_at_once_and_nothing_left(lab: Lab, new_lab: NewLab, tmp_path: 
         )
         assert job == "1"  # nothing is known of the time before
         # Not by `sbatch --wait`, which looks every half minute in the end.
-        wait(lambda: queue(second, "1") in ("", "COMPLETED"), 60)
+        wait(lambda: queue(second, "1") in ("", "COMPLETED"), 180)
         assert (tmp_path / "out").read_text() == f"0,1 on x1-1 {again}\n"
         submit(second, wrap="sleep 600")
         pids = second.daemons.pids()
@@ -123,7 +123,7 @@ def test_a_lost_node_is_noticed(lab: Lab) -> None:
     job = submit(lab, "--no-requeue", "-p", "gpu-h200", wrap="sleep 600")
     wait(lambda: queue(lab, job) == "RUNNING")
     lab.kill_node("h200-1")
-    wait(lambda: [row[0] for row in sacct(lab, job)] == ["NODE_FAIL"], 60)
+    wait(lambda: [row[0] for row in sacct(lab, job)] == ["NODE_FAIL"], 300)
     lab.start_node("h200-1")
     lab.wait_idle()
 
@@ -235,7 +235,7 @@ def using(folder: Path) -> list[int]:
     return found
 
 
-def wait(condition: Callable[[], object], limit_s: float = 30) -> None:
+def wait(condition: Callable[[], object], limit_s: float = 120) -> None:
     """Until a condition holds, or fail."""
     end = time.monotonic() + limit_s
     while not condition():

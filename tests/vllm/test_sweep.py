@@ -130,9 +130,10 @@ def test_vllms_own_latency_benchmark_agrees(swept: Project) -> None:
     assert done.stdout, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     print(result)
-    # One engine, turn by turn, on a machine that others use. A measurement that misses a part of
-    # the work (decode, a half of the batch) is off by far more.
-    assert abs(result["difference_pct"]) < 15
+    # One engine, turn by turn, on a machine that others use: what they do to it only ever adds, so
+    # the fastest iterations are compared. A measurement that misses a part of the work (decode, a
+    # half of the batch) is off by far more.
+    assert abs(result["fastest_difference_pct"]) < 15
 
 
 def test_a_killed_engine_loses_one_cell_alone(new_project: Callable[[], Project]) -> None:
