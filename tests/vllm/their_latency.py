@@ -4,8 +4,8 @@
 
 The engine is loaded once, with the row's own arguments and environment, and the two take turns on
 it: two engine starts differ by more than two ways of measuring. Prints one JSON: both sample lists
-(whole generate() call, ms), their medians, their fastest, and whether each median lies inside the other's
-range. Exit code 0 if they agree, 1 if not.
+(whole generate() call, ms), their medians, how far their fastest are apart, and whether each median
+lies inside the other's range. Exit code 0 if they agree, 1 if not.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from tpsweep import gpus, provenance, vllm_api, workloads
+from tpsweep import gpus, nsys_session, profiler, provenance, vllm_api, workloads
 from tpsweep.cell import Cell, Engine
 from tpsweep.client import SOCKET_NAME, START_FAILURE, Request
 from tpsweep.errors import EngineDiedError, StartError
@@ -64,7 +64,7 @@ class Daemon:
         if engine.mode == "server":
             self.loaded = Server(engine, log)
         else:
-            self.loaded = OfflineEngine(vllm_api.llm_arguments(engine))
+            self.loaded = OfflineEngine(vllm_api.llm_arguments(engine), profiler.of_session(folder))
         self.record = EngineRecord(
             engine_id=uuid.uuid4().hex[:12],
             start_s=time.time() - psutil.Process().create_time(),
@@ -130,7 +130,7 @@ class Daemon:
         root = Path(request.row).parents[len(Path(cell.path).parts) - 1]
         files = workloads.Files(root, Path(request.dataset) if request.dataset else None)
         try:
-            measured = workloads.measure(cell, self.loaded, files)
+            measured = workloads.measure(cell, self.loaded, files, self.record)
         except EngineDiedError as error:
             return Answer(False, "crash", str(error))
         except ValueError as error:  # vLLM's own refusal of a request: the engine lives on
@@ -210,9 +210,10 @@ def main() -> int:
     engine = Engine.from_json(options.engine)
     folder = Path(os.environ["SESSION_DIR"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    _log_start(options.starts, engine)
     log_offset = log_size(os.environ.get("SESSION_LOG", ""))
     try:
+        nsys_session.enter(engine)
+        _log_start(options.starts, engine)
         daemon = Daemon(engine, folder)
     except Exception as error:  # whatever vLLM raises is the reason of the session's cells
         _leave_start_failure(folder, error, log_offset)

@@ -45,13 +45,28 @@ def run(cell: Cell, generate: Generate, vocabulary: int) -> Measurement:
 def measure(
     cell: Cell, generate: Generate, vocabulary: int, clock: Callable[[], float] = time.monotonic
 ) -> Measured:
-    """Run a cell's warm-ups, repeats and cross-check.
+    """Run a cell's warm-ups, repeats and cross-check."""
+    once = batches(cell, generate, vocabulary)
+    output_len = cell.output_len or 0
+    began = clock()
+    for _ in range(cell.warmups):
+        once(output_len)
+    measured = clock()
+    repeats = [once(output_len) for _ in range(cell.repeats)]
+    kept_until = clock()
+    once(1)
+    out1 = [once(1) for _ in range(cell.repeats)]
+    return Measured(repeats, out1, Times(began, measured, kept_until))
+
+
+def batches(cell: Cell, generate: Generate, vocabulary: int) -> Callable[[int], Repeat]:
+    """A function that runs the cell's batch once, to as many output tokens as it is given.
 
     Prompts are drawn from a generator seeded by the cell's id: equal cells see equal prompts, no
     two iterations of a cell see the same.
     """
     if cell.batch is None or cell.input_len is None or cell.output_len is None:
-        raise ValueError("a latency cell needs batch, input_len and output_len")
+        raise ValueError(f"a {cell.workload} cell needs batch, input_len and output_len")
     random = np.random.default_rng(int(cell.cell_id, 16))
     shape = (cell.batch, cell.input_len)
 
@@ -59,15 +74,7 @@ def measure(
         prompts = random.integers(0, vocabulary, size=shape).tolist()
         return generate(prompts, [output_len] * len(prompts))
 
-    began = clock()
-    for _ in range(cell.warmups):
-        once(cell.output_len)
-    measured = clock()
-    repeats = [once(cell.output_len) for _ in range(cell.repeats)]
-    kept_until = clock()
-    once(1)
-    out1 = [once(1) for _ in range(cell.repeats)]
-    return Measured(repeats, out1, Times(began, measured, kept_until))
+    return once
 
 
 def prefill_ms(batch: Repeat) -> float:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from tpsweep import request_set
 from tpsweep.cell import Cell, Engine
 from tpsweep.config import Config, ConfigError
+from tpsweep.nsys_session import NSYS_ONLY, NSYS_OR_TORCH
 from tpsweep.settings import Capture, RequestSet, Serve, StaticBatch, WorkloadEntry
 
 if TYPE_CHECKING:
     from snakemake_executor_plugin_submitit.site import Site
 
-SUPPORTED_WORKLOADS = ("latency", "throughput", "serve")
-"""Workloads that this version measures; the others are in the manifest as unsupported."""
+SUPPORTED_WORKLOADS = ("latency", "throughput", "serve", "capture")
+"""Workloads that this version measures; others would be in the manifest as unsupported."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def expand(config: Config, site: Site) -> list[Planned]:
                 _claim(cell, name, owners)
                 matching = [i for i, axes in enumerate(exclusions) if _matches(axes, cell)]
                 unused.difference_update(matching)
-                status, reason = "planned", problem or _memory_problem(cell, config, site)
+                reason = problem or _profiler_problem(cell) or _memory_problem(cell, config, site)
+                status = "planned"
                 if matching:
                     status, reason = "excluded", config.settings.exclude[matching[0]].reason
                 elif reason:
@@ -115,8 +117,8 @@ def _engines(entry: WorkloadEntry, config: Config, site: Site) -> Iterator[Engin
 def _mode(entry: WorkloadEntry, card: str) -> str:
     if isinstance(entry, Serve):
         return "server"
-    if isinstance(entry, Capture) and entry.profiler != "torch":
-        return "nsys" if entry.profiler == "nsys" or card != "CPU" else "offline"
+    if isinstance(entry, Capture) and entry.profiler != "torch" and card != "CPU":
+        return NSYS_ONLY if entry.profiler == "nsys" else NSYS_OR_TORCH
     return "offline"
 
 
@@ -192,6 +194,13 @@ def _node_problem(engine: Engine, site: Site) -> str | None:
     if engine.gpus > gpu.per_node:
         asked = f"tp {engine.tp} x replicas {engine.replicas} = {engine.gpus} GPUs"
         return f"{asked} > {gpu.per_node} on a node of {engine.gpu}"
+    return None
+
+
+def _profiler_problem(cell: Cell) -> str | None:
+    """Why the asked profiler cannot see this class; None if it can."""
+    if cell.extra.get("profiler") == "nsys" and cell.engine.gpu_card == "CPU":
+        return "profiler nsys sees GPUs, and this class has none; allowed: torch or auto"
     return None
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -12,26 +13,31 @@ import psutil
 from tpsweep import vllm_api
 from tpsweep.errors import EngineDiedError
 from tpsweep.models import shape_of
+from tpsweep.profiler import Profiler
 from tpsweep.repeat import Finished, Repeat
 
 
 class OfflineEngine:
     """One loaded engine, from the arguments of ``vllm.LLM``.
 
-    ``shape`` is read from the configuration that vLLM really loaded; None for an architecture whose
-    parameters we cannot count.
+    ``config`` is the model's configuration as vLLM really loaded it, ``shape`` what is read from
+    it; None for an architecture whose parameters we cannot count. ``profiler`` waits for a
+    capture: vLLM makes its own only when it is first started, and costs nothing before.
     """
 
-    def __init__(self, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, arguments: Mapping[str, Any], profiler: Profiler | None = None) -> None:
         from vllm import LLM
 
         self.arguments = dict(arguments)
-        self.llm: Any = LLM(**self.arguments)
+        self._profiler = profiler
+        more = {"profiler_config": profiler.config} if profiler else {}
+        self.llm: Any = LLM(**self.arguments, **more)
         self.alive = True
         config = self.llm.llm_engine.vllm_config
         self.tp = int(config.parallel_config.tensor_parallel_size)
         hf_config = config.model_config.hf_config
-        self.shape = shape_of(hf_config.to_dict())
+        self.config: dict[str, Any] = json.loads(hf_config.to_json_string(use_diff=False))
+        self.shape = shape_of(self.config)
         self.vocabulary = int(hf_config.vocab_size)
 
     def generate(self, prompts: list[list[int]], output_lens: Sequence[int]) -> Repeat:
@@ -57,6 +63,32 @@ class OfflineEngine:
             raise EngineDiedError(f"vLLM's engine died: {error}") from error
         wall = time.perf_counter() - begin
         return Repeat(wall, [_finished(output) for output in outputs])
+
+    @contextlib.contextmanager
+    def profiled(self) -> Iterator[Profiler]:
+        """Record what runs inside with the engine's profiler.
+
+        Raises ``ValueError`` if it has none or it does not work, ``EngineDiedError`` if the
+        engine's processes are gone.
+        """
+        if self._profiler is None:
+            raise ValueError("the engine was started without a profiler")
+        self._profiler.start()
+        try:
+            self._tell(self.llm.start_profile)
+            yield self._profiler
+            self._tell(self.llm.stop_profile)
+        finally:
+            self._profiler.stop()
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            call()
+        except EngineDeadError as error:
+            self.alive = False
+            raise EngineDiedError(f"vLLM's engine died: {error}") from error
 
     @property
     def processes(self) -> dict[str, psutil.Process]:

@@ -25,6 +25,8 @@ from tpsweep.settings import ModelEntry
 
 AGAIN = ".again"
 """There only while rows that cannot be read are measured again, below the results root."""
+CAPTURES_LAST = 10**12
+"""A profiler that has run may leave its mark on the engine: nothing is timed after a capture."""
 REASONS = 3
 """How many reasons are said when a sweep starts; the manifest has them all."""
 
@@ -69,6 +71,8 @@ class Job:
 
         For arrivals by a rate it is the time that they take (ms): sessions do not mix the two.
         """
+        if self.cell.workload == "capture":
+            return CAPTURES_LAST + (self.cell.batch or 0)
         batch, rate = self.cell.batch or self.cell.num_prompts or 1, self.cell.request_rate
         if rate is not None:
             return 0 if math.isinf(rate) else round(1e3 * batch / rate)

@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tpsweep import latency, request_set, serve, sharegpt, throughput
+from tpsweep import latency, profiled, request_set, serve, sharegpt, throughput
 from tpsweep.atomic import replacing
 from tpsweep.cell import Cell
 from tpsweep.measurement import Measurement
 from tpsweep.offline import OfflineEngine
+from tpsweep.record import EngineRecord
 from tpsweep.serve import Sent
 from tpsweep.server import Server
 
@@ -33,14 +34,16 @@ class Files:
     dataset: Path | None
 
 
-def measure(cell: Cell, engine: Loaded, files: Files) -> Measurement:
-    """Measure a cell on the engine of its session.
+def measure(cell: Cell, engine: Loaded, files: Files, about: EngineRecord) -> Measurement:
+    """Measure a cell on the engine of its session; ``about`` is what its start said.
 
     Raises ``ValueError`` for what cannot be measured as asked, ``EngineDiedError``, and
     ``OSError`` if vLLM's results cannot be kept.
     """
     if cell.workload == "latency" and isinstance(engine, OfflineEngine):
         return latency.run(cell, engine.generate, engine.vocabulary)
+    if cell.workload == "capture" and isinstance(engine, OfflineEngine):
+        return profiled.run(cell, engine, files.results, about)
     read = partial(sharegpt.read, tokenizer=engine.tokenizer)
     requests = request_set.of_cell(cell, files.dataset, engine.vocabulary, read)
     if cell.workload == "throughput" and isinstance(engine, OfflineEngine):
