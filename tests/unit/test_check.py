@@ -84,7 +84,6 @@ def mixed(folder: Folder) -> None:
     folder.add()
     for reason in ("70B needs 141 GB", "70B needs 141 GB", "no node has 8"):
         folder.add("infeasible", reason)
-    folder.add("unsupported", "no such backend")
     folder.add("excluded", "too slow")
 
 
@@ -110,7 +109,6 @@ def test_every_state_is_counted(folder: Folder, capsys: pytest.CaptureFixture[st
         "failed": 1,
         "missing": 1,
         "infeasible": 3,
-        "unsupported": 1,
         "excluded": 1,
     }
     assert (said["planned"], said["complete"], said["engine_starts"]) == (4, False, 3)
@@ -125,7 +123,6 @@ def test_every_state_is_counted(folder: Folder, capsys: pytest.CaptureFixture[st
     ]
     assert said["reasons"] == {
         "infeasible": {"70B needs 141 GB": 2, "no node has 8": 1},
-        "unsupported": {"no such backend": 1},
         "excluded": {"too slow": 1},
     }
 
@@ -133,7 +130,7 @@ def test_every_state_is_counted(folder: Folder, capsys: pytest.CaptureFixture[st
 def test_people_see_what_failed_and_why(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     mixed(folder)
     text = shown(folder, capsys)
-    first = "2/4 cells measured, 1 failed, 1 missing, 3 infeasible, 1 unsupported, 1 excluded"
+    first = "2/4 cells measured, 1 failed, 1 missing, 3 infeasible, 1 excluded"
     assert text.splitlines()[0] == f"{folder.root}: {first}"
     for words in (
         "crash: the engine died",

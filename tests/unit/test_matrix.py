@@ -188,23 +188,21 @@ SERVE = {
 }
 
 
-def test_workloads_that_this_version_does_not_measure_say_so(site: Site) -> None:
+def test_every_workload_has_the_engine_that_it_needs(site: Site) -> None:
     requests = {"num_prompts": [50], "input_len": [8], "output_len": [8]}
     workloads = {
         "serve": SERVE,
         "offline": {"kind": "throughput", **requests},
         "torch": {**DECODE, "kind": "capture", "profiler": "torch"},
         "nsys": {**DECODE, "kind": "capture", "profiler": "nsys"},
+        "auto": {**DECODE, "kind": "capture"},
     }
     planned = plan(site, workloads=workloads, tp=[2])
     status = {item.cell.workload: (item.status, item.reason) for item in planned}
     assert status == {
         "serve": ("planned", None),
         "throughput": ("planned", None),
-        "capture": (
-            "unsupported",
-            "this version of tpsweep measures latency, throughput, serve only",
-        ),
+        "capture": ("planned", None),
     }
     assert Counter((p.cell.workload, p.cell.engine.mode, p.cell.engine.gpus) for p in planned) == {
         ("serve", "server", 2): 4,
@@ -212,6 +210,7 @@ def test_workloads_that_this_version_does_not_measure_say_so(site: Site) -> None
         ("throughput", "offline", 2): 1,
         ("capture", "offline", 2): 2,
         ("capture", "nsys", 2): 2,
+        ("capture", "nsys-or-torch", 2): 2,
     }
     rates = {p.cell.request_rate for p in planned if p.entry == "serve"}
     assert rates == {4.0, float("inf")}

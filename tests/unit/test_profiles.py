@@ -147,6 +147,6 @@ def test_pace_plans_every_cell_with_snakemake(pace: Sweep, tmp_path: Path) -> No
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-2000:]
-    counts = dict(re.findall(r"^(latency|throughput|serve)\s+(\d+)$", said, re.MULTILINE))
-    assert len(counts) == 3, said[-2000:]
+    counts = dict(re.findall(r"^(latency|throughput|serve|capture)\s+(\d+)$", said, re.MULTILINE))
+    assert len(counts) == 4, said[-2000:]
     assert sum(map(int, counts.values())) == len(pace.jobs)

@@ -105,7 +105,7 @@ def test_holes_are_named_in_the_line_of_their_tp(sweep: Sweep) -> None:
     assert lines[4]["baseline_tp"] == 2
     assert lines[4]["decode_speedup"] == pytest.approx(2.0)
     assert lines[8]["tpot_ms"] is None and lines[8]["decode_speedup"] is None
-    expected = tables.Summary(5, 2, 2, 1, infeasible=1, unsupported=0, excluded=1)
+    expected = tables.Summary(5, 2, 2, 1, infeasible=1, excluded=1)
     assert summary == expected
     assert str(summary).startswith("INCOMPLETE 2/5 cells measured, 2 failed, 1 missing")
     title = sweep.markdown("tp_comparison").splitlines()[0]

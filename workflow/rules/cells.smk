@@ -13,7 +13,7 @@ def of_cell(workload, function):
     return lambda wc: function(f"cells/{workload}/{wc.cell}.parquet")
 
 
-for WORKLOAD in SUPPORTED_WORKLOADS:
+for WORKLOAD in WORKLOADS:
 
     rule:
         name:

@@ -3,8 +3,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from tpsweep.matrix import SUPPORTED_WORKLOADS
 from tpsweep.preflight import MARKERS, record_path
+from tpsweep.settings import WORKLOADS
 from tpsweep.sweep import AGAIN, InputError, check_files, load_sweep
 
 try:

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from tpsweep.results import FAILURES, Results, ResultsError, load, records
 
-STATES = ("measured", "failed", "missing", "infeasible", "unsupported", "excluded")
-UNPLANNED = ("infeasible", "unsupported", "excluded")
+STATES = ("measured", "failed", "missing", "infeasible", "excluded")
+UNPLANNED = ("infeasible", "excluded")
 ENGINE_STARTS = "engine_starts.jsonl"
 SHOWN = 10
 """Entries of a list that people see; ``--json`` has all."""

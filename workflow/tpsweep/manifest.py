@@ -18,7 +18,7 @@ from tpsweep.row import IDENTITY, INT, TEXT, Column
 COLUMNS = (
     *IDENTITY,
     Column("path", TEXT, "the row's place below the results root"),
-    Column("status", TEXT, "planned, infeasible, unsupported or excluded"),
+    Column("status", TEXT, "planned, infeasible or excluded"),
     Column("reason", TEXT, "why it is not planned; null if it is"),
     Column("session", TEXT, "cells with an equal key share an engine"),
     Column("settings", TEXT, "digest of what else can change a number; cells compare within it"),

@@ -17,9 +17,6 @@ from tpsweep.settings import Capture, RequestSet, Serve, StaticBatch, WorkloadEn
 if TYPE_CHECKING:
     from snakemake_executor_plugin_submitit.site import Site
 
-SUPPORTED_WORKLOADS = ("latency", "throughput", "serve", "capture")
-"""Workloads that this version measures; others would be in the manifest as unsupported."""
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -31,7 +28,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell of the matrix. ``status`` is planned, infeasible, unsupported or excluded, and
+    """A cell of the matrix. ``status`` is planned, infeasible or excluded, and
     ``reason`` says why if it is not planned. ``minutes`` is the cell's own time limit.
 
     ``entry`` is the workload's name in the config; labels are for people and change nothing.
@@ -69,10 +66,6 @@ def expand(config: Config, site: Site) -> list[Planned]:
                     status, reason = "excluded", config.settings.exclude[matching[0]].reason
                 elif reason:
                     status = "infeasible"
-                elif cell.workload not in SUPPORTED_WORKLOADS:
-                    measured = ", ".join(SUPPORTED_WORKLOADS)
-                    status = "unsupported"
-                    reason = f"this version of tpsweep measures {measured} only"
                 labels = entry.label, config.models[engine.model.name].label
                 planned.append(Planned(cell, status, reason, entry.minutes, name, *labels))
     for i in sorted(unused):

@@ -36,7 +36,7 @@ MANIFEST_SCHEMA = pa.schema(
     ]
 )
 """What is asked of the manifest; it may hold more. Types alone: the file is all that is shared."""
-STATUSES = ("planned", "infeasible", "unsupported", "excluded")
+STATUSES = ("planned", "infeasible", "excluded")
 FAILURE_FIELDS = ("workload", "type", "message", "log", "telling_lines", "when")
 _DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 

@@ -295,6 +295,8 @@ class Serve(RequestSet):
     slo: Slo = Slo()
 
 
+WORKLOADS = ("latency", "throughput", "serve", "capture")
+"""The kinds of workload: each has a rule and a client of its name."""
 WorkloadEntry = Annotated[Latency | Throughput | Serve | Capture, Field(discriminator="kind")]
 
 

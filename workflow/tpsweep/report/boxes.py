@@ -17,7 +17,7 @@ SMALLEST = 10
 """Lines that every box may have, however many boxes there are."""
 _ONCE = ("Runs", "Saturated")
 """Said once on the page where all lines agree, to leave room for the figures."""
-UNPLANNED = ("infeasible", "unsupported", "excluded")
+UNPLANNED = ("infeasible", "excluded")
 _IN_CAPTION = ("GPU", "Model", "Site", "Workload")
 
 

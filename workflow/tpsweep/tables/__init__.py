@@ -24,7 +24,6 @@ class Summary:
     failed: int
     missing: int
     infeasible: int
-    unsupported: int
     excluded: int
 
     @property
@@ -33,7 +32,7 @@ class Summary:
         return self.measured == self.planned
 
     def __str__(self) -> str:
-        states = ("failed", "missing", "infeasible", "unsupported", "excluded")
+        states = ("failed", "missing", "infeasible", "excluded")
         others = [f"{getattr(self, s)} {s}" for s in states if getattr(self, s)]
         mark = "" if self.complete else "INCOMPLETE "
         return ", ".join([f"{mark}{self.measured}/{self.planned} cells measured", *others])
@@ -79,7 +78,6 @@ def summarise(results: Results) -> Summary:
         failed=results.count("failed"),
         missing=results.count("missing"),
         infeasible=results.count("infeasible"),
-        unsupported=results.count("unsupported"),
         excluded=results.count("excluded"),
     )
 

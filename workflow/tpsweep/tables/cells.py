@@ -10,7 +10,7 @@ from tpsweep.row import TEXT, Column
 from tpsweep.tables.table import IDENTITY_VIEWS, Table, View, figure, identity, sort_key, text
 
 STATE = (
-    Column("state", TEXT, "measured, failed, missing, infeasible, unsupported or excluded"),
+    Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
     Column("failure_type", TEXT, "of a failed cell"),
     Column("reason", TEXT, "why there is no row"),
     Column("path", TEXT, "the row's place below the results root"),
