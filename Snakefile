@@ -10,6 +10,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/preflight.smk"
 include: "workflow/rules/cells.smk"
+include: "workflow/rules/captures.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/report.smk"
 
@@ -22,6 +23,7 @@ localrules:
     model_folder,
     weights,
     preflight_all,
+    communication,
     tables,
     report,
 
@@ -31,6 +33,7 @@ rule all:
     input:
         # The cells too: tables made after a failure must not hide that a cell is missing.
         list(SWEEP.jobs),
+        COMMUNICATION,
         TABLES,
         REPORT,
         NEW_CONFIG,

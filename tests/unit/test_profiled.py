@@ -97,7 +97,7 @@ def kept(folder: Path) -> list[str]:
 def test_a_capture_is_kept_with_what_it_does_not_tell(tmp_path: Path) -> None:
     measured, stand_in = run(tmp_path)
     assert stand_in.calls == [False, False, True]  # warm-ups run without the profiler
-    stem = profiled.stem_of(CELL.path)
+    stem = CELL.capture_stem
     assert stem.startswith("captures/H200/8b/tp2/b1-in256-out16-")
     assert stem.endswith(CELL.cell_id)
     traces = [f"{stem}.rank{rank}.pt.trace.json.gz" for rank in (0, 1)]

@@ -197,7 +197,8 @@ def test_a_row_goes_through_its_file_unchanged(tmp_path: Path) -> None:
     assert not [name for name in row.IDENTITY_NAMES if name not in made]
     left_out = {column.name for column in (*row.GPU_STATE, *row.PROVENANCE)} - set(made)
     assert left_out == {"gpu_note", "cpu_model", "cuda_version", "tpsweep_version",
-                        "request_set_digest", "slo", "vllm_results", "profiler_ran", "capture_files"}  # fmt: skip
+                        "request_set_digest", "slo", "vllm_results",
+                        "profiler_ran", "capture_files"}  # fmt: skip
 
 
 def test_figures_times_and_energy_of_a_row() -> None:

@@ -6,6 +6,7 @@ rule report:
     input:
         manifest=MANIFEST,
         cells=list(SWEEP.jobs),
+        captures=COMMUNICATION,
     output:
         REPORT,
     log:

@@ -40,6 +40,7 @@ rule tables:
     input:
         manifest=MANIFEST,
         cells=list(SWEEP.jobs),
+        captures=COMMUNICATION,
     output:
         TABLES,
     log:

@@ -23,11 +23,6 @@ from tpsweep.offline import OfflineEngine
 from tpsweep.record import EngineRecord
 
 
-def stem_of(cell_path: str) -> str:
-    """A capture's place below the results root, without suffixes, from its row's."""
-    return cell_path.replace("cells/capture/", "captures/", 1).removesuffix(".parquet")
-
-
 def run(cell: Cell, engine: OfflineEngine, results: Path, about: EngineRecord) -> Measurement:
     """Profile a cell and keep the capture below ``results``.
 
@@ -47,9 +42,8 @@ def run(cell: Cell, engine: OfflineEngine, results: Path, about: EngineRecord) -
     reasons = repeat.refusals(repeats, [lengths[0]] * batch, [lengths[1]] * batch)
     figures: dict[str, Any] = {"profiler_ran": profiler.name}
     if not reasons:
-        stem = stem_of(cell.path)
         known = {**_sidecar(cell, about), "model": _model(engine), "profiler": profiler.name}
-        with _whole_or_nothing(profiler.collect(results / stem)) as files:
+        with _whole_or_nothing(profiler.collect(results / cell.capture_stem)) as files:
             place = sidecar.place(files[0])
             files.append(place)
             with replacing(place) as path:

@@ -112,6 +112,12 @@ class Sweep:
             jobs[f"{self.results}/{cell.path}"] = job
         return jobs
 
+    @property
+    def communication(self) -> list[str]:
+        """Where the report of each planned capture goes."""
+        captures = (job.cell for job in self.jobs.values() if job.cell.workload == "capture")
+        return [f"{self.results}/{cell.capture_stem}.comm.json" for cell in captures]
+
     def job(self, path: str) -> Job:
         """The job that makes the row at ``path`` below the results root."""
         return self.jobs[f"{self.results}/{path}"]

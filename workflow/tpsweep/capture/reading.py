@@ -13,7 +13,10 @@ from pathlib import Path
 
 from tpsweep.capture import nsys, torch_trace
 from tpsweep.capture.events import CaptureError, RankEvents
+from tpsweep.row import read_row
 
+_ROW_DEPTH = 6  # below the results root: cells/capture/<gpu>/<model>/tp<k>/<row>
+_ANALYSED = (".sqlite", ".trace.json", ".trace.json.gz")
 _KINDS = "an .nsys-rep, its .sqlite export (or .sqlite.xz), or PyTorch traces (.json, .json.gz)"
 
 
@@ -24,7 +27,7 @@ def ranks_of(paths: Sequence[Path]) -> Iterator[list[RankEvents]]:
     Files that had to be unpacked or exported live as long as the context. Raises
     ``CaptureError`` for what is no capture and for ranks given twice.
     """
-    files = [file for path in paths for file in _expand(path)]
+    files = [file for path in paths for file in files_of(path)]
     if not files:
         raise CaptureError(f"no capture given; allowed: {_KINDS}")
     with tempfile.TemporaryDirectory(prefix="tpsweep-capture-") as folder:
@@ -40,13 +43,30 @@ def ranks_of(paths: Sequence[Path]) -> Iterator[list[RankEvents]]:
         yield sorted(ranks, key=lambda rank: rank.rank)
 
 
-def _expand(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """The files that are analysed of what was given: of a capture cell's row, those that it names.
+
+    Raises ``CaptureError`` for a folder or a row without any.
+    """
+    if path.suffix == ".parquet":
+        return _of_row(path)
     if not path.is_dir():
         return [path]
     traces = sorted(f for f in path.iterdir() if f.name.endswith((".trace.json", ".trace.json.gz")))
     if not traces:
         raise CaptureError(f"{path}: a folder without PyTorch traces (*.pt.trace.json.gz)")
     return traces
+
+
+def _of_row(path: Path) -> list[Path]:
+    try:
+        row = read_row(path)
+    except ValueError as error:
+        raise CaptureError(str(error)) from error
+    names = [name for name in row.get("capture_files") or () if name.endswith(_ANALYSED)]
+    if not names:
+        raise CaptureError(f"{path}: names no capture; allowed: the row of a capture cell")
+    return [path.resolve().parents[_ROW_DEPTH - 1] / name for name in names]
 
 
 def _read(path: Path, folder: Path, first_rank: int) -> list[RankEvents]:

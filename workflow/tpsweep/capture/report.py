@@ -86,10 +86,11 @@ def analyse(
     """
     if not paths:
         raise CaptureError("no capture given")
-    known = sidecar.find(paths[0])
+    files = [file for path in paths for file in reading.files_of(path)]
+    known = sidecar.find(files[0])
     if model is not None:
         known = replace(known, model=model)
-    with reading.ranks_of(paths) as ranks:
+    with reading.ranks_of(files) as ranks:
         return _report(ranks, known, decode_ms)
 
 

@@ -1,0 +1,18 @@
+# From a capture to where its steps spent their time: a report and the picture of one decode step.
+COMMUNICATION = SWEEP.communication
+
+
+rule communication:
+    input:
+        # Not newer than: a cloned results folder has times of its own. A row that is measured anew
+        # runs this again all the same, as a job of this run has made it.
+        ancient(f"{RESULTS}/cells/capture/{{cell}}.parquet"),
+    output:
+        report=f"{RESULTS}/captures/{{cell}}.comm.json",
+        picture=f"{RESULTS}/captures/{{cell}}.step.svg",
+    log:
+        f"{RESULTS}/logs/communication/{{cell}}.log",
+    shell:
+        # 1: analysed, and something is wrong with it: the report says what, the tables mark it.
+        f"{PYTHON} -m tpsweep comm {{input:q}} --output {{output.report:q}}"
+        " --timeline {output.picture:q} > {log:q} 2>&1 || [ $? -eq 1 ]"
