@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.cells import engine, latency_cell, model
 from tests.unit.test_record import engine_record
-from tpsweep import capture, profiled
+from tpsweep import capture, profiled, row
 from tpsweep.capture import sidecar
 from tpsweep.cell import Cell
 from tpsweep.repeat import Finished, Repeat
@@ -155,3 +155,20 @@ def test_the_place_of_the_model_is_not_told(tmp_path: Path) -> None:
     measured = profiled.run(CELL, stand_in, tmp_path, engine_record())  # type: ignore[arg-type]
     text = (tmp_path / measured.figures["capture_files"][-1]).read_text()
     assert "somebody" not in text
+
+
+def test_the_row_of_a_capture_stands_for_its_files(tmp_path: Path) -> None:
+    measured, _ = run(tmp_path)
+    place = tmp_path / CELL.path
+    made = {"cell_id": CELL.cell_id, "workload": "capture", "synthetic": True, **measured.figures}
+    row.write_row(made, place)
+    report = capture.analyse([place])
+    assert report.ranks == 2
+    assert report.self_check.expected == report.self_check.found  # the sidecar was found, too
+
+
+def test_a_row_without_a_capture_is_none(tmp_path: Path) -> None:
+    place = tmp_path / "cells/latency/H200/8b/tp2/x.parquet"
+    row.write_row({"cell_id": "0" * 12, "workload": "latency", "synthetic": True}, place)
+    with pytest.raises(capture.CaptureError, match=r"x\.parquet: names no capture; allowed: "):
+        capture.analyse([place])
