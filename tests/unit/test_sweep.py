@@ -117,6 +117,12 @@ def test_cells_of_one_session_are_started_with_one_command(site: Path) -> None:
     assert [job.cell.batch for job in jobs] == [1, 2]
     assert len({job.session for job in jobs}) == len({job.session_command for job in jobs}) == 1
     assert jobs[0].order < jobs[1].order
+    decode = raw()["workloads"]["decode"]
+    capture = {**decode, "kind": "capture", "profiler": "torch"}
+    both = make(site, workloads={"captures": capture, "decode": decode}).jobs.values()
+    assert len({job.session for job in both}) == 1
+    by_order = [job.cell.workload for job in sorted(both, key=lambda job: job.order)]
+    assert by_order == ["latency", "latency", "capture", "capture"]
     two = make(site, tp=[1, 2]).jobs.values()
     assert len({job.session for job in two}) == len({job.session_command for job in two}) == 2
 

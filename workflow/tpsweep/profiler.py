@@ -54,6 +54,7 @@ class TorchProfiler:
             "profiler": "torch",
             "torch_profiler_dir": str(folder.resolve()),
             "torch_profiler_with_stack": False,  # stacks make traces ten times as large
+            "torch_profiler_dump_cuda_time_total": False,  # a table that nobody reads
             "ignore_frontend": True,  # only the workers' traces say something of the GPUs
         }
 

@@ -18,7 +18,21 @@ from tpsweep.cell import Engine
 OLDEST, NEWEST = (0, 25), (0, 33)
 
 RELIED_ON: Mapping[str, tuple[str, ...]] = {
-    "vllm/entrypoints/llm.py": ("class LLM", "disable_log_stats", "def generate"),
+    "vllm/entrypoints/llm.py": (
+        "class LLM",
+        "disable_log_stats",
+        "def generate",
+        "def start_profile",
+        "def stop_profile",
+    ),
+    "vllm/config/profiler.py": (
+        "torch_profiler_dir:",
+        "torch_profiler_with_stack:",
+        "torch_profiler_dump_cuda_time_total:",
+        "ignore_frontend:",
+        '"cuda"',
+    ),
+    "vllm/v1/worker/gpu_worker.py": ("execute_context_", "_generation_"),
     "vllm/engine/arg_utils.py": (
         "tensor_parallel_size:",
         "max_model_len:",
