@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
+from tpsweep import nvlink
 from tpsweep.gpus import Sample, link_matrix, weakest_of, window
 
 # Written by `nvidia-smi topo -m` on a host with two H200s, and shortened; then one made up.
@@ -23,8 +27,8 @@ NIC0\tPIX\tSYS\tSYS\t X \t
 """
 
 
-def sample(at: float, **changes: float | str) -> Sample:
-    fields: dict[str, float | str] = {
+def sample(at: float, **changes: float | str | None) -> Sample:
+    fields: dict[str, float | str | None] = {
         "uuid": "GPU-a",
         "power_w": 100.0,
         "energy_j": 100.0 * at,
@@ -38,11 +42,75 @@ def sample(at: float, **changes: float | str) -> Sample:
 
 
 def test_energy_is_read_between_the_samples() -> None:
-    samples = [sample(t / 10) for t in range(40)]
+    samples = [sample(t / 10) for t in range(80)]
+    found = window(samples, "GPU-a", begin=0.5, measured=1.05, end=7.55)
+    assert found is not None
+    assert found.energy_j == pytest.approx(650.0)
+    assert found.power_w == pytest.approx(100.0)
+
+
+def test_over_less_than_five_seconds_there_is_no_energy() -> None:
+    samples = [sample(t / 10) for t in range(80)]
+    found = window(samples, "GPU-a", begin=0.5, measured=1.0, end=5.9)
+    assert found is not None
+    assert found.energy_j is None
+
+
+def test_nvlink_traffic_is_the_counters_difference() -> None:
+    rate = 9765625  # KiB/s: 10 GB/s
+    samples = [
+        sample(t / 10, nvlink_sent_kib=5 + rate * t // 10, nvlink_received_kib=7) for t in range(40)
+    ]
     found = window(samples, "GPU-a", begin=0.5, measured=1.05, end=2.55)
     assert found is not None
-    assert found.energy_j == pytest.approx(150.0)
-    assert found.power_w == pytest.approx(100.0)
+    assert found.nvlink_sent_gb_s == pytest.approx(10.0, rel=1e-6)
+    assert found.nvlink_received_gb_s == 0.0
+
+
+def test_a_gpu_that_does_not_count_has_no_traffic_rather_than_none_at_all() -> None:
+    found = window([sample(t / 10) for t in range(40)], "GPU-a", 0.5, 1.0, 2.5)
+    assert found is not None
+    assert (found.nvlink_sent_gb_s, found.nvlink_received_gb_s) == (None, None)
+
+
+class StandInNvml:
+    """NVML as far as the counters use it."""
+
+    class NVMLError(Exception): ...
+
+    NVML_SUCCESS = 0
+
+    def __init__(self, returns: tuple[int, int] = (0, 0), fails: bool = False) -> None:
+        self.returns, self.fails = returns, fails
+
+    def nvmlDeviceGetFieldValues(self, gpu: object, fields: list[tuple[int, int]]) -> list[object]:  # noqa: N802
+        if self.fails:
+            raise self.NVMLError
+        assert fields == [(138, 0xFFFFFFFF), (139, 0xFFFFFFFF)]
+        return [
+            SimpleNamespace(nvmlReturn=code, value=SimpleNamespace(ullVal=10 + at))
+            for at, code in enumerate(self.returns)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("nvml", "expected"),
+    [
+        (StandInNvml(), (10, 11)),
+        (StandInNvml(returns=(0, 3)), None),
+        (StandInNvml(fails=True), None),
+    ],
+)
+def test_counters_that_cannot_be_read_are_not_zero(
+    nvml: StandInNvml, expected: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert nvlink.counters(object()) == expected
+
+
+def test_the_peak_of_a_link_class() -> None:
+    assert nvlink.peak_gb_s("NV18") == 450.0
+    assert [nvlink.peak_gb_s(link) for link in ("PIX", "SYS", None)] == [None] * 3
 
 
 def test_a_window_sees_its_own_gpu_and_time_only() -> None:

@@ -209,6 +209,7 @@ def test_figures_times_and_energy_of_a_row() -> None:
     assert made["decode_floor_ratio"] == pytest.approx(10 / 1.5635, rel=1e-3)
     assert made["energy_j"] == 120.0
     assert made["energy_j_per_tok"] == 120.0 / (BATCH * OUTPUT_LEN * REPEATS)
+    assert made["gpu_nvlink_tx_gb_s"] is made["nvlink_share"] is None  # these did not count
     assert made["gpu_uuids"] == list(UUIDS)
     assert made["gpu_memory_used_gb"] == [120.0, 120.0]
     assert (made["gap_s"], made["session_order"]) == (1.5, 4)
@@ -230,3 +231,22 @@ def test_a_cell_without_gpus_says_why_and_has_no_floor(tmp_path: Path) -> None:
     assert made["floor_note"] and made["decode_floor_ratio"] is None
     assert made["gap_s"] is None
     assert refusals(cell, record, [], made) == []
+
+
+def test_nvlink_traffic_beside_the_peak_of_the_link() -> None:
+    windows: list[GpuWindow | None] = [
+        gpu_window(uuid, nvlink_sent_gb_s=sent, nvlink_received_gb_s=sent + 1)
+        for uuid, sent in zip(UUIDS, (4.5, 8.0), strict=True)
+    ]
+    made = make_row(CELL, engine_record(), measurement(), windows, CONTEXT)
+    assert made["gpu_nvlink_tx_gb_s"] == [4.5, 8.0]
+    assert made["gpu_nvlink_rx_gb_s"] == [5.5, 9.0]
+    assert made["nvlink_share"] == 9.0 / 450
+    made = make_row(CELL, engine_record(gpu_link="PIX"), measurement(), windows, CONTEXT)
+    assert made["nvlink_share"] is None
+
+
+def test_energy_that_one_gpu_lacks_is_no_sum() -> None:
+    windows: list[GpuWindow | None] = [gpu_window("GPU-a"), gpu_window("GPU-b", energy_j=None)]
+    made = make_row(CELL, engine_record(), measurement(), windows, CONTEXT)
+    assert made["energy_j"] is made["energy_j_per_tok"] is None

@@ -20,7 +20,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tpsweep import nvlink
+
 INTERVAL_S = 0.1
+LEAST_ENERGY_S = 5.0
+"""The energy counter moves about ten times a second: over less, its steps are in the figure."""
+_COUNTERS = ("energy_j", "nvlink_sent_kib", "nvlink_received_kib")
 _LINKS = ("SYS", "NODE", "PHB", "PXB", "PIX")  # nvidia-smi's legend, slowest first; NV# is faster
 
 
@@ -30,7 +35,11 @@ class GpuError(RuntimeError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One reading of one GPU. ``at`` is time.monotonic() seconds; units are in the names."""
+    """One reading of one GPU. ``at`` is time.monotonic() seconds; units are in the names.
+
+    Energy and NVLink traffic are counters since some time; a GPU that does not count its NVLink
+    traffic has None.
+    """
 
     at: float
     uuid: str
@@ -41,6 +50,8 @@ class Sample:
     sm_clock_mhz: float
     mem_clock_mhz: float
     temperature_c: float
+    nvlink_sent_kib: int | None = None
+    nvlink_received_kib: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,18 +66,23 @@ class GpuInfo:
 
 @dataclass(frozen=True)
 class GpuWindow:
-    """One GPU over one cell: energy and clocks over the kept repeats, maxima over the cell."""
+    """One GPU over one cell: counters and clocks over the kept repeats, maxima over the cell.
+
+    ``energy_j`` is None over less than ``LEAST_ENERGY_S``, NVLink's GB/s (1e9 B) without counters.
+    """
 
     uuid: str
     samples: int
     utilisation_pct: float
     memory_used_b: int
     power_w: float
-    energy_j: float
+    energy_j: float | None
     sm_clock_mhz: float
     sm_clock_min_mhz: float
     mem_clock_mhz: float
     temperature_c: float
+    nvlink_sent_gb_s: float | None = None
+    nvlink_received_gb_s: float | None = None
 
 
 def visible_uuids() -> list[str]:
@@ -166,35 +182,49 @@ def window(
 ) -> GpuWindow | None:
     """One GPU's samples from ``begin`` (first warm-up) to ``end``, kept repeats from ``measured``.
 
-    Times are time.monotonic() seconds. The energy counter is read at both ends of the kept part,
-    linearly between its two neighbouring samples. None if fewer than two samples fall inside.
+    Times are time.monotonic() seconds. Counters are read at both ends of the kept part, linearly
+    between their two neighbouring samples. None if fewer than two samples fall inside.
     """
     own = [s for s in samples if s.uuid == identity]
     cell = [s for s in own if begin <= s.at <= end]
     kept = [s for s in cell if s.at >= measured] or cell
     if len(cell) < 2:
         return None
+    energy, sent, received = (_counted(own, name, measured, end) for name in _COUNTERS)
     return GpuWindow(
         uuid=identity,
         samples=len(kept),
         utilisation_pct=max(s.utilisation_pct for s in cell),
         memory_used_b=max(s.memory_used_b for s in cell),
         power_w=statistics.fmean(s.power_w for s in kept),
-        energy_j=_energy_at(own, end) - _energy_at(own, measured),
+        energy_j=energy if end - measured >= LEAST_ENERGY_S else None,
         sm_clock_mhz=statistics.median(s.sm_clock_mhz for s in kept),
         sm_clock_min_mhz=min(s.sm_clock_mhz for s in kept),
         mem_clock_mhz=statistics.median(s.mem_clock_mhz for s in kept),
         temperature_c=max(s.temperature_c for s in cell),
+        nvlink_sent_gb_s=_gb_s(sent, end - measured),
+        nvlink_received_gb_s=_gb_s(received, end - measured),
     )
 
 
-def _energy_at(samples: Sequence[Sample], at: float) -> float:
+def _counted(samples: Sequence[Sample], counter: str, begin: float, end: float) -> float | None:
+    """A counter's increase from ``begin`` to ``end``; None if the GPU does not count."""
+    if any(getattr(sample, counter) is None for sample in samples):
+        return None
+    return _counter_at(samples, counter, end) - _counter_at(samples, counter, begin)
+
+
+def _counter_at(samples: Sequence[Sample], counter: str, at: float) -> float:
     before = max((s for s in samples if s.at <= at), key=lambda s: s.at, default=samples[0])
     after = min((s for s in samples if s.at >= at), key=lambda s: s.at, default=samples[-1])
+    first, last = float(getattr(before, counter)), float(getattr(after, counter))
     if after.at <= before.at:
-        return before.energy_j
-    share = (at - before.at) / (after.at - before.at)
-    return before.energy_j + share * (after.energy_j - before.energy_j)
+        return first
+    return first + (at - before.at) / (after.at - before.at) * (last - first)
+
+
+def _gb_s(kib: float | None, seconds: float) -> float | None:
+    return None if kib is None or seconds <= 0 else kib * 1024 / 1e9 / seconds
 
 
 class Sampler:
@@ -232,6 +262,7 @@ def _read_nvml(uuids: Sequence[str], file: Path) -> None:
     with file.open("a", encoding="utf-8", buffering=1) as out:
         while True:
             for identity, gpu in handles.items():
+                traffic = nvlink.counters(gpu)
                 sample = Sample(
                     at=time.monotonic(),
                     uuid=identity,
@@ -242,6 +273,8 @@ def _read_nvml(uuids: Sequence[str], file: Path) -> None:
                     sm_clock_mhz=pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
                     mem_clock_mhz=pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
                     temperature_c=pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
+                    nvlink_sent_kib=traffic[0] if traffic else None,
+                    nvlink_received_kib=traffic[1] if traffic else None,
                 )
                 out.write(json.dumps(asdict(sample)) + "\n")
             time.sleep(INTERVAL_S)

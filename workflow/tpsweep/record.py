@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from tpsweep import nvlink
 from tpsweep.cell import Cell
 from tpsweep.client import Request
 from tpsweep.floors import floors_of
@@ -20,6 +21,7 @@ from tpsweep.measurement import Measurement, Times
 from tpsweep.models import Shape
 from tpsweep.vllm_api import LogFacts
 
+_NVLINK = ("nvlink_sent_gb_s", "nvlink_received_gb_s")
 SLACK = 0.8
 """A GPU that holds its share of the weights has at least this much of them in use."""
 
@@ -128,7 +130,11 @@ def _gpu_state(
     if not engine.gpus or any(window is None for window in windows):
         return {"gpu_note": engine.gpu_note or "NVML gave no samples during the cell"}
     known = [window for window in windows if window is not None]
-    energy = sum(window.energy_j for window in known)
+    energies = [window.energy_j for window in known]
+    energy = None if None in energies else sum(e for e in energies if e is not None)
+    sent, received = ([getattr(w, name) for w in known] for name in _NVLINK)
+    counted = None not in (*sent, *received)
+    peak = nvlink.peak_gb_s(engine.gpu_link)
     return {
         "gpu_names": [info.name for info in engine.gpus],
         "gpu_uuids": [info.uuid for info in engine.gpus],
@@ -143,7 +149,10 @@ def _gpu_state(
         "gpu_mem_clock_mhz": [w.mem_clock_mhz for w in known],
         "gpu_temperature_c": [w.temperature_c for w in known],
         "energy_j": energy,
-        "energy_j_per_tok": energy / output_tokens if output_tokens else None,
+        "energy_j_per_tok": energy / output_tokens if energy and output_tokens else None,
+        "gpu_nvlink_tx_gb_s": sent if counted else None,
+        "gpu_nvlink_rx_gb_s": received if counted else None,
+        "nvlink_share": max(*sent, *received) / peak if counted and peak else None,
     }
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tpsweep import nvlink
 from tpsweep.capture.events import CaptureError
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_LINK_GB_S = 25.0
-"""One direction of one NVLink 3 or 4 link, GB/s (datasheets: 12 x 25 A100, 18 x 25 H100/H200)."""
 
 
 class Sizes(Protocol):
@@ -66,8 +65,7 @@ class Sidecar:
     @property
     def link_gb_s(self) -> float | None:
         """Peak of one direction between two GPUs in GB/s; None for anything but ``NV<k>``."""
-        match = re.fullmatch(r"NV(\d+)", self.link or "")
-        return int(match[1]) * _LINK_GB_S if match else None
+        return nvlink.peak_gb_s(self.link)
 
 
 def place(capture: Path) -> Path:

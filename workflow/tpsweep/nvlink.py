@@ -1,0 +1,37 @@
+"""NVLink: the peak of a link class, and NVML's counters of what went over a GPU's links."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+LINK_GB_S = 25.0
+"""One direction of one NVLink 3 or 4 link, GB/s (datasheets: 12 x 25 A100, 18 x 25 H100/H200)."""
+SENT, RECEIVED = 138, 139
+"""NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX and _RX (nvml.h): KiB of payload. The older counter
+(nvmlDeviceGetNvLinkUtilizationCounter) is deprecated."""
+ALL_LINKS = 0xFFFFFFFF
+"""As the field's scope: the sum over the GPU's links."""
+
+
+def peak_gb_s(link: str | None) -> float | None:
+    """Peak of one direction between two GPUs of a ``topo -m`` class; None but for ``NV<k>``."""
+    match = re.fullmatch(r"NV(\d+)", link or "")
+    return int(match[1]) * LINK_GB_S if match else None
+
+
+def counters(gpu: Any) -> tuple[int, int] | None:
+    """KiB sent and received by a GPU (NVML handle) over all its links, since some time.
+
+    None where it has no NVLink or the driver does not count: never 0 for what is not known.
+    """
+    import pynvml
+
+    try:
+        fields = pynvml.nvmlDeviceGetFieldValues(gpu, [(SENT, ALL_LINKS), (RECEIVED, ALL_LINKS)])
+    except pynvml.NVMLError:
+        return None
+    if any(field.nvmlReturn != pynvml.NVML_SUCCESS for field in fields):
+        return None
+    sent, received = (int(field.value.ullVal) for field in fields)
+    return sent, received
