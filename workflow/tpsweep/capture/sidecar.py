@@ -72,7 +72,7 @@ class Sidecar:
 
 def place(capture: Path) -> Path:
     """Where a capture's sidecar is: the name without rank and suffixes, plus ``.json``."""
-    stem = re.sub(r"(\.(sqlite|nsys-rep|xz|gz|json|trace|pt))+$", "", capture.name)
+    stem = re.sub(r"(\.(sqlite|nsys-rep|qdstrm|xz|gz|json|trace|pt))+$", "", capture.name)
     return capture.with_name(re.sub(r"[._-]rank[_-]?\d+.*$", "", stem) + ".json")
 
 
