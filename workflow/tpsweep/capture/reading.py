@@ -71,7 +71,10 @@ def _of_row(path: Path) -> list[Path]:
     names = [name for name in row.get("capture_files") or () if name.endswith(_ANALYSED)]
     if not names:
         raise CaptureError(f"{path}: names no capture; allowed: the row of a capture cell")
-    return [path.resolve().parents[_ROW_DEPTH - 1] / name for name in names]
+    folders = path.resolve().parents
+    if len(folders) < _ROW_DEPTH:
+        raise CaptureError(f"{path}: not in a results folder, where its capture would be")
+    return [folders[_ROW_DEPTH - 1] / name for name in names]
 
 
 def _once(files: list[Path]) -> list[Path]:
