@@ -51,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     comm = commands.add_parser("comm", help="where a profiler capture says the time went")
     comm.add_argument("capture", type=Path, nargs="+", help="nsys export, or torch traces of a run")
     comm.add_argument("--model", type=Path, help="the model's config.json, if there is no sidecar")
+    comm.add_argument("--latency", type=Path, help="row (.parquet) of the matching latency cell")
+    comm.add_argument("--output", type=Path, help="write the report here as JSON, too")
+    comm.add_argument("--timeline", type=Path, help="write a picture of a decode step here (SVG)")
     comm.add_argument("--json", action="store_true", help="on stdout, for programs")
     comm.set_defaults(run=_comm)
 
@@ -121,7 +124,8 @@ def _check(options: argparse.Namespace) -> int:
 def _comm(options: argparse.Namespace) -> int:
     from tpsweep.capture import command
 
-    return command.run(options.capture, options.model, options.json)
+    wanted = command.Wanted(options.latency, options.output, options.timeline)
+    return command.run(options.capture, options.model, options.json, wanted)
 
 
 def _refuse(error: Exception | str) -> int:

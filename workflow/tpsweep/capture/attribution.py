@@ -25,6 +25,7 @@ class Matched:
 
     ``transfer`` is the minimum over the ranks; ``by_clock`` max(end) - max(start), which needs a
     shared clock and one kernel per rank (-1: does not apply). ``duration`` is (ranks, n).
+    ``shared_clock``: the ranks' times may be compared.
     """
 
     row: Ints
@@ -32,6 +33,7 @@ class Matched:
     duration: Ints
     transfer: Ints
     by_clock: Ints
+    shared_clock: bool
 
 
 @dataclass(frozen=True)
@@ -68,23 +70,23 @@ class Covered:
     """Time that a set of intervals covers, overlaps counted once."""
 
     def __init__(self, start: Ints, end: Ints) -> None:
-        """``start`` sorted, ``end`` of equal shape, ns."""
+        """``start`` sorted, ``end`` of equal shape, ns; ``begin`` and ``end`` are the union's."""
         reach = np.maximum.accumulate(end) if len(end) else end
         fresh = np.ones(len(start), dtype=np.bool_)
         fresh[1:] = start[1:] > reach[:-1]
-        self._begin = start[fresh]
-        self._end = (
+        self.begin = start[fresh]
+        self.end = (
             reach[np.append(np.flatnonzero(fresh)[1:] - 1, len(reach) - 1)] if len(end) else end
         )
-        self._before = np.concatenate([[0], np.cumsum(self._end - self._begin)])
+        self._before = np.concatenate([[0], np.cumsum(self.end - self.begin)])
 
     def until(self, times: Ints) -> Ints:
         """Covered ns before each of ``times``."""
-        place = np.searchsorted(self._begin, times, side="right")
-        if not len(self._begin):
+        place = np.searchsorted(self.begin, times, side="right")
+        if not len(self.begin):
             return np.zeros(times.shape, dtype=np.int64)
         last = np.maximum(place - 1, 0)
-        rest = np.maximum(self._end[last] - times, 0)
+        rest = np.maximum(self.end[last] - times, 0)
         return np.where(place > 0, self._before[place] - rest, 0)
 
     def within(self, start: Ints, end: Ints) -> Ints:
@@ -105,12 +107,15 @@ def match(found: Sequence[Collectives], steps: Steps) -> Matched | None:
         for name in ("first", "last", "busy", "kernels")
     )
     clock = np.where((kernels == 1).all(axis=0), last.max(axis=0) - first.max(axis=0), -1)
+    transfer = busy.min(axis=0)
+    shared = shares_clock(last, transfer)
     return Matched(
         row=keys[0][0],
         step=keys[0][1],
         duration=busy,
-        transfer=busy.min(axis=0),
-        by_clock=clock if shares_clock(last, busy.min(axis=0)) else np.full(len(clock), -1),
+        transfer=transfer,
+        by_clock=clock if shared else np.full(len(clock), -1),
+        shared_clock=shared,
     )
 
 

@@ -1,39 +1,94 @@
-"""``tpsweep comm``: the report on a capture as JSON or as a short text."""
+"""``tpsweep comm``: the report on a capture as JSON or as a short text, and a step's picture."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from tpsweep.atomic import replacing
+from tpsweep.capture import latency_row, timeline, timeline_svg
+from tpsweep.capture.cut_capture import CutCapture, read_capture
 from tpsweep.capture.events import CaptureError
 from tpsweep.capture.phases import Phase
-from tpsweep.capture.report import CommReport, analyse
+from tpsweep.capture.report import CommReport, report_on
 from tpsweep.capture.sidecar import ModelSizes, read_json
 
 
-def run(paths: Sequence[Path], model_config: Path | None, as_json: bool) -> int:
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked beside the report on stdout.
+
+    ``latency`` is the row of the matching latency cell; ``output`` where the report goes as JSON,
+    ``timeline`` where the picture of one decode step goes, as SVG.
+    """
+
+    latency: Path | None = None
+    output: Path | None = None
+    timeline: Path | None = None
+
+
+def run(
+    paths: Sequence[Path], model_config: Path | None, as_json: bool, wanted: Wanted | None = None
+) -> int:
     """Analyse a capture and print the report on stdout, warnings and errors on stderr.
 
-    ``model_config`` is the model's config.json; without it the sidecar's. Returns 0, 1 if the
-    self-check failed, 2 for input that cannot be analysed.
+    ``model_config`` is the model's config.json; without it the sidecar's. Returns 0; 1 if the
+    self-check failed or a picture was asked and could not be made (a file that says why stands in
+    its place); 2 for input that cannot be analysed and output that cannot be written.
     """
+    wanted = wanted or Wanted()
     try:
         model = None
         if model_config is not None:
             model = ModelSizes.from_config(read_json(model_config), model_config)
-        report = analyse(paths, model)
+        capture = read_capture(paths, model)
+        decode_ms = None
+        if wanted.latency is not None:
+            decode_ms = latency_row.decode_ms(wanted.latency, capture.known)
+            if not capture.known.facts:
+                _say("warning: no sidecar: whether the latency row is of these settings is open")
+        report = report_on(capture, decode_ms)
+        written = json.dumps(report.to_dict(), indent=1)
+        if wanted.output is not None:
+            _write(wanted.output, written + "\n")
+        drawn = wanted.timeline is None or _draw(capture, wanted.timeline)
     except CaptureError as error:
-        print(f"tpsweep comm: {error}", file=sys.stderr)
+        _say(f"tpsweep comm: {error}")
         return 2
-    if as_json:
-        print(json.dumps(report.to_dict(), indent=1))
-    else:
-        print(text(report))
+    print(written if as_json else text(report))
     for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    return 0 if report.ok else 1
+        _say(f"warning: {warning}")
+    return 0 if report.ok and drawn else 1
+
+
+def _draw(capture: CutCapture, path: Path) -> bool:
+    """Write the picture, or an SVG that says why there is none; whether it is the picture."""
+    try:
+        svg, reason = timeline_svg.draw(timeline.picture_of(capture)), None
+    except ImportError:
+        reason = "no picture: matplotlib is not installed; install it and run this again"
+    except CaptureError as error:
+        reason = str(error)
+    if reason is not None:
+        _say(f"tpsweep comm: --timeline: {reason}")
+        svg = timeline_svg.nothing(reason)
+    _write(path, svg)
+    return reason is None
+
+
+def _write(path: Path, words: str) -> None:
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(words, "utf-8")
+    except OSError as error:
+        raise CaptureError(f"{path}: {error.strerror or error}") from error
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr)
 
 
 def text(report: CommReport) -> str:
@@ -67,6 +122,11 @@ def _phase(name: str, phase: Phase) -> list[str]:
         lines.append(
             f"  transfer {least}{shortest['p50']:.2f} us per all-reduce (p50), "
             f"{phase.transfer_fraction_profiled or 0:.1%} of the profiled step"
+            + (
+                f", {phase.transfer_fraction:.1%} without profiler"
+                if phase.transfer_fraction
+                else ""
+            )
         )
     lines.append(f"  {'rank':>6}{'compute':>10}{'transfer':>10}{'wait':>10}"
                  f"{'all-gather':>12}{'gap':>10}{'sum':>10}")  # fmt: skip

@@ -126,9 +126,9 @@ def _require_kernels(
     missing = sorted({*_EVENT_COLUMNS, "demangledName"} - columns[kernels])
     if missing or "StringIds" not in columns:
         version = "unknown"
-        if "META_DATA_EXPORT" in columns:
-            query = "SELECT value FROM META_DATA_EXPORT WHERE name = 'EXPORT_SCHEMA_VERSION'"
-            version = (connection.execute(query).fetchone() or ("unknown",))[0]
+        for table in {"META_DATA_EXPORT", "EXPORT_META_DATA"} & set(columns):
+            query = f"SELECT value FROM {table} WHERE name = 'EXPORT_SCHEMA_VERSION'"
+            version = (connection.execute(query).fetchone() or (version,))[0]
         what = f"{kernels}: {', '.join(missing)}" if missing else "StringIds"
         raise CaptureError(
             f"{path}: export schema {version} lacks {what}; export the .nsys-rep again with "

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import lzma
 import shutil
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tpsweep.capture import nsys, torch_trace
+from tpsweep.capture import nsys, nsys_tools, torch_trace
 from tpsweep.capture.events import CaptureError, RankEvents
 from tpsweep.row import read_row
 
 _ROW_DEPTH = 6  # below the results root: cells/capture/<gpu>/<model>/tp<k>/<row>
 _ANALYSED = (".sqlite", ".trace.json", ".trace.json.gz")
-_KINDS = "an .nsys-rep, its .sqlite export (or .sqlite.xz), or PyTorch traces (.json, .json.gz)"
+_KINDS = (
+    "an .nsys-rep or .qdstrm of nsys, its .sqlite export (or .sqlite.xz), or PyTorch traces "
+    "(.json, .json.gz)"
+)
+_NSYS_FORMS = (".sqlite", ".sqlite.xz", ".nsys-rep", ".qdstrm")
+"""What nsys leaves of one capture, the form that is read first."""
 
 
 @contextmanager
@@ -30,6 +34,7 @@ def ranks_of(paths: Sequence[Path]) -> Iterator[list[RankEvents]]:
     files = [file for path in paths for file in files_of(path)]
     if not files:
         raise CaptureError(f"no capture given; allowed: {_KINDS}")
+    files = _once(files)
     with tempfile.TemporaryDirectory(prefix="tpsweep-capture-") as folder:
         ranks: list[RankEvents] = []
         for file in files:
@@ -66,7 +71,31 @@ def _of_row(path: Path) -> list[Path]:
     names = [name for name in row.get("capture_files") or () if name.endswith(_ANALYSED)]
     if not names:
         raise CaptureError(f"{path}: names no capture; allowed: the row of a capture cell")
-    return [path.resolve().parents[_ROW_DEPTH - 1] / name for name in names]
+    folders = path.resolve().parents
+    if len(folders) < _ROW_DEPTH:
+        raise CaptureError(f"{path}: not in a results folder, where its capture would be")
+    return [folders[_ROW_DEPTH - 1] / name for name in names]
+
+
+def _once(files: list[Path]) -> list[Path]:
+    """``files`` with one form of each nsys capture: a report beside its export counts once."""
+    best: dict[Path, int] = {}
+    forms = [_form(file) for file in files]
+    for stem, form in filter(None, forms):
+        best[stem] = min(form, best.get(stem, form))
+    return [
+        file
+        for file, known in zip(files, forms, strict=True)
+        if known is None or best[known[0]] == known[1]
+    ]
+
+
+def _form(file: Path) -> tuple[Path, int] | None:
+    """The capture's path without suffix and the place in ``_NSYS_FORMS``; None for others."""
+    for place, suffix in enumerate(_NSYS_FORMS):
+        if file.name.endswith(suffix):
+            return file.with_name(file.name.removesuffix(suffix)), place
+    return None
 
 
 def _read(path: Path, folder: Path, first_rank: int) -> list[RankEvents]:
@@ -80,14 +109,22 @@ def _read(path: Path, folder: Path, first_rank: int) -> list[RankEvents]:
     if head.startswith(b"SQLite format 3\0"):
         return nsys.read(path, first_rank)
     if head.startswith(b"\xfd7zXZ"):
-        return nsys.read(_unpacked(path, folder), first_rank)
+        return _derived(path, _unpacked(path, folder), first_rank)
     if path.name.endswith(".nsys-rep"):
-        return nsys.read(_exported(path, folder), first_rank)
+        return _derived(path, _exported(path, folder), first_rank)
     if path.name.endswith(".qdstrm"):
-        raise CaptureError(f"{path}: not yet a report; run `QdstrmImporter -i {path.name}` first")
+        return _derived(path, _exported(_imported(path, folder), folder), first_rank)
     if head.startswith(b"\x1f\x8b") or head.lstrip().startswith(b"{"):
         return [torch_trace.read(path)]
     raise CaptureError(f"{path}: not a capture; allowed: {_KINDS}")
+
+
+def _derived(path: Path, export: Path, first_rank: int) -> list[RankEvents]:
+    """The ranks of the export that was made of ``path``; complaints name the file given."""
+    try:
+        return nsys.read(export, first_rank)
+    except CaptureError as error:
+        raise CaptureError(str(error).replace(str(export), str(path))) from error
 
 
 def _unpacked(path: Path, folder: Path) -> Path:
@@ -100,17 +137,14 @@ def _unpacked(path: Path, folder: Path) -> Path:
     return target
 
 
+def _imported(path: Path, folder: Path) -> Path:
+    """The stream as a report: nsys leaves a stream where it does not find its importer."""
+    target = folder / f"{path.stem}.nsys-rep"
+    nsys_tools.import_qdstrm(path, target)
+    return target
+
+
 def _exported(path: Path, folder: Path) -> Path:
-    """The report as SQLite, by nsys itself: nothing else can read it."""
     target = folder / f"{path.stem}.sqlite"
-    command = ["nsys", "export", "--type", "sqlite", "--output", str(target), str(path)]
-    if shutil.which("nsys") is None:
-        raise CaptureError(
-            f"{path}: only nsys can read it and nsys is not on the PATH; run "
-            "`nsys export --type sqlite` where it was made and give the .sqlite"
-        )
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode or not target.is_file():
-        words = (done.stderr or done.stdout).strip().splitlines() or [f"exit {done.returncode}"]
-        raise CaptureError(f"{path}: nsys export failed: {words[-1]}")
+    nsys_tools.export_sqlite(path, target)
     return target

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tpsweep.capture import attribution, collectives, kernels, reading, sidecar, steps
+from tpsweep.capture import kernels, steps
 from tpsweep.capture.collectives import Collectives
-from tpsweep.capture.events import CaptureError, Ints, RankEvents
+from tpsweep.capture.cut_capture import CutCapture, SelfCheck, read_capture
+from tpsweep.capture.events import Ints, RankEvents
 from tpsweep.capture.phases import Phase, summarise
-from tpsweep.capture.sidecar import Sidecar, Sizes
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Collectives per step; a list where steps or ranks differ, all values in it."""
-
-    all_reduce: int | list[int]
-    all_gather: int | list[int]
-
-
-@dataclass(frozen=True)
-class SelfCheck:
-    """``expected`` is None without a model: then steps and ranks must only be equal."""
-
-    expected: Counts | None
-    found: Counts
-    ok: bool
+from tpsweep.capture.sidecar import Sizes
 
 
 @dataclass(frozen=True)
@@ -84,41 +68,22 @@ def analyse(
     ``model`` overrides the sidecar's; ``decode_ms`` is the decode time per token of the matching
     latency cell, for the share of the unprofiled step. Raises ``CaptureError``, one line.
     """
-    if not paths:
-        raise CaptureError("no capture given")
-    files = [file for path in paths for file in reading.files_of(path)]
-    known = sidecar.find(files[0])
-    if model is not None:
-        known = replace(known, model=model)
-    with reading.ranks_of(files) as ranks:
-        return _report(ranks, known, decode_ms)
+    return report_on(read_capture(paths, model), decode_ms)
 
 
-def _report(ranks: list[RankEvents], known: Sidecar, decode_ms: float | None) -> CommReport:
-    warnings: list[str] = []
-    classes = {rank.rank: kernels.classify(rank.names) for rank in ranks}
-    found = {rank.rank: collectives.find(rank, classes[rank.rank]) for rank in ranks}
-    ranks = _taking_part(ranks, found, warnings)
-    _require_all_ranks(ranks, [found[rank.rank] for rank in ranks], known)
-    groups = [found[rank.rank] for rank in ranks]
-    cut = steps.cut(ranks, groups, known)
-    matched = attribution.match(groups, cut)
-    check = _self_check(groups, cut, known, len(ranks))
-    if matched is None or not check.ok:
-        check = replace(check, ok=False)
-        warnings.append(
-            "self-check failed: the collectives per step are not what the model has, or differ "
-            "between steps or ranks; times are left out"
-        )
-    terms = attribution.attribute(ranks, groups, cut, matched) if matched and check.ok else None
-    unknown = _unknown(ranks, [classes[rank.rank] for rank in ranks], groups)
-    warnings += [
+def report_on(capture: CutCapture, decode_ms: float | None = None) -> CommReport:
+    """The report on a capture that has been read."""
+    ranks, groups, cut = capture.ranks, capture.found, capture.steps
+    unknown = _unknown(ranks, capture.classes, groups)
+    warnings = capture.warnings + [
         f"looks like communication but is not in the table, counted as compute: {one.name}"
         for one in unknown
     ]
     names = [str(rank.rank) for rank in ranks]
     phases = {
-        phase: summarise(phase, names, groups, cut, terms, matched, known, decode_ms)
+        phase: summarise(
+            phase, names, groups, cut, capture.terms, capture.matched, capture.known, decode_ms
+        )
         for phase in steps.PHASES
         if phase in cut.phase
     }
@@ -129,62 +94,12 @@ def _report(ranks: list[RankEvents], known: Sidecar, decode_ms: float | None) ->
         capture=", ".join(dict.fromkeys(rank.source for rank in ranks)),
         ranks=len(ranks),
         backend="+".join(dict.fromkeys(kind.backend for kind in reducing)) or "none",
-        self_check=check,
+        self_check=capture.check,
         phases=phases,
         collectives=kinds,
         unknown=unknown,
         warnings=warnings,
     )
-
-
-def _taking_part(
-    ranks: list[RankEvents], found: dict[int, Collectives], warnings: list[str]
-) -> list[RankEvents]:
-    """Ranks without those that never communicate while others do (a frontend's CUDA context)."""
-    silent = [rank for rank in ranks if not len(found[rank.rank].row)]
-    if not silent or len(silent) == len(ranks):
-        return ranks
-    for rank in silent:
-        warnings.append(f"{rank.source}: GPU context {rank.rank} has no collective: left out")
-    return [rank for rank in ranks if rank not in silent]
-
-
-def _require_all_ranks(ranks: list[RankEvents], found: list[Collectives], known: Sidecar) -> None:
-    worlds = [rank.world for rank in ranks if rank.world]
-    expected = known.tp or (worlds[0] if worlds else None)
-    if expected is None and len(ranks) == 1 and len(found[0].row):
-        expected = 2
-    if expected is not None and len(ranks) != expected:
-        least = "at least " if known.tp is None and not worlds else ""
-        raise CaptureError(
-            f"{ranks[0].source}: {len(ranks)} of {least}{expected} ranks; give the traces of all "
-            "ranks, or run nsys with --trace-fork-before-exec=true and "
-            "VLLM_WORKER_MULTIPROC_METHOD=spawn"
-        )
-
-
-def _self_check(
-    found: list[Collectives], cut: steps.Steps, known: Sidecar, ranks: int
-) -> SelfCheck:
-    """2L+1 all-reduces (embedding, and o_proj and down_proj of each layer) and 1 all-gather
-    (logits) per step at TP > 1, none at TP=1."""
-    expected = None
-    if ranks == 1:
-        expected = Counts(0, 0)
-    elif known.model is not None:
-        expected = Counts(2 * known.model.layers + 1, 1)
-    counts = Counts(_per_step(found, cut, "all_reduce"), _per_step(found, cut, "all_gather"))
-    equal = isinstance(counts.all_reduce, int) and isinstance(counts.all_gather, int)
-    return SelfCheck(expected, counts, equal if expected is None else counts == expected)
-
-
-def _per_step(found: list[Collectives], cut: steps.Steps, kind: str) -> int | list[int]:
-    count = cut.end.shape[1]
-    values: set[int] = set()
-    for rank, one in enumerate(found):
-        step = cut.of(one.first[one.of(kind)], rank)
-        values |= set(np.bincount(step, minlength=count)[:count].tolist())
-    return values.pop() if len(values) == 1 else sorted(values)
 
 
 def _unknown(

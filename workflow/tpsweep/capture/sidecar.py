@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,7 +48,10 @@ class ModelSizes:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """All fields may be unknown (None); lengths are tokens, ``link`` is a word of ``topo -m``."""
+    """All fields may be unknown (None); lengths are tokens, ``link`` is a word of ``topo -m``.
+
+    ``facts`` is all that the file says.
+    """
 
     model: Sizes | None = None
     dtype: str | None = None
@@ -56,6 +60,7 @@ class Sidecar:
     input_len: int | None = None
     output_len: int | None = None
     link: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def dtype_bytes(self) -> int | None:
@@ -70,7 +75,7 @@ class Sidecar:
 
 def place(capture: Path) -> Path:
     """Where a capture's sidecar is: the name without rank and suffixes, plus ``.json``."""
-    stem = re.sub(r"(\.(sqlite|nsys-rep|xz|gz|json|trace|pt))+$", "", capture.name)
+    stem = re.sub(r"(\.(sqlite|nsys-rep|qdstrm|xz|gz|json|trace|pt))+$", "", capture.name)
     return capture.with_name(re.sub(r"[._-]rank[_-]?\d+.*$", "", stem) + ".json")
 
 
@@ -90,6 +95,7 @@ def find(capture: Path) -> Sidecar:
         model=ModelSizes.from_config(model, path) if isinstance(model, dict) else None,
         dtype=data.get("dtype"),
         link=data.get("link"),
+        facts=data,
         **numbers,
     )
 
