@@ -80,7 +80,7 @@ def test_nsys_records_between_start_and_stop(nsys: Path, tmp_path: Path) -> None
     one.start()
     one.stop()
     files = one.collect(tmp_path / "out" / "b1")
-    assert [file.name for file in files] == ["b1.sqlite", "b1.nsys-rep"]
+    assert [file.name for file in files] == ["b1.sqlite.xz", "b1.nsys-rep"]
     asked = (nsys.parent / "asked").read_text().splitlines()
     assert [line.split()[0] for line in asked] == ["--version", "start", "stop", "export"]
     assert all("--session=s1" in line for line in asked[1:3])

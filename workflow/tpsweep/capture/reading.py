@@ -15,7 +15,7 @@ from tpsweep.capture.events import CaptureError, RankEvents
 from tpsweep.row import read_row
 
 _ROW_DEPTH = 6  # below the results root: cells/capture/<gpu>/<model>/tp<k>/<row>
-_ANALYSED = (".sqlite", ".trace.json", ".trace.json.gz")
+_ANALYSED = (".sqlite", ".sqlite.xz", ".trace.json", ".trace.json.gz")
 _KINDS = (
     "an .nsys-rep or .qdstrm of nsys, its .sqlite export (or .sqlite.xz), or PyTorch traces "
     "(.json, .json.gz)"
