@@ -2,8 +2,9 @@
 
 The way of the data: ``reading`` turns files into ``events.RankEvents`` (one per rank), ``kernels``
 says what each kernel is, ``collectives`` groups kernels into collectives, ``steps`` cuts the time
-into engine steps, ``attribution`` gives every nanosecond of a step to one term, ``report`` sums
-up, ``command`` prints. Pure functions on arrays in between; files at both ends only.
+into engine steps, ``attribution`` gives every nanosecond of a step to one term: that is a
+``CutCapture``. ``report`` sums it up, ``timeline`` draws one step of it, ``command`` prints. Pure
+functions on arrays in between; files at both ends only.
 """
 
 from tpsweep.capture.events import CaptureError

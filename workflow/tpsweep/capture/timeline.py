@@ -16,7 +16,7 @@ from tpsweep.capture.attribution import Covered, Matched
 from tpsweep.capture.cut_capture import CutCapture, read_capture
 from tpsweep.capture.events import Bools, CaptureError, Floats, Ints
 from tpsweep.capture.sidecar import Sidecar, Sizes
-from tpsweep.capture.timeline_svg import Lane, Picture
+from tpsweep.capture.timeline_bars import Lane, Picture
 
 _ZOOM_REDUCES = 4
 """All-reduces in the enlarged part: two layers have four (after attention, after the MLP)."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from tpsweep.capture.events import Floats
+from tpsweep.capture.timeline_bars import Lane, Picture, clipped, finest, merged
 from tpsweep.figures import plot
 
 if TYPE_CHECKING:
@@ -39,35 +39,9 @@ _PAGE = {
 _WIDTH, _LEFT, _RIGHT = 11.0, 0.75, 0.15  # inches
 _LANE, _TABLE_LINE = 0.42, 0.2
 _PIXELS = (_WIDTH - _LEFT - _RIGHT) * 72
-_MOST_BARS = 4000
 _DASH = {"all_gather": "all-gather"}
 _HEIGHT = {"compute": 0.5, "wait": 0.7, "transfer": 0.9, "all_gather": 0.9}
 """Of a lane: what communicates stands out of what computes, however thin it is."""
-
-
-@dataclass(frozen=True)
-class Lane:
-    """One rank's step; times in us from the picture's zero. ``bars`` has spans (n, 2) by kind,
-    ``terms`` the step's terms in us."""
-
-    rank: int
-    begin: float
-    end: float
-    bars: Mapping[str, Floats]
-    terms: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One step. ``zoom`` is the enlarged window in us; ``clocks`` says why lanes do not align."""
-
-    title: str
-    about: str
-    clocks: str | None
-    lanes: Sequence[Lane]
-    zoom: tuple[float, float]
-    zoom_words: str
-    lower_bound: bool
 
 
 def draw(picture: Picture) -> str:
@@ -94,9 +68,9 @@ def draw(picture: Picture) -> str:
         _head(figure, picture, total)
         left, width = _LEFT / _WIDTH, (_WIDTH - _LEFT - _RIGHT) / _WIDTH
         span = min(lane.begin for lane in picture.lanes), max(lane.end for lane in picture.lanes)
-        finest = _finest(picture, (span[1] - span[0]) / _PIXELS)
+        shortest = finest(picture.lanes, (span[1] - span[0]) / _PIXELS)
         for name, window, least in (
-            ("whole", span, finest),
+            ("whole", span, shortest),
             ("zoom", picture.zoom, (picture.zoom[1] - picture.zoom[0]) / _PIXELS / 4),
         ):
             axes = figure.add_axes((left, places[name][0], width, places[name][1]))
@@ -107,7 +81,7 @@ def draw(picture: Picture) -> str:
             else:
                 axes.set_title(picture.zoom_words, loc="left", fontsize=9)
         _legend(figure, sum(places["foot"]), picture.lower_bound)
-        _table(figure, sum(places["foot"]), total, picture.lanes, finest)
+        _table(figure, sum(places["foot"]), total, picture.lanes, shortest)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Title": picture.title})
     return _compact(file.getvalue(), _description(picture))
@@ -181,7 +155,7 @@ def _panel(axes: Axes, lanes: Sequence[Lane], window: tuple[float, float], least
             Rectangle((begin, middle - 0.25), end - begin, 0.5, facecolor=_PAPER, edgecolor=_GRID)
         )
         for kind, height in _HEIGHT.items():
-            spans = merged(_clipped(lane.bars[kind], window), least)
+            spans = merged(clipped(lane.bars[kind], window), least)
             if not len(spans):
                 continue
             low, high = middle - height / 2, middle + height / 2
@@ -248,7 +222,9 @@ def _legend(figure: Figure, top: float, lower_bound: bool) -> None:
     )
 
 
-def _table(figure: Figure, top: float, total: float, lanes: Sequence[Lane], finest: float) -> None:
+def _table(
+    figure: Figure, top: float, total: float, lanes: Sequence[Lane], shortest: float
+) -> None:
     """The step's terms per rank as figures: bars thinner than a pixel cannot be read off."""
     names = ["", *KINDS, "sum"]
     rows = [[_DASH.get(name, name) for name in names]]
@@ -263,38 +239,11 @@ def _table(figure: Figure, top: float, total: float, lanes: Sequence[Lane], fine
     figure.text(
         1 - _RIGHT / _WIDTH,
         top - _TABLE_LINE * (len(rows) + 0.9) / total,
-        f"All in \N{MICRO SIGN}s, of this step. In the upper picture pauses under {finest:.2g} "
+        f"All in \N{MICRO SIGN}s, of this step. In the upper picture pauses under {shortest:.2g} "
         "\N{MICRO SIGN}s are closed.",
         ha="right",
         fontsize=8,
     )
-
-
-def merged(spans: Floats, least: float) -> Floats:
-    """Spans (n, 2), sorted, with pauses shorter than ``least`` closed."""
-    if len(spans) < 2:
-        return spans
-    apart = np.flatnonzero(spans[1:, 0] - spans[:-1, 1] >= least)
-    begin = spans[np.concatenate([[0], apart + 1]), 0]
-    end = spans[np.concatenate([apart, [len(spans) - 1]]), 1]
-    return np.stack([begin, end], axis=1)
-
-
-def _clipped(spans: Floats, window: tuple[float, float]) -> Floats:
-    inside = spans[(spans[:, 1] > window[0]) & (spans[:, 0] < window[1])]
-    return np.clip(inside, *window)
-
-
-def _finest(picture: Picture, pixel: float) -> float:
-    """The shortest pause to draw in the whole step: a quarter of a pixel, or as long as keeps the
-    picture small."""
-    least = pixel / 4
-    while least < pixel * 64:
-        bars = sum(len(merged(s, least)) for lane in picture.lanes for s in lane.bars.values())
-        if bars <= _MOST_BARS:
-            break
-        least *= 2
-    return least
 
 
 def _compact(svg: str, description: str) -> str:
