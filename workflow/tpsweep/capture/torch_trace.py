@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import zlib
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,18 +23,27 @@ _RANK_IN_NAME = re.compile(r"rank[_-]?(\d+)")
 
 
 class _Columns:
-    """Events that are kept of a trace, as growing columns of plain numbers."""
+    """Events that are kept of a trace: five numbers each, 40 bytes, in one growing array."""
+
+    WIDTH = 5  # start, end, stream, correlation, name
 
     def __init__(self) -> None:
         self.ids: dict[str, int] = {}
-        self.rows: list[tuple[int, int, int, int, int]] = []
+        self.values = array("q")
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+    def rows(self) -> Ints:
+        """Shape (events, 5), in the order of the trace."""
+        return np.frombuffer(self.values, dtype=np.int64).reshape(-1, self.WIDTH)
 
     def add(self, event: dict[str, Any], stream: Any, correlation: Any) -> None:
         name = self.ids.setdefault(str(event["name"]), len(self.ids))
         start = _ns(event["ts"])
         end = start + _ns(event.get("dur", 0))
         number = stream if isinstance(stream, int) else -1
-        self.rows.append((start, end, number, -1 if correlation is None else correlation, name))
+        self.values.extend((start, end, number, -1 if correlation is None else correlation, name))
 
 
 def read(path: Path) -> RankEvents:
@@ -42,7 +52,7 @@ def read(path: Path) -> RankEvents:
     Read event by event: memory is what the events need, not the text. Raises ``CaptureError``.
     """
     device, operators = _Columns(), _Columns()
-    calls: list[tuple[int, int]] = []
+    calls = array("q")  # correlation and time of each launch, one after the other
     annotations: list[Annotation] = []
     header: dict[str, Any] = {}
     try:
@@ -51,10 +61,10 @@ def read(path: Path) -> RankEvents:
             arguments = event.get("args") or {}
             if category in _DEVICE:
                 device.add(event, arguments.get("stream"), arguments.get("correlation"))
-            elif category == "cpu_op" and not device.rows:
+            elif category == "cpu_op" and not device:
                 operators.add(event, event.get("tid"), None)
             elif category in _LAUNCH and "correlation" in arguments:
-                calls.append((arguments["correlation"], _ns(event["ts"])))
+                calls.extend((arguments["correlation"], _ns(event["ts"])))
             elif category == "user_annotation" and (
                 annotation := parse_annotation(_ns(event["ts"]), str(event["name"]))
             ):
@@ -64,27 +74,27 @@ def read(path: Path) -> RankEvents:
             f"{path}: the gzip file is cut short or damaged ({error}); stop the profiler before "
             "the engine ends (llm.stop_profile()), and copy the whole file"
         ) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, CaptureError):
             raise
         raise CaptureError(f"{path}: not a PyTorch profiler trace ({error!r})") from error
-    kept = device if device.rows else operators
-    if not kept.rows:
+    kept = device if device else operators
+    if not kept:
         raise CaptureError(
             f"{path}: no kernels and no operators in the trace; profile while requests run "
             "(profiler_config: profiler=torch)"
         )
-    return _rank(path, kept, calls if device.rows else None, annotations, header)
+    return _rank(path, kept, calls if device else None, annotations, header)
 
 
 def _rank(
     path: Path,
     kept: _Columns,
-    calls: list[tuple[int, int]] | None,
+    calls: array[int] | None,
     annotations: list[Annotation],
     header: dict[str, Any],
 ) -> RankEvents:
-    rows = np.array(kept.rows, dtype=np.int64)
+    rows = kept.rows()
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     start, end, stream, correlation, name = (np.ascontiguousarray(column) for column in rows.T)
 
@@ -92,7 +102,8 @@ def _rank(
         # An operator is its own launch; a kernel's is the runtime call of equal correlation.
         if calls is None:
             return start
-        return look_up(np.array(sorted(calls), dtype=np.int64).reshape(-1, 2), correlation)
+        pairs = np.frombuffer(calls, dtype=np.int64).reshape(-1, 2)
+        return look_up(pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))], correlation)
 
     distributed = header.get("distributedInfo") or {}
     in_name = _RANK_IN_NAME.findall(path.name)
