@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,71 +21,74 @@ FLAGS = (
 _COPY_KINDS = {1: "HtoD", 2: "DtoH", 8: "DtoD", 10: "PtoP"}
 _PROCESS_MASK = ~0xFFFFFF  # the low 24 bits of a globalTid are the thread
 _EVENT_COLUMNS = ("start", "end", "deviceId", "streamId", "correlationId", "globalPid")
+_EVENT_TABLES = {  # and what their events' names are made of
+    "CUPTI_ACTIVITY_KIND_KERNEL": "demangledName",
+    "CUPTI_ACTIVITY_KIND_MEMCPY": "-2 - copyKind",
+    "CUPTI_ACTIVITY_KIND_MEMSET": "-1",
+}
+_CHUNK = 1 << 16
 
 
 def read(path: Path, first_rank: int = 0) -> list[RankEvents]:
     """One ``RankEvents`` per GPU context of the export, in order of device, then process.
 
     An export does not tell tensor-parallel ranks: they are numbered from ``first_rank`` on.
-    Kernels, copies and memsets; 40 bytes of memory per event whatever the file holds beside them.
-    Raises ``CaptureError``.
+    Kernels, copies and memsets; memory is 40 bytes per event (twice that while reading) whatever
+    the file holds beside them. Raises ``CaptureError``.
     """
     with _database(path) as connection:
         columns = _tables(connection)
         _require_kernels(path, connection, columns)
         names = dict(connection.execute("SELECT id, value FROM StringIds"))
-        events = np.concatenate(
-            [
-                _kernels(connection),
-                *(
-                    _copies(connection, table, names)
-                    for table in ("CUPTI_ACTIVITY_KIND_MEMCPY", "CUPTI_ACTIVITY_KIND_MEMSET")
-                    if set(_EVENT_COLUMNS) <= columns.get(table, set())
-                ),
-            ]
-        )
+        used = [
+            table for table in _EVENT_TABLES if set(_EVENT_COLUMNS) <= columns.get(table, set())
+        ]
+        events = _events(connection, used)
         annotations = _annotations(connection, columns)
-    used, events[:, 6] = np.unique(events[:, 6], return_inverse=True)
-    texts = [names.get(int(identifier), f"string {identifier}") for identifier in used]
-    contexts = _contexts(events)
+    used_names, events["name"] = np.unique(events["name"], return_inverse=True)
+    texts = [_text(int(identifier), names) for identifier in used_names]
+    parts = _by_context(events)
     return [
-        _rank(
-            path,
-            rank,
-            events[(events[:, 2] == device) & (events[:, 5] == process)],
-            texts,
-            annotations,
-        )
-        for rank, (device, process) in enumerate(contexts, first_rank)
+        _rank(path, rank, part, texts, annotations.get(process, []), process)
+        for rank, (process, part) in enumerate(parts, first_rank)
     ]
 
 
-def _contexts(events: Ints) -> list[tuple[int, int]]:
-    """(device, process) of all events, sorted."""
-    processes = np.unique(events[:, 5]).tolist()
-    return sorted(
-        (device, process)
-        for process in processes
-        for device in np.unique(events[events[:, 5] == process, 2]).tolist()
-    )
+def _by_context(events: dict[str, Ints]) -> list[tuple[int, dict[str, Ints]]]:
+    """The process and the events of each GPU context, by device, then process; by start within."""
+    device, process = events.pop("deviceId"), events.pop("globalPid")
+    order = np.lexsort((events["start"], process, device))
+    device, process = device[order], process[order]
+    fresh = np.flatnonzero((np.diff(device) != 0) | (np.diff(process) != 0)) + 1
+    ends = [0, *fresh.tolist(), len(order)]
+    owners = process[ends[:-1]].tolist()
+    del device, process
+    for name in list(events):  # one after the other: never all columns twice
+        events[name] = events.pop(name)[order]
+    return [
+        (owner, {name: column[begin:end] for name, column in events.items()})
+        for owner, begin, end in zip(owners, ends[:-1], ends[1:], strict=True)
+    ]
 
 
 def _rank(
-    path: Path, rank: int, rows: Ints, names: list[str], annotations: dict[int, list[Annotation]]
+    path: Path,
+    rank: int,
+    part: dict[str, Ints],
+    names: list[str],
+    annotations: list[Annotation],
+    process: int,
 ) -> RankEvents:
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    process = int(rows[0, 5])
-    correlation = np.ascontiguousarray(rows[:, 4])
     return RankEvents(
         rank=rank,
         source=path.name,
         names=names,
-        name=np.ascontiguousarray(rows[:, 6]),
-        start=np.ascontiguousarray(rows[:, 0]),
-        end=np.ascontiguousarray(rows[:, 1]),
-        stream=np.ascontiguousarray(rows[:, 3]),
-        annotations=annotations.get(process, []),
-        launched=lambda: _launches(path, process, correlation),
+        name=part["name"],
+        start=part["start"],
+        end=part["end"],
+        stream=part["streamId"],
+        annotations=annotations,
+        launched=lambda: _launches(path, process, part["correlationId"]),
     )
 
 
@@ -94,7 +97,7 @@ def _database(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             yield connection
-    except sqlite3.Error as error:
+    except (sqlite3.Error, TypeError) as error:  # TypeError: a null where a number must be
         raise CaptureError(
             f"{path}: not a whole SQLite export ({error}); make it again with "
             "`nsys export --type sqlite` on a disk with room and file locks"
@@ -142,38 +145,38 @@ def _rows(connection: sqlite3.Connection, columns: dict[str, set[str]], table: s
     )
 
 
-def _fetch(
+def _chunks(
     connection: sqlite3.Connection, query: str, width: int, values: Sequence[int] = ()
-) -> Ints:
-    """Rows of integers as an array of shape (rows, width), without a list of Python rows."""
-    flat = chain.from_iterable(connection.execute(query, values))
-    return np.fromiter(flat, dtype=np.int64).reshape(-1, width)
+) -> Iterator[Ints]:
+    """Rows of integers in arrays of shape (rows, width), without a list of Python rows."""
+    rows = connection.execute(query, values)
+    while len(chunk := np.fromiter(chain.from_iterable(islice(rows, _CHUNK)), dtype=np.int64)):
+        yield chunk.reshape(-1, width)
 
 
-def _kernels(connection: sqlite3.Connection) -> Ints:
-    """Columns: those of ``_EVENT_COLUMNS``, then the id of the name."""
-    return _fetch(
-        connection,
-        "SELECT start, end, deviceId, streamId, coalesce(correlationId, -1), "
-        "coalesce(globalPid, -1), demangledName FROM CUPTI_ACTIVITY_KIND_KERNEL",
-        7,
-    )
+def _events(connection: sqlite3.Connection, tables: Sequence[str]) -> dict[str, Ints]:
+    """All events of the tables: ``_EVENT_COLUMNS`` and ``name``, an id of a text, below 0 for
+    copies and memsets (see ``_text``)."""
+    counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
+    found = {name: np.empty(sum(counts), dtype=np.int64) for name in (*_EVENT_COLUMNS, "name")}
+    at = 0
+    for table in tables:
+        query = (
+            "SELECT start, end, deviceId, streamId, coalesce(correlationId, -1), "
+            f"coalesce(globalPid, -1), {_EVENT_TABLES[table]} FROM {table}"
+        )
+        for chunk in _chunks(connection, query, len(found)):
+            for column, values in zip(found.values(), chunk.T, strict=True):
+                column[at : at + len(chunk)] = values
+            at += len(chunk)
+    return found
 
 
-def _copies(connection: sqlite3.Connection, table: str, names: dict[int, str]) -> Ints:
-    """Copies or memsets as events like kernels; their names, negative ids, go into ``names``."""
-    kind = "copyKind" if table.endswith("MEMCPY") else "-1"
-    rows = _fetch(
-        connection,
-        "SELECT start, end, deviceId, streamId, coalesce(correlationId, -1), "
-        f"coalesce(globalPid, -1), {kind} FROM {table}",
-        7,
-    )
-    rows[:, 6] = -2 - rows[:, 6]
-    for identifier in np.unique(rows[:, 6]).tolist():
-        copy = -2 - identifier
-        names[identifier] = f"Memcpy {_COPY_KINDS.get(copy, copy)}" if copy >= 0 else "Memset"
-    return rows
+def _text(identifier: int, names: dict[int, str]) -> str:
+    if identifier >= 0:
+        return names.get(identifier, f"string {identifier}")
+    copy = -2 - identifier
+    return f"Memcpy {_COPY_KINDS.get(copy, copy)}" if copy >= 0 else "Memset"
 
 
 def _annotations(
@@ -201,7 +204,7 @@ def _launches(path: Path, process: int, correlation: Ints) -> Ints:
     with _database(path) as connection:
         if "CUPTI_ACTIVITY_KIND_RUNTIME" not in _tables(connection):
             return np.full(len(correlation), -1, dtype=np.int64)
-        calls = _fetch(
+        chunks = _chunks(
             connection,
             "SELECT correlationId, min(start) FROM CUPTI_ACTIVITY_KIND_RUNTIME "
             "WHERE correlationId IS NOT NULL AND (globalTid & ?) = ? "
@@ -209,6 +212,7 @@ def _launches(path: Path, process: int, correlation: Ints) -> Ints:
             2,
             (_PROCESS_MASK, process),
         )
+        calls = np.concatenate([np.empty((0, 2), dtype=np.int64), *chunks])
     return look_up(calls, correlation)
 
 
