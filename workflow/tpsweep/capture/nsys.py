@@ -33,7 +33,7 @@ def read(path: Path, first_rank: int = 0) -> list[RankEvents]:
     """One ``RankEvents`` per GPU context of the export, in order of device, then process.
 
     An export does not tell tensor-parallel ranks: they are numbered from ``first_rank`` on.
-    Kernels, copies and memsets; memory is 40 bytes per event (twice that while reading) whatever
+    Kernels, copies and memsets; memory is 40 bytes per event (about 100 while reading) whatever
     the file holds beside them. Raises ``CaptureError``.
     """
     with _database(path) as connection:
