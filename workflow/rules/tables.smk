@@ -1,7 +1,7 @@
 # From the rows and the manifest to the comparison tables.
 TABLES = expand(
     f"{RESULTS}/tables/{{table}}.{{format}}",
-    table=["cells", "tp_comparison", "throughput", "serving"],
+    table=["cells", "tp_comparison", "throughput", "serving", "communication", "terms"],
     format=["parquet", "csv", "md"],
 )
 

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tpsweep import preflight, row
+from tpsweep import communication, preflight, row
+from tpsweep.communication import Communication
 
 MANIFEST = "matrix.parquet"
 FAILURES = "failures"
@@ -52,12 +53,14 @@ class Results:
     ``manifest``: the columns of ``MANIFEST_SCHEMA`` and, per cell, ``state`` (measured, failed or
     missing if planned, else its status), ``failure_type`` and ``reason`` (of the failure or of
     the plan). ``rows``: the schema of ``row``. ``failures``: ``cell_id`` and ``FAILURE_FIELDS``,
-    of planned cells without a row.
+    of planned cells without a row. ``communication``: what the analysis said of the captures, by
+    ``cell_id``; those that are not analysed are not in it.
     """
 
     manifest: pd.DataFrame
     rows: pd.DataFrame
     failures: pd.DataFrame
+    communication: dict[str, Communication] = field(default_factory=dict)
 
     def count(self, *states: str) -> int:
         """Cells in any of ``states``."""
@@ -94,7 +97,23 @@ def load(results: Path) -> Results:
                 failures.append(outcome)
     rows = _to_frame(pa.concat_tables(tables))
     failed = pd.DataFrame(failures, columns=["cell_id", *FAILURE_FIELDS])
-    return Results(_with_states(manifest, rows, failed), rows, failed)
+    manifest = _with_states(manifest, rows, failed)
+    return Results(manifest, rows, failed, _load_communication(results, manifest))
+
+
+def _load_communication(results: Path, manifest: pd.DataFrame) -> dict[str, Communication]:
+    """Reports on measured captures; one that cannot be read is named on stderr."""
+    captures = manifest[(manifest["workload"] == "capture") & (manifest["state"] == "measured")]
+    found = {}
+    for cell_id, path in zip(captures["cell_id"], captures["path"], strict=True):
+        try:
+            report = communication.read(results, path)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            continue
+        if report is not None:
+            found[cell_id] = report
+    return found
 
 
 def records(frame: pd.DataFrame, names: Iterable[str] | None = None) -> list[dict[str, Any]]:

@@ -1,0 +1,220 @@
+"""Table ``communication``: one line per capture, where its decode and prefill steps went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from statistics import fmean
+
+from tpsweep import row
+from tpsweep.communication import Communication, Counts, PerRank, Phase
+from tpsweep.results import Results, records
+from tpsweep.row import BOOL, FLOAT, INT, TEXT, Column
+from tpsweep.tables.table import (
+    IDENTITY_VIEWS,
+    Record,
+    Table,
+    View,
+    digits,
+    figure,
+    identity,
+    sort_key,
+    text,
+)
+from tpsweep.tables.unprofiled import DecodeTimes
+
+_FROM_ROWS = (
+    "profiler_ran",
+    "allreduce_backend_ran",
+    "gpu_nvlink_tx_gb_s",
+    "nvlink_share",
+    "synthetic",
+)
+COLUMNS = (
+    *row.IDENTITY,
+    Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
+    Column("reason", TEXT, "why there is no row"),
+    Column("profiler_ran", TEXT, "torch or nsys, with its version"),
+    Column("self_check", TEXT, "ok or failed: collectives per step as the model has them"),
+    Column("all_reduce_expected", INT, "per step: 2 x layers + 1; 0 at TP=1"),
+    Column("all_reduce_per_step", INT, "found; null where steps or ranks differ"),
+    Column("all_gather_per_step", INT, "found; null where steps or ranks differ"),
+    Column("allreduce_backend_ran", TEXT, "what vLLM's log says runs first in dispatch order"),
+    Column("allreduce_backend_seen", TEXT, "backends of the all-reduces in the capture"),
+    Column("decode_steps", INT, "decode steps in the capture"),
+    Column("step_ms", FLOAT, "decode step under the profiler, median"),
+    Column("transfer_us", FLOAT, "per all-reduce of a decode step: shortest rank's, median"),
+    Column("transfer_lower_us", FLOAT, "the same of kernels that push: a lower bound"),
+    Column("transfer_ms", FLOAT, "all-reduces of a decode step together, median over steps"),
+    Column("transfer_fraction_profiled", FLOAT, "transfer_ms as a share of step_ms"),
+    Column("transfer_fraction", FLOAT, "transfer_ms / decode_ms: of the step without a profiler"),
+    Column("decode_ms", FLOAT, "decode time of the matching latency cell, median over runs"),
+    Column("decode_output_len", INT, "output length of that latency cell"),
+    Column("compute_ms", FLOAT, "kernels other than collectives per decode step; mean of ranks"),
+    Column("wait_ms_least", FLOAT, "per decode step, of the rank that waits least"),
+    Column("wait_ms_most", FLOAT, "per decode step, of the rank that waits most"),
+    Column("gap_ms_least", FLOAT, "nothing runs, per decode step; of the rank with least"),
+    Column("gap_ms_most", FLOAT, "the same of the rank with most"),
+    Column("all_gather_ms", FLOAT, "of the logits, per decode step"),
+    Column("busbw_gb_s", FLOAT, "bus bandwidth of decode all-reduces (nccl-tests), median"),
+    Column("link_share", FLOAT, "of the link's peak in one direction during them"),
+    Column("nvlink_gb_s", FLOAT, "over the whole profiled run (NVML), mean of GPUs, sent"),
+    Column("nvlink_share", FLOAT, "the largest GPU's, of the link's peak in one direction"),
+    Column("prefill_steps", INT, "prefill steps in the capture"),
+    Column("prefill_step_ms", FLOAT, "prefill step under the profiler, median"),
+    Column("prefill_transfer_ms", FLOAT, "its all-reduces together"),
+    Column("prefill_transfer_fraction_profiled", FLOAT, "the same as a share of the step"),
+    Column("note", TEXT, "what is missing or wrong"),
+    Column("synthetic", BOOL, "true: from made-up files, never measured"),
+)
+NA = "n/a"
+
+
+def _share(name: str) -> View:
+    heading = {
+        "transfer_fraction_profiled": "Share of profiled step",
+        "transfer_fraction": "Share of decode time",
+        "link_share": "Of the link's peak",
+    }[name]
+    return View(heading, lambda line: NA if line[name] is None else f"{100 * line[name]:.1f} %")
+
+
+def _transfer(line: Record) -> str:
+    if line["transfer_lower_us"] is not None:
+        return f"at least {digits(line['transfer_lower_us'])}"
+    return figure("transfer_us", NA)(line)
+
+
+VIEWS = (
+    *IDENTITY_VIEWS,
+    identity("Run", "run"),
+    View("State", text("state")),
+    View("Profiler", text("profiler_ran"), once=True),
+    View("Self-check", text("self_check", NA)),
+    View("All-reduces (per step)", text("all_reduce_per_step", NA)),
+    View("All-reduce seen", text("allreduce_backend_seen", NA)),
+    View("Decode steps", text("decode_steps", NA)),
+    View("Transfer (us per all-reduce)", _transfer),
+    View("Transfer (ms per step)", figure("transfer_ms", NA)),
+    View("Profiled step (ms)", figure("step_ms", NA)),
+    _share("transfer_fraction_profiled"),
+    View("Decode (ms/token)", figure("decode_ms", NA)),
+    _share("transfer_fraction"),
+    View("Compute (ms)", figure("compute_ms", NA)),
+    View("Wait, least rank (ms)", figure("wait_ms_least", NA)),
+    View("Wait, most (ms)", figure("wait_ms_most", NA)),
+    View("Gap, least rank (ms)", figure("gap_ms_least", NA)),
+    View("busbw (GB/s)", figure("busbw_gb_s", NA)),
+    _share("link_share"),
+    View("NVLink over the run (GB/s)", figure("nvlink_gb_s", NA)),
+    View("Note", text("note"), once=True),
+)
+LEGEND = (
+    "Transfer: the shortest rank's duration of each all-reduce, which all ranks pay; the rest of a"
+    " rank's own duration is its wait for the slowest. With more ranks the shortest leans lower.",
+    "Share of decode time: of the latency cell like it, without a profiler. A profiler stretches"
+    " steps and makes gaps and waits: compute, wait and gap are of the profiled step.",
+)
+EMPTY = "No capture cells in the matrix."
+_ORDER = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
+
+
+def build(results: Results) -> Table:
+    """One line per capture cell of the manifest, measured or not."""
+    return Table(
+        name="communication",
+        title="Communication",
+        columns=COLUMNS,
+        views=VIEWS,
+        records=lines(results),
+        legend=LEGEND,
+        empty=EMPTY,
+    )
+
+
+def lines(results: Results) -> list[Record]:
+    """The table's records, in the order of the identity."""
+    rows = results.rows[results.rows["workload"] == "capture"]
+    by_id = {line["cell_id"]: line for line in records(rows, ("cell_id", *_FROM_ROWS))}
+    manifest = results.manifest[results.manifest["workload"] == "capture"]
+    times = DecodeTimes(results)
+    names = (*row.IDENTITY_NAMES, "state", "reason")
+    found = [
+        _line(cell, by_id.get(cell["cell_id"]), results.communication.get(cell["cell_id"]), times)
+        for cell in records(manifest, names)
+    ]
+    return sorted(found, key=lambda line: sort_key(line, (*_ORDER, "profiler_ran")))
+
+
+def _line(
+    cell: Record, measured: Record | None, found: Communication | None, times: DecodeTimes
+) -> Record:
+    line: Record = {**dict.fromkeys(column.name for column in COLUMNS), **cell}
+    if measured is None:
+        return line
+    time = times.of(cell)
+    sent = measured.pop("gpu_nvlink_tx_gb_s")
+    line |= {
+        **measured,
+        "synthetic": bool(measured["synthetic"]),
+        "nvlink_gb_s": None if sent is None or not len(sent) else fmean(sent),
+        "decode_ms": time.ms if time else None,
+        "decode_output_len": time.output_len if time else None,
+    }
+    notes = [] if time else ["no latency cell like it is measured"]
+    if found is None:
+        return {**line, "note": "; ".join(["not analysed", *notes])}
+    line |= _analysed(found, time.ms if time else None)
+    if not found.self_check.ok:
+        notes.insert(0, "the self-check failed: no times")
+    return {**line, "note": "; ".join(notes) or None}
+
+
+def _analysed(found: Communication, decode_ms: float | None) -> Record:
+    decode, prefill, check = found.phase("decode"), found.phase("prefill"), found.self_check
+    transfer = decode.transfer_ms_per_step
+    return {
+        "synthetic": found.synthetic,
+        "self_check": "ok" if check.ok else "failed",
+        "all_reduce_expected": _one(check.expected, "all_reduce"),
+        "all_reduce_per_step": _one(check.found, "all_reduce"),
+        "all_gather_per_step": _one(check.found, "all_gather"),
+        "allreduce_backend_seen": found.backend,
+        "decode_steps": decode.steps,
+        "step_ms": _median(decode.step_ms),
+        "transfer_us": _median(decode.transfer_us),
+        "transfer_lower_us": _median(decode.transfer_lower_us),
+        "transfer_ms": transfer,
+        "transfer_fraction_profiled": decode.transfer_fraction_profiled,
+        "transfer_fraction": transfer / decode_ms if decode_ms and transfer is not None else None,
+        "compute_ms": _over_ranks(fmean, decode.compute_ms_per_step),
+        "wait_ms_least": _over_ranks(min, decode.wait_ms_per_step),
+        "wait_ms_most": _over_ranks(max, decode.wait_ms_per_step),
+        "gap_ms_least": _over_ranks(min, decode.gap_ms_per_step),
+        "gap_ms_most": _over_ranks(max, decode.gap_ms_per_step),
+        "all_gather_ms": decode.all_gather_ms_per_step,
+        "busbw_gb_s": decode.busbw_gb_s,
+        "link_share": decode.link_share,
+        **_prefill(prefill),
+    }
+
+
+def _prefill(phase: Phase) -> Record:
+    return {
+        "prefill_steps": phase.steps,
+        "prefill_step_ms": _median(phase.step_ms),
+        "prefill_transfer_ms": phase.transfer_ms_per_step,
+        "prefill_transfer_fraction_profiled": phase.transfer_fraction_profiled,
+    }
+
+
+def _one(counts: Counts | None, name: str) -> int | None:
+    found = getattr(counts, name) if counts else None
+    return found if isinstance(found, int) else None
+
+
+def _median(percentiles: dict[str, float] | None) -> float | None:
+    return percentiles["p50"] if percentiles else None
+
+
+def _over_ranks(how: Callable[[Iterable[float]], float], ranks: PerRank | None) -> float | None:
+    return how(ranks.values()) if ranks else None
