@@ -18,8 +18,10 @@ ROWS = ROOT / "results" / "smoke"
 CAPTIONS = [
     *("Where it ran", "Models", "TP comparison: llama-3.1-8b on H200"),
     "Serving: llama-3.1-8b on H200",
+    "Communication: llama-3.1-8b on H200",
+    "What TP divides, and what it does not: llama-3.1-8b on H200",
 ]
-SECTIONS = ["ran", "tp", "throughput", "serving", "failures", "holes"]
+SECTIONS = ["ran", "tp", "throughput", "serving", "communication", "terms", "failures", "holes"]
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-sync", "--disable-background-networking", "--disable-component-update"),

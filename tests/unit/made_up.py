@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tpsweep import row, tables
+from tpsweep import communication, row, tables
 from tpsweep.failure import Failure
 from tpsweep.results import MANIFEST_SCHEMA
 
@@ -61,7 +62,7 @@ class Sweep:
             **axes,
         }
         settings = identity.pop("settings", None)  # stands in the manifest only
-        path = f"cells/latency/{identity['cell_id']}.parquet"
+        path = f"cells/{identity['workload']}/{identity['cell_id']}.parquet"
         self.manifest.append(
             {**identity, "settings": settings, "path": path, "status": status, "reason": reason}
         )
@@ -126,6 +127,27 @@ class Sweep:
         }
         return self.add(tp, measured=measured, **axes)
 
+    def capture(self, tp: int, report: Record | None = None, **axes: Any) -> str:
+        """A measured capture cell; ``report``: what the analysis is made to have said of it.
+
+        ``report`` says itself that it is synthetic. ``profiler`` is its program.
+        """
+        profiler = axes.pop("profiler", "torch 2.11.0")
+        measured = {
+            "profiler_ran": profiler,
+            "allreduce_backend_ran": "none" if tp == 1 else "custom",
+            "gpu_nvlink_tx_gb_s": [2.0, 4.0][:tp],
+            "nvlink_share": 4 / 450,
+            **axes.pop("measured", {}),
+        }
+        cell_id = self.add(tp, measured=measured, **{"workload": "capture", **axes})
+        if report is not None:
+            place = communication.stem_of(self.root, self.manifest[-1]["path"])
+            place = place.with_name(place.name + communication.REPORT)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps({"synthetic": True, **report}))
+        return cell_id
+
     def fail(self, cell_id: str, kind: str, message: str) -> None:
         Failure(cell_id, "latency", "", kind, message).write(self.root / "failures")
 
@@ -149,3 +171,30 @@ class Sweep:
 
     def markdown(self, name: str) -> str:
         return (self.root / "tables" / f"{name}.md").read_text("utf-8")
+
+
+def report(tp: int, compute: float, transfer: float = 0.25, step: float = 4.0) -> Record:
+    """What the analysis is made to have said of a capture of two layers, times in ms."""
+    per_step = (5, 1) if tp > 1 else (0, 0)
+    counts = {"all_reduce": per_step[0], "all_gather": per_step[1]}
+    ranks = [str(rank) for rank in range(tp)]
+    decode: Record = {
+        "steps": 15,
+        "step_ms": {"p50": step},
+        "transfer_us": {"p50": 1e3 * transfer / 5} if tp > 1 else None,
+        "transfer_ms_per_step": transfer if tp > 1 else 0.0,
+        "transfer_fraction_profiled": transfer / step if tp > 1 else 0.0,
+        "all_gather_ms_per_step": 0.01 if tp > 1 else 0.0,
+        "compute_ms_per_step": dict.fromkeys(ranks, compute),
+        "wait_ms_per_step": {rank: 0.1 * at for at, rank in enumerate(ranks)},
+        "gap_ms_per_step": {rank: 0.3 + 0.1 * at for at, rank in enumerate(ranks)},
+        "busbw_gb_s": 2.1 if tp > 1 else None,
+        "link_share": 0.005 if tp > 1 else None,
+    }
+    return {
+        "ranks": tp,
+        "backend": "custom" if tp > 1 else "none",
+        "self_check": {"expected": counts, "found": counts, "ok": True},
+        "phases": {"decode": decode},
+        "warnings": [],
+    }

@@ -22,6 +22,7 @@ MISSING = "No figures: matplotlib is not installed where this page was made."
 SIZE = (5.4, 3.2)
 """Width and height of one panel in inches of 72 units; the page scales it."""
 MARKERS = "os^DvPX*"
+HATCHES = ("", "///", "...")
 _INK, _GRID, _PAPER = "#b00001", "#b00002", "#b00003"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -63,6 +64,15 @@ class Curve:
     label: str
     points: Sequence[Point]
     colour: int
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A stacked bar: its parts from below, in the order of the legend."""
+
+    label: str
+    parts: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,15 @@ def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         above = [0.0 if p.hi is None else max(p.hi - p.y, 0.0) for p in curve.points]
         axes.errorbar(xs, ys, yerr=[below, above], color=colour, capsize=3, fmt="none")
         marker = MARKERS[curve.colour % len(MARKERS)]
-        axes.plot(xs, ys, color=colour, marker=marker, label=curve.label, linewidth=1.8)
+        axes.plot(
+            xs,
+            ys,
+            color=colour,
+            marker=marker,
+            label=curve.label,
+            linewidth=1.8,
+            linestyle="--" if curve.dashed else "-",
+        )
         hollow = [p for p in curve.points if p.hollow]
         axes.plot(
             [p.x for p in hollow],
@@ -103,6 +121,29 @@ def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_ylim(bottom=0)
     if curves:
         axes.legend(loc="best")
+
+
+def draw_bars(axes: Axes, bars: Sequence[Bar], parts: Sequence[str]) -> None:
+    """Stacked bars side by side; hatches tell the parts apart without colour."""
+    places = range(len(bars))
+    below = [0.0] * len(bars)
+    for at, part in enumerate(parts):
+        heights = [bar.parts[at] for bar in bars]
+        axes.bar(
+            places,
+            heights,
+            bottom=below,
+            width=0.6,
+            color=f"#a0000{at}",
+            edgecolor=_PAPER,
+            hatch=HATCHES[at % len(HATCHES)],
+            label=part,
+        )
+        below = [low + height for low, height in zip(below, heights, strict=True)]
+    axes.set_xticks(places, [bar.label for bar in bars])
+    axes.grid(visible=False, axis="x")
+    axes.set_ylim(top=1.3 * max(below, default=1.0))  # room for the legend
+    axes.legend(loc="upper left", ncols=len(parts), columnspacing=1.0)
 
 
 def draw(name: str, panels: Sequence[Callable[[Axes], None]], description: str) -> Markup:

@@ -11,7 +11,8 @@ from typing import Any
 from tpsweep.tables.table import Grid, Record, Table, View, make_grid
 
 _NUMBER = re.compile(
-    r"(n/a|[-+]?\d[\d.]*( \([\d.]+ to [\d.]+\))?( ms \([-+\d.]+ %\))?|\d+/\d+|\d{4}-\d\d-\d\d)?"
+    r"(n/a|[-+]?\d[\d.]*( \([\d.]+ to [\d.]+\))?( ms \([-+\d.]+ %\))?|\d[\d.]* %|\d+/\d+"
+    r"|\d{4}-\d\d-\d\d)?"
 )
 SMALLEST = 10
 """Lines that every box may have, however many boxes there are."""

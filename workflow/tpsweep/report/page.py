@@ -10,13 +10,15 @@ from markupsafe import Markup
 
 from tpsweep import __version__
 from tpsweep.figures import plot
+from tpsweep.figures.communication import draw_communication, step_picture
 from tpsweep.figures.decode import draw_decode
 from tpsweep.figures.serving import draw_serving
 from tpsweep.report.boxes import Part, joined, make_part
 from tpsweep.report.holes import make_failures, make_holes
 from tpsweep.report.provenance import dates, make_provenance
 from tpsweep.results import Results
-from tpsweep.tables import Summary, serving, summarise, throughput, tp_comparison
+from tpsweep.tables import Summary, serving, summarise, terms, throughput, tp_comparison
+from tpsweep.tables import communication as communication_table
 from tpsweep.tables.table import Record
 
 PAGE = "report.html"
@@ -70,6 +72,17 @@ def render(results: Results, name: str) -> str:
 
 def _sections(results: Results) -> list[Section]:
     comparison, online = tp_comparison.build(results), serving.build(results)
+    captured = communication_table.build(results)
+    pictures = {
+        cell_id: found.picture
+        for cell_id, found in results.communication.items()
+        if found.picture is not None
+    }
+
+    def draw_captures(lines: list[Record], limit: int) -> tuple[list[plot.Drawing], int]:
+        drawings, more = draw_communication(lines, limit)
+        return [*drawings, *step_picture(lines, pictures)], more
+
     return [
         Section("ran", "What ran on what", make_provenance(results, LINES)),
         _with_figures(
@@ -83,6 +96,14 @@ def _sections(results: Results) -> list[Section]:
         _with_figures(
             "serving", "Serving", make_part(online, LINES, ""), draw_serving, online.records
         ),
+        _with_figures(
+            "communication",
+            "Communication",
+            make_part(captured, LINES, ""),
+            draw_captures,
+            captured.records,
+        ),
+        Section("terms", "What TP divides", make_part(terms.build(results), LINES, "")),
         Section("failures", "Failures", make_failures(results, LINES)),
         Section("holes", "Not measured", make_holes(results, LINES)),
     ]
