@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import re
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -67,17 +66,10 @@ def test_words_for_people_who_never_saw_a_trace() -> None:
     assert svg == timeline.draw(NSYS)  # the same bytes whenever it is drawn
 
 
-def test_alone_it_is_dark_on_white_and_in_a_page_the_pages() -> None:
+def test_it_is_dark_on_white_and_well_formed() -> None:
     svg = timeline.draw(CPU)
     assert "var(--" not in svg and "#ffffff" in svg and "currentColor" not in svg
-    page = str(timeline_svg.for_page(svg, "step1"))
-    assert "var(--paper)" in page and "currentColor" in page and "#1b2430" not in page
-    assert page.startswith("<svg") and page.count("<desc") == 1 and 'class="wide"' in page
-    ids = re.findall(r'\bid="([^"]*)"', page)
-    assert ids and all(name.startswith("step1-") for name in ids)
-    for used in re.findall(r'(?:url\(#|href="#)([^")]*)', page):
-        assert used in ids
-    ElementTree.fromstring(page.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    ElementTree.fromstring(svg)
 
 
 def test_clocks_that_differ_are_said_and_lanes_begin_together(tmp_path: Path) -> None:
@@ -160,8 +152,6 @@ def test_without_matplotlib_one_line_and_status_1(
     assert "decode: 15 steps" in printed.out
     assert printed.err.count("\n") == 1 and "matplotlib is not installed" in printed.err
     assert "matplotlib is not installed" in words_of(target.read_text())
-    page = timeline_svg.for_page(target.read_text(), "x")
-    assert 'style="fill: var(--paper)"' in page and "matplotlib" in page
 
 
 def test_texts_are_escaped(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +196,12 @@ def test_the_picture_of_a_step_is_that_of_the_largest_tp(sweep: Sweep, tmp_path:
     small = sweep.capture(1, report(1, compute=4.8))
     large = sweep.capture(2, report(2, compute=3.0), batch=4)
     sweep.tables()
-    shutil.copy(DATA.parents[2] / "docs/decode-step.svg", tmp_path / "step.svg")
+    (tmp_path / "step.svg").write_text("<svg><script>alert(1)</script></svg>")
     pictures = dict.fromkeys((small, large), tmp_path / "step.svg")
     (drawing,) = step_picture(table.lines(load(sweep.root)), pictures)
     assert "TP=2, batch 4" in drawing.caption
-    assert drawing.svg.startswith("<svg")
+    assert drawing.svg.startswith('<img class="wide" alt="One decode step of llama on H200')
+    assert "<script" not in drawing.svg
     assert step_picture(table.lines(load(sweep.root)), {}) == []
 
 

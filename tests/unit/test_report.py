@@ -76,8 +76,8 @@ def test_every_section_says_what_there_is(sweep: Sweep) -> None:
     assert "computed: 2 engines of TP=1" in found.text
     captions = re.findall(r"<caption><span>([^<]*)", html)
     assert captions == [
-        *("Where it ran", "Models", "TP comparison: llama on H200", "Throughput: llama on H200"),
-        "Serving: llama on H200",
+        *("Where it ran", "Models", "Questions", "Expectations", "TP comparison: llama on H200"),
+        *("Throughput: llama on H200", "Serving: llama on H200"),
     ]
     assert found.count("h1") == 1
     assert all(attributes["scope"] == "col" for tag, attributes in found.tags if tag == "th")

@@ -1,4 +1,4 @@
-"""The picture of a step as SVG by matplotlib: alone it is dark on white, in a page the page's."""
+"""The picture of a step as SVG by matplotlib, dark on white: a file of its own, or an image."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 
 from tpsweep.capture.events import Floats
 from tpsweep.capture.timeline_bars import Lane, Picture, clipped, finest, merged
-from tpsweep.figures import plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,13 +27,7 @@ KINDS = {
 """Words and colour of each term: apart for colour-blind eyes, and in grey by lightness."""
 
 _INK, _GRID, _PAPER, _HATCH = "#1b2430", "#dfe3e9", "#ffffff", "#8a6d00"
-_DARK, _LIGHT = "#1b2431", "#fffffe"  # on bars, whose colours stay: no variables of the page
-_PAGE = {
-    _INK: "currentColor",
-    _GRID: "var(--grid)",
-    _PAPER: "var(--paper)",
-    KINDS["all_gather"][1]: "var(--series-3)",
-}
+_DARK, _LIGHT = "#1b2431", "#fffffe"  # on bars
 _WIDTH, _LEFT, _RIGHT = 11.0, 0.75, 0.15  # inches
 _LANE, _TABLE_LINE = 0.42, 0.2
 _PIXELS = (_WIDTH - _LEFT - _RIGHT) * 72
@@ -95,18 +87,6 @@ def nothing(words: str) -> str:
         f'<text x="8" y="24" font-family="sans-serif" font-size="11" fill="{_INK}">'
         f"{escape(words)}</text></svg>\n"
     )
-
-
-def for_page(svg: str, name: str) -> Markup:
-    """The SVG of ``draw`` or ``nothing`` as part of a page; ``name`` keeps its ids apart."""
-    found = re.search(r"<desc>(.*?)</desc>", svg, re.DOTALL)
-    description = Markup(found[1]) if found else ""
-    body = svg.replace(found[0], "", 1) if found else svg
-    for literal, variable in _PAGE.items():
-        body = body.replace(literal, variable)
-    # As an attribute a variable would mean nothing.
-    body = re.sub(r'\bfill="(var\([^"]*\)|currentColor)"', r'style="fill: \1"', body)
-    return plot.for_page(body, name, description, "wide")
 
 
 def _style() -> dict[Any, Any]:

@@ -160,11 +160,10 @@ def draw(name: str, panels: Sequence[Callable[[Axes], None]], description: str) 
             panel(figure.add_subplot(1, len(panels), at + 1))
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return for_page(file.getvalue(), name, description, "wide" if len(panels) > 1 else "narrow")
+    return _for_page(file.getvalue(), name, description, "wide" if len(panels) > 1 else "narrow")
 
 
-def for_page(svg: str, name: str, description: str, width: str) -> Markup:
-    """matplotlib's SVG as part of a page; ``width`` is its class (``wide`` or ``narrow``)."""
+def _for_page(svg: str, name: str, description: str, width: str) -> Markup:
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<(metadata|style)\b.*?</\1>|<!--.*?-->", "", body, flags=re.DOTALL)
     # Ids of matplotlib are unique in a figure only.

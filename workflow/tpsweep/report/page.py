@@ -16,6 +16,7 @@ from tpsweep.figures.serving import draw_serving
 from tpsweep.report.boxes import Part, joined, make_part
 from tpsweep.report.holes import make_failures, make_holes
 from tpsweep.report.provenance import dates, make_provenance
+from tpsweep.report.questions import make_questions
 from tpsweep.results import Results
 from tpsweep.tables import Summary, serving, summarise, terms, throughput, tp_comparison
 from tpsweep.tables import communication as communication_table
@@ -85,6 +86,7 @@ def _sections(results: Results) -> list[Section]:
 
     return [
         Section("ran", "What ran on what", make_provenance(results, LINES)),
+        Section("questions", "Questions and expectations", make_questions(results, LINES)),
         _with_figures(
             "tp",
             "TP comparison",
