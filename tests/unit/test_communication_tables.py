@@ -76,12 +76,13 @@ def test_holes_are_named_and_keep_their_lines(sweep: Sweep, capsys: Any) -> None
     sweep.fail(failed, "crash", "died")
     found = lines(sweep)
     states = [(line["batch"], line["state"], line["note"]) for line in found]
+    counts = "all-reduces per step: 4 or 5, expected 5"
     unlike = "no latency cell like it is measured"
     assert states == [
         (1, "infeasible", None),
         (2, "failed", None),
         (4, "measured", f"not analysed; {unlike}"),
-        (8, "measured", f"the self-check failed: no times; {unlike}"),
+        (8, "measured", f"the self-check failed, no times: {counts}; {unlike}"),
         (16, "measured", f"not analysed; {unlike}"),
     ]
     marked = found[3]
@@ -134,7 +135,9 @@ def test_what_the_terms_lack_is_named(sweep: Sweep) -> None:
     assert first["note"] == "needs: a latency cell like it at TP=2"
     assert first["scaling_ms"] is None
     assert first["compute_fixed_ms"] is not None
-    assert alone["note"] == "needs: a capture at a smaller TP"
+    assert alone["note"] == (
+        "needs: a latency cell like it at a smaller TP, a latency cell like it at TP=2"
+    )
 
 
 def test_a_model_that_does_not_hold_says_so(sweep: Sweep) -> None:

@@ -12,12 +12,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 REPORT, PICTURE = ".comm.json", ".step.svg"
-Percentiles = dict[str, float]
 PerRank = dict[str, float]
 
 
 class _Read(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Percentiles(_Read):
+    """Of the percentiles the tables show the median."""
+
+    p50: float
 
 
 class Counts(_Read):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from statistics import fmean
 
 from tpsweep import row
-from tpsweep.communication import Communication, Counts, PerRank, Phase
+from tpsweep.communication import Communication, Counts, Percentiles, PerRank, Phase
 from tpsweep.results import Results, records
 from tpsweep.row import BOOL, FLOAT, INT, TEXT, Column
 from tpsweep.tables.table import (
@@ -20,7 +20,7 @@ from tpsweep.tables.table import (
     sort_key,
     text,
 )
-from tpsweep.tables.unprofiled import DecodeTimes
+from tpsweep.tables.unprofiled import DecodeTime, DecodeTimes
 
 _FROM_ROWS = (
     "profiler_ran",
@@ -44,7 +44,7 @@ COLUMNS = (
     Column("step_ms", FLOAT, "decode step under the profiler, median"),
     Column("transfer_us", FLOAT, "per all-reduce of a decode step: shortest rank's, median"),
     Column("transfer_lower_us", FLOAT, "the same of kernels that push: a lower bound"),
-    Column("transfer_ms", FLOAT, "all-reduces of a decode step together, median over steps"),
+    Column("transfer_ms", FLOAT, "all-reduces of a step together; with transfer_lower_us at least"),
     Column("transfer_fraction_profiled", FLOAT, "transfer_ms as a share of step_ms"),
     Column("transfer_fraction", FLOAT, "transfer_ms / decode_ms: of the step without a profiler"),
     Column("decode_ms", FLOAT, "decode time of the matching latency cell, median over runs"),
@@ -67,6 +67,8 @@ COLUMNS = (
     Column("synthetic", BOOL, "true: from made-up files, never measured"),
 )
 NA = "n/a"
+WARNINGS = 3
+"""Most warnings of the analysis that a note holds."""
 
 
 def _share(name: str) -> View:
@@ -75,13 +77,28 @@ def _share(name: str) -> View:
         "transfer_fraction": "Share of decode time",
         "link_share": "Of the link's peak",
     }[name]
-    return View(heading, lambda line: NA if line[name] is None else f"{100 * line[name]:.1f} %")
+    least = _at_least if name.startswith("transfer") else _plainly
+    return View(
+        heading, lambda line: NA if line[name] is None else f"{least(line)}{100 * line[name]:.1f} %"
+    )
 
 
-def _transfer(line: Record) -> str:
+def _at_least(line: Record) -> str:
+    return "at least " if line["transfer_lower_us"] is not None else ""
+
+
+def _plainly(_: Record) -> str:
+    return ""
+
+
+def _transfer_us(line: Record) -> str:
     if line["transfer_lower_us"] is not None:
         return f"at least {digits(line['transfer_lower_us'])}"
     return figure("transfer_us", NA)(line)
+
+
+def _transfer_ms(line: Record) -> str:
+    return NA if line["transfer_ms"] is None else _at_least(line) + digits(line["transfer_ms"])
 
 
 VIEWS = (
@@ -93,8 +110,8 @@ VIEWS = (
     View("All-reduces (per step)", text("all_reduce_per_step", NA)),
     View("All-reduce seen", text("allreduce_backend_seen", NA)),
     View("Decode steps", text("decode_steps", NA)),
-    View("Transfer (us per all-reduce)", _transfer),
-    View("Transfer (ms per step)", figure("transfer_ms", NA)),
+    View("Transfer (us per all-reduce)", _transfer_us),
+    View("Transfer (ms per step)", _transfer_ms),
     View("Profiled step (ms)", figure("step_ms", NA)),
     _share("transfer_fraction_profiled"),
     View("Decode (ms/token)", figure("decode_ms", NA)),
@@ -155,25 +172,55 @@ def _line(
     sent = measured.pop("gpu_nvlink_tx_gb_s")
     line |= {
         **measured,
-        "synthetic": bool(measured["synthetic"]),
         "nvlink_gb_s": None if sent is None or not len(sent) else fmean(sent),
-        "decode_ms": time.ms if time else None,
-        "decode_output_len": time.output_len if time else None,
+        "decode_ms": time.ms,
+        "decode_output_len": time.output_len,
     }
-    notes = [] if time else ["no latency cell like it is measured"]
+    if found is not None:
+        line |= _analysed(found, time.ms)
+    made_up = (measured["synthetic"], time.synthetic, found is not None and found.synthetic)
+    notes = _notes(line, found, time)
+    return {**line, "synthetic": any(made_up), "note": "; ".join(notes) or None}
+
+
+def _notes(line: Record, found: Communication | None, time: DecodeTime) -> list[str]:
+    own = [time.note] if time.note else []
     if found is None:
-        return {**line, "note": "; ".join(["not analysed", *notes])}
-    line |= _analysed(found, time.ms if time else None)
+        return ["not analysed", *own]
+    ran, seen = line["allreduce_backend_ran"], found.backend.split("+")
     if not found.self_check.ok:
-        notes.insert(0, "the self-check failed: no times")
-    return {**line, "note": "; ".join(notes) or None}
+        own.insert(0, ": ".join(["the self-check failed, no times", *_unexpected(found)]))
+    if ran is not None and ran not in seen:
+        own.append(f"vLLM's log says all-reduce {ran}, the capture has {found.backend}")
+    # The check's own warning is said above, in numbers.
+    warnings = [words for words in found.warnings if not words.startswith("self-check failed")]
+    if len(warnings) > WARNINGS:
+        more = f"{len(warnings) - WARNINGS} more warnings in its report"
+        warnings = [*warnings[:WARNINGS], more]
+    return [*own, *warnings]
+
+
+def _unexpected(found: Communication) -> Iterator[str]:
+    """The collectives per step that are not what the model has, or differ between steps."""
+    check = found.self_check
+    for name, words in (("all_reduce", "all-reduces"), ("all_gather", "all-gathers")):
+        seen = getattr(check.found, name)
+        asked = getattr(check.expected, name) if check.expected else None
+        if isinstance(seen, list) or (check.expected and seen != asked):
+            counts = " or ".join(str(count) for count in _several(seen))
+            yield f"{words} per step: {counts}" + ("" if asked is None else f", expected {asked}")
+
+
+def _several(counts: int | list[int]) -> list[int]:
+    return counts if isinstance(counts, list) else [counts]
 
 
 def _analysed(found: Communication, decode_ms: float | None) -> Record:
     decode, prefill, check = found.phase("decode"), found.phase("prefill"), found.self_check
+    if not check.ok:  # whatever the report says: what is not matched has no times
+        decode, prefill = Phase(steps=decode.steps), Phase(steps=prefill.steps)
     transfer = decode.transfer_ms_per_step
     return {
-        "synthetic": found.synthetic,
         "self_check": "ok" if check.ok else "failed",
         "all_reduce_expected": _one(check.expected, "all_reduce"),
         "all_reduce_per_step": _one(check.found, "all_reduce"),
@@ -212,8 +259,8 @@ def _one(counts: Counts | None, name: str) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _median(percentiles: dict[str, float] | None) -> float | None:
-    return percentiles["p50"] if percentiles else None
+def _median(percentiles: Percentiles | None) -> float | None:
+    return percentiles.p50 if percentiles else None
 
 
 def _over_ranks(how: Callable[[Iterable[float]], float], ranks: PerRank | None) -> float | None:

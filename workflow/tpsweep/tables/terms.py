@@ -10,7 +10,6 @@ kernels say for themselves: how much of compute became less.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +28,7 @@ from tpsweep.tables.table import (
     sort_key,
     text,
 )
+from tpsweep.tables.unprofiled import DecodeTime, DecodeTimes
 
 _FREE = ("cell_id", "tp", "gpus", "allreduce_backend", "run")
 _SERIES = tuple(name for name in row.IDENTITY_NAMES if name not in _FREE)
@@ -91,46 +91,81 @@ def solve(base_tp: int, base_ms: float, tp: int, ms: float) -> Terms:
 
 
 def build(results: Results) -> Table:
-    """One line per capture at a TP above the smallest of its series."""
+    """One line per capture cell at TP above 1, whether it could be measured or not."""
     return Table(
         name="terms",
         title="What TP divides, and what it does not",
         columns=COLUMNS,
         views=VIEWS,
-        records=list(_lines(communication.lines(results))),
+        records=_lines(communication.lines(results), DecodeTimes(results)),
         legend=LEGEND,
         empty=EMPTY,
     )
 
 
-def _lines(captures: list[Record]) -> Iterator[Record]:
+def _lines(captures: list[Record], times: DecodeTimes) -> list[Record]:
     series: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for line in captures:
         series[tuple(line[name] for name in _SERIES)].append(line)
+    found = [
+        _line(line, [other for other in all_ if other["tp"] < line["tp"]], times)
+        for all_ in series.values()
+        for line in all_
+        if line["tp"] > 1
+    ]
     order = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
-    found = [_line(line, _baseline(line, all_)) for all_ in series.values() for line in all_]
-    split = [line for line in found if line["tp"] > 1]
-    yield from sorted(split, key=lambda line: sort_key(line, (*order, "profiler_ran")))
+    return sorted(found, key=lambda line: sort_key(line, (*order, "profiler_ran")))
 
 
-def _baseline(line: Record, series: list[Record]) -> Record | None:
-    """The capture of the smallest TP below this one; by the same profiler if there is one."""
-    smaller = [
+def _line(line: Record, smaller: list[Record], times: DecodeTimes) -> Record:
+    start, end = times.smaller(line), times.of(line)
+    base = _baseline(line, smaller, start[0] if start else None)
+    base_tp = start[0] if start else base["tp"] if base else None
+    known = {column.name: line.get(column.name) for column in COLUMNS}
+    here = known | {
+        "baseline_tp": base_tp,
+        "decode_baseline_ms": start[1].ms if start else None,
+        "decode_ms": end.ms,
+        "ideal_ms": start[1].ms * start[0] / line["tp"] if start and start[1].ms else None,
+        "communication_ms": _communication(line),
+        "synthetic": any(
+            part
+            for part in (
+                line["synthetic"],
+                base and base["synthetic"],
+                start and start[1].synthetic,
+                end.synthetic,
+            )
+        ),
+        **_of_kernels(line, base),
+    }
+    missing = _missing(here, base, start)
+    if start and end.ms is not None and start[1].settings != end.settings:
+        here["ideal_ms"] = None
+        missing = [f"latency cells of equal settings at TP={start[0]} and TP={line['tp']}"]
+    if missing:
+        return {**here, "source": None, "note": f"needs: {', '.join(missing)}"}
+    return here | _solved(here, base) | {"note": _note(here, line, base, start, end)}
+
+
+def _baseline(line: Record, smaller: list[Record], tp: int | None) -> Record | None:
+    """The capture of the baseline's TP (None: of the smallest); by the same profiler, of the
+    same run and analysed if there is such a one."""
+    fitting = [
         other
-        for other in series
-        if other["tp"] < line["tp"]
+        for other in smaller
+        if tp in (None, other["tp"])
         and other["allreduce_backend"] in (NO_ALLREDUCE, line["allreduce_backend"])
     ]
-    if not smaller:
-        return None
     return min(
-        smaller,
+        fitting,
         key=lambda other: (
-            other["decode_ms"] is None,
             other["tp"],
+            other["compute_ms"] is None,
             _program(other) != _program(line),
             other["run"] != line["run"],
         ),
+        default=None,
     )
 
 
@@ -138,46 +173,63 @@ def _program(line: Record) -> str:
     return str(line["profiler_ran"]).split(" ")[0]
 
 
-def _line(line: Record, base: Record | None) -> Record:
-    known = {column.name: line.get(column.name) for column in COLUMNS}
-    here = {**known, "communication_ms": _communication(line), "note": None, "source": None}
-    if base is None:
-        return {**here, "note": "needs: a capture at a smaller TP"}
-    start, end = base["decode_ms"], line["decode_ms"]
-    added, base_added = here["communication_ms"], _communication(base)
-    here |= {
-        "baseline_tp": base["tp"],
-        "decode_baseline_ms": start,
-        "compute_baseline_ms": base["compute_ms"],
-        "synthetic": bool(line["synthetic"] or base["synthetic"]),
-        **_of_kernels(line, base),
-    }
-    if start is not None:
-        here["ideal_ms"] = start * base["tp"] / line["tp"]
-    missing = [
-        what
-        for what, value in (
-            (f"a latency cell like it at TP={base['tp']}", start),
-            (f"a latency cell like it at TP={line['tp']}", end),
-            (f"an analysed capture at TP={line['tp']}", added),
-            (f"an analysed capture at TP={base['tp']}", base_added),
-        )
-        if value is None
-    ]
-    if missing:
-        return {**here, "note": f"needs: {', '.join(missing)}"}
-    terms = solve(base["tp"], start - base_added, line["tp"], end - added)
-    negative = [name for name in ("scaling", "fixed") if getattr(terms, name) < 0]
+def _missing(here: Record, base: Record | None, start: tuple[int, DecodeTime] | None) -> list[str]:
+    """What the terms need and do not have."""
+    base_tp, tp = here["baseline_tp"], here["tp"]
+    at_base = f"at TP={base_tp}" if base_tp else "at a smaller TP"
+    found = [] if start else [f"a latency cell like it {at_base}"]
+    if here["decode_ms"] is None:
+        found.append(f"a latency cell like it at TP={tp}")
+    if here["communication_ms"] is None:
+        found.append(f"an analysed capture at TP={tp}")
+    if base_tp and _base_communication(base_tp, base) is None:
+        found.append(f"an analysed capture at TP={base_tp}")
+    return found
+
+
+def _solved(here: Record, base: Record | None) -> Record:
+    start, end, base_tp, tp = (
+        here[name] for name in ("decode_baseline_ms", "decode_ms", "baseline_tp", "tp")
+    )
+    base_added = _base_communication(base_tp, base) or 0.0
+    terms = solve(base_tp, start - base_added, tp, end - here["communication_ms"])
     return {
-        **here,
-        "scaling_ms": terms.scaling / line["tp"],
+        "scaling_ms": terms.scaling / tp,
         "fixed_ms": terms.fixed,
-        "source": f"decode: latency cells; communication: {line['profiler_ran']} capture; scaling "
-        f"and fixed: solved from TP={base['tp']} and TP={line['tp']}",
-        "note": f"{' and '.join(negative)} below zero: the model does not hold"
-        if negative
-        else None,
+        "source": f"decode: latency cells; communication: {here['profiler_ran']} capture; scaling "
+        f"and fixed: solved from TP={base_tp} and TP={tp}",
     }
+
+
+def _note(
+    here: Record,
+    line: Record,
+    base: Record | None,
+    start: tuple[int, DecodeTime] | None,
+    end: DecodeTime,
+) -> str | None:
+    """What to know before the terms are believed."""
+    terms = here | _solved(here, base)
+    notes = []
+    negative = [name for name in ("scaling", "fixed") if terms[f"{name}_ms"] < 0]
+    if negative:
+        notes.append(f"{' and '.join(negative)} below zero: the model does not hold")
+    if line["transfer_lower_us"] is not None:
+        notes.append("communication is at least that, so that fixed is at most that")
+    if start and start[1].output_len != end.output_len:
+        notes.append(f"decode times of {start[1].output_len} and {end.output_len} output tokens")
+    if here["compute_fixed_ms"] is None:
+        notes.append(f"its kernels need: an analysed capture at TP={here['baseline_tp']}")
+    elif base and _program(base) != _program(line):
+        notes.append(f"its kernels at TP={base['tp']} are of a capture by {base['profiler_ran']}")
+    return "; ".join(notes) or None
+
+
+def _base_communication(tp: int, base: Record | None) -> float | None:
+    """As ``_communication``; no capture is needed where there is nothing to capture."""
+    if tp == 1:
+        return 0.0
+    return _communication(base) if base else None
 
 
 def _communication(line: Record) -> float | None:
@@ -189,11 +241,13 @@ def _communication(line: Record) -> float | None:
     return float(line["transfer_ms"] + line["all_gather_ms"])
 
 
-def _of_kernels(line: Record, base: Record) -> Record:
-    if line["compute_ms"] is None or base["compute_ms"] is None:
-        return {}
+def _of_kernels(line: Record, base: Record | None) -> Record:
+    """The captures' own split; the figures are None without two analysed captures."""
+    if base is None or line["compute_ms"] is None or base["compute_ms"] is None:
+        return dict.fromkeys(("compute_baseline_ms", "compute_scaling_ms", "compute_fixed_ms"))
     terms = solve(base["tp"], base["compute_ms"], line["tp"], line["compute_ms"])
     return {
+        "compute_baseline_ms": base["compute_ms"],
         "compute_scaling_ms": terms.scaling / line["tp"],
         "compute_fixed_ms": terms.fixed,
     }
