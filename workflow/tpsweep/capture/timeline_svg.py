@@ -31,6 +31,7 @@ _DARK, _LIGHT = "#1b2431", "#fffffe"  # on bars
 _WIDTH, _LEFT, _RIGHT = 11.0, 0.75, 0.15  # inches
 _LANE, _TABLE_LINE = 0.42, 0.2
 _PIXELS = (_WIDTH - _LEFT - _RIGHT) * 72
+_NOTHING = 'class="nothing"'
 _DASH = {"all_gather": "all-gather"}
 _HEIGHT = {"compute": 0.5, "wait": 0.7, "transfer": 0.9, "all_gather": 0.9}
 """Of a lane: what communicates stands out of what computes, however thin it is."""
@@ -82,11 +83,16 @@ def draw(picture: Picture) -> str:
 def nothing(words: str) -> str:
     """An SVG that says in one line why there is no picture."""
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 792 40" role="img">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" {_NOTHING} viewBox="0 0 792 40" role="img">'
         f'<desc>{escape(words)}</desc><rect width="792" height="40" fill="{_PAPER}"/>'
         f'<text x="8" y="24" font-family="sans-serif" font-size="11" fill="{_INK}">'
         f"{escape(words)}</text></svg>\n"
     )
+
+
+def is_nothing(svg: str) -> bool:
+    """Whether an SVG is one of ``nothing``."""
+    return _NOTHING in svg
 
 
 def _style() -> dict[Any, Any]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from markupsafe import Markup
 
 from tpsweep import row
+from tpsweep.capture import timeline_svg
 from tpsweep.figures.plot import Bar, Curve, Drawing, Point, draw, draw_bars, draw_curves
 from tpsweep.tables.table import Record, digits
 
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
 
 _FREE = ("cell_id", "tp", "gpus", "batch", "allreduce_backend", "run")
 _SAME = tuple(name for name in row.IDENTITY_NAMES if name not in _FREE)
+LARGEST = 2_000_000
+"""Characters of a picture: the page must open at once, and larger ones are no step's."""
 PARTS = ("compute", "transfer and all-gather", "rest")
 
 
@@ -46,17 +52,36 @@ def step_picture(records: list[Record], pictures: dict[str, Path]) -> list[Drawi
     ``pictures``: the analysis's SVG files by ``cell_id``.
     """
     known = [line for line in records if line["cell_id"] in pictures]
-    if not known:
-        return []
-    line = min(known, key=lambda line: (-line["tp"], line["batch"], _program(line)))
-    # As an image it is shut off from the page: whatever is in the file, nothing of it runs.
-    data = base64.b64encode(pictures[line["cell_id"]].read_bytes()).decode()
-    caption = (
-        f"One decode step of {_name(line)}, TP={line['tp']}, batch {line['batch']}, as"
-        f" {line['profiler_ran']} saw it. Upper part: the whole step; lower part: its first layers."
-    )
-    image = Markup('<img class="wide" alt="{}" src="data:image/svg+xml;base64,{}">')
-    return [Drawing(caption, caption, image.format(caption, data))]
+    known.sort(key=lambda line: (-line["tp"], line["batch"], _program(line)))
+    for line in known:
+        data = _picture(pictures[line["cell_id"]])
+        if data is None:
+            continue
+        caption = (
+            f"One decode step of {_name(line)}, TP={line['tp']}, batch {line['batch']}, as"
+            f" {line['profiler_ran']} saw it. Upper part: the whole step; lower part: its first"
+            " layers."
+        )
+        # As an image it is shut off from the page: whatever is in the file, nothing of it runs.
+        image = Markup('<img class="wide" alt="{}" src="data:image/svg+xml;base64,{}">')
+        return [Drawing(caption, caption, image.format(caption, data))]
+    return []
+
+
+def _picture(path: Path) -> str | None:
+    """The SVG in base64; None if it only says why there is no picture, or is none (stderr)."""
+    try:
+        svg = path.read_text("utf-8")
+        root = ElementTree.fromstring(svg)
+    except (OSError, ValueError, ElementTree.ParseError) as error:
+        print(f"{path}: no picture, left out of the page: {error}", file=sys.stderr)
+        return None
+    if timeline_svg.is_nothing(svg) or root.tag.rpartition("}")[2] != "svg":
+        return None
+    if len(svg) > LARGEST:
+        print(f"{path}: over {LARGEST} characters, left out of the page", file=sys.stderr)
+        return None
+    return base64.b64encode(svg.encode()).decode()
 
 
 def _share(name: str, lines: list[Record]) -> Drawing:
@@ -69,12 +94,11 @@ def _share(name: str, lines: list[Record]) -> Drawing:
             ("transfer_fraction_profiled", "of profiled step", True),
         ):
             points = [
-                Point(line["batch"], 100 * line[column], hollow=profiled)
-                for line in sorted(own, key=lambda line: line["batch"])
-                if line[column] is not None
+                Point(batch, 100 * _median(lines_, column), hollow=profiled)
+                for batch, lines_ in _by_batch(own, column)
             ]
             if points:
-                label = f"TP={tp}, {backend}, {program}: {what}"
+                label = f"TP={tp}, {backend}, {program}: {_least(own)}{what}"
                 curves.append(Curve(label, points, colour, dashed=profiled))
     batches = sorted({line["batch"] for line in lines})
 
@@ -101,21 +125,48 @@ def _share(name: str, lines: list[Record]) -> Drawing:
 
 def _bars(lines: Iterable[Record]) -> list[Bar]:
     """One per batch and TP, of the first profiler by name where there are several."""
-    first: dict[tuple[Any, ...], Record] = {}
-    for line in sorted(lines, key=_program):
+    places: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for line in lines:
         if line["decode_ms"] is not None and line["compute_ms"] is not None:
-            place = (line["batch"], line["tp"], line["allreduce_backend"], line["run"])
-            first.setdefault(place, line)
-    return [
-        Bar(_bar_label(line), _parts(line)) for _, line in sorted(first.items(), key=lambda i: i[0])
-    ]
+            places[line["batch"], line["tp"], line["allreduce_backend"]].append(line)
+    bars = []
+    for _, found in sorted(places.items()):
+        first = min(_program(line) for line in found)
+        runs = [line for line in found if _program(line) == first]
+        bars.append(Bar(_bar_label(runs[0]), _parts(runs), _stretched(runs)))
+    return bars
 
 
-def _parts(line: Record) -> tuple[float, ...]:
-    moved = line["transfer_ms"] + line["all_gather_ms"]
+def _parts(runs: list[Record]) -> tuple[float, ...]:
+    """Medians over runs, ms: compute, transfer and all-gather, and what is left of the step."""
+    compute = _median(runs, "compute_ms")
+    moved = _median(runs, "transfer_ms") + _median(runs, "all_gather_ms")
     # A profiler may have stretched the kernels beyond the time without it.
-    rest = max(0.0, line["decode_ms"] - line["compute_ms"] - moved)
-    return line["compute_ms"], moved, rest
+    return compute, moved, max(0.0, _median(runs, "decode_ms") - compute - moved)
+
+
+def _stretched(runs: list[Record]) -> str:
+    decode = _median(runs, "decode_ms")
+    if sum(_parts(runs)) <= decode * (1 + 1e-9):
+        return ""
+    return f"higher than the decode time of {digits(decode)} ms: the profiler stretched the kernels"
+
+
+def _by_batch(lines: list[Record], column: str) -> list[tuple[int, list[Record]]]:
+    """The lines that have the figure, by rising batch: there is one per run."""
+    found: dict[int, list[Record]] = defaultdict(list)
+    for line in lines:
+        if line[column] is not None:
+            found[line["batch"]].append(line)
+    return sorted(found.items())
+
+
+def _median(lines: list[Record], column: str) -> float:
+    return float(median(line[column] for line in lines))
+
+
+def _least(lines: list[Record]) -> str:
+    return "at least, " if any(line["transfer_lower_us"] is not None for line in lines) else ""
 
 
 def _bar_label(line: Record) -> str:
@@ -131,6 +182,7 @@ def _breakdown(name: str, one: Record, bars: list[Bar]) -> Drawing:
     words = "; ".join(
         f"{' '.join(bar.label.split())}: "
         + ", ".join(f"{part} {digits(ms)} ms" for part, ms in zip(PARTS, bar.parts, strict=True))
+        + (f" ({bar.note})" if bar.note else "")
         for bar in bars
     )
     description = f"What a decode step is made of. {words}."
@@ -138,6 +190,8 @@ def _breakdown(name: str, one: Record, bars: list[Bar]) -> Drawing:
         f"{_name(one)}: a bar is as high as the decode time without a profiler. Compute, transfer"
         " and all-gather are the capture's; the rest is what is left: launches, the host, waits."
     )
+    if any(bar.note for bar in bars):
+        caption += " A bar without rest is higher: there the profiler stretched the kernels."
     return Drawing(caption, description, draw(name, [panel], description))
 
 

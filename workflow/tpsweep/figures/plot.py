@@ -69,10 +69,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bar:
-    """A stacked bar: its parts from below, in the order of the legend."""
+    """A stacked bar: its parts from below, in the order of the legend. ``note``: said in words."""
 
     label: str
     parts: Sequence[float]
+    note: str = ""
 
 
 @dataclass(frozen=True)
