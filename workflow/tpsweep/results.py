@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ import pyarrow.parquet as pq
 
 from tpsweep import communication, preflight, row
 from tpsweep.communication import Communication
+from tpsweep.row_files import Read, conform, read_rows
 
 MANIFEST = "matrix.parquet"
 FAILURES = "failures"
-READERS = 8
-"""Threads that read rows, each file by one: they are thousands, and small."""
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -80,25 +78,31 @@ def load(results: Path) -> Results:
     """
     manifest = _load_manifest(results / MANIFEST)
     planned = manifest.loc[manifest["status"] == "planned", ["cell_id", "path", "gpu", "gpus"]]
-    refused = _failed_preflights(results)
-    tables, failures = [row.SCHEMA.empty_table()], []
-    with ThreadPoolExecutor(READERS) as pool:
-        outcomes = pool.map(
-            lambda cell: _outcome(results, *cell),
-            (
-                (cell_id, path, refused.get(preflight.class_name(gpu, gpus)))
-                for cell_id, path, gpu, gpus in planned.itertuples(index=False, name=None)
-            ),
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, pa.Table):
-                tables.append(outcome)
-            elif outcome is not None:
-                failures.append(outcome)
-    rows = _to_frame(pa.concat_tables(tables))
+    read = read_rows(results, dict(zip(planned["cell_id"], planned["path"], strict=True)))
+    rows = _to_frame(read.rows)
+    failures = list(_failures(results, planned, read))
     failed = pd.DataFrame(failures, columns=["cell_id", *FAILURE_FIELDS])
     manifest = _with_states(manifest, rows, failed)
     return Results(manifest, rows, failed, _load_communication(results, manifest))
+
+
+def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[dict[str, Any]]:
+    """Why planned cells have no row: those that have not run yet are not in it."""
+    refused = _failed_preflights(results)
+    measured = set(read.rows["cell_id"].to_pylist())
+    for cell_id, path, gpu, gpus in planned.itertuples(index=False, name=None):
+        record = results / FAILURES / f"{cell_id}.json"
+        reason = refused.get(preflight.class_name(gpu, gpus))
+        if cell_id in measured:
+            continue
+        if message := read.errors.get(cell_id):
+            said = f"unreadable row, counted as failed: {message}; the next run measures it"
+            print(f"{results / path}: {said}", file=sys.stderr)
+            yield _failure(cell_id, type="unreadable", message=message)
+        elif record.exists():
+            yield _read_failure(record, cell_id)
+        elif reason is not None:
+            yield _failure(cell_id, type="preflight", message=reason)
 
 
 def _load_communication(results: Path, manifest: pd.DataFrame) -> dict[str, Communication]:
@@ -132,7 +136,7 @@ def _load_manifest(path: Path) -> pd.DataFrame:
     try:
         table = pq.ParquetFile(path).read(use_threads=False)
         required = set(MANIFEST_SCHEMA.names) - {"settings"}  # older manifests have none
-        frame = _to_frame(_conform(table, MANIFEST_SCHEMA, required))
+        frame = _to_frame(conform(table, MANIFEST_SCHEMA, sorted(required)))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ResultsError(f"{path}: not a manifest of tpsweep: {_one_line(error)}") from error
     unknown = sorted(set(frame["status"].dropna()) - set(STATUSES))
@@ -143,30 +147,6 @@ def _load_manifest(path: Path) -> pd.DataFrame:
         twice = frame.loc[frame["cell_id"].duplicated(), "cell_id"].iloc[0]
         raise ResultsError(f"{path}: cell_id {twice} stands in it more than once")
     return frame
-
-
-def _outcome(
-    results: Path, cell_id: str, path: str, reason: str | None
-) -> pa.Table | dict[str, Any] | None:
-    """The cell's row, else its failure, else None: not run yet.
-
-    ``reason``: why its class failed the preflight, None if it did not.
-    """
-    file = results / path
-    if file.exists():
-        try:
-            return _read_row(file, cell_id)
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            message = _one_line(error)
-            said = f"{file}: unreadable row, counted as failed: {message}; the next run measures it"
-            print(said, file=sys.stderr)
-            return _failure(cell_id, type="unreadable", message=message)
-    record = results / FAILURES / f"{cell_id}.json"
-    if record.exists():
-        return _read_failure(record, cell_id)
-    if reason is not None:
-        return _failure(cell_id, type="preflight", message=reason)
-    return None
 
 
 def _failed_preflights(results: Path) -> dict[str, str]:
@@ -181,34 +161,6 @@ def _failed_preflights(results: Path) -> dict[str, str]:
         if not record.ok:
             found[record.name] = f"preflight of {record.name}: {record.reason}"
     return found
-
-
-def _read_row(path: Path, cell_id: str) -> pa.Table:
-    table = pq.ParquetFile(path, page_checksum_verification=True).read(use_threads=False)
-    found = table["cell_id"].to_pylist()
-    if found != [cell_id]:
-        raise ValueError(f"expected one row of the cell {cell_id}, found {found[:3]}")
-    if table.schema.equals(row.SCHEMA):
-        return table
-    return _conform(table, row.SCHEMA, required=("cell_id",))
-
-
-def _conform(table: pa.Table, schema: pa.Schema, required: Iterable[str] | None = None) -> pa.Table:
-    """``table`` with the columns and types of ``schema``; absent columns become null.
-
-    ``required`` (all by default) must be there, else ``ValueError``.
-    """
-    present = set(table.column_names)
-    missing = sorted(set(schema.names if required is None else required) - present)
-    if missing:
-        raise ValueError(f"no column {', '.join(missing)}")
-    arrays = [
-        table[field.name].cast(field.type)
-        if field.name in present
-        else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(arrays, schema=schema)
 
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:
