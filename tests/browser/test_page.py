@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.keys import Keys
 
+from tests.unit.made_up import Sweep
 from tpsweep import report
 
 ROOT = Path(__file__).parents[2]
@@ -141,3 +143,54 @@ def texts(browser: Any, selector: str) -> list[str]:
         "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", selector
     )
     return found
+
+
+def column(browser: Any, box: str, index: int) -> list[str]:
+    found: list[str] = browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0] + ' tbody tr')]"
+        ".filter(r => !r.hidden).map(r => r.cells[arguments[1]].textContent)",
+        box,
+        index,
+    )
+    return found
+
+
+def test_a_table_sorts_by_number_from_the_keyboard(browser: Any, page: Path) -> None:
+    open_page(browser, page, 1440)
+    decode = 3
+    before = column(browser, "#tp", decode)
+    button = browser.find_elements("css selector", "#tp th button")[decode]
+    button.send_keys(Keys.ENTER)
+    rising = column(browser, "#tp", decode)
+    assert rising == sorted(before, key=lambda text: float(text.split()[0]))
+    assert rising != before
+    button.send_keys(Keys.ENTER)
+    assert column(browser, "#tp", decode) == rising[::-1]
+    header = browser.find_elements("css selector", "#tp th")[decode]
+    assert header.get_attribute("aria-sort") == "descending"
+    assert browser.get_log("browser") == []
+
+
+def test_a_table_filters_by_words(browser: Any, page: Path) -> None:
+    open_page(browser, page, 1440)
+    search = browser.find_element("css selector", "#communication input[type=search]")
+    search.send_keys("nsys 2025")
+    assert len(column(browser, "#communication", 0)) == 2
+    status = browser.find_element("css selector", "#communication [role=status]")
+    assert status.text == "2 of 6 lines"
+    search.clear()
+    search.send_keys("x")
+    search.send_keys(Keys.BACKSPACE)
+    assert len(column(browser, "#communication", 0)) == 6
+
+
+def test_made_up_rows_carry_a_watermark(browser: Any, page: Path, tmp_path: Path) -> None:
+    mark = "return getComputedStyle(document.body, '::after').content"
+    open_page(browser, page, 1440)
+    assert browser.execute_script(mark) == "none"
+    made = Sweep(tmp_path / "made-up")
+    made.add(1, tpot=5.0)
+    made.write_manifest()
+    assert report.run(made.root) == 0
+    open_page(browser, made.root / "report.html", 1440)
+    assert "SYNTHETIC" in browser.execute_script(mark)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,7 +60,7 @@ def render(results: Results, name: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style, _, _ = environment.loader.get_source(environment, "page.css")  # type: ignore[union-attr]
+    style, script = (_source(environment, name) for name in ("page.css", "page.js"))
     summary = summarise(results)
     return environment.get_template("page.html").render(
         name=name,
@@ -67,8 +69,22 @@ def render(results: Results, name: str) -> str:
         facts=_facts(results),
         sections=_sections(results),
         style=Markup(style),
+        script=Markup(script),
+        script_hash=_hash(script),
+        synthetic=bool(results.rows["synthetic"].any()),
         version=__version__,
     )
+
+
+def _source(environment: Environment, name: str) -> str:
+    text, _, _ = environment.loader.get_source(environment, name)  # type: ignore[union-attr]
+    return text
+
+
+def _hash(script: str) -> str:
+    """As a Content-Security-Policy has it: this script, and no other, may run in the page."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def _sections(results: Results) -> list[Section]:
