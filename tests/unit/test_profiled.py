@@ -172,3 +172,15 @@ def test_a_row_without_a_capture_is_none(tmp_path: Path) -> None:
     row.write_row({"cell_id": "0" * 12, "workload": "latency", "synthetic": True}, place)
     with pytest.raises(capture.CaptureError, match=r"x\.parquet: names no capture; allowed: "):
         capture.analyse([place])
+
+
+def test_a_row_whose_capture_is_gone_says_what_mends_it(tmp_path: Path) -> None:
+    measured, _ = run(tmp_path)
+    place = tmp_path / CELL.path
+    row.write_row(
+        {"cell_id": CELL.cell_id, "workload": "capture", "synthetic": True, **measured.figures},
+        place,
+    )
+    (tmp_path / measured.figures["capture_files"][0]).unlink()
+    with pytest.raises(capture.CaptureError, match=r"rank0\.\S+ is gone; remove the row to have"):
+        capture.analyse([place])

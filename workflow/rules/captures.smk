@@ -14,5 +14,6 @@ rule communication:
         f"{RESULTS}/logs/communication/{{cell}}.log",
     shell:
         # 1: analysed, and something is wrong with it: the report says what, the tables mark it.
+        # 2: not analysed, and the last line says why.
         f"{PYTHON} -m tpsweep comm {{input:q}} --output {{output.report:q}}"
-        " --timeline {output.picture:q} > {log:q} 2>&1 || [ $? -eq 1 ]"
+        " --timeline {output.picture:q} > {log:q} 2>&1 || [ $? -eq 1 ] || {{ tail -n 1 {log:q} >&2; exit 2; }}"

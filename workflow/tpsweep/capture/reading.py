@@ -74,7 +74,13 @@ def _of_row(path: Path) -> list[Path]:
     folders = path.resolve().parents
     if len(folders) < _ROW_DEPTH:
         raise CaptureError(f"{path}: not in a results folder, where its capture would be")
-    return [folders[_ROW_DEPTH - 1] / name for name in names]
+    files = [folders[_ROW_DEPTH - 1] / name for name in names]
+    for file in files:
+        if not file.exists():
+            raise CaptureError(
+                f"{path}: its capture {file.name} is gone; remove the row to have it made again"
+            )
+    return files
 
 
 def _once(files: list[Path]) -> list[Path]:
