@@ -11,13 +11,18 @@ import yaml
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU's datasheet figures. ``bf16_tflops`` is dense, ``bandwidth_tb_s`` the memory's."""
+    """A GPU's datasheet figures. ``bf16_tflops`` is dense, ``bandwidth_tb_s`` the memory's.
+
+    ``nvlink_gb_s`` is one direction (None without NVLink), ``nvlink_gpus`` the most GPUs it joins.
+    """
 
     name: str
     bandwidth_tb_s: float
     bf16_tflops: float
     memory_gib: float
     link: str
+    nvlink_gb_s: float | None
+    nvlink_gpus: int
     source: str
 
 

@@ -1,0 +1,40 @@
+"""The constants of the expectation, from data/expectation.yaml, where each has its origin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class NoExpectationError(ValueError):
+    """What is asked lies outside of what the constants are known for; the message says what."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Shares are of a datasheet figure. ``layer_us``, ``eager_layer_us`` are per layer and step."""
+
+    weight_bandwidth_share: float
+    kv_bandwidth_share: float
+    layer_us: float
+    step_us: float
+    eager_layer_us: float
+    prefill_flops_share: float
+
+
+@cache
+def constants() -> Constants:
+    """The constants that the package brings."""
+    return Constants(**{name: entry["value"] for name, entry in document()["constants"].items()})
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The data file as it is."""
+    text = (Path(__file__).parent / "data" / "expectation.yaml").read_text("utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
