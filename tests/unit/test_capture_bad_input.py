@@ -196,10 +196,22 @@ def test_a_rank_given_twice(capsys: pytest.CaptureFixture[str]) -> None:
     assert "rank 0 is given more than once" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"tp": "two"}', "tp: 'two'; a whole number above 0 or null"),
+        ('{"batch": true}', "batch: True; a whole number above 0 or null"),
+        ('{"link": 18}', "link: 18; a text or null"),
+        ('{"dtype": ["bfloat16"]}', "dtype: ['bfloat16']; a text or null"),
+        ('{"model": "8b"}', "model: '8b'; the content of a config.json or null"),
+        ('{"model": {"num_hidden_layers": 0}}', "num_hidden_layers: 0; a whole number above 0"),
+        ("[]", "not a JSON object"),
+    ],
+)
 def test_sidecar_with_an_impossible_value(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
 ) -> None:
     (tmp_path / "a.sqlite").write_bytes(SQLITE)
-    (tmp_path / "a.json").write_text('{"tp": "two"}')
+    (tmp_path / "a.json").write_text(text)
     assert run([tmp_path / "a.sqlite"], None, as_json=True) == 2
-    assert "a.json: tp: 'two'; a whole number above 0 or null" in capsys.readouterr().err
+    assert f"a.json: {words}" in capsys.readouterr().err

@@ -109,8 +109,11 @@ def test_counters_that_cannot_be_read_are_not_zero(
 
 
 def test_the_peak_of_a_link_class() -> None:
-    assert nvlink.peak_gb_s("NV18") == 450.0
-    assert [nvlink.peak_gb_s(link) for link in ("PIX", "SYS", None)] == [None] * 3
+    assert nvlink.peak_gb_s("NV18", "NVIDIA H200") == 450.0
+    assert nvlink.peak_gb_s("NV12", "NVIDIA A100-SXM4-80GB") == 300.0
+    assert nvlink.peak_gb_s("NV18", "NVIDIA B200") == 900.0  # NVLink 5: twice as much a link
+    assert [nvlink.peak_gb_s(x, "NVIDIA H200") for x in ("PIX", "SYS", None)] == [None] * 3
+    assert nvlink.peak_gb_s("NV18", None) == nvlink.peak_gb_s("NV18", "made up") == 450.0
 
 
 def test_a_window_sees_its_own_gpu_and_time_only() -> None:

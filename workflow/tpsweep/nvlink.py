@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-LINK_GB_S = 25.0
-"""One direction of one NVLink 3 or 4 link, GB/s (datasheets: 12 x 25 A100, 18 x 25 H100/H200)."""
+from tpsweep.cards import card_by_name
+
+LINK_GB_S, LINK5_GB_S = 25.0, 50.0
+"""One direction of one link, GB/s: NVLink 3 and 4 (datasheets: 12 x 25 A100, 18 x 25 H100/H200),
+and NVLink 5 (18 x 50 B200)."""
 SENT, RECEIVED = 138, 139
 """NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX and _RX (nvml.h): KiB of payload. The older counter
 (nvmlDeviceGetNvLinkUtilizationCounter) is deprecated."""
@@ -14,10 +17,16 @@ ALL_LINKS = 0xFFFFFFFF
 """As the field's scope: the sum over the GPU's links."""
 
 
-def peak_gb_s(link: str | None) -> float | None:
-    """Peak of one direction between two GPUs of a ``topo -m`` class; None but for ``NV<k>``."""
+def peak_gb_s(link: str | None, card: str | None) -> float | None:
+    """Peak of one direction between two GPUs of a ``topo -m`` class; None but for ``NV<k>``.
+
+    ``card``: its name, which tells NVLink 5; any other, or none, is taken for NVLink 3 or 4.
+    """
     match = re.fullmatch(r"NV(\d+)", link or "")
-    return int(match[1]) * LINK_GB_S if match else None
+    known = card_by_name(card or "")
+    if match is None:
+        return None
+    return int(match[1]) * (LINK5_GB_S if known and "NVLink 5" in known.link else LINK_GB_S)
 
 
 def counters(gpu: Any) -> tuple[int, int] | None:

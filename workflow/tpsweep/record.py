@@ -134,7 +134,7 @@ def _gpu_state(
     energy = None if None in energies else sum(e for e in energies if e is not None)
     sent, received = ([getattr(w, name) for w in known] for name in _NVLINK)
     counted = None not in (*sent, *received)
-    peak = nvlink.peak_gb_s(engine.gpu_link)
+    peak = nvlink.peak_gb_s(engine.gpu_link, engine.gpus[0].name)
     return {
         "gpu_names": [info.name for info in engine.gpus],
         "gpu_uuids": [info.uuid for info in engine.gpus],

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from tpsweep import nvlink
 from tpsweep.capture.events import CaptureError
 
+_TEXTS = ("dtype", "link", "gpu_card", "model_name", "vllm_version")
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -60,6 +61,7 @@ class Sidecar:
     input_len: int | None = None
     output_len: int | None = None
     link: str | None = None
+    gpu_card: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -70,7 +72,7 @@ class Sidecar:
     @property
     def link_gb_s(self) -> float | None:
         """Peak of one direction between two GPUs in GB/s; None for anything but ``NV<k>``."""
-        return nvlink.peak_gb_s(self.link)
+        return nvlink.peak_gb_s(self.link, self.gpu_card)
 
 
 def place(capture: Path) -> Path:
@@ -89,12 +91,19 @@ def find(capture: Path) -> Sidecar:
     numbers: dict[str, int | None] = {}
     for key in ("tp", "batch", "input_len", "output_len"):
         numbers[key] = value = data.get(key)
-        if value is not None and (not isinstance(value, int) or value < 1):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and (not whole or value < 1):
             raise CaptureError(f"{path}: {key}: {value!r}; a whole number above 0 or null")
+    for key in _TEXTS:
+        if data.get(key) is not None and not isinstance(data[key], str):
+            raise CaptureError(f"{path}: {key}: {data[key]!r}; a text or null")
+    if model is not None and not isinstance(model, dict):
+        raise CaptureError(f"{path}: model: {model!r}; the content of a config.json or null")
     return Sidecar(
         model=ModelSizes.from_config(model, path) if isinstance(model, dict) else None,
         dtype=data.get("dtype"),
         link=data.get("link"),
+        gpu_card=data.get("gpu_card"),
         facts=data,
         **numbers,
     )
