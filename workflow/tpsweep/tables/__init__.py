@@ -16,12 +16,14 @@ from tpsweep.tables import (
     terms,
     throughput,
     tp_comparison,
+    tp_pairs,
 )
 
 FOLDER = "tables"
 BUILDERS = (
     *(cells.build, tp_comparison.build, throughput.build, serving.build),
     *(communication.build, terms.build, batch_scaling.build),
+    *(tp_pairs.build,),
 )
 """Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
 

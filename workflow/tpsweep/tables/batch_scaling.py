@@ -19,10 +19,10 @@ from tpsweep.row import FLOAT, INT, TEXT, Column
 from tpsweep.tables.decode_figures import (
     DECODE,
     DECODE_COLUMNS,
-    decode_ratio,
     decode_time,
     rate_ratio,
     ratio_columns,
+    time_ratio,
 )
 from tpsweep.tables.series import (
     DUMMY,
@@ -188,10 +188,10 @@ def _record(
         "output_tok_s": rate,
         "output_tok_s_per_gpu": None if rate is None else rate / line.gpus,
         "smallest_batch": smallest.series.batch if smallest else None,
-        **decode_ratio("decode_growth", line, before),
+        **time_ratio("decode_growth", line, before),
         "output_growth": rate_ratio(line, before),
         "reference_gpu": best.node_class[1] if best else None,
-        **decode_ratio("decode_ratio", line, beside),
+        **time_ratio("decode_ratio", line, beside),
         "output_ratio": rate_ratio(line, beside),
         "bandwidth_ratio": bandwidths,
     }

@@ -1,4 +1,7 @@
-"""Decode time of a line with its interval, and ratios of two lines with their verdicts."""
+"""Decode time of a line with its interval, and ratios of two lines with their verdicts.
+
+The statistics are those of ``tpsweep.stats``.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +45,12 @@ def decode_time(line: Line) -> Record:
     }
 
 
-def decode_ratio(name: str, above: Line, below: Line | None) -> Record:
-    """The decode time of ``above`` over that of ``below``; nulls if either has none."""
+def time_ratio(name: str, above: Line, below: Line | None, samples: str = DECODE) -> Record:
+    """The time ``samples`` of ``above`` over that of ``below``; nulls if either has none."""
     names = [column.name for column in ratio_columns(name, "")]
-    if below is None or not above.runs(DECODE) or not below.runs(DECODE):
+    if below is None or not above.runs(samples) or not below.runs(samples):
         return dict.fromkeys(names)
-    found = stats.speedup(above.runs(DECODE), below.runs(DECODE))
+    found = stats.speedup(above.runs(samples), below.runs(samples))
     values = (found.value, found.lo, found.hi, found.kind, found.verdict)
     return dict(zip(names, values, strict=True))
 
