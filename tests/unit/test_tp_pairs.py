@@ -28,11 +28,8 @@ def lines(sweep: Sweep) -> dict[tuple[int, int, int], Record]:
 
 def test_every_number_of_every_pair(sweep: Sweep) -> None:
     rng = np.random.default_rng(7)
-    figures: dict[str, dict[tuple[int, int], list[float]]] = {
-        "decode": {},
-        "prefill": {},
-        "rate": {},
-    }
+    names = ("decode", "prefill", "rate")
+    figures: dict[str, dict[tuple[int, int], list[float]]] = {name: {} for name in names}
     for tp in (1, 2, 4, 8):
         for batch in (1, 16):
             decode = (8 / tp + 1 + 0.02 * batch) * rng.uniform(0.98, 1.02, 3)

@@ -12,6 +12,7 @@ from tpsweep.tables import (
     batch_scaling,
     cells,
     communication,
+    crossover,
     serving,
     terms,
     throughput,
@@ -23,7 +24,7 @@ FOLDER = "tables"
 BUILDERS = (
     *(cells.build, tp_comparison.build, throughput.build, serving.build),
     *(communication.build, terms.build, batch_scaling.build),
-    *(tp_pairs.build,),
+    *(tp_pairs.build, crossover.build),
 )
 """Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
 
