@@ -2,7 +2,7 @@
 TABLES = expand(
     f"{RESULTS}/tables/{{table}}.{{format}}",
     table=["cells", "tp_comparison", "throughput", "serving", "communication", "terms"]
-    + ["batch_scaling", "tp_pairs", "crossover"],
+    + ["batch_scaling", "tp_pairs", "crossover", "floors"],
     format=["parquet", "csv", "md"],
 )
 

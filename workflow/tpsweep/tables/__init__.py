@@ -13,6 +13,7 @@ from tpsweep.tables import (
     cells,
     communication,
     crossover,
+    floors,
     serving,
     terms,
     throughput,
@@ -24,7 +25,7 @@ FOLDER = "tables"
 BUILDERS = (
     *(cells.build, tp_comparison.build, throughput.build, serving.build),
     *(communication.build, terms.build, batch_scaling.build),
-    *(tp_pairs.build, crossover.build),
+    *(tp_pairs.build, crossover.build, floors.build),
 )
 """Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
 
