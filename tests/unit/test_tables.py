@@ -23,7 +23,7 @@ from tpsweep.tables.table import digits, figure
 Record = dict[str, Any]
 NAMES = (
     *("cells", "tp_comparison", "throughput", "serving", "communication", "terms"),
-    *("batch_scaling", "tp_pairs", "crossover", "floors"),
+    *("batch_scaling", "tp_pairs", "crossover", "floors", "replicas"),
 )
 
 

@@ -14,6 +14,7 @@ from tpsweep.tables import (
     communication,
     crossover,
     floors,
+    replicas,
     serving,
     terms,
     throughput,
@@ -25,7 +26,7 @@ FOLDER = "tables"
 BUILDERS = (
     *(cells.build, tp_comparison.build, throughput.build, serving.build),
     *(communication.build, terms.build, batch_scaling.build),
-    *(tp_pairs.build, crossover.build, floors.build),
+    *(tp_pairs.build, crossover.build, floors.build, replicas.build),
 )
 """Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
 
