@@ -17,22 +17,17 @@ from tpsweep import report
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "results" / "smoke"
+TABLES = (
+    *("TP comparison", "TP against TP", "Crossover", "Batch scaling", "Serving", "Communication"),
+    *("What TP divides, and what it does not", "TP against replicas", "Floors"),
+)
 CAPTIONS = [
-    *("Where it ran", "Models", "Questions", "Expectations", "TP comparison: llama-3.1-8b on H200"),
-    "Serving: llama-3.1-8b on H200",
-    "Communication: llama-3.1-8b on H200",
-    "What TP divides, and what it does not: llama-3.1-8b on H200",
+    *("Where it ran", "Models", "Questions", "Expectations"),
+    *(f"{table}: llama-3.1-8b on H200" for table in TABLES),
 ]
 SECTIONS = [
-    "ran",
-    "questions",
-    "tp",
-    "throughput",
-    "serving",
-    "communication",
-    "terms",
-    "failures",
-    "holes",
+    *("ran", "questions", "tp", "tp_pairs", "crossover", "batch_scaling", "throughput", "serving"),
+    *("communication", "terms", "replicas", "floors", "failures", "holes"),
 ]
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -75,9 +75,13 @@ def test_every_section_says_what_there_is(sweep: Sweep) -> None:
     assert "SYNTHETIC: made-up rows, never measured." in found.text
     assert "computed: 2 engines of TP=1" in found.text
     captions = re.findall(r"<caption><span>([^<]*)", html)
-    assert captions == [
-        *("Where it ran", "Models", "Questions", "Expectations", "TP comparison: llama on H200"),
-        *("Throughput: llama on H200", "Serving: llama on H200"),
+    assert captions[:4] == ["Where it ran", "Models", "Questions", "Expectations"]
+    assert captions[4:] == [
+        f"{table}: llama on H200"
+        for table in (
+            *("TP comparison", "TP against TP", "Crossover", "Batch scaling", "Throughput"),
+            *("Serving", "TP against replicas", "Floors"),
+        )
     ]
     assert found.count("h1") == 1
     assert all(attributes["scope"] == "col" for tag, attributes in found.tags if tag == "th")

@@ -21,7 +21,10 @@ from tpsweep.tables import tp_comparison
 from tpsweep.tables.table import digits, figure
 
 Record = dict[str, Any]
-NAMES = ("cells", "tp_comparison", "throughput", "serving", "communication", "terms")
+NAMES = (
+    *("cells", "tp_comparison", "throughput", "serving", "communication", "terms"),
+    *("batch_scaling", "tp_pairs", "crossover", "floors", "replicas"),
+)
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_what_affects_a_number_reruns_its_cells_only(swept: Project) -> None:
 def test_vllms_own_latency_benchmark_agrees(swept: Project) -> None:
     row = next(path for path in swept.rows() if "/tp2/" in str(path) and "/b2-" in str(path))
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/vllm/their_latency.py"), str(row), "--iterations", "12"],
+        [sys.executable, str(ROOT / "tests/vllm/their_latency.py"), str(row), "--iterations", "20"],
         cwd=swept.folder,
         capture_output=True,
         text=True,
@@ -130,10 +130,9 @@ def test_vllms_own_latency_benchmark_agrees(swept: Project) -> None:
     assert done.stdout, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     print(result)
-    # One engine, turn by turn, on a machine that others use: what they do to it only ever adds, so
-    # the fastest iterations are compared. A measurement that misses a part of the work (decode, a
-    # half of the batch) is off by far more.
-    assert abs(result["fastest_difference_pct"]) < 15
+    # A measurement that misses a part of the work (decode, a half of the batch) is off by far more
+    # in every round; a neighbour on this machine can spoil one round's samples by as much.
+    assert min(abs(pct) for pct in result["round_difference_pct"]) < 15
 
 
 def test_a_killed_engine_loses_one_cell_alone(new_project: Callable[[], Project]) -> None:

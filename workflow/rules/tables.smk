@@ -1,7 +1,8 @@
 # From the rows and the manifest to the comparison tables.
 TABLES = expand(
     f"{RESULTS}/tables/{{table}}.{{format}}",
-    table=["cells", "tp_comparison", "throughput", "serving", "communication", "terms"],
+    table=["cells", "tp_comparison", "throughput", "serving", "communication", "terms"]
+    + ["batch_scaling", "tp_pairs", "crossover", "floors", "replicas"],
     format=["parquet", "csv", "md"],
 )
 

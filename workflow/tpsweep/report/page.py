@@ -20,13 +20,27 @@ from tpsweep.report.holes import make_failures, make_holes
 from tpsweep.report.provenance import dates, make_provenance
 from tpsweep.report.questions import make_questions
 from tpsweep.results import Results
-from tpsweep.tables import Summary, serving, summarise, terms, throughput, tp_comparison
+from tpsweep.tables import (
+    Summary,
+    batch_scaling,
+    crossover,
+    floors,
+    replicas,
+    serving,
+    summarise,
+    terms,
+    throughput,
+    tp_comparison,
+    tp_pairs,
+)
 from tpsweep.tables import communication as communication_table
-from tpsweep.tables.table import Record
+from tpsweep.tables.table import Record, Table
 
 PAGE = "report.html"
 LINES = 400
 """Most lines of a section's tables: 10,000 cells must make a page that opens at once."""
+FEWER_LINES = 100
+"""Of a table without a figure, which says again what another shows."""
 FIGURES = 12
 Draw = Callable[[list[Record], int], tuple[list[plot.Drawing], int]]
 NO_LATENCY = "No latency cells in the matrix."
@@ -110,7 +124,10 @@ def _sections(results: Results) -> list[Section]:
             draw_decode,
             comparison.records,
         ),
-        Section("throughput", "Throughput", make_part(throughput.build(results), LINES, "")),
+        _of_table(tp_pairs.build(results)),
+        _of_table(crossover.build(results)),
+        _of_table(batch_scaling.build(results)),
+        _of_table(throughput.build(results)),
         _with_figures(
             "serving", "Serving", make_part(online, LINES, ""), draw_serving, online.records
         ),
@@ -121,10 +138,16 @@ def _sections(results: Results) -> list[Section]:
             draw_captures,
             captured.records,
         ),
-        Section("terms", "What TP divides", make_part(terms.build(results), LINES, "")),
+        _of_table(terms.build(results)),
+        _of_table(replicas.build(results)),
+        _of_table(floors.build(results)),
         Section("failures", "Failures", make_failures(results, LINES)),
         Section("holes", "Not measured", make_holes(results, LINES)),
     ]
+
+
+def _of_table(table: Table) -> Section:
+    return Section(table.name, table.title, make_part(table, FEWER_LINES, ""))
 
 
 def _with_figures(anchor: str, title: str, part: Part, draw: Draw, lines: list[Record]) -> Section:

@@ -8,12 +8,25 @@ from pathlib import Path
 
 from tpsweep.damaged import leave_records
 from tpsweep.results import Results, ResultsError, load
-from tpsweep.tables import cells, communication, serving, terms, throughput, tp_comparison
+from tpsweep.tables import (
+    batch_scaling,
+    cells,
+    communication,
+    crossover,
+    floors,
+    replicas,
+    serving,
+    terms,
+    throughput,
+    tp_comparison,
+    tp_pairs,
+)
 
 FOLDER = "tables"
 BUILDERS = (
     *(cells.build, tp_comparison.build, throughput.build, serving.build),
-    *(communication.build, terms.build),
+    *(communication.build, terms.build, batch_scaling.build),
+    *(tp_pairs.build, crossover.build, floors.build, replicas.build),
 )
 """Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
 

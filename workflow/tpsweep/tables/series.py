@@ -8,7 +8,7 @@ TP=1 has no all-reduce: its line stands in the series of every backend.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -36,6 +36,7 @@ _COMPARED = {
     "GPUs": "gpu_names",
     "CPU": "cpu_model",
 }
+SOFTWARE = ("driver", "vLLM", "torch", "CUDA")
 
 HEAD = (
     *(column for column in row.IDENTITY if column.name in KEY),
@@ -143,6 +144,26 @@ class Series:
         """Sequences in the static batch; None for other workloads."""
         found: int | None = self.key[KEY.index("batch")]
         return found
+
+
+def by_batch(series: Iterable[Series]) -> list[list[Series]]:
+    """Series that agree in all but the batch, together and in its order."""
+    groups: dict[tuple[Any, ...], list[Series]] = defaultdict(list)
+    for one in series:
+        if one.batch is not None:
+            groups[one.place(None)].append(one)
+    return [sorted(group, key=lambda one: one.batch or 0) for group in groups.values()]
+
+
+def unlike(one: Line, other: Line) -> list[str]:
+    """Names of the software in which the measured runs of two lines differ."""
+    compared = {name: _COMPARED[name] for name in SOFTWARE} | {"all-reduce that ran": RAN}
+    return [
+        label
+        for label, name in compared.items()
+        if {_plain(cell[name]) for cell in one.measured}
+        != {_plain(cell[name]) for cell in other.measured}
+    ]
 
 
 def load_series(results: Results, workload: str, columns: tuple[str, ...]) -> list[Series]:

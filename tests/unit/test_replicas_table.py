@@ -1,0 +1,103 @@
+"""Table ``replicas`` from synthetic rows: every number worked out anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from tests.unit.made_up import Record, Sweep
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path / "results")
+
+
+def lines(sweep: Sweep) -> dict[tuple[int | None, int, int], Record]:
+    """By batch, TP and number of engines."""
+    sweep.tables()
+    found = sweep.read("replicas")
+    return {(line["batch"], line["tp"], line["replicas"]): line for line in found}
+
+
+def test_static_batches_are_computed_at_their_share(sweep: Sweep) -> None:
+    times = {(tp, b): 8 / tp + 0.1 * b for tp in (1, 2, 4) for b in (1, 2, 4)}
+    spread = (1.0, 1.02, 1.3)
+    for (tp, batch), time in times.items():
+        for run, part in enumerate(spread):
+            axes = {"batch": batch, "run": run, "measured": {"energy_j_per_tok": time * tp / 10}}
+            rate = 900 * batch / time / part
+            sweep.add(tp, tpot=time * part, prefill=50.0 * batch / tp, rate=rate, **axes)
+    found = lines(sweep)
+    for batch in (1, 2, 4):
+        for whole in (2, 4):
+            for engines in (n for n in (1, 2, 4) if n <= whole):
+                tp = whole // engines
+                line = found[batch, tp, engines]
+                assert line["gpus"] == whole and line["single_tp"] == whole
+                if batch % engines:
+                    assert (
+                        line["state"] == f"not computed: batch {batch} does not divide by {engines}"
+                    )
+                    assert line["output_tok_s"] is None and line["source"] is None
+                    continue
+                share = batch // engines
+                rate = engines * 900 * share / times[tp, share] / median(spread)
+                alone = 900 * batch / times[whole, batch] / median(spread)
+                tpot = times[tp, share] * median(spread)
+                assert line["output_tok_s"] == pytest.approx(rate)
+                assert line["output_tok_s_per_gpu"] == pytest.approx(rate / whole)
+                assert line["tpot_ms"] == pytest.approx(tpot)
+                assert line["prefill_ms"] == pytest.approx(50 * share / tp)
+                assert line["energy_j_per_tok"] == pytest.approx(times[tp, share] * tp / 10)
+                if engines == 1:
+                    assert line["source"] == "measured" and line["output_tok_s_ratio"] is None
+                    continue
+                assert line["source"] == f"computed: {engines} times TP={tp} at batch {share}"
+                assert line["output_tok_s_ratio"] == pytest.approx(rate / alone)
+                one = times[whole, batch] * median(spread)
+                assert line["tpot_ms_ratio"] == pytest.approx(tpot / one)
+
+
+def test_a_share_that_is_not_measured_is_named(sweep: Sweep) -> None:
+    lost = sweep.add(1, batch=2)
+    sweep.fail(lost, "crash", "engine died")
+    for batch in (4, 16):
+        sweep.add(1, tpot=9.0, batch=batch)
+        sweep.add(2, tpot=5.0, batch=batch)
+    found = lines(sweep)
+    assert found[4, 1, 2]["state"] == "not computed: batch 2 at TP=1: failed: crash"
+    assert found[16, 1, 2]["state"] == "not computed: batch 8 at TP=1: not in the matrix"
+    assert found[16, 2, 1]["state"] == "measured"
+    assert found[16, 2, 1]["energy_j_per_tok"] is None
+
+
+def test_serving_replicas_are_measured_or_missing(sweep: Sweep) -> None:
+    sweep.online(1, ttft=30.0, itl=8.0)
+    sweep.online(1, ttft=24.0, itl=7.0, replicas=2, measured={"output_tok_s": 420.0})
+    sweep.online(2, ttft=20.0, itl=5.0)
+    sweep.online(4, ttft=15.0, itl=4.0)
+    found = lines(sweep)
+    line = found[None, 1, 2]
+    assert (line["source"], line["gpus"], line["single_tp"]) == ("measured", 2, 2)
+    assert line["output_tok_s"] == 420.0 and line["output_tok_s_per_gpu"] == 210.0
+    assert (line["ttft_p50_ms"], line["ttft_p99_ms"], line["itl_p50_ms"]) == (24.0, 72.0, 7.0)
+    assert line["ttft_p50_ms_ratio"] == pytest.approx(24 / 20)
+    assert line["itl_p50_ms_ratio"] == pytest.approx(7 / 5)
+    assert line["output_tok_s_ratio"] == pytest.approx(420 / 390)
+    assert line["energy_j_per_tok"] is None and line["synthetic"]
+    missing = found[None, 1, 4]
+    assert missing["state"] == "not in the matrix: needs replicas: 4 at TP=1"
+    assert missing["output_tok_s"] is None and not missing["synthetic"]
+    assert found[None, 2, 2]["state"] == "not in the matrix: needs replicas: 2 at TP=2"
+
+
+def test_every_backend_stands_beside_the_same_single_gpu_engines(sweep: Sweep) -> None:
+    sweep.add(1, tpot=8.0, batch=1)
+    sweep.add(1, tpot=9.0, batch=2)
+    sweep.add(2, tpot=5.0, batch=2, allreduce_backend="nccl")
+    found = lines(sweep)
+    assert found[2, 1, 2]["allreduce_backend"] == "nccl"
+    assert found[2, 1, 2]["tpot_ms"] == 8.0

@@ -1,0 +1,84 @@
+"""Table ``floors``: how far each latency row is from what the hardware allows (rule 3)."""
+
+from __future__ import annotations
+
+from tpsweep import row
+from tpsweep.results import Results, records
+from tpsweep.row import BOOL, TEXT, Column
+from tpsweep.tables.table import (
+    IDENTITY_VIEWS,
+    Record,
+    Table,
+    View,
+    figure,
+    identity,
+    sort_key,
+    text,
+)
+
+_SHOWN = (
+    *("tpot_ms", "decode_floor_ms", "decode_floor_ratio"),
+    *("decode_floor_kv_ms", "decode_floor_kv_ratio"),
+    *("prefill_ms", "prefill_floor_ms", "prefill_floor_ratio"),
+)
+RATIOS = {"decode_floor_ratio": "decode", "prefill_floor_ratio": "prefill"}
+"""Ratios that a valid row has at 1 or above; the floor with KV reads is shown only."""
+_FIGURES = {column.name: column for column in row.FIGURES}
+COLUMNS = (
+    *row.IDENTITY,
+    Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
+    Column("reason", TEXT, "why there is no row"),
+    *(_FIGURES[name] for name in _SHOWN),
+    Column("note", TEXT, "why floors are null, or what is wrong"),
+    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+)
+NA = "n/a"
+VIEWS = (
+    *IDENTITY_VIEWS,
+    identity("Run", "run"),
+    View("State", text("state")),
+    View("Reason", text("reason"), once=True),
+    View("Decode (ms/token)", figure("tpot_ms", NA)),
+    View("Floor, weights (ms)", figure("decode_floor_ms", NA)),
+    View("Decode / floor", figure("decode_floor_ratio", NA)),
+    View("Floor, weights and KV (ms)", figure("decode_floor_kv_ms", NA)),
+    View("Decode / floor with KV", figure("decode_floor_kv_ratio", NA)),
+    View("Prefill (ms)", figure("prefill_ms", NA)),
+    View("Prefill floor (ms)", figure("prefill_floor_ms", NA)),
+    View("Prefill / floor", figure("prefill_floor_ratio", NA)),
+    View("Note", text("note"), once=True),
+)
+LEGEND = (
+    "Floors are of datasheets: for decode the bytes of weights that a step reads / TP / memory"
+    " bandwidth, and the same with the KV cache at mid-decode; for prefill 2 x parameters x tokens"
+    " / TP / peak FLOP/s. 1 is the limit; no hardware reaches it.",
+)
+EMPTY = "No latency cells in the matrix."
+_ORDER = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
+
+
+def build(results: Results) -> Table:
+    """One line per latency cell of the manifest, measured or not."""
+    rows = results.rows[results.rows["workload"] == "latency"]
+    names = ("cell_id", *_SHOWN, "floor_note", "synthetic")
+    by_id = {line["cell_id"]: line for line in records(rows, names)}
+    manifest = results.manifest[results.manifest["workload"] == "latency"]
+    cells = records(manifest, (*row.IDENTITY_NAMES, "state", "reason"))
+    lines = [_line(cell, by_id.get(cell["cell_id"])) for cell in cells]
+    lines.sort(key=lambda line: sort_key(line, _ORDER))
+    return Table("floors", "Floors", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+
+
+def _line(cell: Record, measured: Record | None) -> Record:
+    line: Record = {**dict.fromkeys(column.name for column in COLUMNS), **cell, "synthetic": False}
+    if measured is None:
+        return line
+    note = measured.pop("floor_note")
+    below = [
+        f"{what} is faster than its floor: no valid row"
+        for name, what in RATIOS.items()
+        if measured[name] is not None and measured[name] < 1
+    ]
+    notes = [*([note] if note else []), *below]
+    synthetic = bool(measured["synthetic"])
+    return {**line, **measured, "note": "; ".join(notes) or None, "synthetic": synthetic}

@@ -1,0 +1,190 @@
+"""Table ``replicas``: one engine over several GPUs beside smaller engines on the same GPUs.
+
+Two lines and more per group of GPUs: one engine at the whole TP, then ``n`` engines of TP / n. For
+``serve`` those are measured cells (``replicas: n``); for static batches they are computed from the
+smaller TP's own cell at the n-th part of the batch, and say so. What is missing is a line with why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tpsweep.results import Results
+from tpsweep.row import FLOAT, INT, TEXT, Column
+from tpsweep.tables.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.tables.table import (
+    IDENTITY_VIEWS,
+    Record,
+    Table,
+    View,
+    figure,
+    identity,
+    sort_key,
+    text,
+)
+
+TIMES = ("tpot_ms", "prefill_ms", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms")
+RATES = ("request_s", "output_tok_s")
+ENERGY = "energy_j_per_tok"
+_FROM_ROWS = (*TIMES, *RATES, ENERGY)
+RATIOS = ("output_tok_s", "tpot_ms", "ttft_p50_ms", "itl_p50_ms")
+COLUMNS = (
+    *HEAD,
+    Column("source", TEXT, "measured, or computed: <n> times the engine at batch / n"),
+    Column("single_tp", INT, "TP of the one engine on the same GPUs that it stands beside"),
+    Column("tpot_ms", FLOAT, "latency: decode time per output token, median over runs"),
+    Column("prefill_ms", FLOAT, "latency: median over runs"),
+    Column("ttft_p50_ms", FLOAT, "serve: time to first token, median; median over runs"),
+    Column("ttft_p99_ms", FLOAT, "serve: percentile 99; median over runs"),
+    Column("itl_p50_ms", FLOAT, "serve: inter-token latency, median; median over runs"),
+    Column("request_s", FLOAT, "requests/s of all engines, median over runs"),
+    Column("output_tok_s", FLOAT, "output tokens/s of all engines, median over runs"),
+    Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
+    Column(ENERGY, FLOAT, "joules of the GPUs per output token; null if not known"),
+    *(Column(f"{name}_ratio", FLOAT, f"{name} / that of the one engine") for name in RATIOS),
+    *TAIL,
+)
+NA = "n/a"
+VIEWS = (
+    *IDENTITY_VIEWS,
+    identity("Settings", "settings"),
+    View("State", text("state")),
+    View("Source", text("source", NA)),
+    View("Decode (ms/token)", figure("tpot_ms", NA)),
+    View("Prefill (ms)", figure("prefill_ms", NA)),
+    View("TTFT p50 (ms)", figure("ttft_p50_ms", NA)),
+    View("TTFT p99 (ms)", figure("ttft_p99_ms", NA)),
+    View("ITL p50 (ms)", figure("itl_p50_ms", NA)),
+    View("Output (tok/s)", figure("output_tok_s", NA)),
+    View("Per GPU (tok/s)", figure("output_tok_s_per_gpu", NA)),
+    View("Energy (J/token)", figure(ENERGY, NA)),
+    View("Output (ratio to one engine)", figure("output_tok_s_ratio", NA)),
+    View("Decode (ratio to one engine)", figure("tpot_ms_ratio", NA)),
+    View("TTFT p50 (ratio)", figure("ttft_p50_ms_ratio", NA)),
+    View("ITL p50 (ratio)", figure("itl_p50_ms_ratio", NA)),
+    View("Note", text("note"), once=True),
+)
+LEGEND = (
+    "Computed: the smaller engine's own cell at its share of the batch; its rates times the number"
+    " of engines, its times and joules per token as they are. As if the engines did not disturb"
+    " each other; no measurement.",
+    "Ratios are of medians and have no interval: they allow no claim of significance.",
+)
+EMPTY = "No latency or serve cells of one engine over several GPUs in the matrix."
+_ORDER = (*(n for n in ORDER if n not in ("tp", "replicas", "gpus")), "gpus", "replicas", "tp")
+
+
+@dataclass(frozen=True)
+class _Other:
+    """Smaller engines: their line, how often it counts (1: all are in it), and what it is."""
+
+    line: Line
+    times: int
+    state: str
+    source: str | None
+
+
+def build(results: Results) -> Table:
+    """Every engine over several GPUs beside all smaller ones that its series could have."""
+    static = load_series(results, "latency", _FROM_ROWS)
+    by_place = {_place(s, s.batch, line): line for s in static for line in s.lines}
+    lines = [
+        record
+        for series in (*static, *load_series(results, "serve", _FROM_ROWS))
+        for record in _records(series, by_place)
+    ]
+    lines.sort(key=lambda record: sort_key(record, _ORDER))
+    return Table("replicas", "TP against replicas", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+
+
+def _place(series: Series, batch: int | None, line: Line) -> tuple[Any, ...]:
+    # TP=1 has no all-reduce: its cell stands for that of every backend.
+    key = series.place(batch)
+    return (*(key if line.tp > 1 else key[:-1]), line.tp, line.replicas)
+
+
+def _records(series: Series, by_place: dict[tuple[Any, ...], Line]) -> Iterator[Record]:
+    single = [line for line in series.lines if line.replicas == 1]
+    for one in single:
+        smaller = [line for line in single if line.tp < one.tp and one.tp % line.tp == 0]
+        if series.batch is None:
+            tps = dict.fromkeys(
+                [ln.tp for ln in series.lines if ln.tp < one.tp and ln.gpus == one.gpus]
+                + [line.tp for line in smaller]
+            )
+            others = [_measured(series, one, tp) for tp in tps]
+        else:
+            others = [_computed(series, one, line, by_place) for line in smaller]
+        if not others:
+            continue
+        whole = _figures(one, 1)
+        source = "measured" if one.measured else None
+        yield _record(series, one, _Other(one, 1, one.state, source), whole)
+        for other in others:
+            yield _record(series, one, other, whole)
+
+
+def _measured(series: Series, one: Line, tp: int) -> _Other:
+    """Serve: the cells that ran as many engines behind one address."""
+    engines = one.gpus // tp
+    for line in series.lines:
+        if (line.tp, line.replicas) == (tp, engines):
+            return _Other(line, 1, line.state, "measured" if line.measured else None)
+    missing = Line(tp, engines, one.gpus, [])
+    return _Other(missing, 1, f"not in the matrix: needs replicas: {engines} at TP={tp}", None)
+
+
+def _computed(
+    series: Series, one: Line, small: Line, by_place: dict[tuple[Any, ...], Line]
+) -> _Other:
+    """Static batches: the smaller TP at its share of the batch, if that is measured."""
+    engines, batch = one.tp // small.tp, series.batch or 0
+    share, rest = divmod(batch, engines)
+    nothing = Line(small.tp, 1, small.gpus, [])
+    if rest:
+        state = f"not computed: batch {batch} does not divide by {engines}"
+        return _Other(nothing, engines, state, None)
+    line = by_place.get(_place(series, share, small))
+    if line is None or not line.measured:
+        why = line.state if line else "not in the matrix"
+        return _Other(
+            nothing, engines, f"not computed: batch {share} at TP={small.tp}: {why}", None
+        )
+    source = f"computed: {engines} times TP={small.tp} at batch {share}"
+    state = source if line.state == "measured" else f"{source}; {line.state}"
+    return _Other(line, engines, state, source)
+
+
+def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
+    line = other.line
+    found = _figures(line, other.times)
+    rate = found["output_tok_s"]
+    dummy = any(cell["weights"] == "dummy" for cell in line.measured)
+    ratios = {
+        f"{name}_ratio": found[name] / whole[name]
+        if line is not one and found[name] is not None and whole[name]
+        else None
+        for name in RATIOS
+    }
+    return {
+        **series.record(line, *([DUMMY] if dummy else [])),
+        **found,
+        **ratios,
+        "replicas": line.replicas * other.times,
+        "gpus": line.gpus * other.times,
+        "state": other.state,
+        "source": other.source,
+        "single_tp": one.tp,
+        "output_tok_s_per_gpu": None if rate is None else rate / (line.gpus * other.times),
+    }
+
+
+def _figures(line: Line, times: int) -> Record:
+    """Medians over runs; rates are those of ``times`` such engines."""
+    found: Record = {name: line.median(name) for name in _FROM_ROWS}
+    for name in RATES:
+        if found[name] is not None:
+            found[name] *= times
+    return found

@@ -1,0 +1,94 @@
+"""Table ``tp_pairs``: every TP against every larger one of its series, batch by batch."""
+
+from __future__ import annotations
+
+from tpsweep import stats
+from tpsweep.results import Results
+from tpsweep.row import FLOAT, TEXT, Column
+from tpsweep.tables.decode_figures import DECODE, rate_ratio, ratio_columns, time_ratio
+from tpsweep.tables.pairs import (
+    NOTE,
+    PAIR_HEAD,
+    PAIR_ORDER,
+    PAIR_TAIL,
+    PAIR_VIEWS,
+    differences,
+    identify,
+    pairs,
+    synthetic,
+)
+from tpsweep.tables.series import Line, Series, load_series
+from tpsweep.tables.table import Record, Table, View, figure, sort_key, text
+from tpsweep.tables.tp_comparison import SHORT
+
+PREFILL = "prefill_ms_samples"
+COLUMNS = (
+    *PAIR_HEAD,
+    Column("state_from", TEXT, "of the smaller TP: measured, or why it or some runs are not"),
+    Column("state_to", TEXT, "of the larger TP"),
+    *ratio_columns("decode_speedup", "decode time of the smaller TP / that of the larger"),
+    Column("decode_efficiency", FLOAT, "decode_speedup / (tp_to / tp_from)"),
+    *ratio_columns("prefill_speedup", "prefill time of the smaller TP / that of the larger"),
+    Column("prefill_efficiency", FLOAT, "prefill_speedup / (tp_to / tp_from)"),
+    Column("output_ratio", FLOAT, "output_tok_s of the larger TP / that of the smaller"),
+    Column("per_gpu_ratio", FLOAT, "the same per GPU"),
+    *PAIR_TAIL,
+)
+NA = "n/a"
+VIEWS = (
+    *PAIR_VIEWS,
+    View("State, smaller TP", text("state_from"), once=True),
+    View("State, larger TP", text("state_to"), once=True),
+    View("Decode speed-up", figure("decode_speedup", NA)),
+    View("Intervals", text("decode_speedup_kind"), once=True),
+    View("Decode verdict", lambda record: SHORT[record["decode_speedup_verdict"]]),
+    View("Decode efficiency", figure("decode_efficiency", NA)),
+    View("Prefill speed-up", figure("prefill_speedup", NA)),
+    View("Prefill verdict", lambda record: SHORT[record["prefill_speedup_verdict"]]),
+    View("Prefill efficiency", figure("prefill_efficiency", NA)),
+    View("Output (ratio)", figure("output_ratio", NA)),
+    View("Per GPU (ratio)", figure("per_gpu_ratio", NA)),
+    NOTE,
+)
+LEGEND = (
+    "Speed-up: median time of the smaller TP / that of the larger, with its 95 % interval."
+    " Efficiency: speed-up / (larger TP / smaller TP); 1 were perfect scaling.",
+    f"Between runs: at least {stats.MIN_RUNS} engine starts a side; only then can a difference be"
+    f" significant. Within session: {stats.DIFFERS_WITHIN.split('; ')[1]}.",
+)
+EMPTY = "No latency cells of two TPs in the matrix."
+
+
+def build(results: Results) -> Table:
+    """Every pair of TPs at every batch that the manifest has, measured or not."""
+    lines = [
+        _record(series, low, high)
+        for series in load_series(results, "latency", (DECODE, PREFILL, "output_tok_s"))
+        for low, high in pairs(series)
+    ]
+    lines.sort(key=lambda record: sort_key(record, PAIR_ORDER))
+    return Table("tp_pairs", "TP against TP", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+
+
+def _record(series: Series, low: Line, high: Line) -> Record:
+    ideal = high.tp / low.tp
+    decode = time_ratio("decode_speedup", low, high, DECODE)
+    prefill = time_ratio("prefill_speedup", low, high, PREFILL)
+    output = rate_ratio(high, low)
+    return {
+        **identify(series, low, high),
+        "state_from": low.state,
+        "state_to": high.state,
+        **decode,
+        "decode_efficiency": _divided(decode["decode_speedup"], ideal),
+        **prefill,
+        "prefill_efficiency": _divided(prefill["prefill_speedup"], ideal),
+        "output_ratio": output,
+        "per_gpu_ratio": _divided(output, high.gpus / low.gpus),
+        "note": "; ".join(differences(low, high)) or None,
+        "synthetic": synthetic(low, high),
+    }
+
+
+def _divided(value: float | None, by: float) -> float | None:
+    return None if value is None else value / by
