@@ -4,7 +4,7 @@
 
 The engine is loaded once, with the row's own arguments and environment, and the two take turns on
 it: two engine starts differ by more than two ways of measuring. Prints one JSON: both sample lists
-(whole generate() call, ms), their medians, how far the medians of every round are apart, and whether
+(whole generate() call, ms), their medians, how far each round's medians are apart, and whether
 each median lies inside the other's range. Exit code 0 if they agree, 1 if not.
 """
 
