@@ -32,7 +32,7 @@ rule all:
     default_target: True
     input:
         # The cells too: tables made after a failure must not hide that a cell is missing.
-        list(SWEEP.jobs),
+        SWEEP.wanted,
         COMMUNICATION,
         TABLES,
         REPORT,

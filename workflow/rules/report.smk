@@ -5,7 +5,7 @@ REPORT = f"{RESULTS}/report.html"
 rule report:
     input:
         manifest=MANIFEST,
-        cells=list(SWEEP.jobs),
+        cells=SWEEP.wanted,
         captures=COMMUNICATION,
     output:
         REPORT,
