@@ -40,6 +40,19 @@ def main(arguments: list[str] | None = None) -> int:
     report.add_argument("results", type=Path)
     report.set_defaults(run=_report)
 
+    compare = commands.add_parser("compare", help="two results folders, cell by cell")
+    compare.add_argument("a", type=Path, metavar="A")
+    compare.add_argument("b", type=Path, metavar="B")
+    compare.add_argument(
+        "--across",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="a column of the identity in which A and B may differ, such as vllm_version",
+    )
+    compare.add_argument("--json", action="store_true", help="on stdout, for programs")
+    compare.set_defaults(run=_compare)
+
     check = commands.add_parser("check", help="the state of a results folder, or of a site")
     what = check.add_mutually_exclusive_group()
     what.add_argument("results", type=Path, nargs="?", default=Path("results"))
@@ -109,6 +122,12 @@ def _report(options: argparse.Namespace) -> int:
     from tpsweep import report
 
     return report.run(options.results)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from tpsweep import compare
+
+    return compare.run(options.a, options.b, as_json=options.json, across=options.across)
 
 
 def _check(options: argparse.Namespace) -> int:
