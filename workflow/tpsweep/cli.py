@@ -53,6 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
     compare.add_argument("--json", action="store_true", help="on stdout, for programs")
     compare.set_defaults(run=_compare)
 
+    reference = commands.add_parser("reference", help="what in published figures does not fit")
+    reference.add_argument("data", type=Path, nargs="?", help="a .csv; default: what is shipped")
+    reference.add_argument("--json", action="store_true", help="on stdout, for programs")
+    reference.set_defaults(run=_reference)
+
     check = commands.add_parser("check", help="the state of a results folder, or of a site")
     what = check.add_mutually_exclusive_group()
     what.add_argument("results", type=Path, nargs="?", default=Path("results"))
@@ -128,6 +133,12 @@ def _compare(options: argparse.Namespace) -> int:
     from tpsweep import compare
 
     return compare.run(options.a, options.b, as_json=options.json, across=options.across)
+
+
+def _reference(options: argparse.Namespace) -> int:
+    from tpsweep.reference import SHIPPED, command
+
+    return command.run(options.data or SHIPPED, as_json=options.json)
 
 
 def _check(options: argparse.Namespace) -> int:
