@@ -253,6 +253,9 @@ def with_key(path: Path, key: str, value: object) -> None:
         ("value", "fast", "value: 'fast'; allowed: a number above 0"),
         ("value", "-1", "value: '-1'; allowed: a number above 0"),
         ("value", "nan", "value: 'nan'; allowed: a number above 0"),
+        ("value", "1_0", "value: '1_0'; allowed: a number above 0"),
+        ("value", "1e400", "value: '1e400'; allowed: a number above 0"),
+        ("gpus", "9" * 5000, "allowed: a whole number above 0"),
         ("value", "", "value: ''; allowed: it must be given"),
         ("tp", "1.5", "tp: '1.5'; allowed: a whole number above 0"),
         ("workload", "training", "workload: 'training'; allowed: latency, throughput, serve"),
@@ -290,7 +293,7 @@ def test_a_wrong_file_is_one_line(text: str, said: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("colour", "blue", "colour: 'blue': unknown key; allowed: title, about"),
+        ("colour", "blue", "'colour': unknown key; allowed: title, about"),
         ("title", 3, "title: 3: allowed: text"),
         ("cards", {"H100": "Voodoo 2"}, "cards.H100: 'Voodoo 2'; allowed: a card of NVIDIA"),
         ("dtype", "int3", "dtype: 'int3'; allowed: bfloat16"),

@@ -38,6 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     report = commands.add_parser("report", help="make the page of a results folder")
     report.add_argument("results", type=Path)
+    report.add_argument(
+        "--reference",
+        type=Path,
+        nargs="?",
+        const=True,
+        metavar="CSV",
+        help="own figures beside published ones; without CSV those that are shipped",
+    )
     report.set_defaults(run=_report)
 
     compare = commands.add_parser("compare", help="two results folders, cell by cell")
@@ -125,8 +133,9 @@ def _tables(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from tpsweep import report
+    from tpsweep.reference import SHIPPED
 
-    return report.run(options.results)
+    return report.run(options.results, SHIPPED if options.reference is True else options.reference)
 
 
 def _compare(options: argparse.Namespace) -> int:

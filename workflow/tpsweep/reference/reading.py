@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import csv
-import math
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tpsweep.cards import Card, cards
 from tpsweep.config_error import of_pydantic
 from tpsweep.models import DTYPE_BYTES, Shape
 from tpsweep.reference.figure import METRICS, WORKLOADS, Figure
-from tpsweep.settings import Closed
 
 COLUMNS = tuple(field.name for field in fields(Figure) if field.name != "half_unit")
 _OPTIONAL = ("node", "batch", "output_len", "request_rate", "note")
 _WHOLE = ("gpus", "tp", "batch", "output_len")
+_DIGITS, _DECIMAL = re.compile(r"[0-9]{1,12}"), re.compile(r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")
+_MOST = 1e12
 _CHOICES = {"workload": WORKLOADS, "metric": tuple(METRICS)}
 _NUMBERS = {"gpus", "tp", "batch", "output_len", "value", "request_rate"}
 
@@ -28,7 +29,9 @@ class ReferenceDataError(ValueError):
     """A reference data set is not usable; one line that names the file and the place."""
 
 
-class _Sidecar(Closed):
+class _Sidecar(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
     title: str
     about: str
     source: str
@@ -88,7 +91,7 @@ def _figures(path: Path) -> list[Figure]:
     for name in found:
         if name not in COLUMNS:
             raise ReferenceDataError(
-                f"{path}: column {name!r} is unknown; allowed: {', '.join(COLUMNS)}"
+                f"{path}: column {name[:40]!r} is unknown; allowed: {', '.join(COLUMNS)}"
             )
     missing = [name for name in COLUMNS if name not in found]
     if missing:
@@ -119,14 +122,12 @@ def _parsed(place: str, name: str, text: str) -> str | int | float:
         raise _wrong(place, name, text, ", ".join(choices))
     if name not in _NUMBERS:
         return text
-    allowed = "a whole number above 0" if name in _WHOLE else "a number above 0"
-    try:
-        number = int(text) if name in _WHOLE else float(text)
-    except ValueError as error:
-        raise _wrong(place, name, text, allowed) from error
-    if not math.isfinite(number) or number <= 0:
-        raise _wrong(place, name, text, allowed)
-    return number
+    whole = name in _WHOLE
+    if (_DIGITS if whole else _DECIMAL).fullmatch(text):
+        number = int(text) if whole else float(text)
+        if 0 < number < _MOST:
+            return number
+    raise _wrong(place, name, text, f"a {'whole ' if whole else ''}number above 0")
 
 
 def _half_unit(text: str) -> float:
@@ -139,11 +140,15 @@ def _half_unit(text: str) -> float:
 def _sidecar(path: Path) -> _Sidecar:
     try:
         loaded = yaml.safe_load(path.read_text("utf-8"))
+        for key in loaded if isinstance(loaded, dict) else ():
+            if key not in _Sidecar.model_fields:
+                allowed = ", ".join(_Sidecar.model_fields)
+                raise ReferenceDataError(f"{path}: {key!r}: unknown key; allowed: {allowed}")
         return _Sidecar.model_validate(loaded)
     except ValidationError as error:
         said = str(of_pydantic(error.errors()[0])).removeprefix("config: ")
         raise ReferenceDataError(f"{path}: {said}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ReferenceDataError(f"{path}: {_said(error)}") from error
 
 
@@ -158,7 +163,7 @@ def _shapes(place: Path, sidecar: _Sidecar) -> list[tuple[str, Shape]]:
 
 
 def _wrong(place: Path | str, key: str, value: str, allowed: str) -> ReferenceDataError:
-    return ReferenceDataError(f"{place}: {key}: {value!r}; allowed: {allowed}")
+    return ReferenceDataError(f"{place}: {key}: {value[:80]!r}; allowed: {allowed}")
 
 
 def _said(error: Exception) -> str:
