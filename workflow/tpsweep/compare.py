@@ -126,6 +126,7 @@ def _paired(
     only_a: list[Alone] = []
     only_b: list[Alone] = []
     neither = 0
+    said_a, said_b = _Said(names, a), _Said(names, b)
     for key in sorted(dict.fromkeys((*a, *b)), key=_order):
         cell = {name: value for name, value in zip(names, key, strict=True) if value is not None}
         one, other = a.get(key), b.get(key)
@@ -133,9 +134,9 @@ def _paired(
         if one and other and in_a and in_b:
             pairs.append(_pair(cell, one, other))
         elif one and in_a:
-            only_a.append(Alone(cell, len(one.measured), _said(names, key, b)))
+            only_a.append(Alone(cell, len(one.measured), said_b.of(key)))
         elif other and in_b:
-            only_b.append(Alone(cell, len(other.measured), _said(names, key, a)))
+            only_b.append(Alone(cell, len(other.measured), said_a.of(key)))
         else:
             neither += 1
     return pairs, only_a, only_b, neither
@@ -152,16 +153,23 @@ def _pair(cell: Record, a: Line, b: Line) -> Pair:
     )
 
 
-def _said(names: list[str], key: Key, side: dict[Key, Line]) -> str:
-    """What ``side`` has of a cell that it has not measured."""
-    if key in side:
-        return side[key].state
-    if "settings" in names:
-        at = names.index("settings")
-        plain = (*key[:at], *key[at + 1 :])
-        if any((*found[:at], *found[at + 1 :]) == plain for found in side):
+class _Said:
+    """What a side has of a cell that it has not measured."""
+
+    def __init__(self, names: list[str], side: dict[Key, Line]) -> None:
+        self._side = side
+        self._at = names.index("settings") if "settings" in names else len(names)
+        self._plain = {self._without_settings(key) for key in side}
+
+    def of(self, key: Key) -> str:
+        if key in self._side:
+            return self._side[key].state
+        if self._without_settings(key) in self._plain:
             return "other settings: what else can change a number differs"
-    return "not in its matrix"
+        return "not in its matrix"
+
+    def _without_settings(self, key: Key) -> Key:
+        return (*key[: self._at], *key[self._at + 1 :])
 
 
 def _lines(

@@ -72,12 +72,11 @@ COLUMNS = (
 )
 NA = "n/a"
 VIEWS = (
-    *IDENTITY_VIEWS,
+    *(view for view in IDENTITY_VIEWS if view.heading not in ("GPUs", "Replicas", "Requests")),
     identity("Settings", "settings"),
     View("State", text("state")),
     View("Figure", lambda record: f"{record['metric']} ({record['unit']})"),
     View("Own", figure("own", NA)),
-    View("Own is", text("own_is")),
     View("Reference", figure("reference", NA)),
     View("Own / reference", figure("ratio", NA)),
     View("Reference's node", text("reference_node"), once=True),
@@ -94,9 +93,8 @@ FINDING_COLUMNS = (
     Column("source", TEXT, "the reference data set"),
 )
 FINDING_VIEWS = (
-    View("Check", text("check")),
-    View("Question", text("question")),
     View("Finding", text("finding")),
+    View("Check", text("check")),
     View("Source", text("source"), once=True),
 )
 
@@ -118,6 +116,7 @@ def build(results: Results, reference: Reference) -> Table:
         f"Reference: {reference.title}. {reference.about} Source: {reference.source}.",
         "A ratio is no verdict: the published figures have no intervals. Paired on model, node"
         " class, TP, batch and request rate; a length or setting that is not published may differ.",
+        f"Own figures: {_definitions()}; medians over runs.",
         f"{alone} of {len(reference.figures)} reference figures have no cell in this matrix.",
     )
     return Table("reference", "Beside published figures", COLUMNS, VIEWS, lines, legend, EMPTY)
@@ -135,9 +134,14 @@ def build_findings(reference: Reference) -> Table:
         }
         for finding in examine(reference)
     ]
-    title = "What in the published figures does not hold together"
+    title = "Contradictions in the published figures"
     empty = "The checks find no contradiction."
     return Table("reference_findings", title, FINDING_COLUMNS, FINDING_VIEWS, lines, (), empty)
+
+
+def _definitions() -> str:
+    columns = {metric: of for (_, metric), (of, _) in OWN.items()}
+    return ", ".join(f"{metric} from {of}" for metric, of in columns.items())
 
 
 def _is_of(one: Figure, line: Line, reference: Reference) -> bool:

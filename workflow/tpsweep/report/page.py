@@ -85,6 +85,7 @@ def render(results: Results, name: str, beside: Sequence[Table] = ()) -> str:
         warnings=_warnings(results, summary),
         facts=_facts(results),
         sections=[*_sections(results), *_published(beside)],
+        beside=bool(beside),
         style=Markup(style),
         script=Markup(script),
         script_hash=_hash(script),
