@@ -90,7 +90,7 @@ def _summary(comparison: Comparison) -> str:
     chance = (1 - LEVEL) * judged
     return (
         f"{said}; {judged} with {MIN_RUNS} runs a side, of which {found} differ significantly"
-        f" (without any difference about {chance:.1f} would, by chance)."
+        f" (without any difference up to about {chance:.1f} would, by chance)."
     )
 
 
