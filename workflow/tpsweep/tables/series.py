@@ -171,10 +171,10 @@ def load_series(results: Results, workload: str, columns: tuple[str, ...]) -> li
 
     ``columns``: what the table needs of the rows, beyond what ``Series.record`` says.
     """
-    return list(_series(_cells(results, workload, columns)))
+    return list(_series(load_cells(results, workload, columns)))
 
 
-def _cells(results: Results, workload: str, columns: tuple[str, ...]) -> Iterator[Record]:
+def load_cells(results: Results, workload: str, columns: tuple[str, ...]) -> Iterator[Record]:
     """The workload's cells of the manifest, with what the table needs of their rows."""
     wanted = dict.fromkeys(("cell_id", *columns, RAN, "synthetic", *_COMPARED.values()))
     rows = results.rows[results.rows["workload"] == workload]
