@@ -101,7 +101,7 @@ def test_nothing_changes_without_the_flag(sweep: Sweep) -> None:
     sweep.write_manifest()
     assert main(["report", str(sweep.root)]) == 0
     assert "reference_findings" not in (sweep.root / "report.html").read_text("utf-8")
-    assert not (sweep.root / "tables").exists()
+    assert not (sweep.root / "tables/reference.csv").exists()
 
 
 def test_another_data_set_and_a_bad_one(

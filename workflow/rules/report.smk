@@ -12,4 +12,4 @@ rule report:
     log:
         f"{RESULTS}/logs/report.log",
     shell:
-        f"{PYTHON} -m tpsweep report {ROOT} 2> {{log:q}}"
+        f"{PYTHON} -m tpsweep page {ROOT} 2> {{log:q}}"

@@ -36,8 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
     tables.add_argument("results", type=Path)
     tables.set_defaults(run=_tables)
 
-    report = commands.add_parser("report", help="make the page of a results folder")
-    report.add_argument("results", type=Path)
+    page = commands.add_parser("page", help="make the page of a results folder")
+    page.add_argument("results", type=Path)
+    page.set_defaults(run=_page)
+
+    report = commands.add_parser("report", help="make tables and page of one or more folders")
+    report.add_argument("results", type=Path, nargs="+", metavar="DIR")
+    report.add_argument("--output", type=Path, help="folder for them; needed for several DIR")
     report.add_argument(
         "--reference",
         type=Path,
@@ -131,11 +136,18 @@ def _tables(options: argparse.Namespace) -> int:
     return tables.run(options.results)
 
 
+def _page(options: argparse.Namespace) -> int:
+    from tpsweep import report
+
+    return report.run_page(options.results)
+
+
 def _report(options: argparse.Namespace) -> int:
     from tpsweep import report
     from tpsweep.reference import SHIPPED
 
-    return report.run(options.results, SHIPPED if options.reference is True else options.reference)
+    reference = SHIPPED if options.reference is True else options.reference
+    return report.run(options.results, options.output, reference)
 
 
 def _compare(options: argparse.Namespace) -> int:
