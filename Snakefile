@@ -12,6 +12,7 @@ include: "workflow/rules/preflight.smk"
 include: "workflow/rules/cells.smk"
 include: "workflow/rules/captures.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -25,6 +26,7 @@ localrules:
     preflight_all,
     communication,
     tables,
+    figures,
     report,
 
 
@@ -34,7 +36,8 @@ rule all:
         # The cells too: tables made after a failure must not hide that a cell is missing.
         SWEEP.wanted,
         COMMUNICATION,
-        TABLES,
+        rules.tables.output,
+        rules.figures.output,
         REPORT,
         NEW_CONFIG,
         REPEATED,
@@ -46,6 +49,7 @@ onerror:
     shell(
         f"rm -f {ROOT}/.new-config {ROOT}/{AGAIN};"
         f" if [ -e {MANIFEST_FILE} ]; then {PYTHON} -m tpsweep tables {ROOT} || true;"
+        f" {PYTHON} -m tpsweep figures {ROOT} || true;"
         f" {PYTHON} -m tpsweep page {ROOT} || true; fi"
     )
 

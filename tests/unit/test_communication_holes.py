@@ -31,7 +31,7 @@ def put_picture(sweep: Sweep, svg: str) -> None:
 
 def rendered(sweep: Sweep) -> str:
     sweep.write_manifest()
-    assert page.run(sweep.root) == 0
+    assert page.run_page(sweep.root) == 0
     return (sweep.root / "report.html").read_text("utf-8")
 
 

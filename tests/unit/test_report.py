@@ -137,9 +137,11 @@ def test_figures_have_their_numbers_in_words(sweep: Sweep) -> None:
     fill(sweep)
     html = page(sweep)
     descriptions = re.findall(r"<desc [^>]*>([^<]*)</desc>", html)
-    assert len(descriptions) == 2 == html.count('role="img"')
-    assert "TP=2: 4.000 ms at batch 1, 4.000 ms at batch 8" in descriptions[0]
-    assert "TTFT p50 (ms), TP=2: 50.00 at 1, 50.00 at inf" in descriptions[1]
+    assert len(descriptions) == html.count('role="img"')
+    (decode,) = (text for text in descriptions if text.startswith("Decode time per token against"))
+    assert "TP=2: 4.000 ms at batch 1, 4.000 ms at batch 8" in decode
+    (served,) = (text for text in descriptions if text.startswith("TTFT and ITL against the off"))
+    assert "TTFT p50 (ms), TP=2: 50.00 at 1, 50.00 at inf" in served
     assert "#b0000" not in html and "#a0000" not in html
     assert "Decode (ms/token)</text>" in html
 
@@ -151,7 +153,7 @@ def test_unequal_numbers_of_requests_share_a_figure_if_their_rates_differ(
     for rate, requests in zip(rates, (60, 480), strict=True):
         sweep.online(1, 100.0, request_rate=rate, num_prompts=requests)
     html = page(sweep)
-    assert html.count('role="img"') == figures
+    assert html.count("TTFT and ITL against the offered rate.") == figures
     assert ("60 or 480 requests" in html) == (figures == 1)
 
 
@@ -160,7 +162,7 @@ def test_without_matplotlib_the_page_says_so(sweep: Sweep, monkeypatch: pytest.M
     find = importlib.util.find_spec
     monkeypatch.setattr(plot, "find_spec", lambda name: None if "matplot" in name else find(name))
     html = page(sweep)
-    assert html.count(plot.MISSING) == 2 and "<svg" not in html
+    assert html.count(plot.MISSING) == 5 and "<svg" not in html
 
 
 def test_a_large_sweep_makes_a_page_that_opens(sweep: Sweep) -> None:

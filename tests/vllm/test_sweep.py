@@ -87,6 +87,7 @@ def test_comments_labels_and_copies_rerun_no_cell(swept: Project) -> None:
             "new_config",
             "manifest",
             "tables",
+            "figures",
             "report",
             "all",
             "total",

@@ -8,7 +8,7 @@ rule report:
         cells=SWEEP.wanted,
         captures=COMMUNICATION,
     output:
-        REPORT,
+        report(REPORT, caption="../report/page.rst", category="Page"),
     log:
         f"{RESULTS}/logs/report.log",
     shell:

@@ -1,9 +1,8 @@
 # From the rows and the manifest to the comparison tables.
 TABLES = expand(
-    f"{RESULTS}/tables/{{table}}.{{format}}",
+    f"{RESULTS}/tables/{{table}}",
     table=["cells", "tp_comparison", "throughput", "serving", "communication", "terms"]
     + ["batch_scaling", "tp_pairs", "crossover", "floors", "replicas"],
-    format=["parquet", "csv", "md"],
 )
 
 
@@ -43,7 +42,12 @@ rule tables:
         cells=SWEEP.wanted,
         captures=COMMUNICATION,
     output:
-        TABLES,
+        report(
+            expand("{table}.csv", table=TABLES),
+            caption="../report/tables.rst",
+            category="Tables",
+        ),
+        expand("{table}.{format}", table=TABLES, format=["parquet", "md"]),
     log:
         f"{RESULTS}/logs/tables.log",
     shell:

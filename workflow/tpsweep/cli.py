@@ -36,6 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
     tables.add_argument("results", type=Path)
     tables.set_defaults(run=_tables)
 
+    figures = commands.add_parser("figures", help="draw the figures of a results folder as files")
+    figures.add_argument("results", type=Path)
+    figures.set_defaults(run=_figures)
+
     page = commands.add_parser("page", help="make the page of a results folder")
     page.add_argument("results", type=Path)
     page.set_defaults(run=_page)
@@ -134,6 +138,12 @@ def _tables(options: argparse.Namespace) -> int:
     from tpsweep import tables
 
     return tables.run(options.results)
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from tpsweep.figures import files
+
+    return files.run(options.results)
 
 
 def _page(options: argparse.Namespace) -> int:

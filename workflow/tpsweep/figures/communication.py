@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from tpsweep import row
 from tpsweep.capture import timeline_svg
-from tpsweep.figures.plot import Bar, Curve, Drawing, Point, draw, draw_bars, draw_curves
+from tpsweep.figures.plot import Bar, Curve, Drawing, Picture, Point, draw_bars, draw_curves
 from tpsweep.tables.table import Record, digits
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ LARGEST = 2_000_000
 PARTS = ("compute", "transfer and all-gather", "rest")
 
 
-def draw_communication(records: list[Record], limit: int) -> tuple[list[Drawing], int]:
+def draw_communication(records: list[Record], limit: int) -> tuple[list[Picture], int]:
     """At most ``limit`` figures of the lines of ``communication``, and how many were left out.
 
     Two of each series: the share against the batch, and a bar per TP and batch.
@@ -37,13 +37,13 @@ def draw_communication(records: list[Record], limit: int) -> tuple[list[Drawing]
     for record in records:
         if record["step_ms"] is not None:
             groups[tuple(record[name] for name in _SAME)].append(record)
-    drawings = []
+    pictures = []
     for at, lines in enumerate(groups.values()):
         if any(line["tp"] > 1 for line in lines):
-            drawings.append(_share(f"share{at}", lines))
+            pictures.append(_share(f"share{at}", lines))
         if bars := _bars(lines):
-            drawings.append(_breakdown(f"step{at}", lines[0], bars))
-    return drawings[:limit], max(0, len(drawings) - limit)
+            pictures.append(_breakdown(f"step{at}", lines[0], bars))
+    return pictures[:limit], max(0, len(pictures) - limit)
 
 
 def step_picture(records: list[Record], pictures: dict[str, Path]) -> list[Drawing]:
@@ -84,7 +84,7 @@ def _picture(path: Path) -> str | None:
     return base64.b64encode(svg.encode()).decode()
 
 
-def _share(name: str, lines: list[Record]) -> Drawing:
+def _share(name: str, lines: list[Record]) -> Picture:
     curves = []
     kinds = sorted({_kind(line) for line in lines if line["tp"] > 1})
     for colour, (tp, backend, program) in enumerate(kinds):
@@ -120,7 +120,7 @@ def _share(name: str, lines: list[Record]) -> Drawing:
         f"{_name(lines[0])}: transfer of a decode step's all-reduces, as a share of the decode time"
         " of the latency cell like it, and (dashed) of the step under the profiler."
     )
-    return Drawing(caption, description, draw(name, [panel], description))
+    return Picture(name, caption, description, (panel,))
 
 
 def _bars(lines: Iterable[Record]) -> list[Bar]:
@@ -174,7 +174,7 @@ def _bar_label(line: Record) -> str:
     return f"TP={line['tp']}\nbatch {line['batch']}{backend}"
 
 
-def _breakdown(name: str, one: Record, bars: list[Bar]) -> Drawing:
+def _breakdown(name: str, one: Record, bars: list[Bar]) -> Picture:
     def panel(axes: Axes) -> None:
         draw_bars(axes, bars, PARTS)
         axes.set_ylabel("Decode step (ms)")
@@ -192,7 +192,7 @@ def _breakdown(name: str, one: Record, bars: list[Bar]) -> Drawing:
     )
     if any(bar.note for bar in bars):
         caption += " A bar without rest is higher: there the profiler stretched the kernels."
-    return Drawing(caption, description, draw(name, [panel], description))
+    return Picture(name, caption, description, (panel,))
 
 
 def _kind(line: Record) -> tuple[int, str, str]:

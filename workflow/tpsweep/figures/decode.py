@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from tpsweep.figures.plot import Curve, Drawing, Point, draw, draw_curves
+from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
 from tpsweep.tables.series import KEY
 from tpsweep.tables.table import Record, digits
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 _SAME = (*(name for name in KEY if name != "batch"), "allreduce_backend")
 
 
-def draw_decode(records: list[Record], limit: int) -> tuple[list[Drawing], int]:
+def draw_decode(records: list[Record], limit: int) -> tuple[list[Picture], int]:
     """At most ``limit`` figures of the lines of ``tp_comparison``, and how many were left out."""
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         if record["tpot_ms"] is not None and record["batch"] is not None:
             groups[tuple(record[name] for name in _SAME)].append(record)
     found = list(groups.values())
-    drawings = [_draw(f"decode{at}", lines) for at, lines in enumerate(found[:limit])]
-    return drawings, max(0, len(found) - limit)
+    pictures = [_draw(f"decode{at}", lines) for at, lines in enumerate(found[:limit])]
+    return pictures, max(0, len(found) - limit)
 
 
-def _draw(name: str, lines: list[Record]) -> Drawing:
+def _draw(name: str, lines: list[Record]) -> Picture:
     one = lines[0]
     curves = []
     sizes = sorted({(line["tp"], line["replicas"]) for line in lines})
@@ -60,4 +60,4 @@ def _draw(name: str, lines: list[Record]) -> Drawing:
         for curve in curves
     )
     description = f"Decode time per token against the batch. {words}."
-    return Drawing(caption, description, draw(name, [panel], description))
+    return Picture(name, caption, description, (panel,))

@@ -1,49 +1,96 @@
-"""What all figures share: lines with error bars by matplotlib, made ready to stand in a page.
+"""What all figures share: lines and bars by matplotlib, for the page and for files.
 
-matplotlib draws in placeholder colours; in the SVG they become the page's CSS variables, so that
-one figure serves light, dark and paper.
+For the page, matplotlib draws in placeholder colours; in the SVG they become the page's CSS
+variables, so that one figure serves light, dark and paper. For files it draws in those of Okabe and
+Ito, which colour-blind people tell apart; markers, line styles and hatches differ, too, for grey.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MISSING = "No figures: matplotlib is not installed where this page was made."
 SIZE = (5.4, 3.2)
 """Width and height of one panel in inches of 72 units; the page scales it."""
 MARKERS = "os^DvPX*"
 HATCHES = ("", "///", "...")
-_INK, _GRID, _PAPER = "#b00001", "#b00002", "#b00003"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "tpsweep",
-    # A model's name may hold a $: it is text, never a formula.
-    "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _GRID,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.frameon": False,
-}
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours of text, grid and ground, and of the lines and bars in their order."""
+
+    ink: str
+    grid: str
+    paper: str
+    series: tuple[str, ...]
+
+
+PAGE = Palette("#b00001", "#b00002", "#b00003", tuple(f"#a0000{at}" for at in range(8)))
+FILE = Palette(
+    "#1b2430",
+    "#d5dae1",
+    "#ffffff",
+    ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56606e", "#e69f00", "#56b4e9", "#7c6f00"),
+)
+_palette: ContextVar[Palette] = ContextVar("palette", default=PAGE)
+WRONG = "#a61b1b"
+WIDE = 92
+"""Characters of a file's caption in a line, for one panel."""
+
+
+@contextmanager
+def _style(palette: Palette) -> Iterator[None]:
+    from matplotlib import rc_context
+
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "tpsweep",
+        # A model's name may hold a $: it is text, never a formula.
+        "text.parse_math": False,
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "text.color": palette.ink,
+        "axes.labelcolor": palette.ink,
+        "axes.edgecolor": palette.grid,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": palette.grid,
+        "grid.linewidth": 0.8,
+        "xtick.color": palette.ink,
+        "ytick.color": palette.ink,
+        "legend.frameon": False,
+    }
+    token = _palette.set(palette)
+    try:
+        with rc_context(settings):
+            yield
+    finally:
+        _palette.reset(token)
+
+
+def colour(at: int) -> str:
+    """Of the line or bar ``at``, in the palette that is drawn with."""
+    series = _palette.get().series
+    return series[at % len(series)]
 
 
 @dataclass(frozen=True)
@@ -77,6 +124,19 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure before it is drawn: panels side by side, each painted on axes of its own.
+
+    ``name`` is its id in the page and its file's name; ``description`` says its numbers in words.
+    """
+
+    name: str
+    caption: str
+    description: str
+    panels: tuple[Callable[[Axes], None], ...]
+
+
+@dataclass(frozen=True)
 class Drawing:
     """A figure of the page. ``description`` says its numbers in words; ``svg`` is safe HTML."""
 
@@ -93,16 +153,16 @@ def available() -> bool:
 def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
     """Lines with markers and error bars; hollow markers where a point says so."""
     for curve in curves:
-        colour = f"#a0000{curve.colour % len(MARKERS)}"
+        own = colour(curve.colour)
         xs, ys = [p.x for p in curve.points], [p.y for p in curve.points]
         below = [0.0 if p.lo is None else max(p.y - p.lo, 0.0) for p in curve.points]
         above = [0.0 if p.hi is None else max(p.hi - p.y, 0.0) for p in curve.points]
-        axes.errorbar(xs, ys, yerr=[below, above], color=colour, capsize=3, fmt="none")
+        axes.errorbar(xs, ys, yerr=[below, above], color=own, capsize=3, fmt="none")
         marker = MARKERS[curve.colour % len(MARKERS)]
         axes.plot(
             xs,
             ys,
-            color=colour,
+            color=own,
             marker=marker,
             label=curve.label,
             linewidth=1.8,
@@ -112,9 +172,9 @@ def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         axes.plot(
             [p.x for p in hollow],
             [p.y for p in hollow],
-            color=colour,
+            color=own,
             marker=marker,
-            markerfacecolor=_PAPER,
+            markerfacecolor=_palette.get().paper,
             linestyle="none",
             label="_",
         )
@@ -122,6 +182,51 @@ def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.set_ylim(bottom=0)
     if curves:
         axes.legend(loc="best")
+
+
+def draw_floor(axes: Axes, curve: Curve) -> None:
+    """A thin line without markers: a limit or a model, not a measurement. Not in the legend."""
+    axes.plot(
+        [point.x for point in curve.points],
+        [point.y for point in curve.points],
+        color=colour(curve.colour),
+        linewidth=1.0,
+        linestyle="--" if curve.dashed else ":",
+        label="_",
+    )
+
+
+def draw_columns(
+    axes: Axes, labels: Sequence[str], values: Sequence[Point], colours: Sequence[int]
+) -> None:
+    """Bars with their values above them, one for each label; no bar for what is NaN."""
+    for point, at in zip(values, colours, strict=True):
+        if math.isnan(point.y):
+            continue
+        axes.bar(
+            [point.x],
+            [point.y],
+            width=0.6,
+            color=colour(at),
+            edgecolor=_palette.get().paper,
+            hatch=HATCHES[at % len(HATCHES)],
+        )
+        lo, hi = (point.y if end is None else end for end in (point.lo, point.hi))
+        below, above = max(point.y - lo, 0.0), max(hi - point.y, 0.0)
+        axes.errorbar([point.x], [point.y], yerr=[[below], [above]], color=_palette.get().ink)
+        axes.annotate(
+            f"{point.y:.4g}",
+            (point.x, max(point.y, hi)),
+            xytext=(0, 2),
+            ha="center",
+            textcoords="offset points",
+            fontsize=8,
+        )
+    small = 8 if len(labels) <= 6 else 6
+    axes.set_xticks(range(len(labels)), labels, fontsize=small)
+    axes.set_xlim(-0.6, len(labels) - 0.4)
+    axes.grid(visible=False, axis="x")
+    axes.margins(y=0.15)
 
 
 def draw_bars(axes: Axes, bars: Sequence[Bar], parts: Sequence[str]) -> None:
@@ -135,8 +240,8 @@ def draw_bars(axes: Axes, bars: Sequence[Bar], parts: Sequence[str]) -> None:
             heights,
             bottom=below,
             width=0.6,
-            color=f"#a0000{at}",
-            edgecolor=_PAPER,
+            color=colour(at),
+            edgecolor=_palette.get().paper,
             hatch=HATCHES[at % len(HATCHES)],
             label=part,
         )
@@ -147,21 +252,42 @@ def draw_bars(axes: Axes, bars: Sequence[Bar], parts: Sequence[str]) -> None:
     axes.legend(loc="upper left", ncols=len(parts), columnspacing=1.0)
 
 
-def draw(name: str, panels: Sequence[Callable[[Axes], None]], description: str) -> Markup:
-    """SVG of panels side by side, for a page: ``name`` keeps its ids apart from other figures'.
+def draw(picture: Picture) -> Drawing:
+    """For the page: its name keeps its ids apart from other figures'.
 
-    Its class is ``wide`` if there is more than one panel.
+    The SVG's class is ``wide`` if there is more than one panel.
     """
-    from matplotlib import rc_context
+    with _style(PAGE):
+        file = io.StringIO()
+        _paint(picture).savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    width = "wide" if len(picture.panels) > 1 else "narrow"
+    svg = _for_page(file.getvalue(), picture.name, picture.description, width)
+    return Drawing(picture.caption, picture.description, svg)
+
+
+def save(picture: Picture, folder: Path, mark: str = "") -> None:
+    """``<name>.svg`` and ``<name>.png`` in ``folder``, the caption below the panels.
+
+    ``mark`` (incomplete, synthetic) stands in the picture itself.
+    """
+    with _style(FILE):
+        figure = _paint(picture)
+        figure.supxlabel(fill(picture.caption, WIDE * len(picture.panels)), fontsize=7.5)
+        if mark:
+            figure.suptitle(mark, color=WRONG, fontsize=10, fontweight="bold")
+        base = folder / picture.name
+        figure.savefig(base.with_suffix(".svg"), metadata={"Date": None}, facecolor=FILE.paper)
+        figure.savefig(base.with_suffix(".png"), dpi=150, facecolor=FILE.paper)
+
+
+def _paint(picture: Picture) -> Figure:
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(SIZE[0] * len(panels), SIZE[1]), layout="constrained")
-        for at, panel in enumerate(panels):
-            panel(figure.add_subplot(1, len(panels), at + 1))
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return _for_page(file.getvalue(), name, description, "wide" if len(panels) > 1 else "narrow")
+    count = len(picture.panels)
+    figure = Figure(figsize=(SIZE[0] * count, SIZE[1]), layout="constrained")
+    for at, panel in enumerate(picture.panels):
+        panel(figure.add_subplot(1, count, at + 1))
+    return figure
 
 
 def _for_page(svg: str, name: str, description: str, width: str) -> Markup:
@@ -170,8 +296,8 @@ def _for_page(svg: str, name: str, description: str, width: str) -> Markup:
     # Ids of matplotlib are unique in a figure only.
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(href="#|url\(#)', rf"\1{name}-", body)
-    body = body.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
-    body = re.sub(r"#a0000(\d)", r"var(--series-\1)", body.replace(_PAPER, "var(--paper)"))
+    body = body.replace(PAGE.ink, "currentColor").replace(PAGE.grid, "var(--grid)")
+    body = re.sub(r"#a0000(\d)", r"var(--series-\1)", body.replace(PAGE.paper, "var(--paper)"))
     viewbox = re.search(r'viewBox="[^"]*"', body)
     start = (
         f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {viewbox[0] if viewbox else ""}'

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tpsweep.figures.plot import Curve, Drawing, Point, draw, draw_curves
+from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
 from tpsweep.tables.series import KEY
 from tpsweep.tables.table import Record, digits
 
@@ -19,15 +19,15 @@ _SAME = (*(name for name in KEY if name not in _FREE), "allreduce_backend")
 PANELS = {"ttft_p50_ms": "TTFT p50 (ms)", "itl_p50_ms": "ITL p50 (ms)"}
 
 
-def draw_serving(records: list[Record], limit: int) -> tuple[list[Drawing], int]:
+def draw_serving(records: list[Record], limit: int) -> tuple[list[Picture], int]:
     """At most ``limit`` figures of the lines of ``serving``, and how many were left out."""
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         if any(record[name] is not None for name in PANELS):
             groups[tuple(record[name] for name in _SAME)].append(record)
     found = [figure for group in groups.values() for figure in _apart(group)]
-    drawings = [_draw(f"serving{at}", lines) for at, lines in enumerate(found[:limit])]
-    return drawings, max(0, len(found) - limit)
+    pictures = [_draw(f"serving{at}", lines) for at, lines in enumerate(found[:limit])]
+    return pictures, max(0, len(found) - limit)
 
 
 def _apart(lines: list[Record]) -> list[list[Record]]:
@@ -42,7 +42,7 @@ def _apart(lines: list[Record]) -> list[list[Record]]:
     return [[line for line in lines if line["num_prompts"] == size] for size in sizes]
 
 
-def _draw(name: str, lines: list[Record]) -> Drawing:
+def _draw(name: str, lines: list[Record]) -> Picture:
     one = lines[0]
     rates = sorted({_rate(line) for line in lines})
     words: list[str] = []
@@ -73,7 +73,7 @@ def _draw(name: str, lines: list[Record]) -> Drawing:
         f" {sizes} requests. Error bars: range over seeds and runs. Hollow: saturated,"
         " so that TTFT depends on how long the test ran."
     )
-    return Drawing(caption, description, draw(name, panels, description))
+    return Picture(name, caption, description, tuple(panels))
 
 
 def _curves(lines: list[Record], rates: list[float], name: str) -> list[Curve]:

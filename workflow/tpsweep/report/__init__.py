@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tpsweep import tables
 from tpsweep.atomic import replacing
+from tpsweep.figures.files import write_figures
 from tpsweep.reference.beside import build, build_findings
 from tpsweep.reference.reading import ReferenceDataError, read_reference
 from tpsweep.report.page import PAGE, render
@@ -31,7 +32,7 @@ def run_page(results: Path) -> int:
 
 
 def run(folders: Sequence[Path], output: Path | None = None, reference: Path | None = None) -> int:
-    """``tpsweep report``: tables and page of one or more results folders, without Snakemake.
+    """``tpsweep report``: tables, figures and page of one or more folders, without Snakemake.
 
     They go to ``output``, or into the folder if there is one only. ``reference``: a data set of
     published figures; their tables are written, and shown in the page. Exit code 0, or 2.
@@ -46,6 +47,7 @@ def run(folders: Sequence[Path], output: Path | None = None, reference: Path | N
         loaded = load_all(folders)
         output.mkdir(parents=True, exist_ok=True)
         summary = tables.write_tables(output, loaded)
+        write_figures(output, loaded)
         beside = [] if published is None else [build(loaded, published), build_findings(published)]
         for table in beside:
             table.write(output / tables.FOLDER, tables.mark(loaded, summary))

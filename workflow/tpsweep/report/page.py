@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tpsweep import __version__
 from tpsweep.figures import plot
+from tpsweep.figures.batch_scaling import draw_batch_scaling
+from tpsweep.figures.classes import draw_classes
 from tpsweep.figures.communication import draw_communication, step_picture
 from tpsweep.figures.decode import draw_decode
+from tpsweep.figures.models import draw_models
+from tpsweep.figures.pareto import draw_pareto
 from tpsweep.figures.serving import draw_serving
+from tpsweep.figures.speedup import draw_speedup
 from tpsweep.report.boxes import Part, joined, make_part, make_plain
 from tpsweep.report.holes import make_failures, make_holes
 from tpsweep.report.provenance import dates, make_provenance
@@ -34,7 +39,7 @@ from tpsweep.tables import (
     tp_pairs,
 )
 from tpsweep.tables import communication as communication_table
-from tpsweep.tables.table import Record, Table
+from tpsweep.tables.table import Table
 
 PAGE = "report.html"
 LINES = 400
@@ -42,7 +47,9 @@ LINES = 400
 FEWER_LINES = 100
 """Of a table without a figure, which says again what another shows."""
 FIGURES = 12
-Draw = Callable[[list[Record], int], tuple[list[plot.Drawing], int]]
+FEWER_FIGURES = 6
+"""Of a kind that is not the first of its section; all are in ``figures/``."""
+Drawn = tuple[list[plot.Picture], int]
 NO_LATENCY = "No latency cells in the matrix."
 
 
@@ -106,45 +113,37 @@ def _hash(script: str) -> str:
 
 
 def _sections(results: Results) -> list[Section]:
-    comparison, online = tp_comparison.build(results), serving.build(results)
-    captured = communication_table.build(results)
-    pictures = {
-        cell_id: found.picture
-        for cell_id, found in results.communication.items()
-        if found.picture is not None
-    }
-
-    def draw_captures(lines: list[Record], limit: int) -> tuple[list[plot.Drawing], int]:
-        drawings, more = draw_communication(lines, limit)
-        return [*drawings, *step_picture(lines, pictures)], more
-
+    compared, online = tp_comparison.build(results), serving.build(results)
+    captured, split, floor = (
+        table.build(results) for table in (communication_table, terms, floors)
+    )
+    models = draw_models(compared.records, FEWER_FIGURES)
+    classes = draw_classes(compared.records, online.records, FEWER_FIGURES)
+    scaling = draw_batch_scaling(compared.records, floor.records, FEWER_FIGURES)
+    speedups = draw_speedup(compared.records, split.records, FEWER_FIGURES)
+    pareto = draw_pareto(compared.records, online.records, FEWER_FIGURES)
+    steps = {i: found.picture for i, found in results.communication.items() if found.picture}
+    communication = _of_table(captured, LINES, draw_communication(captured.records, FIGURES))
     return [
         Section("ran", "What ran on what", make_provenance(results, LINES)),
         Section("questions", "Questions and expectations", make_questions(results, LINES)),
-        _with_figures(
-            "tp",
-            "TP comparison",
-            make_part(comparison, LINES, NO_LATENCY),
-            draw_decode,
-            comparison.records,
+        replace(
+            _of_table(compared, LINES, models, draw_decode(compared.records, FIGURES)),
+            anchor="tp",
+            part=make_part(compared, LINES, NO_LATENCY),
         ),
-        _of_table(tp_pairs.build(results)),
+        _of_table(tp_pairs.build(results), FEWER_LINES, speedups),
         _of_table(crossover.build(results)),
-        _of_table(batch_scaling.build(results)),
+        _of_table(batch_scaling.build(results), FEWER_LINES, classes, scaling),
         _of_table(throughput.build(results)),
-        _with_figures(
-            "serving", "Serving", make_part(online, LINES, ""), draw_serving, online.records
+        _of_table(online, LINES, draw_serving(online.records, FIGURES)),
+        replace(
+            communication,
+            drawings=(*communication.drawings, *step_picture(captured.records, steps)),
         ),
-        _with_figures(
-            "communication",
-            "Communication",
-            make_part(captured, LINES, ""),
-            draw_captures,
-            captured.records,
-        ),
-        _of_table(terms.build(results)),
-        _of_table(replicas.build(results)),
-        _of_table(floors.build(results)),
+        _of_table(split),
+        _of_table(replicas.build(results), FEWER_LINES, pareto),
+        _of_table(floor),
         Section("failures", "Failures", make_failures(results, LINES)),
         Section("holes", "Not measured", make_holes(results, LINES)),
     ]
@@ -157,20 +156,19 @@ def _published(beside: Sequence[Table]) -> Iterator[Section]:
         yield Section(table.name, table.title, part)
 
 
-def _of_table(table: Table) -> Section:
-    return Section(table.name, table.title, make_part(table, FEWER_LINES, ""))
-
-
-def _with_figures(anchor: str, title: str, part: Part, draw: Draw, lines: list[Record]) -> Section:
-    if not part.boxes:
-        return Section(anchor, title, part)
+def _of_table(table: Table, lines: int = FEWER_LINES, *drawn: Drawn) -> Section:
+    """A table with the figures that are drawn from its lines: (pictures, how many more)."""
+    part = make_part(table, lines, "")
+    if not part.boxes or not drawn:
+        return Section(table.name, table.title, part)
     if not plot.available():
-        return Section(anchor, title, part, (), plot.MISSING)
-    drawings, more = draw(lines, FIGURES)
+        return Section(table.name, table.title, part, (), plot.MISSING)
+    drawings = [plot.draw(picture) for pictures, _ in drawn for picture in pictures]
+    more = sum(left_out for _, left_out in drawn)
     note = f"{more} more figures are left out." if more else ""
     if not drawings:
         note = "No figure: no line is measured."
-    return Section(anchor, title, part, tuple(drawings), note)
+    return Section(table.name, table.title, part, tuple(drawings), note)
 
 
 def _warnings(results: Results, summary: Summary) -> list[Caution]:

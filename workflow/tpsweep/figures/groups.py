@@ -1,0 +1,112 @@
+"""Which lines of a table stand in one figure, and what the figure says of them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tpsweep.figures.plot import Curve, Point
+from tpsweep.tables.series import KEY
+from tpsweep.tables.table import Record, digits
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def grouped(records: Iterable[Record], free: Collection[str], figure: str) -> list[list[Record]]:
+    """Lines that agree in the series' key, but for ``free``, in the order of the table.
+
+    Groups in which no line has ``figure`` are left out; lines without it stay: they are gaps.
+    """
+    same = [name for name in (*KEY, "allreduce_backend") if name not in free]
+    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[tuple(record[name] for name in same)].append(record)
+    return [lines for lines in groups.values() if any(line[figure] is not None for line in lines)]
+
+
+def points(lines: Iterable[Record], x: str, y: str) -> list[Point]:
+    """By rising ``x``, with the ends ``<y>_lo`` and ``<y>_hi`` if there are any.
+
+    A line without the figure is NaN, at which matplotlib interrupts the curve: nothing is drawn
+    across a cell that is missing or infeasible.
+    """
+    found = [
+        Point(
+            line[x],
+            math.nan if line[y] is None else line[y],
+            line.get(f"{y}_lo"),
+            line.get(f"{y}_hi"),
+        )
+        for line in lines
+    ]
+    return sorted(found, key=lambda point: point.x)
+
+
+def by_size(lines: Sequence[Record], x: str, y: str) -> list[Curve]:
+    """A curve for each number of GPUs, TP and replicas that has a point."""
+    sizes = sorted({(line["gpus"], line["tp"], line["replicas"]) for line in lines})
+    curves = []
+    for at, (gpus, tp, replicas) in enumerate(sizes):
+        own = [v for v in lines if (v["gpus"], v["tp"], v["replicas"]) == (gpus, tp, replicas)]
+        found = points(own, x, y)
+        if not all(math.isnan(point.y) for point in found):
+            curves.append(Curve(size_name(tp, replicas), found, at))
+    return curves
+
+
+def size_name(tp: int, replicas: int = 1) -> str:
+    """Of a curve or a bar."""
+    return f"TP={tp}" if replicas == 1 else f"TP={tp}, {replicas} replicas"
+
+
+def series_name(line: Record, *without: str) -> str:
+    """What the lines of a figure have in common, for its caption."""
+    parts = {
+        "variant": line["variant"],
+        "dtype": line["dtype"],
+        "weights": f"{line['weights']} weights",
+        "allreduce_backend": f"all-reduce {line['allreduce_backend']}",
+        "input_len": f"{line['input_len']} tokens in",
+        "output_len": f"{line['output_len']} out",
+    }
+    place = "" if "gpu" in without else f" on {line['gpu']}"
+    model = "" if "model" in without else f"{line['model']}{place}: "
+    return model + ", ".join(word for name, word in parts.items() if name not in without)
+
+
+def in_words(curves: Iterable[Curve], unit: str, at: str) -> str:
+    """The points of curves as text; gaps are left out."""
+    return "; ".join(
+        f"{curve.label}: "
+        + ", ".join(
+            f"{digits(p.y)} {unit} at {at} {p.x:g}" for p in curve.points if not math.isnan(p.y)
+        )
+        for curve in curves
+    )
+
+
+def doubling(values: Iterable[int], name: str) -> Callable[[Axes], None]:
+    """An x axis for numbers that double: batches, TPs."""
+    ticks = sorted(set(values))
+
+    def paint(axes: Axes) -> None:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel(name)
+
+    return paint
+
+
+def log_scale(axes: Axes) -> None:
+    """A logarithmic y axis with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_ylim(auto=True)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
