@@ -2,7 +2,7 @@
 TABLES = expand(
     f"{RESULTS}/tables/{{table}}.{{format}}",
     table=["cells", "tp_comparison", "throughput", "serving", "communication", "terms"]
-    + ["batch_scaling", "tp_pairs", "crossover", "floors", "replicas"],
+    + ["batch_scaling", "tp_pairs", "crossover", "floors", "replicas", "expected"],
     format=["parquet", "csv", "md"],
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from tpsweep.atomic import replacing
 from tpsweep.matrix import Planned
-from tpsweep.row import IDENTITY, INT, TEXT, Column
+from tpsweep.models import Shape
+from tpsweep.plan.expectation import CellExpectation, expected_of
+from tpsweep.row import FLOAT, IDENTITY, INT, TEXT, Column
 
 COLUMNS = (
     *IDENTITY,
@@ -26,21 +28,32 @@ COLUMNS = (
     Column("entry", TEXT, "the workload's name in the config"),
     Column("workload_label", TEXT, "for people, from the config"),
     Column("model_label", TEXT, "for people, from the config"),
+    Column("expected_prefill_ms", FLOAT, "by docs/expectation.md, never measured; latency only"),
+    Column("expected_tpot_ms", FLOAT, "by docs/expectation.md, never measured; latency only"),
+    Column("expectation_note", TEXT, "why nothing is expected"),
 )
 _OF_PLAN = ("status", "reason", "minutes", "entry", "workload_label", "model_label")
 _SWEEP = b"sweep_sha256"
 SCHEMA = pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in COLUMNS])
 
 
-def write_manifest(planned: Sequence[Planned], path: Path, sweep: str = "") -> None:
-    """Write every cell to ``path``, atomically; ``sweep`` (config and site) is kept as a digest."""
+def write_manifest(
+    planned: Sequence[Planned],
+    path: Path,
+    sweep: str = "",
+    shapes: Mapping[str, Shape | None] | None = None,
+) -> None:
+    """Write every cell to ``path``, atomically; ``sweep`` (config and site) is kept as a digest.
+
+    ``shapes`` of the models, by name, are what the expectations need.
+    """
     sessions: dict[int, str] = {}
     records = []
     for item in planned:
         engine = item.cell.engine
         # One engine object serves many cells: its key is hashed once.
         session = sessions.get(id(engine)) or sessions.setdefault(id(engine), engine.session)
-        records.append(_record(item, session))
+        records.append(_record(item, session, _expected(item, shapes or {})))
     schema = SCHEMA.with_metadata({_SWEEP: _digest(sweep)})
     table = pa.Table.from_pylist(records, schema=schema)
     with replacing(path) as temporary:
@@ -71,7 +84,14 @@ def read_manifest(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _record(item: Planned, session: str) -> dict[str, Any]:
+def _expected(item: Planned, shapes: Mapping[str, Shape | None]) -> CellExpectation:
+    """Only for what is compared with a measurement later."""
+    if item.cell.workload != "latency" or item.status != "planned":
+        return CellExpectation()
+    return expected_of(item.cell, shapes.get(item.cell.engine.model.name))
+
+
+def _record(item: Planned, session: str, expected: CellExpectation) -> dict[str, Any]:
     cell = item.cell
     return {
         **cell.columns(),
@@ -80,4 +100,7 @@ def _record(item: Planned, session: str) -> dict[str, Any]:
         **{name: getattr(item, name) for name in _OF_PLAN},
         "session": session,
         "settings": cell.settings,
+        "expected_prefill_ms": expected.prefill_ms,
+        "expected_tpot_ms": expected.tpot_ms,
+        "expectation_note": expected.note,
     }

@@ -24,6 +24,7 @@ from tpsweep.tables import (
     Summary,
     batch_scaling,
     crossover,
+    expected,
     floors,
     replicas,
     serving,
@@ -141,6 +142,7 @@ def _sections(results: Results) -> list[Section]:
         _of_table(terms.build(results)),
         _of_table(replicas.build(results)),
         _of_table(floors.build(results)),
+        _of_table(expected.build(results)),
         Section("failures", "Failures", make_failures(results, LINES)),
         Section("holes", "Not measured", make_holes(results, LINES)),
     ]
