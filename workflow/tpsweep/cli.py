@@ -48,6 +48,15 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("--json", action="store_true", help="on stdout, for programs")
     check.set_defaults(run=_check)
 
+    plan = commands.add_parser("plan", help="what a sweep will run, what it costs, what to expect")
+    plan.add_argument("--configfile", type=Path, help="the sweep; without it that of the profile")
+    where = plan.add_mutually_exclusive_group()
+    where.add_argument("--profile", type=Path, help="a folder like cluster/<site>")
+    where.add_argument("--site", type=Path, help="a site.yaml")
+    plan.add_argument("--qos", help="another QOS of the site than its default")
+    plan.add_argument("--json", action="store_true", help="on stdout, for programs")
+    plan.set_defaults(run=_plan)
+
     comm = commands.add_parser("comm", help="where a profiler capture says the time went")
     comm.add_argument("capture", type=Path, nargs="+", help="nsys export, or torch traces of a run")
     comm.add_argument("--model", type=Path, help="the model's config.json, if there is no sidecar")
@@ -119,6 +128,13 @@ def _check(options: argparse.Namespace) -> int:
     if options.configfile is not None:
         return _refuse(ValueError("--configfile: only with --site"))
     return check.run(options.results, as_json=options.json)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from tpsweep.plan import command
+
+    where = command.Where(options.configfile, options.profile, options.site, options.qos)
+    return command.run(where, as_json=options.json)
 
 
 def _comm(options: argparse.Namespace) -> int:

@@ -174,6 +174,13 @@ class Sweep:
         """The markers of all classes that have a planned cell."""
         return [self._marker(name) for name in sorted(self._preflights)]
 
+    def preflights_to_run(self, paths: Iterable[str]) -> set[str]:
+        """The classes whose preflight the cells of these rows wait for, and that are not made."""
+        if not self._has_preflight:
+            return set()
+        names = {_class(self.jobs[path]) for path in paths}
+        return {name for name in names if not Path(self._marker(name)).exists()}
+
     def preflight(self, name: str) -> Request:
         """What is asked of a class (``<gpu>x<gpus>``) before its cells run."""
         return self._preflights[name]
