@@ -180,6 +180,11 @@ def _find_dataset(name: str, entry: WorkloadEntry, base: Path) -> Dataset:
         raise ConfigError(key, entry.dataset_path, str(error)) from None
 
 
+def hold_problem(cell: Cell, config: Config, site: Site) -> str | None:
+    """Why no node of the class can hold the cell, its memory included; None if one can."""
+    return _node_problem(cell.engine, site) or _memory_problem(cell, config, site)
+
+
 def _node_problem(engine: Engine, site: Site) -> str | None:
     """Why no node of the site can hold the engine; None if one can."""
     gpu = site.gpus.get(engine.gpu)

@@ -21,6 +21,7 @@ from tpsweep.damaged import damaged
 from tpsweep.manifest import is_of
 from tpsweep.matrix import Planned, expand
 from tpsweep.preflight import Request, class_name, marker
+from tpsweep.refusals import refuse
 from tpsweep.settings import ModelEntry
 
 AGAIN = ".again"
@@ -284,6 +285,7 @@ def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
         site = load_site(base / site_file)
         config = load_config(data, base)
         planned = expand(config, site)
+        refuse(config, site, planned)
     except (ConfigError, SiteError) as error:
         raise InputError(str(error)) from error
     canonical = json.dumps(dict(raw), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -12,6 +12,7 @@ from snakemake_executor_plugin_submitit.site import SiteError
 from tpsweep.plan.plan import make_plan
 from tpsweep.plan.text import text
 from tpsweep.profile import configfile_of, read_sweep, site_of
+from tpsweep.refusals import refuse_times
 from tpsweep.sweep import Sweep
 
 
@@ -50,6 +51,8 @@ def _sweep(where: Where) -> Sweep:
     if where.qos is None:
         return sweep
     try:
-        return dataclasses.replace(sweep, site=sweep.site.with_qos(where.qos))
+        site_of_qos = sweep.site.with_qos(where.qos)
     except SiteError as error:
         raise ValueError(f"--{error}") from error
+    refuse_times(sweep.config, site_of_qos, sweep.planned)
+    return dataclasses.replace(sweep, site=site_of_qos)
