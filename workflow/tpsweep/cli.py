@@ -54,6 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     where.add_argument("--profile", type=Path, help="a folder like cluster/<site>")
     where.add_argument("--site", type=Path, help="a site.yaml")
     plan.add_argument("--qos", help="another QOS of the site than its default")
+    plan.add_argument("--explain", metavar="MODEL", help="instead: how TP splits this model")
+    plan.add_argument("--tp", type=int, help="with --explain: over how many GPUs")
+    plan.add_argument("--batch", type=int, default=1, help="with --explain: sequences of a step")
+    plan.add_argument("--dtype", help="with --explain: of weights; without it the model's own")
     plan.add_argument("--json", action="store_true", help="on stdout, for programs")
     plan.set_defaults(run=_plan)
 
@@ -133,6 +137,11 @@ def _check(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from tpsweep.plan import command
 
+    if options.explain is not None:
+        asked = command.Asked(options.explain, options.tp, options.batch, options.dtype)
+        return command.explain(asked, options.configfile, as_json=options.json)
+    if options.tp is not None:
+        return _refuse("--tp: only with --explain")
     where = command.Where(options.configfile, options.profile, options.site, options.qos)
     return command.run(where, as_json=options.json)
 

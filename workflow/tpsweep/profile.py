@@ -12,7 +12,7 @@ from tpsweep.sweep import Sweep, check_files, load_sweep
 
 def read_profile(profile: Path) -> dict[str, Any]:
     """The profile's config.yaml. Raises ``OSError``, ``ValueError`` (one line)."""
-    return _mapping(profile / "config.yaml")
+    return read_mapping(profile / "config.yaml")
 
 
 def configfile_of(profile: Path) -> Path:
@@ -34,12 +34,13 @@ def read_sweep(site: Path, configfile: Path) -> Sweep:
 
     Raises ``OSError``, ``ValueError`` (``InputError`` is one), one line.
     """
-    data = _mapping(configfile)
+    data = read_mapping(configfile)
     check_files([configfile])
     return load_sweep({**data, "site": str(site)}, Path.cwd())
 
 
-def _mapping(file: Path) -> dict[str, Any]:
+def read_mapping(file: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises ``OSError``, ``ValueError`` (one line)."""
     try:
         data = yaml.safe_load(file.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

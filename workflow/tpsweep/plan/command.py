@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snakemake_executor_plugin_submitit.site import SiteError
+from tpsweep.models import DTYPE_BYTES, Shape, read_config
+from tpsweep.plan import explain as explanation
+from tpsweep.plan import explain_text
 from tpsweep.plan.plan import make_plan
 from tpsweep.plan.text import text
-from tpsweep.profile import configfile_of, read_sweep, site_of
+from tpsweep.profile import configfile_of, read_mapping, read_sweep, site_of
 from tpsweep.refusals import refuse_times
 from tpsweep.sweep import Sweep
 
@@ -56,3 +59,68 @@ def _sweep(where: Where) -> Sweep:
         raise ValueError(f"--{error}") from error
     refuse_times(sweep.config, site_of_qos, sweep.planned)
     return dataclasses.replace(sweep, site=site_of_qos)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to explain: a model by its name in the config, of a shape that comes with tpsweep, or
+    as a file; the GPUs; sequences of a decode step."""
+
+    model: str
+    tp: int | None
+    batch: int
+    dtype: str | None
+
+
+def explain(asked: Asked, configfile: Path | None, *, as_json: bool) -> int:
+    """Print how TP splits a model: 0, or 2 for what is not usable, with one line on stderr."""
+    try:
+        if asked.tp is None or asked.tp < 1:
+            raise ValueError(f"--tp: {asked.tp}, allowed: with --explain a number of GPUs")
+        if asked.batch < 1:
+            raise ValueError(f"--batch: {asked.batch}, allowed: 1 and more")
+        shape, dtype = _model(asked, configfile)
+        found = explanation.explain(shape, dtype, asked.tp, asked.batch)
+    except (OSError, ValueError) as error:
+        print(f"tpsweep plan: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    if as_json:
+        totals = {name: getattr(found, name) for name in ("weight_bytes_per_gpu", "all_reduces")}
+        print(json.dumps({"model": asked.model, **dataclasses.asdict(found), **totals}, indent=1))
+    else:
+        print(explain_text.text(asked.model, found), end="")
+    return 0
+
+
+def _model(asked: Asked, configfile: Path | None) -> tuple[Shape, str]:
+    """Shape and dtype: of a file or folder, of the config's model, or of workflow/models."""
+    path = Path(asked.model)
+    if path.is_dir() or path.is_file():
+        return _shape(path / "config.json" if path.is_dir() else path, asked.dtype)
+    config = configfile or Path("config.yaml")
+    models = _models(config) if configfile is not None or config.exists() else {}
+    entry = models.get(asked.model)
+    if isinstance(entry, dict):
+        named = entry.get("shape") or Path(str(entry.get("path")), "config.json")
+        return _shape(Path(named), asked.dtype or entry.get("dtype"))
+    known = Path("workflow", "models", f"{asked.model}.json")
+    if known.exists():
+        return _shape(known, asked.dtype)
+    names = ", ".join(models) or "none"
+    raise ValueError(
+        f"--explain: {asked.model!r}, allowed: a config.json, its folder, or a model of {config}:"
+        f" {names}"
+    )
+
+
+def _models(config: Path) -> dict[str, object]:
+    models = read_mapping(config).get("models")
+    return models if isinstance(models, dict) else {}
+
+
+def _shape(file: Path, dtype: object) -> tuple[Shape, str]:
+    content = read_config(file)
+    chosen = str(dtype or content.get("torch_dtype") or content.get("dtype") or "bfloat16")
+    if chosen not in DTYPE_BYTES:
+        raise ValueError(f"--dtype: {chosen!r}, allowed: {', '.join(DTYPE_BYTES)}")
+    return Shape.from_config(content), chosen
