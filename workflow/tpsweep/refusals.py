@@ -13,6 +13,7 @@ from snakemake_executor_plugin_submitit.site import Site
 from tpsweep.config import Config
 from tpsweep.config_error import ConfigError
 from tpsweep.matrix import Planned, hold_problem
+from tpsweep.plan.fit import FITS_FROM
 
 
 def refuse(config: Config, site: Site, planned: Sequence[Planned]) -> None:
@@ -40,7 +41,7 @@ def _refuse_tp(site: Site, planned: Sequence[Planned]) -> None:
 
 def _refuse_models(config: Config, site: Site, planned: Sequence[Planned]) -> None:
     """A model none of whose cells runs, on classes that the site has, for nodes or memory."""
-    first: dict[str, str] = {}
+    problems: dict[str, list[str]] = {}
     runs = set()
     for item in planned:
         engine = item.cell.engine
@@ -52,10 +53,11 @@ def _refuse_models(config: Config, site: Site, planned: Sequence[Planned]) -> No
             if problem is None:
                 runs.add(name)
             else:
-                first.setdefault(name, problem)
-    for name, problem in first.items():
+                problems.setdefault(name, []).append(problem)
+    for name, found in problems.items():
         if name not in runs:
-            allowed = f"no class of site {site.name} that it is asked for can hold it: {problem}"
+            telling = next((said for said in found if FITS_FROM in said), found[0])
+            allowed = f"no class of site {site.name} that it is asked for can hold it: {telling}"
             raise ConfigError("models", name, allowed)
 
 

@@ -14,6 +14,7 @@ from tpsweep.expect_constants import document
 from tpsweep.models import DTYPE_BYTES, Shape
 
 GIB = 2**30
+FITS_FROM = "it fits from tp"
 BLOCK_TOKENS = 16
 """Tokens of a block of vLLM's KV cache: a sequence takes whole blocks."""
 
@@ -138,7 +139,7 @@ def problem(load: Load, limits: Limits, tp: int, *, gpu: str, most: int) -> str 
     weights = f"weights {_gb(found.all_weights)} / tp {tp} = {_gb(found.weights)}"
     least = smallest_tp(load, limits, most)
     node = f"a node of {most}"
-    more = f"it fits from tp {least}" if least else f"no tp fits on {node} {gpu}"
+    more = f"{FITS_FROM} {least}" if least else f"no tp fits on {node} {gpu}"
     if found.weights > found.room:
         return f"{weights} a GPU > {room}; {more}"
     parts = f"{weights} + activations {_gb(found.activations)}"

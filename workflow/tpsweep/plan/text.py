@@ -56,16 +56,16 @@ def _cost(plan: Plan) -> str:
     rows.append(
         ["all", "", plan.to_run, cost.sessions, "", "", "", *_hours(cost), _number(cost.saving)]
     )
-    heads = ["class", "GPUs", "cells", "sessions", "arrays", "limit min", "longest h"]
+    heads = ["class", "GPUs", "cells", "sessions", "arrays", "limit min", "longest"]
     heads += ["GPU h", "start per cell", "asked for", "saving"]
     lines = [
         "Cost (GPU h: GPUs held x time, expected; start per cell: without packing; asked for: the"
         " limits' sum):",
         tabulate(rows, headers=heads, tablefmt="plain", disable_numparse=True),
-        f"Packing: {_number(cost.gpu_hours)} GPU hours instead of"
-        f" {_number(cost.gpu_hours_unpacked)} with an engine start per cell,"
-        f" {_number(cost.saving)} times less.",
-        f"If nothing waits in a queue it takes {_number(cost.hours)} h.",
+        f"Packing: {cost.sessions} engine starts instead of {plan.to_run}, and"
+        f" {_number(cost.gpu_hours)} GPU hours instead of {_number(cost.gpu_hours_unpacked)}:"
+        f" {_number(cost.saving)} times less than with an engine start per cell.",
+        f"If nothing waits in a queue it takes {_time(cost.hours)}.",
     ]
     at_limit = sum(one.at_limit for one in cost.classes)
     if at_limit:
@@ -84,7 +84,7 @@ def _cost_line(one: ClassCost) -> list[object]:
         one.sessions,
         "+".join(map(str, one.arrays)) or "-",
         longest,
-        _number(one.longest_hours),
+        _time(one.longest_hours),
         _number(one.gpu_hours),
         _number(one.gpu_hours_unpacked),
         _number(one.limit_gpu_hours),
@@ -165,6 +165,10 @@ def _figures(loads: dict[str, CellExpectation]) -> list[str]:
 
 def _known(value: float | None) -> str:
     return NA if value is None else _number(value)
+
+
+def _time(hours: float) -> str:
+    return f"{_number(hours)} h" if hours >= 1 else f"{_number(60 * hours)} min"
 
 
 def _number(value: float) -> str:
