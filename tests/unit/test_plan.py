@@ -14,8 +14,7 @@ import yaml
 from snakemake_executor_plugin_submitit.site import load_site
 from tests.unit.test_matrix import BASE, DECODE, model
 from tpsweep.cli import main
-from tpsweep.plan.cost import start_seconds
-from tpsweep.plan.expectation import cost, expected_of
+from tpsweep.plan.expectation import cost, expected_of, start_seconds
 from tpsweep.plan.plan import Plan, make_plan
 from tpsweep.plan.sessions import make_arrays, make_sessions
 from tpsweep.plan.text import text

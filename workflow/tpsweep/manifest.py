@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tpsweep.atomic import replacing
 from tpsweep.matrix import Planned
 from tpsweep.models import Shape
-from tpsweep.plan.expectation import CellExpectation, expected_of
+from tpsweep.plan.expectation import expected_of, start_seconds
 from tpsweep.row import FLOAT, IDENTITY, INT, TEXT, Column
 
 COLUMNS = (
@@ -30,6 +30,8 @@ COLUMNS = (
     Column("model_label", TEXT, "for people, from the config"),
     Column("expected_prefill_ms", FLOAT, "by docs/expectation.md, never measured; latency only"),
     Column("expected_tpot_ms", FLOAT, "by docs/expectation.md, never measured; latency only"),
+    Column("expected_s", FLOAT, "what the cell should take on its engine; null: not known"),
+    Column("expected_start_s", FLOAT, "what its engine's start should take"),
     Column("expectation_note", TEXT, "why nothing is expected"),
 )
 _OF_PLAN = ("status", "reason", "minutes", "entry", "workload_label", "model_label")
@@ -53,7 +55,7 @@ def write_manifest(
         engine = item.cell.engine
         # One engine object serves many cells: its key is hashed once.
         session = sessions.get(id(engine)) or sessions.setdefault(id(engine), engine.session)
-        records.append(_record(item, session, _expected(item, shapes or {})))
+        records.append(_record(item, session) | _expected(item, shapes))
     schema = SCHEMA.with_metadata({_SWEEP: _digest(sweep)})
     table = pa.Table.from_pylist(records, schema=schema)
     with replacing(path) as temporary:
@@ -84,14 +86,23 @@ def read_manifest(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _expected(item: Planned, shapes: Mapping[str, Shape | None]) -> CellExpectation:
-    """Only for what is compared with a measurement later."""
-    if item.cell.workload != "latency" or item.status != "planned":
-        return CellExpectation()
-    return expected_of(item.cell, shapes.get(item.cell.engine.model.name))
+def _expected(item: Planned, shapes: Mapping[str, Shape | None] | None) -> dict[str, Any]:
+    """What is expected of a planned cell; prefill and decode only of what is compared later."""
+    if shapes is None or item.status != "planned":
+        return {}
+    engine = item.cell.engine
+    found = expected_of(item.cell, shapes.get(engine.model.name))
+    is_compared = item.cell.workload == "latency"
+    return {
+        "expected_prefill_ms": found.prefill_ms if is_compared else None,
+        "expected_tpot_ms": found.tpot_ms if is_compared else None,
+        "expected_s": found.seconds,
+        "expected_start_s": start_seconds(engine, shapes),
+        "expectation_note": found.note,
+    }
 
 
-def _record(item: Planned, session: str, expected: CellExpectation) -> dict[str, Any]:
+def _record(item: Planned, session: str) -> dict[str, Any]:
     cell = item.cell
     return {
         **cell.columns(),
@@ -100,7 +111,4 @@ def _record(item: Planned, session: str, expected: CellExpectation) -> dict[str,
         **{name: getattr(item, name) for name in _OF_PLAN},
         "session": session,
         "settings": cell.settings,
-        "expected_prefill_ms": expected.prefill_ms,
-        "expected_tpot_ms": expected.tpot_ms,
-        "expectation_note": expected.note,
     }

@@ -32,13 +32,19 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("session", pa.string()),
         pa.field("settings", pa.string()),
+        pa.field("minutes", pa.int64()),
         pa.field("expected_prefill_ms", pa.float64()),
         pa.field("expected_tpot_ms", pa.float64()),
+        pa.field("expected_s", pa.float64()),
+        pa.field("expected_start_s", pa.float64()),
         pa.field("expectation_note", pa.string()),
     ]
 )
 """What is asked of the manifest; it may hold more. Types alone: the file is all that is shared."""
-LATER = {"settings", "expected_prefill_ms", "expected_tpot_ms", "expectation_note"}
+LATER = {
+    *("settings", "minutes", "expected_prefill_ms", "expected_tpot_ms"),
+    *("expected_s", "expected_start_s", "expectation_note"),
+}
 """What older manifests do not have."""
 STATUSES = ("planned", "infeasible", "excluded")
 FAILURE_FIELDS = ("workload", "type", "message", "log", "telling_lines", "when")

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from snakemake_executor_plugin_submitit.site import Site
-from tpsweep.cell import Engine
 from tpsweep.models import Shape
-from tpsweep.plan.expectation import CellExpectation, cost
+from tpsweep.plan.expectation import CellExpectation, cost, start_seconds
 from tpsweep.plan.sessions import Array, PlannedSession, make_arrays
 
 
@@ -137,18 +136,6 @@ def session_seconds(
     cells = (_cell_seconds(expected[job.cell.cell_id], job.minutes) for job in session.jobs)
     engine = session.jobs[0].cell.engine
     return start_seconds(engine, shapes) + sum(cells) + cost("session_end_s")
-
-
-def start_seconds(engine: Engine, shapes: Mapping[str, Shape | None]) -> float:
-    """An engine's start, by the bytes that it loads; reading them from a file system not counted.
-
-    A model whose shape is not known counts as if it weighed nothing.
-    """
-    if engine.gpu_card == "CPU":
-        return cost("engine_start_cpu_s")
-    shape = shapes.get(engine.model.name)
-    weight_gb = shape.weight_bytes(engine.model.dtype) / 1e9 if shape else 0.0
-    return cost("engine_start_s") + weight_gb * cost("engine_start_s_per_gb")
 
 
 def _cell_seconds(expected: CellExpectation, minutes: int) -> float:

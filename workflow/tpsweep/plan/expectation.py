@@ -8,6 +8,7 @@ under load. Times are ms unless the name says seconds.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -131,6 +132,18 @@ def _in_flight(
             break
         tpot = now
     return tpot
+
+
+def start_seconds(engine: Engine, shapes: Mapping[str, Shape | None]) -> float:
+    """An engine's start, by the bytes that it loads; reading them from a file system not counted.
+
+    A model whose shape is not known counts as if it weighed nothing.
+    """
+    if engine.gpu_card == "CPU":
+        return cost("engine_start_cpu_s")
+    shape = shapes.get(engine.model.name)
+    weight_gb = shape.weight_bytes(engine.model.dtype) / 1e9 if shape else 0.0
+    return cost("engine_start_s") + weight_gb * cost("engine_start_s_per_gb")
 
 
 @cache

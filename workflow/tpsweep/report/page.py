@@ -23,6 +23,7 @@ from tpsweep.results import Results
 from tpsweep.tables import (
     Summary,
     batch_scaling,
+    cost,
     crossover,
     expected,
     floors,
@@ -143,6 +144,7 @@ def _sections(results: Results) -> list[Section]:
         _of_table(replicas.build(results)),
         _of_table(floors.build(results)),
         _of_table(expected.build(results)),
+        _of_table(cost.build(results)),
         Section("failures", "Failures", make_failures(results, LINES)),
         Section("holes", "Not measured", make_holes(results, LINES)),
     ]
