@@ -151,7 +151,7 @@ def test_the_text_says_all_of_it(folder: Path) -> None:
     assert "To run: 8 cells (0 are measured) in 4 sessions" in said
     assert f"{plan.cost.saving:.3g} times less" in said
     assert "4 cells: no datasheet figures for the card 'CPU'" in said
-    assert "4 cells have no expected time and count with their own limit." in said
+    assert "4 cells have no expected time and count with their own limit" in said
     assert "1/4" in said  # batches side by side
     assert max(map(len, said.splitlines())) < 250
 

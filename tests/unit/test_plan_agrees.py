@@ -1,4 +1,4 @@
-"""The plan beside ``snakemake -n``: as many cells and preflights."""
+"""The plan beside ``snakemake -n`` and beside a run: as many cells, preflights and sessions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.test_workflow import project, snakemake
 from tpsweep.cli import main
 from tpsweep.settings import WORKLOADS
 
@@ -46,3 +47,28 @@ def test_as_many_cells_and_preflights_as_a_dry_run(
     assert plan["cells"]["to_run"] == cells > 0
     assert plan["preflights"] == int(counted.get("preflight", 0))
     assert sum(one["sessions"] for one in plan["cost"]["classes"]) == plan["cost"]["sessions"]
+
+
+def test_as_many_sessions_as_the_executor_makes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real workflow and executor, with an engine that does nothing and cells that are empty."""
+    folder = project(tmp_path)
+    rules = folder / "workflow" / "rules" / "cells.smk"
+    text = rules.read_text("utf-8")
+    real = 'session_command=of_job(WORKLOAD, "session_command")'
+    ready = "sh -c 'touch $SESSION_DIR/ready; exec sleep 600'"
+    assert real in text
+    text = text.replace(real, f'session_command="{ready}"')
+    start = text.index("        shell:\n")
+    rules.write_text(f'{text[:start]}        shell: "touch {{output}}"\n', "utf-8")
+    monkeypatch.chdir(folder)
+    sweep = "cluster/local/sweep.yaml"
+    assert main(["plan", "--profile", "cluster/local", "--configfile", sweep, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    done = snakemake(folder, sweep, "--until", *WORKLOADS)
+    assert done.returncode == 0, done.stderr[-2000:]
+    sessions = (folder / ".snakemake" / "submitit" / "sessions.jsonl").read_text("utf-8")
+    counts = sorted(len(json.loads(line)["cells"]) for line in sessions.splitlines())
+    assert len(counts) == plan["cost"]["sessions"]
+    assert sum(counts) == plan["cells"]["to_run"]

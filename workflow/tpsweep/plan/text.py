@@ -69,7 +69,10 @@ def _cost(plan: Plan) -> str:
     ]
     at_limit = sum(one.at_limit for one in cost.classes)
     if at_limit:
-        lines.append(f"{at_limit} cells have no expected time and count with their own limit.")
+        lines.append(
+            f"{at_limit} cells have no expected time and count with their own limit: that makes the"
+            " hours too many and the saving too small."
+        )
     return "\n".join(lines)
 
 
