@@ -154,4 +154,4 @@ def memory_constants() -> dict[str, float]:
 
 
 def _gb(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e9:.3g} GB"
