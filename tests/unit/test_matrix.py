@@ -123,7 +123,7 @@ def test_narrowing_takes_a_part_of_the_axes(site: Site) -> None:
         (
             {"workloads": {"d": {**DECODE, "batch": [128], "input_len": [4000]}}, "tp": [1]},
             # 128 x 4128 tokens x 131072 bytes
-            "weights 16.1 GB / tp 1 = 16.1 GB + activations 0.8 GB"
+            "weights 16.1 GB / tp 1 = 16.1 GB + activations 0.839 GB"
             " + KV cache of 528384 tokens 69.3 GB a GPU > 77.3 GB",
         ),
     ],

@@ -2,7 +2,8 @@
 TABLES = expand(
     f"{RESULTS}/tables/{{table}}.{{format}}",
     table=["cells", "tp_comparison", "throughput", "serving", "communication", "terms"]
-    + ["batch_scaling", "tp_pairs", "crossover", "floors", "replicas", "expected", "cost"],
+    + ["batch_scaling", "tp_pairs", "crossover", "floors", "replicas"]
+    + ["expected", "cost"],
     format=["parquet", "csv", "md"],
 )
 
