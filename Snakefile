@@ -32,7 +32,7 @@ rule all:
     default_target: True
     input:
         # The cells too: tables made after a failure must not hide that a cell is missing.
-        list(SWEEP.jobs),
+        SWEEP.wanted,
         COMMUNICATION,
         TABLES,
         REPORT,
@@ -46,7 +46,7 @@ onerror:
     shell(
         f"rm -f {ROOT}/.new-config {ROOT}/{AGAIN};"
         f" if [ -e {MANIFEST_FILE} ]; then {PYTHON} -m tpsweep tables {ROOT} || true;"
-        f" {PYTHON} -m tpsweep report {ROOT} || true; fi"
+        f" {PYTHON} -m tpsweep page {ROOT} || true; fi"
     )
 
 

@@ -99,8 +99,20 @@ UNKNOWN_KEYS = (
     Case(
         "key_exclude",
         "unknown key: exclude",
-        "config: exclude.0.modle: 'x': unknown key; allowed: reason, workload",
+        "config: exclude.0.modle: 'x': unknown key; allowed: workload, model",
         change("exclude", [{"reason": "r", "modle": "x"}]),
+    ),
+    Case(
+        "key_only",
+        "unknown key: only",
+        "config: only.modle: 'x': unknown key; allowed: workload, model",
+        change("only", {"modle": "x"}),
+    ),
+    Case(
+        "only_nothing",
+        "a part of the sweep that has no cell",
+        "config: only: {'tp': 3}: it matches no cell that is planned",
+        change("only", {"tp": 3}),
     ),
 )
 

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.browser
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page") / "smoke"
     shutil.copytree(ROWS, folder, ignore=shutil.ignore_patterns("report.html"))
-    assert report.run(folder) == 0
+    assert report.run_page(folder) == 0
     return folder / "report.html"
 
 
@@ -187,6 +187,6 @@ def test_made_up_rows_carry_a_watermark(browser: Any, page: Path, tmp_path: Path
     made = Sweep(tmp_path / "made-up")
     made.add(1, tpot=5.0)
     made.write_manifest()
-    assert report.run(made.root) == 0
+    assert report.run_page(made.root) == 0
     open_page(browser, made.root / "report.html", 1440)
     assert "SYNTHETIC" in browser.execute_script(mark)

@@ -92,7 +92,7 @@ def test_a_good_config_loads() -> None:
         ("workloads/decode/bach", [1], "workloads.decode.bach: [1]: unknown key; allowed: "),
         ("workloads/decode/engine/seqs", 1, "workloads.decode.engine.seqs: 1: unknown key"),
         ("workloads/load/slo", {"tt": 1}, "workloads.load.slo.tt: 1: unknown key; allowed: ttft"),
-        ("exclude/0/modle", "x", "exclude.0.modle: 'x': unknown key; allowed: reason"),
+        ("exclude/0/modle", "x", "exclude.0.modle: 'x': unknown key; allowed: workload"),
         # wrong types: nothing is converted in silence
         ("runs", "2", "runs: '2': allowed: a valid integer"),
         ("runs", True, "runs: True: allowed: a valid integer"),

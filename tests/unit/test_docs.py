@@ -29,6 +29,7 @@ SECTIONS = {
     "Throughput": "Request sets",
     "Serve": "Request sets",
     "Slo": "SLO",
+    "Axes": "Exclude",
     "Exclusion": "Exclude",
 }
 ELSEWHERE = {"kind": "Workloads", "repeats": "Workloads"}

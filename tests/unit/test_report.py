@@ -53,7 +53,7 @@ class Reader(HTMLParser):
 
 def page(sweep: Sweep) -> str:
     sweep.write_manifest()
-    assert report.run(sweep.root) == 0
+    assert report.run_page(sweep.root) == 0
     return (sweep.root / "report.html").read_text("utf-8")
 
 
@@ -184,12 +184,34 @@ def test_every_model_has_its_share_of_the_page(sweep: Sweep) -> None:
 
 
 def test_the_command(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(sweep.root)]) == 2
-    assert "matrix.parquet: no such manifest" in capsys.readouterr().err
+    for command in ("page", "report"):
+        assert main([command, str(sweep.root)]) == 2
+        assert "matrix.parquet: no such manifest" in capsys.readouterr().err
     sweep.add(1, tpot=8.0)
     sweep.write_manifest()
-    assert main(["report", str(sweep.root)]) == 0
+    assert main(["page", str(sweep.root)]) == 0
     assert "report.html" in capsys.readouterr().err
+    assert not (sweep.root / "tables").exists()
     first = (sweep.root / "report.html").read_bytes()
     assert main(["report", str(sweep.root)]) == 0
     assert (sweep.root / "report.html").read_bytes() == first
+    assert (sweep.root / "tables/tp_comparison.md").exists()
+
+
+def test_several_folders_on_one_page(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Sweep(tmp_path / "other")
+    for made, site in ((sweep, "here"), (other, "there")):
+        made.add(1, tpot=8.0, site=site, cell_id=site)
+        made.write_manifest()
+    both, out = [str(sweep.root), str(other.root)], tmp_path / "out"
+    assert main(["report", *both]) == 2
+    assert "--output: missing, allowed: a folder" in capsys.readouterr().err
+    assert main(["report", *both, "--output", str(out)]) == 0
+    text = Reader((out / "report.html").read_text("utf-8")).text
+    assert "2/2 cells measured" in text and "results + other" in text
+    assert (out / "tables/cells.csv").read_text("utf-8").count("\n") == 3
+    assert not (sweep.root / "report.html").exists()
+    assert main(["report", *both, "--output", str(sweep.root / "matrix.parquet")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2

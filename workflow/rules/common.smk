@@ -17,6 +17,9 @@ except InputError as error:
 if SWEEP.left_out:
     print(f"tpsweep: {SWEEP.left_out}", file=sys.stderr)
 
+if SWEEP.part:
+    print(f"tpsweep: {SWEEP.part}", file=sys.stderr)
+
 if SWEEP.to_repeat:
     print(f"tpsweep: {SWEEP.to_repeat}", file=sys.stderr)
 

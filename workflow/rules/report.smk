@@ -5,11 +5,11 @@ REPORT = f"{RESULTS}/report.html"
 rule report:
     input:
         manifest=MANIFEST,
-        cells=list(SWEEP.jobs),
+        cells=SWEEP.wanted,
         captures=COMMUNICATION,
     output:
         REPORT,
     log:
         f"{RESULTS}/logs/report.log",
     shell:
-        f"{PYTHON} -m tpsweep report {ROOT} 2> {{log:q}}"
+        f"{PYTHON} -m tpsweep page {ROOT} 2> {{log:q}}"

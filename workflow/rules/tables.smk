@@ -41,7 +41,7 @@ rule manifest:
 rule tables:
     input:
         manifest=MANIFEST,
-        cells=list(SWEEP.jobs),
+        cells=SWEEP.wanted,
         captures=COMMUNICATION,
     output:
         TABLES,

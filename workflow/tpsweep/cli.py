@@ -36,9 +36,40 @@ def main(arguments: list[str] | None = None) -> int:
     tables.add_argument("results", type=Path)
     tables.set_defaults(run=_tables)
 
-    report = commands.add_parser("report", help="make the page of a results folder")
-    report.add_argument("results", type=Path)
+    page = commands.add_parser("page", help="make the page of a results folder")
+    page.add_argument("results", type=Path)
+    page.set_defaults(run=_page)
+
+    report = commands.add_parser("report", help="make tables and page of one or more folders")
+    report.add_argument("results", type=Path, nargs="+", metavar="DIR")
+    report.add_argument("--output", type=Path, help="folder for them; needed for several DIR")
+    report.add_argument(
+        "--reference",
+        type=Path,
+        nargs="?",
+        const=True,
+        metavar="CSV",
+        help="own figures beside published ones; without CSV those that are shipped",
+    )
     report.set_defaults(run=_report)
+
+    compare = commands.add_parser("compare", help="two results folders, cell by cell")
+    compare.add_argument("a", type=Path, metavar="A")
+    compare.add_argument("b", type=Path, metavar="B")
+    compare.add_argument(
+        "--across",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="a column of the identity in which A and B may differ, such as vllm_version",
+    )
+    compare.add_argument("--json", action="store_true", help="on stdout, for programs")
+    compare.set_defaults(run=_compare)
+
+    reference = commands.add_parser("reference", help="what in published figures does not fit")
+    reference.add_argument("data", type=Path, nargs="?", help="a .csv; default: what is shipped")
+    reference.add_argument("--json", action="store_true", help="on stdout, for programs")
+    reference.set_defaults(run=_reference)
 
     check = commands.add_parser("check", help="the state of a results folder, or of a site")
     what = check.add_mutually_exclusive_group()
@@ -118,10 +149,30 @@ def _tables(options: argparse.Namespace) -> int:
     return tables.run(options.results)
 
 
-def _report(options: argparse.Namespace) -> int:
+def _page(options: argparse.Namespace) -> int:
     from tpsweep import report
 
-    return report.run(options.results)
+    return report.run_page(options.results)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from tpsweep import report
+    from tpsweep.reference import SHIPPED
+
+    reference = SHIPPED if options.reference is True else options.reference
+    return report.run(options.results, options.output, reference)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from tpsweep import compare
+
+    return compare.run(options.a, options.b, as_json=options.json, across=options.across)
+
+
+def _reference(options: argparse.Namespace) -> int:
+    from tpsweep.reference import SHIPPED, command
+
+    return command.run(options.data or SHIPPED, as_json=options.json)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -30,9 +30,9 @@ def _short(text: str) -> str:
     return text if len(text) <= _VALUE_LIMIT else f"{text[:_VALUE_LIMIT]}..."
 
 
-def of_pydantic(error: ErrorDetails) -> ConfigError:
-    """What pydantic found, in our words."""
-    path = list(error["loc"])
+def of_pydantic(error: ErrorDetails, *above: str) -> ConfigError:
+    """What pydantic found, in our words; ``above`` are the keys that lead to what it looked at."""
+    path = [*above, *error["loc"]]
     if len(path) > 2 and path[0] == "workloads":
         del path[2]  # pydantic puts the kind there
     context, value, message = error.get("ctx", {}), error["input"], error["msg"]

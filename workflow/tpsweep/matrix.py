@@ -59,7 +59,7 @@ def expand(config: Config, site: Site) -> list[Planned]:
             problem = _node_problem(engine, site) or dataset.problem
             for cell in _cells(entry, engine, dataset):
                 _claim(cell, name, owners)
-                matching = [i for i, axes in enumerate(exclusions) if _matches(axes, cell)]
+                matching = [i for i, axes in enumerate(exclusions) if matches(axes, cell)]
                 unused.difference_update(matching)
                 reason = problem or _profiler_problem(cell) or _memory_problem(cell, config, site)
                 status = "planned"
@@ -245,7 +245,7 @@ def _claim(cell: Cell, name: str, owners: dict[str, str]) -> None:
     owners[cell.cell_id] = name
 
 
-def _matches(axes: Mapping[str, Any], cell: Cell) -> bool:
-    """Whether the cell agrees with an exclusion on every axis that it names."""
-    values = cell.columns()
-    return all(values[axis] == value for axis, value in axes.items())
+def matches(axes: Mapping[str, Any], cell: Cell) -> bool:
+    """Whether the cell agrees on every axis that is named."""
+    values = {**cell.extra, **cell.columns()}
+    return all(values.get(axis) == value for axis, value in axes.items())

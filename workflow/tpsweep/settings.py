@@ -144,6 +144,7 @@ Rate = Annotated[
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 EngineArguments = Annotated[dict[str, JsonValue], AfterValidator(_engine_arguments)]
 Backend = Literal["auto", "custom", "nccl", "symm_mem", "flashinfer"]
+Profiler = Literal["auto", "torch", "nsys"]
 Dataset = Literal["random", "sharegpt", "lengths"]
 
 Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
@@ -241,7 +242,7 @@ class Capture(StaticBatch):
     """A profiled static batch: communication per decode step."""
 
     kind: Literal["capture"]
-    profiler: Literal["auto", "torch", "nsys"] = "auto"
+    profiler: Profiler = "auto"
 
 
 class RequestSet(Workload):
@@ -300,10 +301,9 @@ WORKLOADS = ("latency", "throughput", "serve", "capture")
 WorkloadEntry = Annotated[Latency | Throughput | Serve | Capture, Field(discriminator="kind")]
 
 
-class Exclusion(Closed):
-    """Cells that are left out: those that agree on every axis given here."""
+class Axes(Closed):
+    """Some cells of the matrix: those that agree on every axis given here."""
 
-    reason: Name
     workload: Literal["latency", "throughput", "serve", "capture"] | None = None
     model: Name | None = None
     gpu: Name | None = None
@@ -319,11 +319,18 @@ class Exclusion(Closed):
     request_rate: Rate | None = None
     max_concurrency: Count | None = None
     run: Whole | None = None
+    profiler: Profiler | None = None
 
     @property
     def axes(self) -> dict[str, Any]:
         """The axes given, by name."""
         return self.model_dump(exclude={"reason"}, exclude_none=True)
+
+
+class Exclusion(Axes):
+    """Cells that are left out, and why."""
+
+    reason: Name
 
     @model_validator(mode="after")
     def _some_axis(self) -> Exclusion:

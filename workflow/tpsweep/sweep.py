@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tpsweep.manifest import is_of
 from tpsweep.matrix import Planned, expand
 from tpsweep.preflight import Request, class_name, marker
 from tpsweep.refusals import refuse
+from tpsweep.selection import selected
 from tpsweep.settings import ModelEntry
 
 AGAIN = ".again"
@@ -83,12 +84,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A config on a site. ``planned`` is every cell of the matrix, feasible or not."""
+    """A config on a site. ``planned`` is every cell of the matrix, feasible or not.
+
+    ``only`` are the ids of the cells that this run is to make, if it is not to make all.
+    """
 
     config: Config
     site: Site
     raw: str  # config and site as canonical JSON, as Snakemake merged them
     planned: list[Planned]
+    only: set[str] | None = None
 
     @property
     def results(self) -> str:
@@ -113,10 +118,21 @@ class Sweep:
             jobs[f"{self.results}/{cell.path}"] = job
         return jobs
 
+    @cached_property
+    def wanted(self) -> list[str]:
+        """Paths of the rows that this run asks for: those of ``only``, and those that are there."""
+        if self.only is None:
+            return list(self.jobs)
+        only = self.only
+        return [
+            path for path, job in self.jobs.items() if job.cell.cell_id in only or _is_there(path)
+        ]
+
     @property
     def communication(self) -> list[str]:
-        """Where the report of each planned capture goes."""
-        captures = (job.cell for job in self.jobs.values() if job.cell.workload == "capture")
+        """Where the report of each capture goes that this run asks for."""
+        wanted = (self.jobs[path].cell for path in self.wanted)
+        captures = (cell for cell in wanted if cell.workload == "capture")
         return [f"{self.results}/{cell.capture_stem}.comm.json" for cell in captures]
 
     def job(self, path: str) -> Job:
@@ -144,8 +160,15 @@ class Sweep:
             return ""
         said = [f"{n} {status}: {reason}" for (status, reason), n in left.most_common(REASONS)]
         more = f"; and {len(left) - REASONS} more reasons" if len(left) > REASONS else ""
-        planned = len(self.planned) - left.total()
+        planned = len(self.jobs)
         return f"{planned} of {len(self.planned)} cells planned ({'; '.join(said)}{more})"
+
+    @property
+    def part(self) -> str:
+        """One line on what ``only`` leaves for other runs; "" without it."""
+        if self.only is None:
+            return ""
+        return f"only: {len(self.only)} of {len(self.jobs)} planned cells are asked for"
 
     def inputs(self, path: str) -> list[str]:
         """The markers of model and preflight, for a row that is still to be measured.
@@ -163,7 +186,7 @@ class Sweep:
     @cached_property
     def damaged(self) -> dict[str, None]:
         """Rows that are there and cannot be read, by their paths below the results root."""
-        rows = (path.removeprefix(f"{self.results}/") for path in self.jobs)
+        rows = (path.removeprefix(f"{self.results}/") for path in self.wanted)
         return dict.fromkeys(damaged(Path(self.results), rows))
 
     def failure_record(self, path: str) -> str:
@@ -207,7 +230,7 @@ class Sweep:
     @cached_property
     def _preflights(self) -> dict[str, Request]:
         real: dict[tuple[str, int, str], set[str]] = {}
-        for job in self.jobs.values():
+        for job in (self.jobs[path] for path in self.wanted):
             engine = job.cell.engine
             markers = real.setdefault((job.gpu_type, job.gpus, engine.vllm_version), set())
             if engine.model.weights == "real":
@@ -254,6 +277,10 @@ class Sweep:
         return shlex.join(words)
 
 
+def _is_there(path: str) -> bool:
+    return Path(path).exists()
+
+
 def _class(job: Job) -> str:
     """The name of a node class and a number of GPUs, as ``Request.name``."""
     return class_name(job.gpu_type, job.gpus)
@@ -272,9 +299,11 @@ def check_files(paths: Iterable[str | Path]) -> None:
 def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
     """Check a config (with the key ``site``: the path of a site.yaml) and expand its matrix.
 
-    ``base`` is where relative paths start. Raises ``InputError`` with one line.
+    ``base`` is where relative paths start. The key ``only`` says which cells this run is to make.
+    Raises ``InputError`` with one line.
     """
     data = dict(raw)
+    only = data.pop("only", None)
     site_file = data.pop("site", None)
     if not isinstance(site_file, str):
         raise InputError(
@@ -288,5 +317,12 @@ def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
         refuse(config, site, planned)
     except (ConfigError, SiteError) as error:
         raise InputError(str(error)) from error
-    canonical = json.dumps(dict(raw), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return Sweep(config, site, canonical, planned)
+    kept = {key: value for key, value in raw.items() if key != "only"}
+    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    whole = Sweep(config, site, canonical, planned)
+    if only is None:
+        return whole
+    try:
+        return replace(whole, only=selected(only, (job.cell for job in whole.jobs.values())))
+    except ConfigError as error:
+        raise InputError(str(error)) from error

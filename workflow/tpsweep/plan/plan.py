@@ -47,12 +47,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """``cells`` counts the matrix by status; ``measured`` of the planned ones have their row."""
+    """``cells`` counts the matrix by status; ``measured`` of the planned ones have their row, and
+    ``left`` are for other runs (the key ``only``)."""
 
     site: str
     results: str
     cells: dict[str, int]
     measured: int
+    left: int
     preflights: int
     holes: list[Hole]
     memory: list[Memory]
@@ -62,7 +64,7 @@ class Plan:
     @property
     def to_run(self) -> int:
         """Cells that a run would measure now."""
-        return self.cells.get("planned", 0) - self.measured
+        return self.cells.get("planned", 0) - self.measured - self.left
 
     def as_json(self) -> dict[str, Any]:
         """The plan for programs; every planned cell with its expectation."""
@@ -98,7 +100,8 @@ def make_plan(sweep: Sweep) -> Plan:
         site=sweep.site.name,
         results=sweep.results,
         cells=dict(Counter(item.status for item in sweep.planned)),
-        measured=len(sweep.jobs) - len(jobs),
+        measured=len(sweep.wanted) - len(jobs),
+        left=len(sweep.jobs) - len(sweep.wanted),
         preflights=len(sweep.preflights_to_run(jobs)),
         holes=_holes(sweep.planned),
         memory=_memory(planned, sweep),
@@ -108,9 +111,9 @@ def make_plan(sweep: Sweep) -> Plan:
 
 
 def _to_run(sweep: Sweep) -> dict[str, Job]:
-    """Jobs without a row, or with one that cannot be read."""
+    """Jobs of this run without a row, or with one that cannot be read."""
     again = {f"{sweep.results}/{path}" for path in sweep.damaged}
-    return {p: job for p, job in sweep.jobs.items() if p in again or not Path(p).exists()}
+    return {p: sweep.jobs[p] for p in sweep.wanted if p in again or not Path(p).exists()}
 
 
 def _holes(planned: list[Planned]) -> list[Hole]:

@@ -69,6 +69,13 @@ def make_part(table: Table, limit: int, empty: str) -> Part:
     return Part(boxes, table.empty or empty, more, f"tables/{table.name}.csv", legend)
 
 
+def make_plain(table: Table) -> Part:
+    """A short table that is of no model or node class, as one box."""
+    if not table.records:
+        return Part([], table.empty)
+    return Part([_box(table.title, make_grid(table.views, table.records))], legend=table.legend)
+
+
 def _for_page(view: View) -> View:
     if view.heading == "State":
         return replace(view, show=_short_state, once=True)

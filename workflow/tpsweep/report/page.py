@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,7 +15,7 @@ from tpsweep.figures import plot
 from tpsweep.figures.communication import draw_communication, step_picture
 from tpsweep.figures.decode import draw_decode
 from tpsweep.figures.serving import draw_serving
-from tpsweep.report.boxes import Part, joined, make_part
+from tpsweep.report.boxes import Part, joined, make_part, make_plain
 from tpsweep.report.holes import make_failures, make_holes
 from tpsweep.report.provenance import dates, make_provenance
 from tpsweep.report.questions import make_questions
@@ -67,8 +67,11 @@ class Caution:
     bad: bool = False
 
 
-def render(results: Results, name: str) -> str:
-    """The page as HTML. ``name``: of the results folder, for the title."""
+def render(results: Results, name: str, beside: Sequence[Table] = ()) -> str:
+    """The page as HTML. ``name``: of the results folder, for the title.
+
+    ``beside``: the tables of published figures, if they are asked for.
+    """
     environment = Environment(
         loader=PackageLoader("tpsweep.report"),
         autoescape=True,
@@ -83,7 +86,8 @@ def render(results: Results, name: str) -> str:
         summary=str(summary),
         warnings=_warnings(results, summary),
         facts=_facts(results),
-        sections=_sections(results),
+        sections=[*_sections(results), *_published(beside)],
+        beside=bool(beside),
         style=Markup(style),
         script=Markup(script),
         script_hash=_hash(script),
@@ -148,6 +152,13 @@ def _sections(results: Results) -> list[Section]:
         Section("failures", "Failures", make_failures(results, LINES)),
         Section("holes", "Not measured", make_holes(results, LINES)),
     ]
+
+
+def _published(beside: Sequence[Table]) -> Iterator[Section]:
+    for table in beside:
+        groups = "gpu" in table.schema.names
+        part = make_part(table, FEWER_LINES, "") if groups else make_plain(table)
+        yield Section(table.name, table.title, part)
 
 
 def _of_table(table: Table) -> Section:

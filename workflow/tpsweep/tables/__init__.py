@@ -64,9 +64,9 @@ def write_tables(results: Path, loaded: Results | None = None) -> Summary:
     """
     loaded = load(results) if loaded is None else loaded
     summary = summarise(loaded)
-    mark = _mark(loaded, summary)
+    title_mark = mark(loaded, summary)
     for build in BUILDERS:
-        build(loaded).write(results / FOLDER, mark)
+        build(loaded).write(results / FOLDER, title_mark)
     return summary
 
 
@@ -101,7 +101,8 @@ def summarise(results: Results) -> Summary:
     )
 
 
-def _mark(results: Results, summary: Summary) -> str:
+def mark(results: Results, summary: Summary) -> str:
+    """What every table's title must say: incomplete, synthetic; empty if neither."""
     incomplete = "" if summary.complete else f"INCOMPLETE {summary.measured}/{summary.planned}"
     synthetic = "SYNTHETIC, never measured" if results.rows["synthetic"].any() else ""
     return ", ".join(word for word in (incomplete, synthetic) if word)

@@ -84,7 +84,15 @@ class Line:
 
     def runs(self, samples: str) -> list[stats.Samples]:
         """The samples of each measured run that has usable ones."""
-        return [cell[samples] for cell in self.measured if _usable(cell[samples])]
+        if samples not in self._runs:
+            found = [cell[samples] for cell in self.measured]
+            self._runs[samples] = [values for values in found if _usable(values)]
+        return self._runs[samples]
+
+    @cached_property
+    def _runs(self) -> dict[str, list[stats.Samples]]:
+        """What ``runs`` has found: every pair that a line is in asks again."""
+        return {}
 
     def median(self, name: str) -> float | None:
         """Median over the measured runs of a figure, in its unit; None if no run has it."""
@@ -171,10 +179,10 @@ def load_series(results: Results, workload: str, columns: tuple[str, ...]) -> li
 
     ``columns``: what the table needs of the rows, beyond what ``Series.record`` says.
     """
-    return list(_series(_cells(results, workload, columns)))
+    return list(_series(load_cells(results, workload, columns)))
 
 
-def _cells(results: Results, workload: str, columns: tuple[str, ...]) -> Iterator[Record]:
+def load_cells(results: Results, workload: str, columns: tuple[str, ...]) -> Iterator[Record]:
     """The workload's cells of the manifest, with what the table needs of their rows."""
     wanted = dict.fromkeys(("cell_id", *columns, RAN, "synthetic", *_COMPARED.values()))
     rows = results.rows[results.rows["workload"] == workload]

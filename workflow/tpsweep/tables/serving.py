@@ -180,11 +180,12 @@ def _change(
     return {
         f"{name}_diff": after - before,
         f"{name}_pct": 100 * (after / before - 1),
-        f"{name}_verdict": _verdict(name, baseline, line),
+        f"{name}_verdict": verdict(name, baseline, line),
     }
 
 
-def _verdict(name: str, baseline: Line, line: Line) -> str:
+def verdict(name: str, baseline: Line, line: Line) -> str:
+    """What may be said of a difference in the figure ``name`` between two measured lines."""
     sides = [[[run[name]] for run in side.measured if run[name]] for side in (baseline, line)]
     if min(map(len, sides)) >= stats.MIN_RUNS:
         return stats.speedup(*sides).verdict

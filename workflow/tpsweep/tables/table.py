@@ -17,6 +17,8 @@ from tpsweep.atomic import replacing
 from tpsweep.row import Column
 
 Record = dict[str, Any]
+_PLAIN = re.compile(r"(?:[A-Za-z0-9.,:;%+=()/-]+(?: [A-Za-z0-9.,:;%+=()/-]+)*)?")
+"""Text that is the same in Markdown: nearly all of a large table."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ def digits(value: float) -> str:
 
 def escape(value: str) -> str:
     """``value`` as literal text in one line of a Markdown table."""
+    if _PLAIN.fullmatch(value):
+        return value
     flat = " ".join(value.split())
     flat = re.sub(r"([\\|`*\[\]])", r"\\\1", flat)
     flat = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", flat)
