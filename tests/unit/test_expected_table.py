@@ -57,10 +57,13 @@ def test_what_is_off_is_flagged_with_what_to_look_for(sweep: Sweep) -> None:
 def test_what_the_row_says_comes_first(sweep: Sweep) -> None:
     seen = {"gpu_names": ["H100", "H100"], "tp_ran": 1}
     add(sweep, 2, 3.5, 7.0, measured=seen)
+    eager = {"engine_args": '{"dtype": "bfloat16", "enforce_eager": true}'}
+    add(sweep, 1, 19.0, 13.0, batch=2, measured=eager)
     add(sweep, 1, 3.5, 3.5, prefill=400.0, measured={"prefill_chunked": True})
     found = lines(sweep)
     said = "decode is 2.000 x what is expected: the GPUs are H100, TP=1 ran"
     assert found[2, 1]["flag"] == said
+    assert str(found[1, 2]["flag"]).endswith("eager mode, which the host bounds, and hosts differ")
     assert found[1, 1]["flag"] == (
         "prefill is 3.333 x what is expected: the prefill went in chunks"
     )

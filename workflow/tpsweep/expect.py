@@ -75,7 +75,7 @@ def decode(
         layers=shape.layers * known.layer_us / 1e3,
         step=known.step_us / 1e3,
         communication=communication(shape, dtype, card, run, tokens=run.batch),
-        host=shape.layers * known.eager_layer_us / 1e3 if run.eager else 0.0,
+        host=_host(shape, run, known),
     )
 
 
@@ -97,7 +97,7 @@ def prefill(
         layers=shape.layers * known.layer_us / 1e3,
         step=known.step_us / 1e3,
         communication=communication(shape, dtype, card, run, tokens=tokens),
-        host=shape.layers * known.eager_layer_us / 1e3 if run.eager else 0.0,
+        host=_host(shape, run, known),
     )
 
 
@@ -131,6 +131,14 @@ def kv_reads(shape: Shape, dtype: str, run: Batch) -> float:
     if shape.sliding_window is not None:
         context = min(context, shape.sliding_window)
     return run.batch * context * shape.kv_bytes_per_token(dtype, run.tp)
+
+
+def _host(shape: Shape, run: Batch, known: Constants) -> float:
+    """What the host needs to launch all layers' kernels one by one; 0 under CUDA graphs."""
+    if not run.eager:
+        return 0.0
+    each = known.eager_layer_tp1_us if run.tp == 1 else known.eager_layer_us
+    return shape.layers * each / 1e3
 
 
 def _refuse_quantised(shape: Shape) -> None:

@@ -57,7 +57,7 @@ VIEWS = (
 )
 EMPTY = "No latency cells in the matrix."
 _ORDER = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
-_FROM_ROW = (*_INTERVALS, "prefill_chunked", "gpu_names", "tp_ran", "synthetic")
+_FROM_ROW = (*_INTERVALS, "prefill_chunked", "engine_args", "gpu_names", "tp_ran", "synthetic")
 _EXPECTED = ("expected_prefill_ms", "expected_tpot_ms", "expectation_note")
 _OF_TP = ("cell_id", "tp", "gpus", "allreduce_backend", "run")
 """What tells cells of one setting at different TP apart."""
@@ -140,6 +140,8 @@ def _flags(line: Record, measured: Record, at_tp: dict[int, float]) -> list[str]
 def _seen(line: Record, measured: Record) -> list[str]:
     """What the row itself says that could be the cause."""
     seen = []
+    if '"enforce_eager": true' in (measured["engine_args"] or ""):
+        seen.append("eager mode, which the host bounds, and hosts differ")
     others = sorted({*(measured["gpu_names"] if measured["gpu_names"] is not None else [])})
     if others and others != [line["gpu_card"]]:
         seen.append(f"the GPUs are {', '.join(others)}")
