@@ -84,6 +84,9 @@ def test_70b_fits_no_80_gb_card_and_not_one_h200() -> None:
     most = replace(h200, share=0.95, model_len=2048)
     assert problem(seventy, most, 1, gpu="H200", most=8) is None
     assert fit(seventy, most, 1).is_tight
+    eight = load("llama-3.1-8b")
+    assert not fit(eight, h200, 1).is_tight
+    assert fit(eight, replace(h200, share=0.995), 1).is_tight  # no room for CUDA graphs
 
 
 def test_a_batch_takes_whole_blocks_and_a_sequence_must_find_room() -> None:

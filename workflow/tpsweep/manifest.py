@@ -63,12 +63,14 @@ def write_manifest(
 
 
 def is_of(path: Path, sweep: str) -> bool:
-    """Whether the manifest at ``path`` was written for this sweep; False if there is none."""
+    """Whether the manifest at ``path`` was written for this sweep, with all columns of today; False
+    if there is none."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError):
         return False
-    return bool(metadata.get(_SWEEP) == _digest(sweep))
+    whole = set(SCHEMA.names) <= set(schema.names)
+    return whole and bool((schema.metadata or {}).get(_SWEEP) == _digest(sweep))
 
 
 def _digest(sweep: str) -> bytes:

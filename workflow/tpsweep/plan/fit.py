@@ -67,6 +67,7 @@ class Fit:
     bytes_per_token: int
     room: float
     estimated_room: float  # for weights, activations and cache, by the estimates
+    beside: float  # what the share leaves for the driver and CUDA graphs, less their estimates
 
     @property
     def fits(self) -> bool:
@@ -76,7 +77,8 @@ class Fit:
     @property
     def is_tight(self) -> bool:
         """What is counted fits, but with the estimates it does not."""
-        return self.fits and self.expected_cache_tokens < self.cache_tokens
+        is_short = self.expected_cache_tokens < self.cache_tokens or self.beside < 0
+        return self.fits and is_short
 
     @property
     def expected_cache_tokens(self) -> int:
@@ -105,6 +107,8 @@ def fit(load: Load, limits: Limits, tp: int) -> Fit:
         bytes_per_token=each,
         room=limits.room,
         estimated_room=(usable - runtime) * GIB,
+        beside=(limits.memory_gib - usable - constants["driver_gib"] - constants["graphs_gib"])
+        * GIB,
     )
 
 

@@ -63,7 +63,7 @@ _OF_TP = ("cell_id", "tp", "gpus", "allreduce_backend", "run")
 """What tells cells of one setting at different TP apart."""
 SLOWER = "another GPU, throttling, eager mode, TP not applied, work of others"
 FASTER = "another GPU or dtype, fewer tokens, prompts from the prefix cache"
-OLD = "a manifest without expectations: the next run with another config writes a new one"
+OLD = "an older manifest, without expectations: the next run of the sweep writes a new one"
 
 
 @cache
