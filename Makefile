@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-tables lint format gpu-smoke clean
+.PHONY: help install sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables lint format gpu-smoke clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,7 +50,7 @@ bad-inputs: install  ## every bad input and fault on this machine; writes docs/b
 	$(BIN)/python -m tests.bad_input.table
 
 # In an environment of its own: the peer pulls in packages that are too new for vLLM.
-bench: bench-capture bench-tables  ## the executor beside its peers, and with 10,000 cells; writes docs/speed.md
+bench: bench-capture bench-plan bench-tables  ## the executor beside its peers, and with 10,000 cells; writes docs/speed.md
 	install/slurm.sh
 	python3 -m venv .venv-bench
 	.venv-bench/bin/pip install -q $(PLUGIN) snakemake-executor-plugin-slurm
@@ -58,6 +58,9 @@ bench: bench-capture bench-tables  ## the executor beside its peers, and with 10
 
 bench-capture: install  ## a capture of a million kernels, beside pandas; writes docs/speed-capture.md
 	$(BIN)/python -m tests.bench.capture_million --write docs/speed-capture.md
+
+bench-plan: install  ## the plan of PACE's matrix and of 10,000 cells; writes docs/speed-plan.md
+	$(BIN)/python -m tests.bench.plan --write docs/speed-plan.md
 
 bench-tables: install  ## tables and page of 10,000 cells; writes docs/speed-tables.md
 	$(BIN)/python -m tests.bench.tables_scale --write docs/speed-tables.md

@@ -22,6 +22,12 @@ def site(old: str, new: str) -> Callable[[Project], object]:
     return edit
 
 
+def long_cells(project: Project) -> None:
+    """48 hours a cell where the site has 8."""
+    site("per_node: auto", "per_node: 2, max_minutes: 480")(project)
+    project.set("workloads/decode/minutes", 2880)
+
+
 def options(*words: str) -> Callable[[Project], Ran]:
     """The sweep's command with more words."""
     return lambda project: project.run(*words)
@@ -75,5 +81,19 @@ CASES = (
         "no site at all",
         "tpsweep: site: missing, allowed: the path of a site.yaml",
         act=options("--config", "results=results"),
+    ),
+    Case(
+        "site_too_small",
+        "a model that no class of the site can hold",
+        "tpsweep: config: models: 'tiny-llama': no class of site local that it is asked for can "
+        "hold it: weights 0.0452 GB / tp 1",
+        site("per_node: auto", "per_node: 2, memory_gib: 0.01"),
+    ),
+    Case(
+        "site_too_short",
+        "48 hours on a site that has 8",
+        "tpsweep: config: workloads.decode.minutes + engine_start_minutes: 2890: allowed: up to "
+        "480 minutes on here of site local",
+        long_cells,
     ),
 )

@@ -38,7 +38,9 @@ def test_what_is_fitted_and_what_is_held_out() -> None:
     fitted = {(r.model, r.run.tp, r.run.batch, r.run.eager) for r in ROWS if r.fitted}
     eight = [("llama-3.1-8b", 1, b, False) for b in (1, 4, 16, 32)]
     eight += [("llama-3.1-8b", 2, b, False) for b in (1, 32)]
-    assert fitted == {*eight, ("llama-3.1-8b", 2, 1, True)}
+    eager = [("llama-3.1-8b", tp, 1, True) for tp in (1, 2)]
+    assert fitted == {*eight, *eager}
+    assert not [r for r in ROWS if r.fitted and "70b" in r.model]
     assert not [r for r in ROWS if r.fitted and r.run.backend == "nccl"]
 
 
@@ -112,6 +114,8 @@ def test_link_classes_follow_from_the_datasheets() -> None:
 def test_the_host_bounds_an_eager_step() -> None:
     eager = decode(EIGHT, DTYPE, H200, replace(RUN, eager=True))
     assert eager.ms == eager.host == pytest.approx(32 * constants().eager_layer_us / 1e3)
+    alone = decode(EIGHT, DTYPE, H200, replace(RUN, eager=True, tp=1))
+    assert alone.ms == alone.host == pytest.approx(32 * constants().eager_layer_tp1_us / 1e3)
     long = prefill(EIGHT, DTYPE, H200, replace(RUN, eager=True, batch=128))
     assert long.ms > long.host
 

@@ -115,14 +115,16 @@ def test_narrowing_takes_a_part_of_the_axes(site: Site) -> None:
     [
         (
             {"models": {"70b": model("70b")}, "tp": [1]},
-            "weights 141.1 GB / tp 1 = 141.1 GB a GPU > 77.3 GB (80 GiB x 0.9 of H100)",
+            "weights 141.1 GB / tp 1 = 141.1 GB a GPU > 77.3 GB (80 GiB x 0.9 of H100); "
+            "it fits from tp 2",
         ),
         ({"gpus": ["A100"], "tp": [4]}, "tp 4 x replicas 1 = 4 GPUs > 2 on a node of A100"),
         ({"gpus": ["B200"]}, "site testbed has no B200; it has H100, A100, cpu"),
         (
             {"workloads": {"d": {**DECODE, "batch": [128], "input_len": [4000]}}, "tp": [1]},
             # 128 x 4128 tokens x 131072 bytes
-            "weights 16.1 GB + KV cache of 528384 tokens 69.3 GB a GPU > 77.3 GB",
+            "weights 16.1 GB / tp 1 = 16.1 GB + activations 0.839 GB"
+            " + KV cache of 528384 tokens 69.3 GB a GPU > 77.3 GB",
         ),
     ],
 )

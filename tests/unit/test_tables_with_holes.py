@@ -49,5 +49,6 @@ def test_holes_are_lines_and_measured_lines_have_figures(tmp_path: Path, seed: i
             if min(whole[line[side], batch] for side in ("tp_from", "tp_to")) == 0:
                 assert f"batch {batch} " in line["why"]
     assert len(sweep.read("floors")) == len(sweep.manifest)
+    assert len(sweep.read("expected")) == len(sweep.manifest)
     for line in sweep.read("replicas"):
         assert (line["output_tok_s"] is None) == (line["source"] is None)

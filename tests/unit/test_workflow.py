@@ -12,10 +12,14 @@ import pandas as pd
 ROOT = Path(__file__).parents[2]
 
 
-def snakemake(folder: Path, sweep: str) -> subprocess.CompletedProcess[str]:
+def snakemake(folder: Path, sweep: str, *more: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "snakemake", "--profile", "cluster/local"]
     return subprocess.run(
-        [*words, "--configfile", sweep], cwd=folder, capture_output=True, text=True, check=False
+        [*words, "--configfile", sweep, *more],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -83,6 +83,19 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("--json", action="store_true", help="on stdout, for programs")
     check.set_defaults(run=_check)
 
+    plan = commands.add_parser("plan", help="what a sweep will run, what it costs, what to expect")
+    plan.add_argument("--configfile", type=Path, help="the sweep; without it that of the profile")
+    where = plan.add_mutually_exclusive_group()
+    where.add_argument("--profile", type=Path, help="a folder like cluster/<site>")
+    where.add_argument("--site", type=Path, help="a site.yaml")
+    plan.add_argument("--qos", help="another QOS of the site than its default")
+    plan.add_argument("--explain", metavar="MODEL", help="instead: how TP splits this model")
+    plan.add_argument("--tp", type=int, help="with --explain: over how many GPUs")
+    plan.add_argument("--batch", type=int, default=1, help="with --explain: sequences of a step")
+    plan.add_argument("--dtype", help="with --explain: of weights; without it the model's own")
+    plan.add_argument("--json", action="store_true", help="on stdout, for programs")
+    plan.set_defaults(run=_plan)
+
     comm = commands.add_parser("comm", help="where a profiler capture says the time went")
     comm.add_argument("capture", type=Path, nargs="+", help="nsys export, or torch traces of a run")
     comm.add_argument("--model", type=Path, help="the model's config.json, if there is no sidecar")
@@ -106,7 +119,7 @@ def _manifest(options: argparse.Namespace) -> int:
     except InputError as error:
         return _refuse(error)
     try:
-        write_manifest(sweep.planned, options.output, sweep.raw)
+        write_manifest(sweep.planned, options.output, sweep.raw, sweep.config.shapes)
     except OSError as error:
         return _refuse(f"{options.output}: {error.strerror or error}")
     return 0
@@ -180,6 +193,18 @@ def _check(options: argparse.Namespace) -> int:
     if options.configfile is not None:
         return _refuse(ValueError("--configfile: only with --site"))
     return check.run(options.results, as_json=options.json)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from tpsweep.plan import command
+
+    if options.explain is not None:
+        asked = command.Asked(options.explain, options.tp, options.batch, options.dtype)
+        return command.explain(asked, options.configfile, as_json=options.json)
+    if options.tp is not None:
+        return _refuse("--tp: only with --explain")
+    where = command.Where(options.configfile, options.profile, options.site, options.qos)
+    return command.run(where, as_json=options.json)
 
 
 def _comm(options: argparse.Namespace) -> int:

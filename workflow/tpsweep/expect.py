@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from tpsweep.allreduce_time import all_reduce_us, curve
 from tpsweep.cards import Card
-from tpsweep.expect_constants import Constants, constants
+from tpsweep.expect_constants import Constants, NoExpectationError, constants
 from tpsweep.models import DTYPE_BYTES, Shape
 
 
@@ -61,9 +61,10 @@ def decode(
     """One decode step of the batch, at the middle of the output.
 
     ``dtype`` is that of weights and cache. Raises ``NoExpectationError`` where no all-reduce curve
-    is known.
+    is known, or the weights are quantised.
     """
     known = known or constants()
+    _refuse_quantised(shape)
     bandwidth = card.bandwidth_tb_s * 1e12
     reads = weight_reads(shape, dtype, run.batch) / run.tp / bandwidth
     head = shape.vocabulary * shape.hidden
@@ -74,7 +75,7 @@ def decode(
         layers=shape.layers * known.layer_us / 1e3,
         step=known.step_us / 1e3,
         communication=communication(shape, dtype, card, run, tokens=run.batch),
-        host=shape.layers * known.eager_layer_us / 1e3 if run.eager else 0.0,
+        host=_host(shape, run, known),
     )
 
 
@@ -83,6 +84,7 @@ def prefill(
 ) -> Expected:
     """The prefill of the whole batch in one go. Raises as ``decode`` does."""
     known = known or constants()
+    _refuse_quantised(shape)
     tokens = run.batch * run.input_len
     head = shape.vocabulary * shape.hidden * run.batch
     # Attention: scores and values, half of them masked.
@@ -95,7 +97,7 @@ def prefill(
         layers=shape.layers * known.layer_us / 1e3,
         step=known.step_us / 1e3,
         communication=communication(shape, dtype, card, run, tokens=tokens),
-        host=shape.layers * known.eager_layer_us / 1e3 if run.eager else 0.0,
+        host=_host(shape, run, known),
     )
 
 
@@ -129,6 +131,20 @@ def kv_reads(shape: Shape, dtype: str, run: Batch) -> float:
     if shape.sliding_window is not None:
         context = min(context, shape.sliding_window)
     return run.batch * context * shape.kv_bytes_per_token(dtype, run.tp)
+
+
+def _host(shape: Shape, run: Batch, known: Constants) -> float:
+    """What the host needs to launch all layers' kernels one by one; 0 under CUDA graphs."""
+    if not run.eager:
+        return 0.0
+    each = known.eager_layer_tp1_us if run.tp == 1 else known.eager_layer_us
+    return shape.layers * each / 1e3
+
+
+def _refuse_quantised(shape: Shape) -> None:
+    """What unpacking takes, and how fast eight-bit products are, no row here says."""
+    if shape.quantisation:
+        raise NoExpectationError(f"no constants for {shape.quantisation.method} weights")
 
 
 def _flop_s(card: Card, known: Constants) -> float:

@@ -16,13 +16,15 @@ class NoExpectationError(ValueError):
 
 @dataclass(frozen=True)
 class Constants:
-    """Shares are of a datasheet figure. ``layer_us``, ``eager_layer_us`` are per layer and step."""
+    """Shares are of a datasheet figure. ``layer_us``, ``eager_layer_us`` (the host's, at TP above
+    1) and ``eager_layer_tp1_us`` are per layer and step."""
 
     weight_bandwidth_share: float
     kv_bandwidth_share: float
     layer_us: float
     step_us: float
     eager_layer_us: float
+    eager_layer_tp1_us: float
     prefill_flops_share: float
 
 

@@ -7,7 +7,7 @@ docs/expectation.md as Markdown. Nothing is fitted on the published figures.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -79,14 +79,19 @@ def fit(rows: Sequence[Measured], start: Constants) -> Constants:
         left.append(row.decode_ms - given.body - given.step - given.communication)
     weights = np.array([1 / row.decode_ms for row in graphs])
     solved = np.linalg.lstsq(np.array(terms) * weights[:, None], np.array(left) * weights)[0]
-    eager = [1e3 * row.decode_ms / row.shape.layers for row in rows if row.fitted and row.run.eager]
+    eager = [row for row in rows if row.fitted and row.run.eager]
     found = replace(
         start,
         kv_bandwidth_share=float(1 / solved[0]),
         layer_us=float(solved[1]),
-        eager_layer_us=float(np.mean(eager)),
+        eager_layer_us=_per_layer_us(row for row in eager if row.run.tp > 1),
+        eager_layer_tp1_us=_per_layer_us(row for row in eager if row.run.tp == 1),
     )
     return replace(found, prefill_flops_share=_prefill_share(rows, found))
+
+
+def _per_layer_us(rows: Iterable[Measured]) -> float:
+    return float(np.mean([1e3 * row.decode_ms / row.shape.layers for row in rows]))
 
 
 def ratio_table(rows: Sequence[Measured]) -> str:

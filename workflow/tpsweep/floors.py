@@ -72,8 +72,10 @@ def prefill_floor_ms(shape: Shape, tp: int, card: Card, batch: int, input_len: i
     """Time of a prefill's multiply-adds at the card's peak: 2 FLOP x parameters x tokens.
 
     The parameters are those that each token is multiplied with: the embedding is a look-up, and
-    the output head sees the last token of a sequence only.
+    the output head sees the last token of a sequence only. Eight-bit weights may be multiplied at
+    twice the peak of BF16: a floor must not be too high.
     """
     head = shape.vocabulary * shape.hidden
     products = shape.parameters_per_token * batch * input_len + head * batch
-    return 2 * products / tp / (card.bf16_tflops * 1e12) * 1e3
+    factor = shape.quantisation.peak_factor if shape.quantisation else 1
+    return 2 * products / tp / (card.bf16_tflops * 1e12 * factor) * 1e3

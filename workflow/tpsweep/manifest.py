@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from tpsweep.atomic import replacing
 from tpsweep.matrix import Planned
-from tpsweep.row import IDENTITY, INT, TEXT, Column
+from tpsweep.models import Shape
+from tpsweep.plan.expectation import expected_of, start_seconds
+from tpsweep.row import FLOAT, IDENTITY, INT, TEXT, Column
 
 COLUMNS = (
     *IDENTITY,
@@ -26,21 +28,34 @@ COLUMNS = (
     Column("entry", TEXT, "the workload's name in the config"),
     Column("workload_label", TEXT, "for people, from the config"),
     Column("model_label", TEXT, "for people, from the config"),
+    Column("expected_prefill_ms", FLOAT, "by docs/expectation.md, never measured; latency only"),
+    Column("expected_tpot_ms", FLOAT, "by docs/expectation.md, never measured; latency only"),
+    Column("expected_s", FLOAT, "what the cell should take on its engine; null: not known"),
+    Column("expected_start_s", FLOAT, "what its engine's start should take"),
+    Column("expectation_note", TEXT, "why nothing is expected"),
 )
 _OF_PLAN = ("status", "reason", "minutes", "entry", "workload_label", "model_label")
 _SWEEP = b"sweep_sha256"
 SCHEMA = pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in COLUMNS])
 
 
-def write_manifest(planned: Sequence[Planned], path: Path, sweep: str = "") -> None:
-    """Write every cell to ``path``, atomically; ``sweep`` (config and site) is kept as a digest."""
+def write_manifest(
+    planned: Sequence[Planned],
+    path: Path,
+    sweep: str = "",
+    shapes: Mapping[str, Shape | None] | None = None,
+) -> None:
+    """Write every cell to ``path``, atomically; ``sweep`` (config and site) is kept as a digest.
+
+    ``shapes`` of the models, by name, are what the expectations need.
+    """
     sessions: dict[int, str] = {}
     records = []
     for item in planned:
         engine = item.cell.engine
         # One engine object serves many cells: its key is hashed once.
         session = sessions.get(id(engine)) or sessions.setdefault(id(engine), engine.session)
-        records.append(_record(item, session))
+        records.append(_record(item, session) | _expected(item, shapes))
     schema = SCHEMA.with_metadata({_SWEEP: _digest(sweep)})
     table = pa.Table.from_pylist(records, schema=schema)
     with replacing(path) as temporary:
@@ -48,12 +63,14 @@ def write_manifest(planned: Sequence[Planned], path: Path, sweep: str = "") -> N
 
 
 def is_of(path: Path, sweep: str) -> bool:
-    """Whether the manifest at ``path`` was written for this sweep; False if there is none."""
+    """Whether the manifest at ``path`` was written for this sweep, with all columns of today; False
+    if there is none."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError):
         return False
-    return bool(metadata.get(_SWEEP) == _digest(sweep))
+    whole = set(SCHEMA.names) <= set(schema.names)
+    return whole and bool((schema.metadata or {}).get(_SWEEP) == _digest(sweep))
 
 
 def _digest(sweep: str) -> bytes:
@@ -69,6 +86,22 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path}: not a readable manifest: {said}") from error
     frame: pd.DataFrame = table.to_pandas(types_mapper={INT: pd.Int64Dtype()}.get)
     return frame
+
+
+def _expected(item: Planned, shapes: Mapping[str, Shape | None] | None) -> dict[str, Any]:
+    """What is expected of a planned cell; prefill and decode only of what is compared later."""
+    if shapes is None or item.status != "planned":
+        return {}
+    engine = item.cell.engine
+    found = expected_of(item.cell, shapes.get(engine.model.name))
+    is_compared = item.cell.workload == "latency"
+    return {
+        "expected_prefill_ms": found.prefill_ms if is_compared else None,
+        "expected_tpot_ms": found.tpot_ms if is_compared else None,
+        "expected_s": found.seconds,
+        "expected_start_s": start_seconds(engine, shapes),
+        "expectation_note": found.note,
+    }
 
 
 def _record(item: Planned, session: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tpsweep import request_set
 from tpsweep.cell import Cell, Engine
 from tpsweep.config import Config, ConfigError
 from tpsweep.nsys_session import NSYS_ONLY, NSYS_OR_TORCH
+from tpsweep.plan import fit
 from tpsweep.settings import Capture, RequestSet, Serve, StaticBatch, WorkloadEntry
 
 if TYPE_CHECKING:
@@ -179,6 +180,11 @@ def _find_dataset(name: str, entry: WorkloadEntry, base: Path) -> Dataset:
         raise ConfigError(key, entry.dataset_path, str(error)) from None
 
 
+def hold_problem(cell: Cell, config: Config, site: Site) -> str | None:
+    """Why no node of the class can hold the cell, its memory included; None if one can."""
+    return _node_problem(cell.engine, site) or _memory_problem(cell, config, site)
+
+
 def _node_problem(engine: Engine, site: Site) -> str | None:
     """Why no node of the site can hold the engine; None if one can."""
     gpu = site.gpus.get(engine.gpu)
@@ -198,29 +204,30 @@ def _profiler_problem(cell: Cell) -> str | None:
 
 
 def _memory_problem(cell: Cell, config: Config, site: Site) -> str | None:
-    """Why weights, or weights and the KV cache of a static batch, exceed a GPU's memory.
+    """Why the engine and the cell's batch exceed a GPU's memory (``tpsweep.plan.fit``)."""
+    asked = memory_of(cell, config, site)
+    if asked is None:
+        return None
+    engine = cell.engine
+    most = site.gpus[engine.gpu].per_node // engine.replicas
+    return fit.problem(*asked, engine.tp, gpu=engine.gpu, most=most)
 
-    Lower bounds: activations, CUDA graphs and the runtime are not counted.
-    """
+
+def memory_of(cell: Cell, config: Config, site: Site) -> tuple[fit.Load, fit.Limits] | None:
+    """What a cell's engine is to hold and its limits; None if shape or memory are not known."""
     engine = cell.engine
     gpu, shape = site.gpus.get(engine.gpu), config.shapes[engine.model.name]
     if gpu is None or gpu.memory_gib is None or shape is None:
         return None
-    share = float(engine.args["gpu_memory_utilization"])
-    limit = gpu.memory_gib * 2**30 * share / 1e9
-    room = f"{limit:.1f} GB ({gpu.memory_gib:g} GiB x {share:g} of {engine.gpu})"
-    total = shape.weight_bytes(engine.model.dtype) / 1e9
-    weights = total / engine.tp
-    if weights > limit:
-        return f"weights {total:.1f} GB / tp {engine.tp} = {weights:.1f} GB a GPU > {room}"
-    if cell.batch is None or cell.input_len is None or cell.output_len is None:
-        return None
-    tokens = cell.batch * (cell.input_len + cell.output_len)
-    cache = tokens * shape.kv_bytes_per_token(_cache_dtype(engine), engine.tp) / 1e9
-    if weights + cache > limit:
-        parts = f"weights {weights:.1f} GB + KV cache of {tokens} tokens {cache:.1f} GB a GPU"
-        return f"{parts} > {room}"
-    return None
+    limits = fit.Limits(
+        memory_gib=gpu.memory_gib,
+        share=float(engine.args["gpu_memory_utilization"]),
+        model_len=engine.args["max_model_len"],
+        batched_tokens=engine.args["max_num_batched_tokens"],
+        sequences=engine.args["max_num_seqs"],
+    )
+    batch, length = cell.batch or 0, (cell.input_len or 0) + (cell.output_len or 0)
+    return fit.Load(shape, engine.model.dtype, _cache_dtype(engine), batch, length), limits
 
 
 def _cache_dtype(engine: Engine) -> str:

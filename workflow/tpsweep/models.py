@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tpsweep.atomic import replacing
+from tpsweep.quantised import Quantisation, UnknownQuantisationError, quantisation_of
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 CACHE_BYTES = {**DTYPE_BYTES, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
@@ -59,19 +60,22 @@ class Shape:
     expert_intermediate: int = 0
     shared_intermediate: int = 0
     sparse_layers: int = 0
+    quantisation: Quantisation | None = None
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Shape:
         """Shape from the content of a config.json.
 
-        Raises ``UnknownShapeError`` for a ``model_type`` outside ``KNOWN_TYPES`` or a quantised
-        checkpoint, ``ValueError`` for a missing or impossible size.
+        Raises ``UnknownShapeError`` for a ``model_type`` outside ``KNOWN_TYPES`` or a quantisation
+        that ``tpsweep.quantised`` does not know, ``ValueError`` for a missing or impossible size.
         """
         kind = config.get("model_type")
         if kind not in KNOWN_TYPES:
             raise UnknownShapeError(f"model_type: {kind!r}; known: {', '.join(KNOWN_TYPES)}")
-        if config.get("quantization_config"):
-            raise UnknownShapeError("quantization_config: its weight bytes cannot be counted")
+        try:
+            quantisation = quantisation_of(config)
+        except UnknownQuantisationError as error:
+            raise UnknownShapeError(str(error)) from None
         sizes = {name: _size(config, name) for name in _SIZES}
         heads, layers = sizes["num_attention_heads"], sizes["num_hidden_layers"]
         kv_heads = _size(config, "num_key_value_heads", default=heads)
@@ -94,24 +98,29 @@ class Shape:
             mlp_bias=kind == "llama" and bool(config.get("mlp_bias")),
             qk_norm=kind in ("qwen3", "qwen3_moe"),
             sliding_window=_window(config),
+            quantisation=quantisation,
             **_experts(config, layers, sizes["intermediate_size"]),
         )
 
     @property
     def parameters(self) -> int:
         """All parameters; a tied embedding counts once."""
-        head = 0 if self.tied_embeddings else self.vocabulary * self.hidden
-        return self.vocabulary * self.hidden + self._body(self.experts) + head
+        return self._vocabulary_parameters + self._linear(self.experts) + self._rest()
 
     @property
     def parameters_per_token(self) -> int:
         """Parameters that every token is multiplied with: no embedding, no output head (a
         prefill applies it to the last token only), the active experts only."""
-        return self._body(self.experts_per_token)
+        return self._linear(self.experts_per_token) + self._rest()
+
+    @property
+    def _vocabulary_parameters(self) -> int:
+        """Embedding and output head; tied, they are one."""
+        return self.vocabulary * self.hidden * (1 if self.tied_embeddings else 2)
 
     def weight_bytes(self, dtype: str) -> int:
-        """Bytes of all weights, over all ranks."""
-        return self.parameters * DTYPE_BYTES[dtype]
+        """Bytes of all weights, over all ranks; ``dtype`` is of what is not quantised."""
+        return self._bytes(self.experts, self._vocabulary_parameters, dtype)
 
     def bytes_read_per_step(self, dtype: str) -> int:
         """Least bytes of weights that one decode step reads, over all ranks.
@@ -119,8 +128,7 @@ class Shape:
         The input embedding is a look-up of one row per sequence: it counts only where it is also
         the output head (tied). Of a mixture of experts only the experts of one token count.
         """
-        head = self.vocabulary * self.hidden
-        return (self._body(self.experts_per_token) + head) * DTYPE_BYTES[dtype]
+        return self._bytes(self.experts_per_token, self.vocabulary * self.hidden, dtype)
 
     def kv_bytes_per_token(self, dtype: str, tp: int) -> int:
         """Bytes of keys and values that ONE rank keeps for a token; heads repeat if TP exceeds.
@@ -140,20 +148,31 @@ class Shape:
             return f"it does not divide the model's intermediate size of {self.intermediate}"
         return None
 
-    def _body(self, experts: int) -> int:
-        """Parameters of all layers and the last norm, ``experts`` of each sparse layer's."""
+    def _bytes(self, experts: int, vocabulary: int, dtype: str) -> int:
+        """Bytes of the layers with ``experts`` each, and of ``vocabulary`` parameters."""
+        plain, linear = DTYPE_BYTES[dtype], self._linear(experts)
+        each = self.quantisation.bytes_per_weight if self.quantisation else plain
+        return round(linear * each) + (self._rest() + vocabulary) * plain
+
+    def _linear(self, experts: int) -> int:
+        """Weights of all layers' matrices (what is quantised), ``experts`` of a sparse layer's."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = self.hidden * (queries + 2 * keys) + queries * self.hidden
-        attention += (queries + 2 * keys) * self.qkv_bias + self.hidden * self.output_bias
-        attention += 2 * self.head_dim * self.qk_norm
         dense = 3 * self.hidden * self.intermediate
-        dense += (2 * self.intermediate + self.hidden) * self.mlp_bias
-        sparse = self.hidden * self.experts + experts * 3 * self.hidden * self.expert_intermediate
-        if self.shared_intermediate:
-            sparse += 3 * self.hidden * self.shared_intermediate + self.hidden
+        sparse = 3 * self.hidden * (experts * self.expert_intermediate + self.shared_intermediate)
+        dense_layers = self.layers - self.sparse_layers
+        return self.layers * attention + dense_layers * dense + self.sparse_layers * sparse
+
+    def _rest(self) -> int:
+        """Biases, norms and the routers of all layers, and the last norm."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = (queries + 2 * keys) * self.qkv_bias + self.hidden * self.output_bias
+        attention += 2 * self.head_dim * self.qk_norm
+        dense = (2 * self.intermediate + self.hidden) * self.mlp_bias
+        router = self.hidden * (self.experts + (1 if self.shared_intermediate else 0))
         norms = self.layers * 2 * self.hidden + self.hidden
         dense_layers = self.layers - self.sparse_layers
-        return self.layers * attention + dense_layers * dense + self.sparse_layers * sparse + norms
+        return self.layers * attention + dense_layers * dense + self.sparse_layers * router + norms
 
 
 def read_config(path: Path) -> dict[str, Any]:

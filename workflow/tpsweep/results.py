@@ -32,9 +32,20 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("session", pa.string()),
         pa.field("settings", pa.string()),
+        pa.field("minutes", pa.int64()),
+        pa.field("expected_prefill_ms", pa.float64()),
+        pa.field("expected_tpot_ms", pa.float64()),
+        pa.field("expected_s", pa.float64()),
+        pa.field("expected_start_s", pa.float64()),
+        pa.field("expectation_note", pa.string()),
     ]
 )
 """What is asked of the manifest; it may hold more. Types alone: the file is all that is shared."""
+LATER = {
+    *("settings", "minutes", "expected_prefill_ms", "expected_tpot_ms"),
+    *("expected_s", "expected_start_s", "expectation_note"),
+}
+"""What older manifests do not have."""
 STATUSES = ("planned", "infeasible", "excluded")
 FAILURE_FIELDS = ("workload", "type", "message", "log", "telling_lines", "when")
 _DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
@@ -135,7 +146,7 @@ def _load_manifest(path: Path) -> pd.DataFrame:
         raise ResultsError(f"{path}: no such manifest; a run of the sweep writes it")
     try:
         table = pq.ParquetFile(path).read(use_threads=False)
-        required = set(MANIFEST_SCHEMA.names) - {"settings"}  # older manifests have none
+        required = set(MANIFEST_SCHEMA.names) - LATER
         frame = _to_frame(conform(table, MANIFEST_SCHEMA, sorted(required)))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ResultsError(f"{path}: not a manifest of tpsweep: {_one_line(error)}") from error

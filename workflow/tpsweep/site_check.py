@@ -7,12 +7,10 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from tpsweep.preflight import Record, lines, record_path
-from tpsweep.sweep import InputError, Sweep, load_sweep
+from tpsweep.profile import configfile_of, read_sweep, site_of
+from tpsweep.sweep import InputError
 
 
 def run(site: Path, configfile: Path | None, *, as_json: bool) -> int:
@@ -22,9 +20,9 @@ def run(site: Path, configfile: Path | None, *, as_json: bool) -> int:
     """
     profile = site.parent
     try:
-        chosen = configfile or _configfile(profile)
+        chosen = configfile or configfile_of(profile)
         _refuse_another_site(profile, site)
-        sweep = _sweep(site, chosen)
+        sweep = read_sweep(site, chosen)
     except (InputError, OSError, ValueError) as error:
         print(f"tpsweep check: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -48,28 +46,11 @@ def run(site: Path, configfile: Path | None, *, as_json: bool) -> int:
     return 0 if len(found) == len(names) and all(record.ok for record in found) else 1
 
 
-def _configfile(profile: Path) -> Path:
-    """The sweep that a profile names, relative to its folder."""
-    named = _profile(profile).get("configfile")
-    if not isinstance(named, str):
-        file = profile / "config.yaml"
-        raise ValueError(f"{file}: names no configfile; give one with --configfile")
-    return profile / named
-
-
 def _refuse_another_site(profile: Path, site: Path) -> None:
     """The executor would use the profile's site file, whatever was asked."""
-    named = _profile(profile).get("submitit-site", "site.yaml")
-    if Path(profile, str(named)).resolve() != site.resolve():
-        raise ValueError(f"--site: {site}, allowed: {profile / named}, that of the profile there")
-
-
-def _profile(profile: Path) -> dict[str, Any]:
-    file = profile / "config.yaml"
-    data = yaml.safe_load(file.read_text("utf-8"))
-    if not isinstance(data, dict):
-        raise ValueError(f"{file}: expected keys and values, found {type(data).__name__}")
-    return data
+    named = site_of(profile)
+    if named.resolve() != site.resolve():
+        raise ValueError(f"--site: {site}, allowed: {named}, that of the profile there")
 
 
 def _version(file: Path) -> tuple[int, int] | None:
@@ -78,13 +59,6 @@ def _version(file: Path) -> tuple[int, int] | None:
         return None
     status = file.stat()
     return status.st_ino, status.st_mtime_ns
-
-
-def _sweep(site: Path, configfile: Path) -> Sweep:
-    data = yaml.safe_load(configfile.read_text("utf-8"))
-    if not isinstance(data, dict):
-        raise ValueError(f"{configfile}: expected keys and values, found {type(data).__name__}")
-    return load_sweep({**data, "site": str(site)}, Path.cwd())
 
 
 def _read(path: Path) -> Record | None:

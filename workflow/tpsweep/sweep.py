@@ -21,6 +21,7 @@ from tpsweep.damaged import damaged
 from tpsweep.manifest import is_of
 from tpsweep.matrix import Planned, expand
 from tpsweep.preflight import Request, class_name, marker
+from tpsweep.refusals import refuse
 from tpsweep.selection import selected
 from tpsweep.settings import ModelEntry
 
@@ -197,6 +198,13 @@ class Sweep:
         """The markers of all classes that have a planned cell."""
         return [self._marker(name) for name in sorted(self._preflights)]
 
+    def preflights_to_run(self, paths: Iterable[str]) -> set[str]:
+        """The classes whose preflight the cells of these rows wait for, and that are not made."""
+        if not self._has_preflight:
+            return set()
+        names = {_class(self.jobs[path]) for path in paths}
+        return {name for name in names if not Path(self._marker(name)).exists()}
+
     def preflight(self, name: str) -> Request:
         """What is asked of a class (``<gpu>x<gpus>``) before its cells run."""
         return self._preflights[name]
@@ -306,6 +314,7 @@ def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
         site = load_site(base / site_file)
         config = load_config(data, base)
         planned = expand(config, site)
+        refuse(config, site, planned)
     except (ConfigError, SiteError) as error:
         raise InputError(str(error)) from error
     kept = {key: value for key, value in raw.items() if key != "only"}

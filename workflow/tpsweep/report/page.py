@@ -28,7 +28,9 @@ from tpsweep.results import Results
 from tpsweep.tables import (
     Summary,
     batch_scaling,
+    cost,
     crossover,
+    expected,
     floors,
     replicas,
     serving,
@@ -144,6 +146,8 @@ def _sections(results: Results) -> list[Section]:
         _of_table(split),
         _of_table(replicas.build(results), FEWER_LINES, pareto),
         _of_table(floor),
+        _of_table(expected.build(results)),
+        _of_table(cost.build(results)),
         Section("failures", "Failures", make_failures(results, LINES)),
         Section("holes", "Not measured", make_holes(results, LINES)),
     ]

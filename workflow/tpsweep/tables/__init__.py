@@ -12,7 +12,9 @@ from tpsweep.tables import (
     batch_scaling,
     cells,
     communication,
+    cost,
     crossover,
+    expected,
     floors,
     replicas,
     serving,
@@ -27,6 +29,7 @@ BUILDERS = (
     *(cells.build, tp_comparison.build, throughput.build, serving.build),
     *(communication.build, terms.build, batch_scaling.build),
     *(tp_pairs.build, crossover.build, floors.build, replicas.build),
+    *(expected.build, cost.build),
 )
 """Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
 

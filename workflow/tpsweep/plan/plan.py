@@ -1,0 +1,179 @@
+"""All of a plan: what runs, what cannot and why, what it costs and what to expect of each cell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tpsweep import matrix
+from tpsweep.cell import Cell
+from tpsweep.matrix import Planned
+from tpsweep.plan import fit
+from tpsweep.plan.cost import Cost, make_cost
+from tpsweep.plan.expectation import CellExpectation, expected_of
+from tpsweep.plan.sessions import make_sessions
+from tpsweep.sweep import Job, Sweep
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Cells that will not run, for one reason."""
+
+    status: str
+    reason: str
+    cells: int
+    models: tuple[str, ...]
+    gpus: tuple[str, ...]
+    tps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a GPU of one engine, as estimated; sizes in GB. ``tight``: by the estimates the
+    asked batch does not fit whole into the cache."""
+
+    gpu: str
+    model: str
+    tp: int
+    weights_gb: float
+    activations_gb: float
+    room_gb: float
+    cache_tokens: int
+    needed_tokens: int
+    tight: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``cells`` counts the matrix by status; ``measured`` of the planned ones have their row, and
+    ``left`` are for other runs (the key ``only``)."""
+
+    site: str
+    results: str
+    cells: dict[str, int]
+    measured: int
+    left: int
+    preflights: int
+    holes: list[Hole]
+    memory: list[Memory]
+    cost: Cost
+    expected: list[tuple[Planned, CellExpectation]]
+
+    @property
+    def to_run(self) -> int:
+        """Cells that a run would measure now."""
+        return self.cells.get("planned", 0) - self.measured - self.left
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan for programs; every planned cell with its expectation."""
+        cost = self.cost
+        totals = ("sessions", "gpu_hours", "gpu_hours_unpacked", "limit_gpu_hours", "saving")
+        return {
+            "site": self.site,
+            "results": self.results,
+            "cells": {**self.cells, "measured": self.measured, "to_run": self.to_run},
+            "preflights": self.preflights,
+            "not_run": [asdict(hole) for hole in self.holes],
+            "memory": [asdict(one) for one in self.memory],
+            "cost": {
+                **{name: getattr(cost, name) for name in totals},
+                "hours": cost.hours,
+                "classes": [asdict(one) for one in cost.classes],
+            },
+            "expected": [_as_json(item, expected) for item, expected in self.expected],
+        }
+
+
+def make_plan(sweep: Sweep) -> Plan:
+    """The plan of a sweep as its results folder is now: rows that are there are not measured
+    again."""
+    planned = [item for item in sweep.planned if item.status == "planned"]
+    expected = {
+        item.cell.cell_id: expected_of(item.cell, sweep.config.shapes[item.cell.engine.model.name])
+        for item in planned
+    }
+    jobs = _to_run(sweep)
+    sessions = make_sessions(jobs, sweep.site, sweep.config.engine_start_minutes)
+    return Plan(
+        site=sweep.site.name,
+        results=sweep.results,
+        cells=dict(Counter(item.status for item in sweep.planned)),
+        measured=len(sweep.wanted) - len(jobs),
+        left=len(sweep.jobs) - len(sweep.wanted),
+        preflights=len(sweep.preflights_to_run(jobs)),
+        holes=_holes(sweep.planned),
+        memory=_memory(planned, sweep),
+        cost=make_cost(sessions, sweep.site, sweep.config.shapes, expected),
+        expected=[(item, expected[item.cell.cell_id]) for item in planned],
+    )
+
+
+def _to_run(sweep: Sweep) -> dict[str, Job]:
+    """Jobs of this run without a row, or with one that cannot be read."""
+    again = {f"{sweep.results}/{path}" for path in sweep.damaged}
+    return {p: sweep.jobs[p] for p in sweep.wanted if p in again or not Path(p).exists()}
+
+
+def _holes(planned: list[Planned]) -> list[Hole]:
+    """By reason, in the order of the matrix."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for item in planned:
+        if item.status != "planned":
+            groups.setdefault((item.status, item.reason or ""), []).append(item.cell)
+    return [
+        Hole(
+            status=status,
+            reason=reason,
+            cells=len(cells),
+            models=tuple(dict.fromkeys(cell.engine.model.name for cell in cells)),
+            gpus=tuple(dict.fromkeys(cell.engine.gpu for cell in cells)),
+            tps=tuple(dict.fromkeys(cell.engine.tp for cell in cells)),
+        )
+        for (status, reason), cells in groups.items()
+    ]
+
+
+def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
+    """Of each class, model and TP the engine with the largest need."""
+    largest: dict[tuple[str, str, int], tuple[fit.Fit, Cell]] = {}
+    for item in planned:
+        asked = matrix.memory_of(item.cell, sweep.config, sweep.site)
+        if asked is None:
+            continue
+        engine = item.cell.engine
+        found = fit.fit(*asked, engine.tp)
+        key = engine.gpu, engine.model.name, engine.tp
+        known = largest.get(key)
+        if known is None or _spare(found) < _spare(known[0]):
+            largest[key] = found, item.cell
+    return [
+        Memory(
+            gpu=gpu,
+            model=model,
+            tp=tp,
+            weights_gb=found.weights / 1e9,
+            activations_gb=found.activations / 1e9,
+            room_gb=found.room / 1e9,
+            cache_tokens=found.expected_cache_tokens,
+            needed_tokens=found.cache_tokens,
+            tight=found.is_tight,
+        )
+        for (gpu, model, tp), (found, _) in largest.items()
+    ]
+
+
+def _spare(found: fit.Fit) -> int:
+    return found.expected_cache_tokens - found.cache_tokens
+
+
+def _as_json(item: Planned, expected: CellExpectation) -> dict[str, Any]:
+    cell = item.cell
+    return {"cell_id": cell.cell_id, "entry": item.entry, **_plain(cell), **asdict(expected)}
+
+
+def _plain(cell: Cell) -> dict[str, Any]:
+    """Identity columns; an unlimited rate as text, which JSON can hold."""
+    rate = cell.request_rate
+    return {**cell.columns(), "request_rate": "inf" if rate == float("inf") else rate}

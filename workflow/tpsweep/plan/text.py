@@ -1,0 +1,187 @@
+"""A plan as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tabulate import tabulate
+
+from tpsweep.cell import Cell
+from tpsweep.matrix import Planned
+from tpsweep.plan.cost import ClassCost, Cost
+from tpsweep.plan.expectation import CellExpectation
+from tpsweep.plan.plan import Hole, Memory, Plan
+
+NA = "n/a"
+TITLE = (
+    "Expected (never measured, docs/expectation.md; load: batch, or requests@rate; prefill of"
+    " requests: of one alone):"
+)
+
+
+def text(plan: Plan) -> str:
+    """The whole plan."""
+    parts = [_head(plan), _not_run(plan.holes), _cost(plan), _fit(plan.memory), _expected(plan)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(plan: Plan) -> str:
+    counts = plan.cells
+    lines = [
+        f"Site {plan.site}, results in {plan.results}",
+        f"Cells: {sum(counts.values())} in the matrix, {counts.get('planned', 0)} planned, "
+        f"{counts.get('infeasible', 0)} infeasible, {counts.get('excluded', 0)} excluded",
+        f"To run: {plan.to_run} cells ({plan.measured} are measured) in {plan.cost.sessions} "
+        f"sessions, after {plan.preflights} preflights of at most 10 minutes",
+    ]
+    return "\n".join(lines)
+
+
+def _not_run(holes: list[Hole]) -> str:
+    if not holes:
+        return ""
+    lines = [
+        f"  {hole.cells} {_plural('cell', hole.cells)} of {', '.join(hole.models)}"
+        f" at TP {_list(hole.tps)} on {', '.join(hole.gpus)}: {hole.status}: {hole.reason}"
+        for hole in holes
+    ]
+    return "\n".join(["Not run:", *lines])
+
+
+def _cost(plan: Plan) -> str:
+    cost = plan.cost
+    if cost.saving is None:
+        return "Nothing to run."
+    rows = [_cost_line(one) for one in cost.classes]
+    rows.append(
+        ["all", "", plan.to_run, cost.sessions, "", "", "", *_hours(cost), _number(cost.saving)]
+    )
+    heads = ["class", "GPUs", "cells", "sessions", "arrays", "limit min", "longest"]
+    heads += ["GPU h", "start per cell", "asked for", "saving"]
+    lines = [
+        "Cost (GPU h: GPUs held x time, expected; start per cell: without packing; asked for: the"
+        " limits' sum):",
+        tabulate(rows, headers=heads, tablefmt="plain", disable_numparse=True),
+        f"Packing: {cost.sessions} engine starts instead of {plan.to_run}, and"
+        f" {_number(cost.gpu_hours)} GPU hours instead of {_number(cost.gpu_hours_unpacked)}:"
+        f" {_number(cost.saving)} times less than with an engine start per cell.",
+        f"If nothing waits in a queue it takes {_time(cost.hours)}.",
+    ]
+    at_limit = sum(one.at_limit for one in cost.classes)
+    if at_limit:
+        lines.append(
+            f"{at_limit} cells have no expected time and count with their own limit: that makes the"
+            " hours too many and the saving too small."
+        )
+    return "\n".join(lines)
+
+
+def _cost_line(one: ClassCost) -> list[object]:
+    longest = f"{one.longest_limit_minutes:g}"
+    if one.allowed_minutes is not None:
+        longest += f" of {one.allowed_minutes}"
+    return [
+        one.gpu,
+        one.gpus,
+        one.cells,
+        one.sessions,
+        "+".join(map(str, one.arrays)) or "-",
+        longest,
+        _time(one.longest_hours),
+        _number(one.gpu_hours),
+        _number(one.gpu_hours_unpacked),
+        _number(one.limit_gpu_hours),
+        _number(one.gpu_hours_unpacked / one.gpu_hours),
+    ]
+
+
+def _hours(cost: Cost) -> list[str]:
+    hours = (cost.gpu_hours, cost.gpu_hours_unpacked, cost.limit_gpu_hours)
+    return [_number(value) for value in hours]
+
+
+def _fit(memory: list[Memory]) -> str:
+    if not memory:
+        return ""
+    rows = [
+        [
+            one.gpu,
+            one.model,
+            one.tp,
+            f"{one.weights_gb:.1f}",
+            f"{one.activations_gb:.1f}",
+            f"{one.room_gb:.1f}",
+            f"{one.cache_tokens:,}",
+            f"{one.needed_tokens:,}" + (" (tight)" if one.tight else ""),
+        ]
+        for one in memory
+    ]
+    heads = ["class", "model", "TP", "weights", "activations", "room", "KV tokens", "needed"]
+    table = tabulate(rows, headers=heads, tablefmt="plain", disable_numparse=True)
+    title = "Memory of a GPU (GB; room: its share for vLLM; KV tokens: estimate of what is left):"
+    return f"{title}\n{table}"
+
+
+def _expected(plan: Plan) -> str:
+    """A line per setting, its loads side by side; engine starts of the same (``run``) are one."""
+    lines: dict[tuple[object, ...], dict[str, CellExpectation]] = {}
+    notes: dict[str, int] = {}
+    for item, expected in plan.expected:
+        if expected.note:
+            notes[expected.note] = notes.get(expected.note, 0) + 1
+        else:
+            lines.setdefault(_setting(item), {}).setdefault(_load(item.cell), expected)
+    said = [f"{count} cells: {note}" for note, count in notes.items()]
+    if said:
+        said = ["Nothing is expected of", *(f"  {line}" for line in said)]
+    if not lines:
+        return "\n".join(said)
+    rows = [[*setting, "/".join(loads), *_figures(loads)] for setting, loads in lines.items()]
+    heads = ["workload", "class", "model", "TP", "variant", "all-reduce", "in", "out", "load"]
+    heads += ["prefill ms", "decode ms", "cell s"]
+    table = tabulate(rows, headers=heads, tablefmt="plain", disable_numparse=True)
+    return "\n".join([TITLE, table, *said])
+
+
+def _setting(item: Planned) -> tuple[object, ...]:
+    cell, engine = item.cell, item.cell.engine
+    replicas = f" x{engine.replicas}" if engine.replicas > 1 else ""
+    return (
+        *(item.entry, engine.gpu, engine.model.name, f"{engine.tp}{replicas}", engine.variant),
+        *(engine.allreduce_backend, cell.input_len, cell.output_len),
+    )
+
+
+def _load(cell: Cell) -> str:
+    """``32`` sequences of a static batch; ``200@4`` requests at 4/s; ``200@inf<8``: 8 at once."""
+    if cell.batch is not None:
+        return str(cell.batch)
+    rate = "" if cell.request_rate is None else f"@{cell.request_rate:g}"
+    most = "" if cell.max_concurrency is None else f"<{cell.max_concurrency}"
+    return f"{cell.num_prompts}{rate}{most}"
+
+
+def _figures(loads: dict[str, CellExpectation]) -> list[str]:
+    columns = ("prefill_ms", "tpot_ms", "seconds")
+    return ["/".join(_known(getattr(one, c)) for one in loads.values()) for c in columns]
+
+
+def _known(value: float | None) -> str:
+    return NA if value is None else _number(value)
+
+
+def _time(hours: float) -> str:
+    return f"{_number(hours)} h" if hours >= 1 else f"{_number(60 * hours)} min"
+
+
+def _number(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+def _list(values: Iterable[int]) -> str:
+    return ", ".join(str(value) for value in values)

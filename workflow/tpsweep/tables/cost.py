@@ -1,0 +1,120 @@
+"""Table ``cost``: what a model on a node class was planned to cost, and what it took."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import datetime
+from typing import Any
+
+from tpsweep.plan.expectation import cost
+from tpsweep.results import Results, records
+from tpsweep.row import BOOL, FLOAT, INT, TEXT, Column
+from tpsweep.tables.table import Record, Table, View, figure, identity, text
+
+COLUMNS = (
+    Column("site", TEXT, "name of the cluster or host"),
+    Column("gpu", TEXT, "the site's name of the node class"),
+    Column("gpu_card", TEXT, "the silicon that the site promises for it"),
+    Column("gpus", INT, "GPUs that each engine holds"),
+    Column("model", TEXT, "the model's name in the config"),
+    Column("cells", INT, "planned cells"),
+    Column("sessions", INT, "engines that they need: more starts only where a session is split"),
+    Column("at_limit", INT, "cells without an expected time, counted with their own limit"),
+    Column("gpu_h", FLOAT, "expected: GPUs x time, cells that share an engine in one session"),
+    Column("gpu_h_unpacked", FLOAT, "expected with an engine start for every cell"),
+    Column("saving", FLOAT, "gpu_h_unpacked / gpu_h"),
+    Column("cells_measured", INT, "cells that have a row"),
+    Column("sessions_taken", INT, "sessions that these rows are from"),
+    Column("gpu_h_taken", FLOAT, "measured: from engine start to the last row of each session"),
+    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+)
+VIEWS = (
+    identity("Site", "site"),
+    identity("GPU", "gpu"),
+    identity("Card", "gpu_card"),
+    identity("Model", "model"),
+    View("GPUs", text("gpus")),
+    View("Cells", text("cells")),
+    View("Engines", text("sessions")),
+    View("Cells at their limit", text("at_limit")),
+    View("Expected (GPU h)", figure("gpu_h", "n/a")),
+    View("A start per cell (GPU h)", figure("gpu_h_unpacked", "n/a")),
+    View("Saving (times)", figure("saving", "n/a")),
+    View("Cells measured", text("cells_measured")),
+    View("Sessions", text("sessions_taken")),
+    View("Taken (GPU h)", figure("gpu_h_taken", "n/a")),
+)
+LEGEND = (
+    "Expected is by docs/plan.md, never measured. Taken is what the rows that are there say of"
+    " their sessions: engine starts and measurements, without failed attempts and preflights.",
+)
+EMPTY = "Nothing is planned, or the manifest has no expectations: an older one."
+_CLASS = ("model", "gpu", "gpus")
+_PLANNED = (*_CLASS, "site", "gpu_card", "session", "minutes")
+_EXPECTED = ("expected_s", "expected_start_s")
+_TAKEN = (*_CLASS, "session_id", "engine_start_s", "started_at", "ended_at", "synthetic")
+
+
+def build(results: Results) -> Table:
+    """One line per model, node class and number of GPUs."""
+    manifest = results.manifest[results.manifest["status"] == "planned"]
+    planned: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for cell in records(manifest, (*_PLANNED, *_EXPECTED)):
+        if cell["expected_start_s"] is not None:
+            planned[tuple(cell[name] for name in _CLASS)].append(cell)
+    taken: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for row in records(results.rows, _TAKEN):
+        taken[tuple(row[name] for name in _CLASS)].append(row)
+    lines = [_line(cells, taken.get(key, [])) for key, cells in sorted(planned.items())]
+    return Table("cost", "Cost: planned and taken", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+
+
+def _line(cells: list[Record], rows: list[Record]) -> Record:
+    first, end = cells[0], cost("session_end_s")
+    work = sum(_seconds(cell) for cell in cells)
+    starts = {cell["session"]: cell["expected_start_s"] + end for cell in cells}
+    packed = sum(starts.values()) + work
+    alone = sum(cell["expected_start_s"] + end for cell in cells) + work
+    sessions = _sessions(rows)
+    spans = [_span(found) for found in sessions.values()]
+    is_known = rows and None not in spans
+    hours = first["gpus"] / 3600
+    return {
+        **{name: first[name] for name in ("site", "gpu", "gpu_card", "gpus", "model")},
+        "cells": len(cells),
+        "sessions": len(starts),
+        "at_limit": sum(cell["expected_s"] is None for cell in cells),
+        "gpu_h": hours * packed,
+        "gpu_h_unpacked": hours * alone,
+        "saving": alone / packed,
+        "cells_measured": len(rows),
+        "sessions_taken": len(sessions),
+        "gpu_h_taken": hours * sum(span or 0.0 for span in spans) if is_known else None,
+        "synthetic": any(row["synthetic"] for row in rows),
+    }
+
+
+def _seconds(cell: Record) -> float:
+    known = cell["expected_s"]
+    return float(60 * (cell["minutes"] or 0) if known is None else known)
+
+
+def _sessions(rows: list[Record]) -> dict[Any, list[Record]]:
+    found: dict[Any, list[Record]] = defaultdict(list)
+    for row in rows:
+        found[row["session_id"]].append(row)
+    return found
+
+
+def _span(rows: list[Record]) -> float | None:
+    """Seconds of a session from its rows; None if they do not say."""
+    if any(row[name] is None for row in rows for name in ("started_at", "ended_at")):
+        return None
+    began = min(_time(row["started_at"]) for row in rows)
+    ended = max(_time(row["ended_at"]) for row in rows)
+    start = max((row["engine_start_s"] or 0.0 for row in rows), default=0.0)
+    return start + (ended - began).total_seconds()
+
+
+def _time(when: str) -> datetime:
+    return datetime.fromisoformat(when)
