@@ -32,6 +32,8 @@ from tpsweep.tables import (
     crossover,
     expected,
     floors,
+    metrics,
+    models,
     replicas,
     serving,
     summarise,
@@ -119,7 +121,7 @@ def _sections(results: Results) -> list[Section]:
     captured, split, floor = (
         table.build(results) for table in (communication_table, terms, floors)
     )
-    models = draw_models(compared.records, FEWER_FIGURES)
+    by_model = draw_models(compared.records, FEWER_FIGURES)
     classes = draw_classes(compared.records, online.records, FEWER_FIGURES)
     scaling = draw_batch_scaling(compared.records, floor.records, FEWER_FIGURES)
     speedups = draw_speedup(compared.records, split.records, FEWER_FIGURES)
@@ -130,10 +132,12 @@ def _sections(results: Results) -> list[Section]:
         Section("ran", "What ran on what", make_provenance(results, LINES)),
         Section("questions", "Questions and expectations", make_questions(results, LINES)),
         replace(
-            _of_table(compared, LINES, models, draw_decode(compared.records, FIGURES)),
+            _of_table(compared, LINES, draw_decode(compared.records, FIGURES)),
             anchor="tp",
             part=make_part(compared, LINES, NO_LATENCY),
         ),
+        _of_table(metrics.build(results)),
+        _of_table(models.build(results), FEWER_LINES, by_model),
         _of_table(tp_pairs.build(results), FEWER_LINES, speedups),
         _of_table(crossover.build(results)),
         _of_table(batch_scaling.build(results), FEWER_LINES, classes, scaling),

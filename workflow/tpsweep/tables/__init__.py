@@ -16,6 +16,8 @@ from tpsweep.tables import (
     crossover,
     expected,
     floors,
+    metrics,
+    models,
     replicas,
     serving,
     terms,
@@ -29,7 +31,7 @@ BUILDERS = (
     *(cells.build, tp_comparison.build, throughput.build, serving.build),
     *(communication.build, terms.build, batch_scaling.build),
     *(tp_pairs.build, crossover.build, floors.build, replicas.build),
-    *(expected.build, cost.build),
+    *(expected.build, cost.build, models.build, metrics.build),
 )
 """Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
 
