@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
-from tabulate import tabulate
 
 from tpsweep.atomic import replacing
 from tpsweep.row import Column
+from tpsweep.tables.pipe import pipe_table
 
 Record = dict[str, Any]
 _PLAIN = re.compile(r"(?:[A-Za-z0-9.,:;%+=()/-]+(?: [A-Za-z0-9.,:;%+=()/-]+)*)?")
@@ -77,14 +77,11 @@ class Table:
             return f"# {escape(title)}\n\n{escape(self.empty)}\n"
         grid = make_grid(self.views, self.records)
         said = ", ".join(f"{escape(heading)}: {escape(word)}" for heading, word in grid.common)
-        body = tabulate(
+        body = pipe_table(
             {
                 escape(heading): [escape(line[at]) for line in grid.lines]
                 for at, heading in enumerate(grid.headings)
-            },
-            headers="keys",
-            tablefmt="pipe",
-            disable_numparse=True,
+            }
         )
         parts = [f"# {escape(title)}", said, body, *self.legend]
         return "\n\n".join(part for part in parts if part) + "\n"

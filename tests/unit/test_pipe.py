@@ -1,0 +1,37 @@
+"""Our Markdown tables are tabulate's, letter by letter."""
+
+from __future__ import annotations
+
+import time
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tabulate import tabulate
+
+from tpsweep.tables.pipe import pipe_table
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12).map(
+    lambda text: " ".join(text.split())
+)
+
+
+@given(
+    st.integers(0, 4).flatmap(
+        lambda lines: st.dictionaries(
+            WORDS.filter(bool), st.lists(WORDS, min_size=lines, max_size=lines), max_size=4
+        )
+    )
+)
+@example({"漢字": ["a"], "b": ["\x1b[31mred\x1b[0m"]})
+@example({"Batch": ["1", "1000000000"], "TP": ["", ""]})
+@example({"only a heading": []})
+def test_it_is_what_tabulate_makes(columns: dict[str, list[str]]) -> None:
+    theirs = tabulate(columns, headers="keys", tablefmt="pipe", disable_numparse=True)
+    assert pipe_table(columns) == theirs
+
+
+def test_a_large_table_is_quick() -> None:
+    columns = {f"column {k}": [f"{k * n:.3f}" for n in range(10_000)] for k in range(20)}
+    began = time.process_time()
+    assert pipe_table(columns).count("\n") == 10_001
+    assert time.process_time() - began < 2
