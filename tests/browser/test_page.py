@@ -18,17 +18,19 @@ from tpsweep import report
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "results" / "smoke"
 TABLES = (
-    *("TP comparison", "TP against TP", "Crossover", "Batch scaling", "Serving", "Communication"),
-    *("What TP divides, and what it does not", "TP against replicas", "Floors"),
-    *("Expected and measured", "Cost: planned and taken"),
+    *("TP comparison", "Metrics", "Models at increasing TP", "TP against TP", "Crossover"),
+    *("Batch scaling", "Serving", "Communication", "What TP divides, and what it does not"),
+    *("TP against replicas", "Floors", "Expected and measured", "Cost: planned and taken"),
+    "Validity",
 )
 CAPTIONS = [
     *("Where it ran", "Models", "Questions", "Expectations"),
     *(f"{table}: llama-3.1-8b on H200" for table in TABLES),
 ]
 SECTIONS = [
-    *("ran", "questions", "tp", "tp_pairs", "crossover", "batch_scaling", "throughput", "serving"),
-    *("communication", "terms", "replicas", "floors", "expected", "cost", "failures", "holes"),
+    *("ran", "questions", "tp", "metrics", "models", "tp_pairs", "crossover", "batch_scaling"),
+    *("throughput", "serving", "communication", "terms", "replicas", "floors", "expected", "cost"),
+    *("validity", "failures", "holes"),
 ]
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -93,6 +93,9 @@ def test_a_good_config_loads() -> None:
         ("workloads/decode/engine/seqs", 1, "workloads.decode.engine.seqs: 1: unknown key"),
         ("workloads/load/slo", {"tt": 1}, "workloads.load.slo.tt: 1: unknown key; allowed: ttft"),
         ("exclude/0/modle", "x", "exclude.0.modle: 'x': unknown key; allowed: workload"),
+        ("prices", {"H900": 2.5}, "prices: 'H900': allowed: "),
+        ("prices", {"here": 0}, "prices.here: 0: allowed: greater than 0"),
+        ("prices", {"here": float("inf")}, "prices.here: inf: allowed: a finite number"),
         # wrong types: nothing is converted in silence
         ("runs", "2", "runs: '2': allowed: a valid integer"),
         ("runs", True, "runs: True: allowed: a valid integer"),

@@ -79,8 +79,9 @@ def test_every_section_says_what_there_is(sweep: Sweep) -> None:
     assert captions[4:] == [
         f"{table}: llama on H200"
         for table in (
-            *("TP comparison", "TP against TP", "Crossover", "Batch scaling", "Throughput"),
-            *("Serving", "TP against replicas", "Floors", "Expected and measured"),
+            *("TP comparison", "Metrics", "Models at increasing TP", "TP against TP", "Crossover"),
+            *("Batch scaling", "Throughput", "Serving", "TP against replicas", "Floors"),
+            *("Expected and measured", "Validity"),
         )
     ]
     assert found.count("h1") == 1
@@ -162,7 +163,7 @@ def test_without_matplotlib_the_page_says_so(sweep: Sweep, monkeypatch: pytest.M
     find = importlib.util.find_spec
     monkeypatch.setattr(plot, "find_spec", lambda name: None if "matplot" in name else find(name))
     html = page(sweep)
-    assert html.count(plot.MISSING) == 5 and "<svg" not in html
+    assert html.count(plot.MISSING) == 6 and "<svg" not in html
 
 
 def test_a_large_sweep_makes_a_page_that_opens(sweep: Sweep) -> None:

@@ -3,7 +3,7 @@ TABLES = expand(
     f"{RESULTS}/tables/{{table}}",
     table=["cells", "tp_comparison", "throughput", "serving", "communication", "terms"]
     + ["batch_scaling", "tp_pairs", "crossover", "floors", "replicas"]
-    + ["expected", "cost", "models", "metrics"],
+    + ["expected", "cost", "models", "metrics", "validity"],
 )
 
 

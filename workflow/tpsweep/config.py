@@ -163,6 +163,7 @@ def _check(config: Config) -> None:
             ("variant", settings.variants),
         ):
             _known(f"exclude.{i}.{axis}", [exclusion.axes.get(axis)], [None, *names])
+    _known("prices", settings.prices, settings.gpus)
     for name, entry in settings.workloads.items():
         key = f"workloads.{name}"
         _known(f"{key}.models", entry.models, settings.models)

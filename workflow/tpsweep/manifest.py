@@ -33,6 +33,7 @@ COLUMNS = (
     Column("expected_s", FLOAT, "what the cell should take on its engine; null: not known"),
     Column("expected_start_s", FLOAT, "what its engine's start should take"),
     Column("expectation_note", TEXT, "why nothing is expected"),
+    Column("gpu_hour_usd", FLOAT, "price of an hour of one GPU, from the config; null without"),
 )
 _OF_PLAN = ("status", "reason", "minutes", "entry", "workload_label", "model_label")
 _SWEEP = b"sweep_sha256"
@@ -44,10 +45,12 @@ def write_manifest(
     path: Path,
     sweep: str = "",
     shapes: Mapping[str, Shape | None] | None = None,
+    prices: Mapping[str, float] | None = None,
 ) -> None:
     """Write every cell to ``path``, atomically; ``sweep`` (config and site) is kept as a digest.
 
-    ``shapes`` of the models, by name, are what the expectations need.
+    ``shapes`` of the models, by name, are what the expectations need; ``prices`` are USD per GPU
+    hour by node class.
     """
     sessions: dict[int, str] = {}
     records = []
@@ -55,7 +58,9 @@ def write_manifest(
         engine = item.cell.engine
         # One engine object serves many cells: its key is hashed once.
         session = sessions.get(id(engine)) or sessions.setdefault(id(engine), engine.session)
-        records.append(_record(item, session) | _expected(item, shapes))
+        price = (prices or {}).get(engine.gpu)
+        cost = {"gpu_hour_usd": price}
+        records.append(_record(item, session) | _expected(item, shapes) | cost)
     schema = SCHEMA.with_metadata({_SWEEP: _digest(sweep)})
     table = pa.Table.from_pylist(records, schema=schema)
     with replacing(path) as temporary:

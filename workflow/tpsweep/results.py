@@ -38,12 +38,13 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("expected_s", pa.float64()),
         pa.field("expected_start_s", pa.float64()),
         pa.field("expectation_note", pa.string()),
+        pa.field("gpu_hour_usd", pa.float64()),
     ]
 )
 """What is asked of the manifest; it may hold more. Types alone: the file is all that is shared."""
 LATER = {
     *("settings", "minutes", "expected_prefill_ms", "expected_tpot_ms"),
-    *("expected_s", "expected_start_s", "expectation_note"),
+    *("expected_s", "expected_start_s", "expectation_note", "gpu_hour_usd"),
 }
 """What older manifests do not have."""
 STATUSES = ("planned", "infeasible", "excluded")

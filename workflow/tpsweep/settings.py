@@ -301,6 +301,10 @@ WORKLOADS = ("latency", "throughput", "serve", "capture")
 WorkloadEntry = Annotated[Latency | Throughput | Serve | Capture, Field(discriminator="kind")]
 
 
+Price = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""USD per hour of one GPU."""
+
+
 class Axes(Closed):
     """Some cells of the matrix: those that agree on every axis given here."""
 
@@ -354,6 +358,7 @@ class Settings(Closed):
     workloads: Annotated[dict[Name, WorkloadEntry], Field(min_length=1)]
     engine_start_minutes: Count = 15
     exclude: list[Exclusion] = []
+    prices: dict[Name, Price] = {}
 
 
 def json_schema() -> str:

@@ -41,6 +41,7 @@ from tpsweep.tables import (
     throughput,
     tp_comparison,
     tp_pairs,
+    validity,
 )
 from tpsweep.tables import communication as communication_table
 from tpsweep.tables.table import Table
@@ -152,6 +153,7 @@ def _sections(results: Results) -> list[Section]:
         _of_table(floor),
         _of_table(expected.build(results)),
         _of_table(cost.build(results)),
+        _of_table(validity.build(results)),
         Section("failures", "Failures", make_failures(results, LINES)),
         Section("holes", "Not measured", make_holes(results, LINES)),
     ]

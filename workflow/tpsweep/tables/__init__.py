@@ -24,6 +24,7 @@ from tpsweep.tables import (
     throughput,
     tp_comparison,
     tp_pairs,
+    validity,
 )
 
 FOLDER = "tables"
@@ -31,7 +32,7 @@ BUILDERS = (
     *(cells.build, tp_comparison.build, throughput.build, serving.build),
     *(communication.build, terms.build, batch_scaling.build),
     *(tp_pairs.build, crossover.build, floors.build, replicas.build),
-    *(expected.build, cost.build, models.build, metrics.build),
+    *(expected.build, cost.build, models.build, metrics.build, validity.build),
 )
 """Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
 

@@ -28,6 +28,7 @@ from tpsweep.tables.table import (
 TIMES = ("tpot_ms", "prefill_ms", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms")
 RATES = ("request_s", "output_tok_s")
 ENERGY = "energy_j_per_tok"
+COST = "usd_per_mtok"
 _FROM_ROWS = (*TIMES, *RATES, ENERGY)
 RATIOS = ("output_tok_s", "tpot_ms", "ttft_p50_ms", "itl_p50_ms")
 COLUMNS = (
@@ -43,6 +44,7 @@ COLUMNS = (
     Column("output_tok_s", FLOAT, "output tokens/s of all engines, median over runs"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     Column(ENERGY, FLOAT, "joules of the GPUs per output token; null if not known"),
+    Column(COST, FLOAT, "USD of the GPUs per million output tokens; null without prices"),
     *(Column(f"{name}_ratio", FLOAT, f"{name} / that of the one engine") for name in RATIOS),
     *TAIL,
 )
@@ -60,6 +62,7 @@ VIEWS = (
     View("Output (tok/s)", figure("output_tok_s", NA)),
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu", NA)),
     View("Energy (J/token)", figure(ENERGY, NA)),
+    View("Cost (USD per million tokens)", figure(COST, NA)),
     View("Output (ratio to one engine)", figure("output_tok_s_ratio", NA)),
     View("Decode (ratio to one engine)", figure("tpot_ms_ratio", NA)),
     View("TTFT p50 (ratio)", figure("ttft_p50_ms_ratio", NA)),
@@ -70,7 +73,8 @@ LEGEND = (
     "Computed: the smaller engine's own cell at its share of the batch; its rates times the number"
     " of engines, its times and joules per token as they are. As if the engines did not disturb"
     " each other; no measurement.",
-    "Ratios are of medians and have no interval: they allow no claim of significance.",
+    "Ratios are of medians and have no interval: they allow no claim of significance. Cost: of the"
+    " GPUs alone, by the prices of the config, while they yield this rate.",
 )
 EMPTY = "No latency or serve cells of one engine over several GPUs in the matrix."
 _ORDER = (*(n for n in ORDER if n not in ("tp", "replicas", "gpus")), "gpus", "replicas", "tp")
@@ -178,7 +182,14 @@ def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
         "source": other.source,
         "single_tp": one.tp,
         "output_tok_s_per_gpu": None if rate is None else rate / (line.gpus * other.times),
+        COST: _cost(line, None if rate is None else rate / (line.gpus * other.times)),
     }
+
+
+def _cost(line: Line, per_gpu: float | None) -> float | None:
+    """Of a million output tokens, by the price of an hour of one GPU."""
+    price = line.cells[0]["gpu_hour_usd"] if line.cells else None
+    return price / (per_gpu * 3600) * 1e6 if price and per_gpu else None
 
 
 def _figures(line: Line, times: int) -> Record:

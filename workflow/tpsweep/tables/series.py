@@ -187,7 +187,7 @@ def load_cells(results: Results, workload: str, columns: tuple[str, ...]) -> Ite
     wanted = dict.fromkeys(("cell_id", *columns, RAN, "synthetic", *_COMPARED.values()))
     rows = results.rows[results.rows["workload"] == workload]
     by_id = {line["cell_id"]: line for line in records(rows, wanted)}
-    names = (*row.IDENTITY_NAMES, "settings", "state", "failure_type", "reason")
+    names = (*row.IDENTITY_NAMES, "settings", "state", "failure_type", "reason", "gpu_hour_usd")
     manifest = results.manifest[results.manifest["workload"] == workload]
     for cell in records(manifest, names):
         yield {**cell, **by_id.get(cell["cell_id"], {})}
