@@ -2,14 +2,17 @@
 
 import gzip
 import lzma
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tpsweep.capture.command import run
+from tpsweep.capture.command import Wanted, run
 
 DATA = Path(__file__).parents[1] / "data/captures"
 TRACE = DATA / "llama8b-tp2-bs1-h200x2.rank0.pt.trace.json.gz"
@@ -54,6 +57,16 @@ CASES: dict[str, tuple[str, Maker, tuple[str, ...]]] = {
         "a.sqlite",
         lambda path: path.write_bytes(SQLITE[:4096]),
         ("not a whole SQLite export", "nsys export --type sqlite"),
+    ),
+    "text for a time": (
+        "a.sqlite",
+        lambda path: changed(path, f"UPDATE {KERNELS} SET start = 'abc' WHERE rowid = 5"),
+        ("not a whole SQLite export", "'abc'"),
+    ),
+    "ends before it begins": (
+        "a.sqlite",
+        lambda path: changed(path, f"UPDATE {KERNELS} SET end = start - 9 WHERE rowid = 5"),
+        ("1 events end before they begin", "capture it again"),
     ),
     "empty database": ("a.sqlite", empty_database, ("an empty database", "nsys export")),
     "no kernel": (
@@ -215,3 +228,35 @@ def test_sidecar_with_an_impossible_value(
     (tmp_path / "a.json").write_text(text)
     assert run([tmp_path / "a.sqlite"], None, as_json=True) == 2
     assert f"a.json: {words}" in capsys.readouterr().err
+
+
+def test_an_output_never_replaces_what_is_read_or_is_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capture, fifo, link = (tmp_path / name for name in ("a.sqlite", "fifo", "link"))
+    capture.write_bytes(SQLITE)
+    os.mkfifo(fifo)
+    link.symlink_to(capture)
+    for output, said in ((capture, "it is read"), (link, "it is read"), (fifo, "no regular file")):
+        assert run([capture], None, False, Wanted(output=output)) == 2
+        found = capsys.readouterr().err
+        assert found == f"tpsweep comm: --output: {output}: {said}; {found.rpartition('; ')[2]}"
+    same = tmp_path / "same"
+    assert run([capture], None, False, Wanted(output=same, timeline=same)) == 2
+    assert "it is the --output, too" in capsys.readouterr().err
+    assert capture.read_bytes() == SQLITE and fifo.is_fifo() and not same.exists()
+
+
+def test_a_link_to_an_output_stays_one(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    link.symlink_to(target)
+    capture = tmp_path / "a.sqlite"
+    capture.write_bytes(SQLITE)
+    assert run([capture], None, False, Wanted(output=link)) == 0
+    assert link.is_symlink() and target.is_file()
+
+
+def test_a_reader_that_has_seen_enough_is_no_traceback(tmp_path: Path) -> None:
+    words = f"{sys.executable} -m tpsweep comm {TRACE.parent}/llama8b*.rank*.gz --json | head -c 1"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+    assert done.stdout == "{" and "Traceback" not in done.stderr

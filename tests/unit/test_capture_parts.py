@@ -71,7 +71,8 @@ def test_place_of_the_sidecar(capture: str, sidecar: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("link", "peak"), [("NV18", 450.0), ("NV12", 300.0), ("PIX", None), (None, None)]
+    ("link", "peak"),
+    [("NV18", 450.0), ("NV12", 300.0), ("NV0", None), ("NV999", None), ("PIX", None), (None, None)],
 )
 def test_peak_of_the_link(link: str | None, peak: float | None) -> None:
     assert Sidecar(link=link).link_gb_s == peak

@@ -93,6 +93,19 @@ def test_a_report_without_a_median_is_not_read(
     assert "step_ms.p50" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", [-5, True, 1e308, float("nan")])
+def test_a_report_with_an_impossible_time_is_not_read(
+    sweep: Sweep, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = report(2, compute=3.0)
+    found["phases"]["decode"]["transfer_ms_per_step"] = value
+    sweep.capture(2, found, allreduce_backend="auto")
+    sweep.tables()
+    assert sweep.read("communication")[0]["transfer_ms"] is None
+    said = capsys.readouterr().err
+    assert "not a report of tpsweep comm: phases.decode.transfer_ms_per_step" in said
+
+
 def test_a_lower_bound_is_at_least_everywhere(sweep: Sweep) -> None:
     said = report(2, compute=3.0)
     said["phases"]["decode"] |= {"transfer_us": None, "transfer_lower_us": {"p50": 50.0}}

@@ -293,3 +293,10 @@ def test_the_schema_refuses_what_the_loader_refuses() -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(data, json.loads(json_schema()))
     jsonschema.validate(GOOD, json.loads(json_schema()))
+
+
+def test_a_capture_needs_a_decode_step() -> None:
+    data = copy.deepcopy(GOOD)
+    data["workloads"]["decode"] |= {"kind": "capture", "output_len": [1]}
+    with pytest.raises(ConfigError, match=r"workloads\.decode\.output_len\.0: 1: allowed: .* 2$"):
+        load_config(data, ROOT)

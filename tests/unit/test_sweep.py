@@ -182,3 +182,25 @@ def test_a_results_root_that_cannot_be_one_is_refused_in_one_line(
     raw["site"] = str(ROOT / "cluster/local/site.yaml")
     with pytest.raises(InputError, match=r"^config: results: .*allowed: [^\n]*$"):
         load_sweep(raw, tmp_path)
+
+
+def test_an_analysis_that_cannot_be_read_is_made_again(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = {**raw()["workloads"]["decode"], "kind": "capture"}
+    sweep = load_sweep({**raw(workloads={"comm": capture}, results="out"), "site": str(site)}, ROOT)
+    monkeypatch.chdir(tmp_path)
+    reports = [Path(path) for path in sweep.communication if path.endswith(".comm.json")]
+    pictures = [path for path in sweep.communication if path.endswith(".step.svg")]
+    assert len(reports) == len(pictures) == 2 and sweep.unread == []
+    for path in reports:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    whole = {"ranks": 1, "backend": "none", "phases": {}}
+    counts = {"all_reduce": 0, "all_gather": 0}
+    whole["self_check"] = {"expected": counts, "found": counts, "ok": True}
+    reports[0].write_text(json.dumps(whole))
+    reports[1].write_text(json.dumps(whole)[:-5])
+    found = load_sweep({**raw(workloads={"comm": capture}, results="out"), "site": str(site)}, ROOT)
+    assert found.unread == [str(reports[1])]
+    stems = [str(path).removeprefix("out/captures/").removesuffix(".comm.json") for path in reports]
+    assert [found.analysis_inputs(stem) for stem in stems] == [[], ["out/.again"]]

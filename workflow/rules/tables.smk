@@ -20,7 +20,7 @@ rule again:
         touch(f"{RESULTS}/{AGAIN}"),
 
 
-REPEATED = rules.again.output if SWEEP.damaged else []
+REPEATED = rules.again.output if SWEEP.damaged or SWEEP.unread else []
 NEW_CONFIG = [] if SWEEP.is_manifest_current() else rules.new_config.output
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -97,7 +98,13 @@ def main(arguments: list[str] | None = None) -> int:
     plan.set_defaults(run=_plan)
 
     comm = commands.add_parser("comm", help="where a profiler capture says the time went")
-    comm.add_argument("capture", type=Path, nargs="+", help="nsys export, or torch traces of a run")
+    comm.add_argument(
+        "capture",
+        type=Path,
+        nargs="+",
+        help=".nsys-rep, .qdstrm or .sqlite (.xz) of nsys; torch traces of all ranks, or their"
+        " folder; or the row (.parquet) of a capture cell",
+    )
     comm.add_argument("--model", type=Path, help="the model's config.json, if there is no sidecar")
     comm.add_argument("--latency", type=Path, help="row (.parquet) of the matching latency cell")
     comm.add_argument("--output", type=Path, help="write the report here as JSON, too")
@@ -106,7 +113,12 @@ def main(arguments: list[str] | None = None) -> int:
     comm.set_defaults(run=_comm)
 
     options = parser.parse_args(arguments)
-    code: int = options.run(options)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter must not flush again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return code
 
 

@@ -7,29 +7,32 @@ tables show is read.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 REPORT, PICTURE = ".comm.json", ".step.svg"
-PerRank = dict[str, float]
+Size = Annotated[float, Field(ge=0, allow_inf_nan=False, lt=1e12)]
+"""A time, a share or a rate: no other number is one."""
+Whole = Annotated[int, Field(ge=0)]
+PerRank = dict[str, Size]
 
 
 class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
 class Percentiles(_Read):
     """Of the percentiles the tables show the median."""
 
-    p50: float
+    p50: Size
 
 
 class Counts(_Read):
     """Collectives per step; a list where steps or ranks differ."""
 
-    all_reduce: int | list[int]
-    all_gather: int | list[int]
+    all_reduce: Whole | list[Whole]
+    all_gather: Whole | list[Whole]
 
 
 class SelfCheck(_Read):
@@ -43,24 +46,24 @@ class SelfCheck(_Read):
 class Phase(_Read):
     """Medians per step of one phase; every time is None where the self-check failed."""
 
-    steps: int
+    steps: Whole
     step_ms: Percentiles | None = None
     transfer_us: Percentiles | None = None
     transfer_lower_us: Percentiles | None = None
-    transfer_ms_per_step: float | None = None
-    transfer_fraction_profiled: float | None = None
-    all_gather_ms_per_step: float | None = None
+    transfer_ms_per_step: Size | None = None
+    transfer_fraction_profiled: Size | None = None
+    all_gather_ms_per_step: Size | None = None
     compute_ms_per_step: PerRank | None = None
     wait_ms_per_step: PerRank | None = None
     gap_ms_per_step: PerRank | None = None
-    busbw_gb_s: float | None = None
-    link_share: float | None = None
+    busbw_gb_s: Size | None = None
+    link_share: Size | None = None
 
 
 class Communication(_Read):
     """One analysed capture. ``picture`` is the SVG of a decode step, if there is one."""
 
-    ranks: int
+    ranks: Whole
     backend: str
     self_check: SelfCheck
     phases: dict[str, Phase]
@@ -77,6 +80,15 @@ def stem_of(results: Path, cell_path: str) -> Path:
     """A capture's files without their suffixes, from the place of its row below the root."""
     place = cell_path.replace("cells/capture/", "captures/", 1).removesuffix(".parquet")
     return results / place
+
+
+def is_report(path: Path) -> bool:
+    """Whether the file is a whole report."""
+    try:
+        Communication.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return False
+    return True
 
 
 def read(results: Path, cell_path: str) -> Communication | None:

@@ -22,7 +22,7 @@ def peak_gb_s(link: str | None, card: str | None) -> float | None:
 
     ``card``: its name, which tells NVLink 5; any other, or none, is taken for NVLink 3 or 4.
     """
-    match = re.fullmatch(r"NV(\d+)", link or "")
+    match = re.fullmatch(r"NV([1-9]\d?)", link or "")
     known = card_by_name(card or "")
     if match is None:
         return None

@@ -16,6 +16,7 @@ from typing import Any
 from tpsweep import capture, repeat
 from tpsweep.atomic import replacing
 from tpsweep.capture import sidecar
+from tpsweep.capture.steps import PARTIAL
 from tpsweep.cell import Cell
 from tpsweep.latency import batches
 from tpsweep.measurement import Measurement, Times
@@ -68,7 +69,7 @@ def _require_steps(files: list[Path], cell: Cell) -> None:
     """All decode steps must be there: a profiler that starts late loses the first ones."""
     traces = [path for path in files if path.suffix != ".nsys-rep"]
     phases = capture.analyse(traces).phases
-    found = phases["decode"].steps if "decode" in phases else 0
+    found = sum(phases[name].steps for name in ("decode", PARTIAL) if name in phases)
     asked = cell.repeats * ((cell.output_len or 0) - 1)
     if found < asked:
         raise ValueError(f"the capture holds {found} decode steps of {asked}")

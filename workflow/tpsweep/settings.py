@@ -148,6 +148,9 @@ Profiler = Literal["auto", "torch", "nsys"]
 Dataset = Literal["random", "sharegpt", "lengths"]
 
 Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+Several = Annotated[
+    list[Annotated[int, Field(ge=2, le=10**9)]], Field(min_length=1), AfterValidator(_distinct)
+]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
 Backends = Annotated[list[Backend], Field(min_length=1), AfterValidator(_distinct)]
 Rates = Annotated[list[Rate], Field(min_length=1), AfterValidator(_distinct)]
@@ -243,6 +246,7 @@ class Capture(StaticBatch):
 
     kind: Literal["capture"]
     profiler: Profiler = "auto"
+    output_len: Several  # the first token is the prefill's: one alone has no decode step
 
 
 class RequestSet(Workload):

@@ -16,6 +16,7 @@ from typing import Any
 from snakemake_executor_plugin_submitit.repeated import repeated_key
 from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
 from tpsweep.cell import Cell, slug
+from tpsweep.communication import PICTURE, REPORT, is_report
 from tpsweep.config import Config, ConfigError, load_config
 from tpsweep.damaged import damaged
 from tpsweep.manifest import is_of
@@ -130,10 +131,11 @@ class Sweep:
 
     @property
     def communication(self) -> list[str]:
-        """Where the report of each capture goes that this run asks for."""
+        """Report and picture of each capture that this run asks for."""
         wanted = (self.jobs[path].cell for path in self.wanted)
         captures = (cell for cell in wanted if cell.workload == "capture")
-        return [f"{self.results}/{cell.capture_stem}.comm.json" for cell in captures]
+        stems = [f"{self.results}/{cell.capture_stem}" for cell in captures]
+        return [f"{stem}{suffix}" for stem in stems for suffix in (REPORT, PICTURE)]
 
     def job(self, path: str) -> Job:
         """The job that makes the row at ``path`` below the results root."""
@@ -188,6 +190,17 @@ class Sweep:
         """Rows that are there and cannot be read, by their paths below the results root."""
         rows = (path.removeprefix(f"{self.results}/") for path in self.wanted)
         return dict.fromkeys(damaged(Path(self.results), rows))
+
+    @cached_property
+    def unread(self) -> list[str]:
+        """Reports on captures that are there and cannot be read: they are made again."""
+        reports = (Path(path) for path in self.communication if path.endswith(REPORT))
+        return [str(path) for path in reports if path.exists() and not is_report(path)]
+
+    def analysis_inputs(self, stem: str) -> list[str]:
+        """What makes the analysis of a capture run again; ``stem``: of its files in captures/."""
+        report = f"{self.results}/captures/{stem}{REPORT}"
+        return [f"{self.results}/{AGAIN}"] if report in self.unread else []
 
     def failure_record(self, path: str) -> str:
         """Where to say why a row is missing."""

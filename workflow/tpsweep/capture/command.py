@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tpsweep.atomic import replacing
-from tpsweep.capture import latency_row, timeline, timeline_svg
+from tpsweep.capture import latency_row, sidecar, timeline, timeline_svg
 from tpsweep.capture.cut_capture import CutCapture, read_capture
 from tpsweep.capture.events import CaptureError
 from tpsweep.capture.phases import Phase
@@ -40,7 +40,9 @@ def run(
     its place); 2 for input that cannot be analysed and output that cannot be written.
     """
     wanted = wanted or Wanted()
+    given = [*paths, *(path for path in (model_config, wanted.latency) if path is not None)]
     try:
+        _check_outputs(wanted, given)
         model = None
         if model_config is not None:
             model = ModelSizes.from_config(read_json(model_config), model_config)
@@ -64,6 +66,21 @@ def run(
     return 0 if report.ok and drawn else 1
 
 
+def _check_outputs(wanted: Wanted, given: Sequence[Path]) -> None:
+    """Nothing that is read, and nothing but a file, may be written over: it would be lost."""
+    asked = {"--output": wanted.output, "--timeline": wanted.timeline}
+    targets = {option: path for option, path in asked.items() if path is not None}
+    read = {path.resolve() for path in given}
+    read |= {sidecar.place(path).resolve() for path in given}
+    for option, path in targets.items():
+        if path.resolve() in read:
+            raise CaptureError(f"{option}: {path}: it is read; another file is needed")
+        if path.exists() and not path.is_file():
+            raise CaptureError(f"{option}: {path}: no regular file; a file is needed")
+    if len({path.resolve() for path in targets.values()}) < len(targets):
+        raise CaptureError(f"--timeline: {wanted.timeline}: it is the --output, too; give two")
+
+
 def _draw(capture: CutCapture, path: Path) -> bool:
     """Write the picture, or an SVG that says why there is none; whether it is the picture."""
     try:
@@ -81,7 +98,7 @@ def _draw(capture: CutCapture, path: Path) -> bool:
 
 def _write(path: Path, words: str) -> None:
     try:
-        with replacing(path) as temporary:
+        with replacing(path.resolve()) as temporary:  # a link stays one
             temporary.write_text(words, "utf-8")
     except OSError as error:
         raise CaptureError(f"{path}: {error.strerror or error}") from error

@@ -68,6 +68,12 @@ def read_capture(paths: Sequence[Path], model: Sizes | None = None) -> CutCaptur
 
 def _cut(ranks: list[RankEvents], known: Sidecar) -> CutCapture:
     warnings: list[str] = []
+    for rank in ranks:
+        if backwards := int((rank.duration < 0).sum()):
+            raise CaptureError(
+                f"{rank.source}: rank {rank.rank}: {backwards} events end before they begin: a "
+                "damaged file; export or capture it again"
+            )
     classes = {rank.rank: kernels.classify(rank.names) for rank in ranks}
     found = {rank.rank: collectives.find(rank, classes[rank.rank]) for rank in ranks}
     ranks = _taking_part(ranks, found, warnings)
@@ -114,6 +120,11 @@ def _require_all_ranks(ranks: list[RankEvents], found: list[Collectives], known:
         expected = 2
     if expected is not None and len(ranks) != expected:
         least = "at least " if known.tp is None and not worlds else ""
+        if len(ranks) > expected:
+            raise CaptureError(
+                f"{ranks[0].source}: {len(ranks)} of {expected} ranks: more than one capture is "
+                "given, or the sidecar has another tp; give the files of one capture"
+            )
         raise CaptureError(
             f"{ranks[0].source}: {len(ranks)} of {least}{expected} ranks; give the traces of all "
             "ranks, or run nsys with --trace-fork-before-exec=true and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from tpsweep.capture.events import CaptureError
@@ -37,7 +38,7 @@ def decode_ms(path: Path, known: Sidecar) -> float:
     workload, tpot = row.get("workload"), row.get("tpot_ms")
     if workload != "latency":
         raise CaptureError(f"{path}: workload: {workload!r}; the row of a latency cell is needed")
-    if not isinstance(tpot, float) or not tpot > 0:
+    if not isinstance(tpot, float) or not 0 < tpot < math.inf:
         raise CaptureError(f"{path}: tpot_ms: {tpot!r}; a decode time above 0 is needed")
     for column, field in _SAME.items():
         theirs, ours = row.get(column), known.facts.get(field)

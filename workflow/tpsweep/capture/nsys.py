@@ -97,7 +97,10 @@ def _database(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             yield connection
-    except (sqlite3.Error, TypeError) as error:  # TypeError: a null where a number must be
+    except CaptureError:
+        raise
+    except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
+        # The last three: a null, a text or too large a number where a time or an id must be.
         raise CaptureError(
             f"{path}: not a whole SQLite export ({error}); make it again with "
             "`nsys export --type sqlite` on a disk with room and file locks"

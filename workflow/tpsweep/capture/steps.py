@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpsweep.capture.collectives import Collectives
-from tpsweep.capture.events import CaptureError, Ints, RankEvents
+from tpsweep.capture.events import Annotation, CaptureError, Ints, RankEvents
 from tpsweep.capture.sidecar import Sidecar
 
-PHASES = ("decode", "prefill", "mixed", "unknown")
+PARTIAL = "partial"
+PHASES = ("decode", "prefill", "mixed", PARTIAL, "unknown")
+"""Partial: prefill or decode of a part of the batch, whose sequences do not arrive all at once."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _phases(
     """Phase and tokens of each step: by annotation, else by the sidecar's lengths."""
     annotations = ranks[0].annotations
     if len(annotations) == count:
-        return [one.phase for one in annotations], [one.tokens for one in annotations]
+        return _whole_batches(annotations, sidecar.batch), [one.tokens for one in annotations]
     lengths = (sidecar.batch, sidecar.input_len, sidecar.output_len)
     batch, inputs, outputs = lengths
     if batch is None or inputs is None or outputs is None or count % outputs:
@@ -107,3 +109,23 @@ def _phases(
         ["prefill" if prefill else "decode" for prefill in first],
         [batch * inputs if prefill else batch for prefill in first],
     )
+
+
+def _whole_batches(annotations: Sequence[Annotation], batch: int | None) -> list[str]:
+    """Phases; steps with fewer sequences than the batch are ``PARTIAL``, for they cost less.
+
+    The whole batch of a decode step is the most sequences that one has: an engine may hold fewer
+    than were asked. A prefill has all of ``batch``, or as many as any if that is not known.
+    """
+    decoding = [one.generation_requests for one in annotations if one.phase == "decode"]
+    filling = [one.context_requests for one in annotations if one.phase == "prefill"]
+    whole = {
+        "decode": max(decoding, default=0),
+        "prefill": max(filling, default=0) if batch is None else batch,
+    }
+    return [
+        PARTIAL
+        if one.context_requests + one.generation_requests < whole.get(one.phase, 0)
+        else one.phase
+        for one in annotations
+    ]

@@ -40,7 +40,8 @@ COLUMNS = (
     Column("all_gather_per_step", INT, "found; null where steps or ranks differ"),
     Column("allreduce_backend_ran", TEXT, "what vLLM's log says runs first in dispatch order"),
     Column("allreduce_backend_seen", TEXT, "backends of the all-reduces in the capture"),
-    Column("decode_steps", INT, "decode steps in the capture"),
+    Column("decode_steps", INT, "decode steps of the whole batch: those that figures are of"),
+    Column("partial_steps", INT, "prefill or decode of a part of the batch: in no figure"),
     Column("step_ms", FLOAT, "decode step under the profiler, median"),
     Column("transfer_us", FLOAT, "per all-reduce of a decode step: shortest rank's, median"),
     Column("transfer_lower_us", FLOAT, "the same of kernels that push: a lower bound"),
@@ -110,6 +111,7 @@ VIEWS = (
     View("All-reduces (per step)", text("all_reduce_per_step", NA)),
     View("All-reduce seen", text("allreduce_backend_seen", NA)),
     View("Decode steps", text("decode_steps", NA)),
+    View("Partial steps", text("partial_steps", NA)),
     View("Transfer (us per all-reduce)", _transfer_us),
     View("Transfer (ms per step)", _transfer_ms),
     View("Profiled step (ms)", figure("step_ms", NA)),
@@ -130,6 +132,8 @@ LEGEND = (
     " rank's own duration is its wait for the slowest. With more ranks the shortest leans lower.",
     "Share of decode time: of the latency cell like it, without a profiler. A profiler stretches"
     " steps and makes gaps and waits: compute, wait and gap are of the profiled step.",
+    "Decode steps are those of the whole batch. Requests reach the engine one by one, so that some"
+    " steps hold a part of it: partial steps, which cost less and are in no figure.",
 )
 EMPTY = "No capture cells in the matrix."
 _ORDER = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
@@ -227,6 +231,7 @@ def _analysed(found: Communication, decode_ms: float | None) -> Record:
         "all_gather_per_step": _one(check.found, "all_gather"),
         "allreduce_backend_seen": found.backend,
         "decode_steps": decode.steps,
+        "partial_steps": found.phase("partial").steps,
         "step_ms": _median(decode.step_ms),
         "transfer_us": _median(decode.transfer_us),
         "transfer_lower_us": _median(decode.transfer_lower_us),
