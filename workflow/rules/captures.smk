@@ -6,7 +6,7 @@ rule communication:
     input:
         # Not newer than: a cloned results folder has times of its own. A row that is measured anew
         # runs this again all the same, as a job of this run has made it.
-        ancient(f"{RESULTS}/cells/capture/{{cell}}.parquet"),
+        row=ancient(f"{RESULTS}/cells/capture/{{cell}}.parquet"),
         again=lambda wc: SWEEP.analysis_inputs(wc.cell),
     output:
         report=f"{RESULTS}/captures/{{cell}}.comm.json",
@@ -16,5 +16,5 @@ rule communication:
     shell:
         # 1: analysed, and something is wrong with it: the report says what, the tables mark it.
         # 2: not analysed, and the last line says why.
-        f"{PYTHON} -m tpsweep comm {{input[0]:q}} --output {{output.report:q}}"
+        f"{PYTHON} -m tpsweep comm {{input.row:q}} --output {{output.report:q}}"
         " --timeline {output.picture:q} > {log:q} 2>&1 || [ $? -eq 1 ] || {{ tail -n 1 {log:q} >&2; exit 2; }}"
