@@ -20,6 +20,7 @@ ROWS = ROOT / "results" / "smoke"
 TABLES = (
     *("TP comparison", "TP against TP", "Crossover", "Batch scaling", "Serving", "Communication"),
     *("What TP divides, and what it does not", "TP against replicas", "Floors"),
+    "Validity",
 )
 CAPTIONS = [
     *("Where it ran", "Models", "Questions", "Expectations"),
@@ -27,7 +28,8 @@ CAPTIONS = [
 ]
 SECTIONS = [
     *("ran", "questions", "tp", "tp_pairs", "crossover", "batch_scaling", "throughput", "serving"),
-    *("communication", "terms", "replicas", "floors", "failures", "holes"),
+    *("communication", "terms", "replicas", "floors", "validity"),
+    *("failures", "holes"),
 ]
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -80,7 +80,7 @@ def test_every_section_says_what_there_is(sweep: Sweep) -> None:
         f"{table}: llama on H200"
         for table in (
             *("TP comparison", "TP against TP", "Crossover", "Batch scaling", "Throughput"),
-            *("Serving", "TP against replicas", "Floors"),
+            *("Serving", "TP against replicas", "Floors", "Validity"),
         )
     ]
     assert found.count("h1") == 1

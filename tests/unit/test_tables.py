@@ -24,6 +24,7 @@ Record = dict[str, Any]
 NAMES = (
     *("cells", "tp_comparison", "throughput", "serving", "communication", "terms"),
     *("batch_scaling", "tp_pairs", "crossover", "floors", "replicas"),
+    "validity",
 )
 
 

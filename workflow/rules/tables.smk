@@ -2,7 +2,8 @@
 TABLES = expand(
     f"{RESULTS}/tables/{{table}}.{{format}}",
     table=["cells", "tp_comparison", "throughput", "serving", "communication", "terms"]
-    + ["batch_scaling", "tp_pairs", "crossover", "floors", "replicas"],
+    + ["batch_scaling", "tp_pairs", "crossover", "floors", "replicas"]
+    + ["validity"],
     format=["parquet", "csv", "md"],
 )
 

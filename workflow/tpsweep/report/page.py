@@ -32,6 +32,7 @@ from tpsweep.tables import (
     throughput,
     tp_comparison,
     tp_pairs,
+    validity,
 )
 from tpsweep.tables import communication as communication_table
 from tpsweep.tables.table import Record, Table
@@ -145,6 +146,7 @@ def _sections(results: Results) -> list[Section]:
         _of_table(terms.build(results)),
         _of_table(replicas.build(results)),
         _of_table(floors.build(results)),
+        _of_table(validity.build(results)),
         Section("failures", "Failures", make_failures(results, LINES)),
         Section("holes", "Not measured", make_holes(results, LINES)),
     ]

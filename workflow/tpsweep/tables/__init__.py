@@ -20,6 +20,7 @@ from tpsweep.tables import (
     throughput,
     tp_comparison,
     tp_pairs,
+    validity,
 )
 
 FOLDER = "tables"
@@ -27,6 +28,7 @@ BUILDERS = (
     *(cells.build, tp_comparison.build, throughput.build, serving.build),
     *(communication.build, terms.build, batch_scaling.build),
     *(tp_pairs.build, crossover.build, floors.build, replicas.build),
+    validity.build,
 )
 """Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
 

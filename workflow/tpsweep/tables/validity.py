@@ -1,0 +1,171 @@
+"""Table ``validity``: what was refused and why, and what else than TP differs in a comparison.
+
+Refused are cells of failure type ``invalid`` or ``unreadable``, rows that break a rule of
+measuring all the same (older, or changed by hand), and captures whose collectives do not add up.
+Comparisons are the series of ``tpsweep.tables.series``: one line per difference, or one that says
+that there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tpsweep import row
+from tpsweep.provenance import same_version
+from tpsweep.results import Results, records
+from tpsweep.row import BOOL, TEXT, Column
+from tpsweep.settings import WORKLOADS
+from tpsweep.tables import differences, floors
+from tpsweep.tables.series import KEY, ORDER, Series, load_series
+from tpsweep.tables.table import IDENTITY_VIEWS, Record, Table, View, identity, sort_key, text
+
+REFUSED, COMPARISON = "refused", "comparison"
+REFUSED_TYPES = ("invalid", "unreadable")
+"""Failure types of cells that were measured; the others never came so far."""
+NOTHING = "nothing differs"
+ONE = "one line measured: nothing is compared"
+NONE = "no line measured: nothing is compared"
+FLAG = {True: "yes", False: "no", None: "n/a"}
+COLUMNS = (
+    Column("kind", TEXT, "refused: one cell; comparison: cells that differ in TP and replicas"),
+    *row.IDENTITY,
+    Column("settings", TEXT, "digest of what else could change a number"),
+    Column("compared", TEXT, "comparison: its measured lines"),
+    Column("subject", TEXT, "refused: failure type or broken rule; comparison: what differs"),
+    Column("provenance", TEXT, "comparison: the row's column that differs"),
+    Column("detail", TEXT, "refused: why; comparison: the values per line"),
+    Column("flagged", BOOL, "it could explain a difference; null: nothing is compared"),
+    Column("why", TEXT, "comparison: how it could, or why it does not"),
+    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+)
+VIEWS = (
+    View("Kind", text("kind"), once=True),
+    *IDENTITY_VIEWS,
+    identity("Run", "run"),
+    identity("Settings", "settings"),
+    View("Compared", text("compared")),
+    View("Flagged", lambda record: FLAG[record["flagged"]]),
+    View("What", text("subject")),
+    View("Values or reason", text("detail")),
+    View("Why", text("why")),
+)
+LEGEND = (
+    "Refused: measured, and no valid row, or a row that no table should be read from. Cells that"
+    " failed otherwise, are missing or were never planned are in the table of cells.",
+    "Comparison: flagged is what differs between lines that are to differ in TP alone, where it"
+    " could explain a difference of their figures; SM clocks if more than"
+    f" {100 * differences.CLOCK_TOLERANCE:.0f} % apart. Clocks fall with load and power: they are"
+    " cause and consequence.",
+    "A provenance that no row of a line has (CPU, older rows) is not compared.",
+)
+EMPTY = "No cells in the matrix."
+_FROM_ROWS = (
+    *("cell_id", "allreduce_backend_ran", "vllm_version_ran", "tp_ran"),
+    *("tpot_ms", "prefill_ms", *floors.RATIOS, "synthetic"),
+)
+_ORDER = tuple(dict.fromkeys((*ORDER, "run")))
+
+
+def build(results: Results) -> Table:
+    """Refused cells first, then comparisons: flagged, differing, alike."""
+    lines = [*_refused(results), *_comparisons(results)]
+    lines.sort(
+        key=lambda line: (
+            line["kind"] != REFUSED,
+            not line["flagged"],
+            line["provenance"] is None,
+            line["flagged"] is None,
+            sort_key(line, _ORDER),
+        )
+    )
+    return Table("validity", "Validity", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+
+
+def _refused(results: Results) -> Iterator[Record]:
+    names = (*row.IDENTITY_NAMES, "settings", "state", "failure_type", "reason")
+    rows = {line["cell_id"]: line for line in records(results.rows, _FROM_ROWS)}
+    for cell in records(results.manifest, names):
+        if cell["state"] == "failed" and cell["failure_type"] in REFUSED_TYPES:
+            yield _refusal(cell, cell["failure_type"], cell["reason"], synthetic=False)
+        elif cell["state"] == "measured":
+            measured = rows[cell["cell_id"]]
+            for subject, detail in (*_broken(cell, measured), *_uncounted(cell, results)):
+                yield _refusal(cell, subject, detail, synthetic=bool(measured["synthetic"]))
+
+
+def _refusal(cell: Record, subject: str, detail: Any, *, synthetic: bool) -> Record:
+    return {
+        **_empty(REFUSED),
+        **{name: cell[name] for name in (*row.IDENTITY_NAMES, "settings")},
+        "subject": subject,
+        "detail": detail or "no reason given",
+        "flagged": True,
+        "synthetic": synthetic,
+    }
+
+
+def _broken(cell: Record, measured: Record) -> Iterator[tuple[str, str]]:
+    """Rules that a row breaks by its own columns; what is null is not judged."""
+    for name, what in floors.RATIOS.items():
+        ratio = measured[name]
+        if ratio is not None and ratio < 1:
+            yield "floor", f"{what} is faster than its floor ({name}={ratio:.3f})"
+    asked, ran = cell["allreduce_backend"], measured["allreduce_backend_ran"]
+    if ran is not None and asked != ran and asked not in ("auto", "none"):
+        yield "all-reduce", f"{asked} was asked, {ran} ran"
+    asked, ran = cell["vllm_version"], measured["vllm_version_ran"]
+    if ran is not None and not same_version(asked, ran):
+        yield "vLLM", f"{asked} was asked, {ran} ran"
+    if measured["tp_ran"] is not None and measured["tp_ran"] != cell["tp"]:
+        yield "TP", f"{cell['tp']} was asked, {measured['tp_ran']} ran"
+
+
+def _uncounted(cell: Record, results: Results) -> Iterator[tuple[str, str]]:
+    """A capture whose collectives per step are not the model's: its times are of something else."""
+    report = results.communication.get(cell["cell_id"])
+    if report is None or report.self_check.ok:
+        return
+    expected, found = report.self_check.expected, report.self_check.found
+    wanted = (
+        "the model is not known"
+        if expected is None
+        else f"{expected.all_reduce} all-reduces and {expected.all_gather} all-gathers expected"
+    )
+    said = f"{found.all_reduce} and {found.all_gather} found per step"
+    yield "collectives", f"{wanted}, {said}: no communication time is given"
+
+
+def _comparisons(results: Results) -> Iterator[Record]:
+    for workload in WORKLOADS:
+        for series in load_series(results, workload, differences.COLUMNS):
+            yield from _of_series(series)
+
+
+def _of_series(series: Series) -> Iterator[Record]:
+    measured = [line for line in series.lines if line.measured]
+    base: Record = {
+        **_empty(COMPARISON),
+        **dict(zip(KEY, series.key, strict=True)),
+        "allreduce_backend": series.backend,
+        "compared": ", ".join(map(differences.name_of, measured)) or None,
+        "flagged": False,
+        "synthetic": any(cell["synthetic"] for line in measured for cell in line.measured),
+    }
+    found = differences.find(series)
+    for difference in found:
+        yield {
+            **base,
+            "subject": difference.label,
+            "provenance": difference.column,
+            "detail": difference.values,
+            "flagged": difference.flagged,
+            "why": difference.why,
+        }
+    if not found:
+        flagged = False if len(measured) > 1 else None
+        yield {**base, "subject": (NONE, ONE, NOTHING)[min(len(measured), 2)], "flagged": flagged}
+
+
+def _empty(kind: str) -> Record:
+    return {**dict.fromkeys(column.name for column in COLUMNS), "kind": kind}
