@@ -102,7 +102,7 @@ def _manifest(options: argparse.Namespace) -> int:
     except InputError as error:
         return _refuse(error)
     try:
-        write_manifest(sweep.planned, options.output, sweep.raw)
+        write_manifest(sweep.planned, options.output, sweep.raw, sweep.config.settings.prices)
     except OSError as error:
         return _refuse(f"{options.output}: {error.strerror or error}")
     return 0

@@ -150,6 +150,7 @@ def _check(config: Config) -> None:
     settings = config.settings
     _check_results(config)
     _check_size(settings)
+    _known("prices", settings.prices, settings.gpus)
     slugs: dict[str, str] = {}
     for name in settings.models:
         other = slugs.setdefault(cell.slug(name), name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tpsweep.atomic import replacing
 from tpsweep.matrix import Planned
-from tpsweep.row import IDENTITY, INT, TEXT, Column
+from tpsweep.row import FLOAT, IDENTITY, INT, TEXT, Column
 
 COLUMNS = (
     *IDENTITY,
@@ -26,21 +26,33 @@ COLUMNS = (
     Column("entry", TEXT, "the workload's name in the config"),
     Column("workload_label", TEXT, "for people, from the config"),
     Column("model_label", TEXT, "for people, from the config"),
+    Column(
+        "gpu_hour_usd", FLOAT, "price of a GPU-hour of its node class, from the config; or null"
+    ),
 )
 _OF_PLAN = ("status", "reason", "minutes", "entry", "workload_label", "model_label")
 _SWEEP = b"sweep_sha256"
 SCHEMA = pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in COLUMNS])
 
 
-def write_manifest(planned: Sequence[Planned], path: Path, sweep: str = "") -> None:
-    """Write every cell to ``path``, atomically; ``sweep`` (config and site) is kept as a digest."""
+def write_manifest(
+    planned: Sequence[Planned],
+    path: Path,
+    sweep: str = "",
+    prices: Mapping[str, float] | None = None,
+) -> None:
+    """Write every cell to ``path``, atomically; ``sweep`` (config and site) is kept as a digest.
+
+    ``prices``: USD per GPU-hour by node class.
+    """
     sessions: dict[int, str] = {}
     records = []
     for item in planned:
         engine = item.cell.engine
         # One engine object serves many cells: its key is hashed once.
         session = sessions.get(id(engine)) or sessions.setdefault(id(engine), engine.session)
-        records.append(_record(item, session))
+        price = (prices or {}).get(engine.gpu)
+        records.append({**_record(item, session), "gpu_hour_usd": price})
     schema = SCHEMA.with_metadata({_SWEEP: _digest(sweep)})
     table = pa.Table.from_pylist(records, schema=schema)
     with replacing(path) as temporary:

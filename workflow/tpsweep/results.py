@@ -32,6 +32,7 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("session", pa.string()),
         pa.field("settings", pa.string()),
+        pa.field("gpu_hour_usd", pa.float64()),
     ]
 )
 """What is asked of the manifest; it may hold more. Types alone: the file is all that is shared."""
@@ -135,7 +136,7 @@ def _load_manifest(path: Path) -> pd.DataFrame:
         raise ResultsError(f"{path}: no such manifest; a run of the sweep writes it")
     try:
         table = pq.ParquetFile(path).read(use_threads=False)
-        required = set(MANIFEST_SCHEMA.names) - {"settings"}  # older manifests have none
+        required = set(MANIFEST_SCHEMA.names) - {"settings", "gpu_hour_usd"}  # not in older ones
         frame = _to_frame(conform(table, MANIFEST_SCHEMA, sorted(required)))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ResultsError(f"{path}: not a manifest of tpsweep: {_one_line(error)}") from error

@@ -142,6 +142,7 @@ Rate = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"const": "inf"}]}),
 ]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Price = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 EngineArguments = Annotated[dict[str, JsonValue], AfterValidator(_engine_arguments)]
 Backend = Literal["auto", "custom", "nccl", "symm_mem", "flashinfer"]
 Profiler = Literal["auto", "torch", "nsys"]
@@ -354,6 +355,7 @@ class Settings(Closed):
     workloads: Annotated[dict[Name, WorkloadEntry], Field(min_length=1)]
     engine_start_minutes: Count = 15
     exclude: list[Exclusion] = []
+    prices: dict[Name, Price] = {}
 
 
 def json_schema() -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tpsweep.results import Results
 from tpsweep.row import FLOAT, INT, TEXT, Column
+from tpsweep.tables import cost
 from tpsweep.tables.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
 from tpsweep.tables.table import (
     IDENTITY_VIEWS,
@@ -44,6 +45,7 @@ COLUMNS = (
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     Column(ENERGY, FLOAT, "joules of the GPUs per output token; null if not known"),
     *(Column(f"{name}_ratio", FLOAT, f"{name} / that of the one engine") for name in RATIOS),
+    *cost.COLUMNS,
     *TAIL,
 )
 NA = "n/a"
@@ -64,6 +66,7 @@ VIEWS = (
     View("Decode (ratio to one engine)", figure("tpot_ms_ratio", NA)),
     View("TTFT p50 (ratio)", figure("ttft_p50_ms_ratio", NA)),
     View("ITL p50 (ratio)", figure("itl_p50_ms_ratio", NA)),
+    cost.VIEW,
     View("Note", text("note"), once=True),
 )
 LEGEND = (
@@ -96,7 +99,8 @@ def build(results: Results) -> Table:
         for record in _records(series, by_place)
     ]
     lines.sort(key=lambda record: sort_key(record, _ORDER))
-    return Table("replicas", "TP against replicas", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+    legend = (*LEGEND, *cost.legend(lines))
+    return Table("replicas", "TP against replicas", COLUMNS, VIEWS, lines, legend, EMPTY)
 
 
 def _place(series: Series, batch: int | None, line: Line) -> tuple[Any, ...]:
@@ -160,7 +164,7 @@ def _computed(
 def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
     line = other.line
     found = _figures(line, other.times)
-    rate = found["output_tok_s"]
+    rate, gpus = found["output_tok_s"], line.gpus * other.times
     dummy = any(cell["weights"] == "dummy" for cell in line.measured)
     ratios = {
         f"{name}_ratio": found[name] / whole[name]
@@ -173,11 +177,12 @@ def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
         **found,
         **ratios,
         "replicas": line.replicas * other.times,
-        "gpus": line.gpus * other.times,
+        "gpus": gpus,
         "state": other.state,
         "source": other.source,
         "single_tp": one.tp,
-        "output_tok_s_per_gpu": None if rate is None else rate / (line.gpus * other.times),
+        "output_tok_s_per_gpu": None if rate is None else rate / gpus,
+        **cost.cost_of(line, gpus, rate),
     }
 
 
