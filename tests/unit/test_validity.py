@@ -131,6 +131,14 @@ def test_clocks_are_flagged_beyond_their_tolerance(sweep: Sweep, ratio: float) -
         assert line["subject"] == "nothing differs"
 
 
+def test_power_stands_beside_the_clock(sweep: Sweep) -> None:
+    for tp, clock, power in ((1, 1500.0, [690.0]), (2, 1650.0, [640.0, 660.0])):
+        limit = {"gpu_power_limit_w": [700.0] * tp, "gpu_sm_clock_mhz": [clock] * tp}
+        sweep.add(tp, tpot=8.0, measured={**limit, "gpu_power_w": power})
+    (line,) = lines(sweep, "comparison")
+    assert line["detail"] == "TP=1: 1500 MHz at 690 of 700 W; TP=2: 1650 MHz at 650 of 700 W"
+
+
 def test_links_and_all_reduce_are_of_several_gpus_only(sweep: Sweep) -> None:
     for tp, link, ran in ((1, None, "none"), (2, "NV18", "custom"), (4, "NV18", "custom")):
         ran_so = {"gpu_link": link, "allreduce_backend_ran": ran}

@@ -59,7 +59,7 @@ class Difference:
     why: str
 
 
-CLOCK = "gpu_sm_clock_mhz"
+CLOCK, POWER, LIMIT = "gpu_sm_clock_mhz", "gpu_power_w", "gpu_power_limit_w"
 COMPARED = (
     Compared("driver", "driver_version", "another driver can run other kernels and clocks"),
     Compared("vLLM", "vllm_version_ran", "another engine"),
@@ -78,12 +78,12 @@ COMPARED = (
         parallel=True,
     ),
     Compared("fusions", "fusions_enabled", "other kernels", silent=True),
-    Compared("power limit", "gpu_power_limit_w", "a lower limit lowers clocks", words=_watts),
+    Compared("power limit", LIMIT, "a lower limit lowers clocks", words=_watts),
     Compared(
         "memory clock", "gpu_mem_clock_mhz", "decode goes with memory bandwidth", words=_megahertz
     ),
 )
-COLUMNS = (*(compared.column for compared in COMPARED), CLOCK)
+COLUMNS = (*(compared.column for compared in COMPARED), CLOCK, POWER)
 """What ``find`` needs of the rows."""
 ALIKE = "every line has the same ones: it explains no difference between them"
 
@@ -133,14 +133,15 @@ def _values(compared: Compared, line: Line) -> list[str]:
 
 
 def _clocks(lines: list[Line]) -> Difference | None:
-    """SM clocks while measuring: each line's median over its runs and GPUs."""
-    clocks = {name_of(line): _clock(line.measured) for line in lines}
+    """SM clocks while measuring: each line's median over its runs and GPUs, power beside it."""
+    clocks = {name_of(line): _median(line.measured, CLOCK) for line in lines}
+    powers = {name_of(line): _power(line.measured) for line in lines}
     known = {name: clock for name, clock in clocks.items() if clock is not None}
     if len(set(known.values())) < 2:
         return None
     apart = max(known.values()) / min(known.values()) - 1
     flagged = apart > CLOCK_TOLERANCE
-    values = "; ".join(f"{name}: {clock:.0f} MHz" for name, clock in known.items())
+    values = "; ".join(f"{name}: {clock:.0f} MHz{powers[name]}" for name, clock in known.items())
     said = f"{100 * apart:.1f} % apart"
     limit = f"{100 * CLOCK_TOLERANCE:.0f} %"
     why = (
@@ -151,10 +152,14 @@ def _clocks(lines: list[Line]) -> Difference | None:
     return Difference("SM clock while measuring", CLOCK, values, flagged, why)
 
 
-def _clock(cells: list[Record]) -> float | None:
-    found = [float(clock) for cell in cells for clock in _given(cell[CLOCK]) if clock]
+def _power(cells: list[Record]) -> str:
+    """Mean power and its limit: a card at its limit lowers its clock."""
+    power, limit = _median(cells, POWER), _median(cells, LIMIT)
+    return "" if power is None or limit is None else f" at {power:.0f} of {limit:.0f} W"
+
+
+def _median(cells: list[Record], name: str) -> float | None:
+    """Of all GPUs of all runs; None if no run has it."""
+    given = (cell[name] for cell in cells if cell[name] is not None)
+    found = [float(value) for values in given for value in values if value]
     return median(found) if found else None
-
-
-def _given(values: Any) -> Any:
-    return () if values is None else values
