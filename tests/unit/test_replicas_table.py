@@ -107,10 +107,10 @@ def test_cost_is_that_of_the_gpus_at_the_rate(sweep: Sweep) -> None:
     sweep.add(1, tpot=8.0, rate=500.0)
     sweep.add(1, tpot=8.0, rate=900.0, batch=2)
     sweep.add(2, tpot=5.0, rate=1500.0, batch=2)
-    assert lines(sweep)[2, 2, 1]["usd_per_mtok"] is None
+    assert lines(sweep)[2, 2, 1]["usd_per_million_output_tok"] is None
     for cell in sweep.manifest:
         cell["gpu_hour_usd"] = 3.6
     found = lines(sweep)
     # 3.6 USD an hour are a thousandth of a dollar a second: two GPUs, 1e6 / 1500 and 1e6 / 1000 s.
-    assert found[2, 2, 1]["usd_per_mtok"] == pytest.approx(2 * 0.001 * 1e6 / 1500)
-    assert found[2, 1, 2]["usd_per_mtok"] == pytest.approx(2 * 0.001 * 1e6 / 1000)
+    assert found[2, 2, 1]["usd_per_million_output_tok"] == pytest.approx(2 * 0.001 * 1e6 / 1500)
+    assert found[2, 1, 2]["usd_per_million_output_tok"] == pytest.approx(2 * 0.001 * 1e6 / 1000)

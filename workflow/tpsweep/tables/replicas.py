@@ -13,6 +13,7 @@ from typing import Any
 
 from tpsweep.results import Results
 from tpsweep.row import FLOAT, INT, TEXT, Column
+from tpsweep.tables import prices
 from tpsweep.tables.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
 from tpsweep.tables.table import (
     IDENTITY_VIEWS,
@@ -28,7 +29,6 @@ from tpsweep.tables.table import (
 TIMES = ("tpot_ms", "prefill_ms", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms")
 RATES = ("request_s", "output_tok_s")
 ENERGY = "energy_j_per_tok"
-COST = "usd_per_mtok"
 _FROM_ROWS = (*TIMES, *RATES, ENERGY)
 RATIOS = ("output_tok_s", "tpot_ms", "ttft_p50_ms", "itl_p50_ms")
 COLUMNS = (
@@ -44,8 +44,8 @@ COLUMNS = (
     Column("output_tok_s", FLOAT, "output tokens/s of all engines, median over runs"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     Column(ENERGY, FLOAT, "joules of the GPUs per output token; null if not known"),
-    Column(COST, FLOAT, "USD of the GPUs per million output tokens; null without prices"),
     *(Column(f"{name}_ratio", FLOAT, f"{name} / that of the one engine") for name in RATIOS),
+    *prices.COLUMNS,
     *TAIL,
 )
 NA = "n/a"
@@ -62,19 +62,18 @@ VIEWS = (
     View("Output (tok/s)", figure("output_tok_s", NA)),
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu", NA)),
     View("Energy (J/token)", figure(ENERGY, NA)),
-    View("Cost (USD per million tokens)", figure(COST, NA)),
     View("Output (ratio to one engine)", figure("output_tok_s_ratio", NA)),
     View("Decode (ratio to one engine)", figure("tpot_ms_ratio", NA)),
     View("TTFT p50 (ratio)", figure("ttft_p50_ms_ratio", NA)),
     View("ITL p50 (ratio)", figure("itl_p50_ms_ratio", NA)),
+    prices.VIEW,
     View("Note", text("note"), once=True),
 )
 LEGEND = (
     "Computed: the smaller engine's own cell at its share of the batch; its rates times the number"
     " of engines, its times and joules per token as they are. As if the engines did not disturb"
     " each other; no measurement.",
-    "Ratios are of medians and have no interval: they allow no claim of significance. Cost: of the"
-    " GPUs alone, by the prices of the config, while they yield this rate.",
+    "Ratios are of medians and have no interval: they allow no claim of significance.",
 )
 EMPTY = "No latency or serve cells of one engine over several GPUs in the matrix."
 _ORDER = (*(n for n in ORDER if n not in ("tp", "replicas", "gpus")), "gpus", "replicas", "tp")
@@ -100,7 +99,8 @@ def build(results: Results) -> Table:
         for record in _records(series, by_place)
     ]
     lines.sort(key=lambda record: sort_key(record, _ORDER))
-    return Table("replicas", "TP against replicas", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+    legend = (*LEGEND, *prices.legend(lines))
+    return Table("replicas", "TP against replicas", COLUMNS, VIEWS, lines, legend, EMPTY)
 
 
 def _place(series: Series, batch: int | None, line: Line) -> tuple[Any, ...]:
@@ -164,7 +164,7 @@ def _computed(
 def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
     line = other.line
     found = _figures(line, other.times)
-    rate = found["output_tok_s"]
+    rate, gpus = found["output_tok_s"], line.gpus * other.times
     dummy = any(cell["weights"] == "dummy" for cell in line.measured)
     ratios = {
         f"{name}_ratio": found[name] / whole[name]
@@ -177,19 +177,13 @@ def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
         **found,
         **ratios,
         "replicas": line.replicas * other.times,
-        "gpus": line.gpus * other.times,
+        "gpus": gpus,
         "state": other.state,
         "source": other.source,
         "single_tp": one.tp,
-        "output_tok_s_per_gpu": None if rate is None else rate / (line.gpus * other.times),
-        COST: _cost(line, None if rate is None else rate / (line.gpus * other.times)),
+        "output_tok_s_per_gpu": None if rate is None else rate / gpus,
+        **prices.cost_of(line, gpus, rate),
     }
-
-
-def _cost(line: Line, per_gpu: float | None) -> float | None:
-    """Of a million output tokens, by the price of an hour of one GPU."""
-    price = line.cells[0]["gpu_hour_usd"] if line.cells else None
-    return price / (per_gpu * 3600) * 1e6 if price and per_gpu else None
 
 
 def _figures(line: Line, times: int) -> Record:

@@ -99,6 +99,12 @@ class Line:
         found = [cell[name] for cell in self.measured if cell[name] is not None]
         return median(found) if found else None
 
+    @property
+    def gpu_hour_usd(self) -> float | None:
+        """Price of a GPU-hour of its class; None without, or if folders put together disagree."""
+        prices = {cell["gpu_hour_usd"] for cell in self.cells}
+        return prices.pop() if len(prices) == 1 else None
+
     @cached_property
     def output_tok_s(self) -> float | None:
         """Median over the measured runs."""
@@ -187,7 +193,7 @@ def load_cells(results: Results, workload: str, columns: tuple[str, ...]) -> Ite
     wanted = dict.fromkeys(("cell_id", *columns, RAN, "synthetic", *_COMPARED.values()))
     rows = results.rows[results.rows["workload"] == workload]
     by_id = {line["cell_id"]: line for line in records(rows, wanted)}
-    names = (*row.IDENTITY_NAMES, "settings", "state", "failure_type", "reason", "gpu_hour_usd")
+    names = (*row.IDENTITY_NAMES, "settings", "gpu_hour_usd", *("state", "failure_type", "reason"))
     manifest = results.manifest[results.manifest["workload"] == workload]
     for cell in records(manifest, names):
         yield {**cell, **by_id.get(cell["cell_id"], {})}

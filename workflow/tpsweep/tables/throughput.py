@@ -8,6 +8,7 @@ from typing import Any
 from tpsweep import stats
 from tpsweep.results import Results
 from tpsweep.row import FLOAT, TEXT, Column
+from tpsweep.tables import prices
 from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
 from tpsweep.tables.table import (
     IDENTITY_VIEWS,
@@ -44,6 +45,7 @@ COLUMNS = (
     Column("ratio_kind", TEXT, "between runs, or within session"),
     Column("ratio_verdict", TEXT, "what the interval allows to say; null for a computed line"),
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
+    *prices.COLUMNS,
     *TAIL,
 )
 NA = "n/a"
@@ -60,6 +62,7 @@ VIEWS = (
     View("Output (ratio to baseline)", figure("ratio", NA)),
     View("Verdict", lambda record: SHORT[record["ratio_verdict"]]),
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio", NA)),
+    prices.VIEW,
     View("Note", text("note"), once=True),
 )
 LEGEND = (
@@ -82,7 +85,8 @@ def build(results: Results) -> Table:
     ]
     order = (*(name for name in ORDER if name not in ("tp", "replicas", "gpus")), "gpus", "tp")
     lines.sort(key=lambda record: sort_key(record, order))
-    return Table("throughput", "Throughput", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+    legend = (*LEGEND, *prices.legend(lines))
+    return Table("throughput", "Throughput", COLUMNS, VIEWS, lines, legend, EMPTY)
 
 
 def _measured(series: Series) -> Iterator[Record]:
@@ -92,7 +96,14 @@ def _measured(series: Series) -> Iterator[Record]:
         else:
             ratio = _ratio(series.baseline, line)
         source = "measured" if line.measured else None
-        yield {**series.record(line, *_warnings(line)), "source": source, **_rates(line), **ratio}
+        rates = _rates(line)
+        yield {
+            **series.record(line, *_warnings(line)),
+            "source": source,
+            **rates,
+            **prices.cost_of(line, line.gpus, rates["output_tok_s"]),
+            **ratio,
+        }
 
 
 def _computed(series: Series) -> Iterator[Record]:
@@ -107,9 +118,11 @@ def _computed(series: Series) -> Iterator[Record]:
         if engines < 2 or rest or (one.tp, gpus) in known:
             continue
         source = f"computed: {engines} engines of TP={one.tp}"
+        # As many engines on as many GPUs: each token costs what it costs the one.
         yield {
             **series.record(one, *_warnings(one)),
             **{n: v * engines if _scales(n, v) else v for n, v in rates.items()},
+            **prices.cost_of(one, one.gpus, rates["output_tok_s"]),
             "replicas": engines,
             "gpus": gpus,
             "state": source,

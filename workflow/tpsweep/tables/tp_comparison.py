@@ -12,6 +12,7 @@ from typing import Any
 from tpsweep import stats
 from tpsweep.results import Results
 from tpsweep.row import FLOAT, TEXT, Column
+from tpsweep.tables import prices
 from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
 from tpsweep.tables.table import (
     IDENTITY_VIEWS,
@@ -54,6 +55,7 @@ COLUMNS = (
     BASELINE,
     *_speedup_columns("decode"),
     *_speedup_columns("prefill"),
+    *prices.COLUMNS,
     *TAIL,
 )
 
@@ -82,6 +84,7 @@ VIEWS = (
     View("Decode verdict", lambda record: SHORT[record["decode_verdict"]]),
     View("Prefill speed-up", figure("prefill_speedup")),
     View("Prefill verdict", lambda record: SHORT[record["prefill_verdict"]]),
+    prices.VIEW,
     View("Note", text("note"), once=True),
 )
 LEGEND = (
@@ -108,7 +111,8 @@ def build(results: Results) -> Table:
     }
     lines = [record for one in series for record in _records(one, throughput)]
     lines.sort(key=lambda record: sort_key(record, ORDER))
-    return Table("tp_comparison", "TP comparison", COLUMNS, VIEWS, lines, LEGEND)
+    legend = (*LEGEND, *prices.legend(lines))
+    return Table("tp_comparison", "TP comparison", COLUMNS, VIEWS, lines, legend)
 
 
 def _records(
@@ -121,6 +125,7 @@ def _records(
         record |= _speedup(baseline, line, DECODE, "decode")
         record |= _speedup(baseline, line, PREFILL, "prefill")
         record |= _rates(series, line, throughput)
+        record |= prices.cost_of(line, line.gpus, line.output_tok_s)
         yield record
 
 

@@ -1,202 +1,171 @@
-"""Table ``validity``: rows that were refused and why, and what differs inside each comparison.
+"""Table ``validity``: what was refused and why, and what else than TP differs in a comparison.
 
-A comparison is what ``tpsweep`` lays side by side: the TPs and replicas of one model on one node
-class. Beside the TP nothing should differ in it; what does could explain the difference.
+Refused are cells of failure type ``invalid`` or ``unreadable``, rows that break a rule of
+measuring all the same (older, or changed by hand), and captures whose collectives do not add up.
+Comparisons are the series of ``tpsweep.tables.series``: one line per difference, or one that says
+that there is none.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
-from tpsweep.results import Results
-from tpsweep.row import BOOL, IDENTITY, INT, TEXT, Column
-from tpsweep.tables.series import NO_ALLREDUCE, load_cells
-from tpsweep.tables.table import (
-    IDENTITY_VIEWS,
-    Record,
-    Table,
-    View,
-    digits,
-    identity,
-    sort_key,
-    text,
-)
+from tpsweep import row
+from tpsweep.provenance import same_version
+from tpsweep.results import Results, records
+from tpsweep.row import BOOL, TEXT, Column
+from tpsweep.settings import WORKLOADS
+from tpsweep.tables import differences, floors
+from tpsweep.tables.series import KEY, ORDER, Series, load_series
+from tpsweep.tables.table import IDENTITY_VIEWS, Record, Table, View, identity, sort_key, text
 
-WORKLOADS = ("latency", "throughput", "serve")
-INVALID = "invalid"
-_SUBJECT = (
-    *("site", "gpu", "gpu_card", "model", "model_revision", "dtype", "weights", "vllm_version"),
-    *("workload", "variant", "allreduce_backend"),
-)
-_PLACE = ("batch", "input_len", "output_len", "num_prompts", "request_rate", "max_concurrency")
-CLOCK_SPREAD = 0.05
-"""SM clocks of two TPs at one batch that differ by more are told: a GPU may have been throttled."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """A column of the rows that should be alike. ``parallel``: means something from TP=2 on."""
-
-    column: str
-    label: str
-    parallel: bool = False
-
-
-FIELDS = (
-    Field("vllm_version_ran", "vLLM"),
-    Field("torch_version", "torch"),
-    Field("cuda_version", "CUDA"),
-    Field("driver_version", "driver"),
-    Field("nccl_version", "NCCL", parallel=True),
-    Field("gpu_names", "GPUs"),
-    Field("gpu_power_limit_w", "power limit (W)"),
-    Field("gpu_mem_clock_mhz", "memory clock (MHz)"),
-    Field("gpu_link", "link", parallel=True),
-    Field("allreduce_backend_ran", "all-reduce that ran", parallel=True),
-    Field("fusions_enabled", "fusions", parallel=True),
-    Field("cpu_model", "processor"),
-    Field("hostname", "node"),
-    Field("tpsweep_version", "tpsweep"),
-)
-CLOCK = "gpu_sm_clock_mhz"
-_IDENTITY = {column.name: column for column in IDENTITY}
+REFUSED, COMPARISON = "refused", "comparison"
+REFUSED_TYPES = ("invalid", "unreadable")
+"""Failure types of cells that were measured; the others never came so far."""
+NOTHING = "nothing differs"
+ONE = "one line measured: nothing is compared"
+NONE = "no line measured: nothing is compared"
+FLAG = {True: "yes", False: "no", None: "n/a"}
 COLUMNS = (
-    Column("kind", TEXT, "refused: measured, and no row; differs; or alike: nothing differs"),
-    *(_IDENTITY[name] for name in _SUBJECT),
-    Column("tp", TEXT, "of the refused cell, or the TPs that are compared"),
-    Column("what", TEXT, "the rule that was broken, or what differs"),
-    Column("values", TEXT, "what was found, with the TPs that have it"),
-    Column("could_explain", BOOL, "whether it could explain a difference; null if refused"),
-    Column("cells", INT, "rows that were looked at; 1 if refused"),
-    Column("cell_id", TEXT, "of the refused cell"),
+    Column("kind", TEXT, "refused: one cell; comparison: cells that differ in TP and replicas"),
+    *row.IDENTITY,
+    Column("settings", TEXT, "digest of what else could change a number"),
+    Column("compared", TEXT, "comparison: its measured lines"),
+    Column("subject", TEXT, "refused: failure type or broken rule; comparison: what differs"),
+    Column("provenance", TEXT, "comparison: the row's column that differs"),
+    Column("detail", TEXT, "refused: why; comparison: the values per line"),
+    Column("flagged", BOOL, "it could explain a difference; null: nothing is compared"),
+    Column("why", TEXT, "comparison: how it could, or why it does not"),
     Column("synthetic", BOOL, "true: from made-up rows, never measured"),
 )
-_YES = {None: "", True: "yes", False: "no"}
-_OTHERS = (
-    *("GPUs", "TP", "Replicas", "Batch", "Requests", "Max in flight", "Data set"),
-    *("Rate (requests/s)", "Input (tokens)", "Output (tokens)"),
-)
 VIEWS = (
-    View("What", text("kind")),
-    *(view for view in IDENTITY_VIEWS if view.heading not in _OTHERS),
-    View("TP", text("tp")),
-    View("Rule, or what differs", text("what")),
-    View("Found", text("values")),
-    View("Could explain a difference", lambda record: _YES[record["could_explain"]]),
-    identity("Cells", "cells"),
+    View("Kind", text("kind"), once=True),
+    *IDENTITY_VIEWS,
+    identity("Run", "run"),
+    identity("Settings", "settings"),
+    View("Compared", text("compared")),
+    View("Flagged", lambda record: FLAG[record["flagged"]]),
+    View("What", text("subject")),
+    View("Values or reason", text("detail")),
+    View("Why", text("why")),
 )
 LEGEND = (
-    "Refused: measured, and against a rule of measuring (docs/measuring.md), so that there is no"
-    " row. Differs: the rows of one comparison do not have it in common. SM clocks are told where"
-    f" those of two TPs differ by over {CLOCK_SPREAD:.0%} at one batch: they follow the load, so"
-    " that this may be a result and not its cause.",
+    "Refused: measured, and no valid row, or a row that no table should be read from. Cells that"
+    " failed otherwise, are missing or were never planned are in the table of cells.",
+    "Comparison: flagged is what differs between lines that are to differ in TP alone, where it"
+    " could explain a difference of their figures; SM clocks if more than"
+    f" {100 * differences.CLOCK_TOLERANCE:.0f} % apart. Clocks fall with load and power: they are"
+    " cause and consequence.",
+    "A provenance that no row of a line has (CPU, older rows) is not compared.",
 )
-EMPTY = "Nothing is measured yet."
-_KINDS = ("refused", "differs", "alike")
+EMPTY = "No cells in the matrix."
+_FROM_ROWS = (
+    *("cell_id", "allreduce_backend_ran", "vllm_version_ran", "tp_ran"),
+    *("tpot_ms", "prefill_ms", *floors.RATIOS, "synthetic"),
+)
+_ORDER = tuple(dict.fromkeys((*ORDER, "run")))
 
 
 def build(results: Results) -> Table:
-    """Refused cells, then for every comparison what differs in it, or that nothing does."""
-    cells = [cell for workload in WORKLOADS for cell in _cells(results, workload)]
-    lines = [*_refused(results), *_compared(cells)]
-    lines.sort(key=lambda line: (_KINDS.index(line["kind"]), sort_key(line, (*_SUBJECT, "what"))))
+    """Refused cells first, then comparisons: flagged, differing, alike."""
+    lines = [*_refused(results), *_comparisons(results)]
+    lines.sort(
+        key=lambda line: (
+            line["kind"] != REFUSED,
+            not line["flagged"],
+            line["provenance"] is None,
+            line["flagged"] is None,
+            sort_key(line, _ORDER),
+        )
+    )
     return Table("validity", "Validity", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 
 
-def _cells(results: Results, workload: str) -> Iterator[Record]:
-    columns = tuple(field.column for field in FIELDS)
-    return load_cells(results, workload, (*columns, CLOCK))
-
-
 def _refused(results: Results) -> Iterator[Record]:
-    for workload in (*WORKLOADS, "capture"):
-        for cell in load_cells(results, workload, ()):
-            if cell["state"] == "failed" and cell["failure_type"] == INVALID:
-                rule, _, found = str(cell["reason"]).partition(": ")
-                yield {
-                    "kind": "refused",
-                    **{name: cell[name] for name in _SUBJECT},
-                    "tp": str(cell["tp"]),
-                    "what": rule,
-                    "values": found or None,
-                    "could_explain": None,
-                    "cells": 1,
-                    "cell_id": cell["cell_id"],
-                    "synthetic": False,
-                }
+    names = (*row.IDENTITY_NAMES, "settings", "state", "failure_type", "reason")
+    rows = {line["cell_id"]: line for line in records(results.rows, _FROM_ROWS)}
+    for cell in records(results.manifest, names):
+        if cell["state"] == "failed" and cell["failure_type"] in REFUSED_TYPES:
+            yield _refusal(cell, cell["failure_type"], cell["reason"], synthetic=False)
+        elif cell["state"] == "measured":
+            measured = rows[cell["cell_id"]]
+            for subject, detail in (*_broken(cell, measured), *_uncounted(cell, results)):
+                yield _refusal(cell, subject, detail, synthetic=bool(measured["synthetic"]))
 
 
-def _compared(cells: list[Record]) -> Iterator[Record]:
-    """TP=1 has no all-reduce: its cells stand in the comparison of every backend."""
-    groups: dict[tuple[Any, ...], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for cell in cells:
-        if cell["state"] == "measured":
-            same = tuple(cell[name] for name in _SUBJECT if name != "allreduce_backend")
-            groups[same][cell["allreduce_backend"]].append(cell)
-    for same, by_backend in groups.items():
-        single = by_backend.pop(NO_ALLREDUCE, [])
-        for backend, found in (by_backend or {NO_ALLREDUCE: []}).items():
-            yield from _group((*same, backend), [*single, *found])
-
-
-def _group(key: tuple[Any, ...], cells: list[Record]) -> Iterator[Record]:
-    common: Record = {
-        **dict(zip(_SUBJECT, key, strict=True)),
-        "tp": ", ".join(str(tp) for tp in sorted({cell["tp"] for cell in cells})),
-        "cells": len(cells),
-        "cell_id": None,
-        "synthetic": any(cell["synthetic"] for cell in cells),
+def _refusal(cell: Record, subject: str, detail: Any, *, synthetic: bool) -> Record:
+    return {
+        **_empty(REFUSED),
+        **{name: cell[name] for name in (*row.IDENTITY_NAMES, "settings")},
+        "subject": subject,
+        "detail": detail or "no reason given",
+        "flagged": True,
+        "synthetic": synthetic,
     }
-    found = [(field.label, _values(cells, field)) for field in FIELDS]
-    found.append(("SM clock (MHz)", _clocks(cells)))
-    differing = [(label, values) for label, values in found if values]
-    for label, values in differing:
-        said = {"what": label, "values": values, "could_explain": label != "tpsweep"}
-        yield {"kind": "differs", **common, **said}
-    if not differing:
-        yield {"kind": "alike", **common, "what": None, "values": None, "could_explain": False}
 
 
-def _values(cells: list[Record], field: Field) -> str:
-    """Each value with the TPs that have it; "" if there is one only. What is null is not known."""
-    tps: dict[str, set[int]] = defaultdict(set)
-    for cell in cells:
-        value = _plain(cell[field.column])
-        if value and (cell["tp"] > 1 or not field.parallel):
-            tps[value].add(cell["tp"])
-    if len(tps) < 2:
-        return ""
-    return "; ".join(
-        f"{value} (TP={', '.join(str(tp) for tp in sorted(found))})" for value, found in tps.items()
+def _broken(cell: Record, measured: Record) -> Iterator[tuple[str, str]]:
+    """Rules that a row breaks by its own columns; what is null is not judged."""
+    for name, what in floors.RATIOS.items():
+        ratio = measured[name]
+        if ratio is not None and ratio < 1:
+            yield "floor", f"{what} is faster than its floor ({name}={ratio:.3f})"
+    asked, ran = cell["allreduce_backend"], measured["allreduce_backend_ran"]
+    if ran is not None and asked != ran and asked not in ("auto", "none"):
+        yield "all-reduce", f"{asked} was asked, {ran} ran"
+    asked, ran = cell["vllm_version"], measured["vllm_version_ran"]
+    if ran is not None and not same_version(asked, ran):
+        yield "vLLM", f"{asked} was asked, {ran} ran"
+    if measured["tp_ran"] is not None and measured["tp_ran"] != cell["tp"]:
+        yield "TP", f"{cell['tp']} was asked, {measured['tp_ran']} ran"
+
+
+def _uncounted(cell: Record, results: Results) -> Iterator[tuple[str, str]]:
+    """A capture whose collectives per step are not the model's: its times are of something else."""
+    report = results.communication.get(cell["cell_id"])
+    if report is None or report.self_check.ok:
+        return
+    expected, found = report.self_check.expected, report.self_check.found
+    wanted = (
+        "the model is not known"
+        if expected is None
+        else f"{expected.all_reduce} all-reduces and {expected.all_gather} all-gathers expected"
     )
+    said = f"{found.all_reduce} and {found.all_gather} found per step"
+    yield "collectives", f"{wanted}, {said}: no communication time is given"
 
 
-def _plain(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    return ", ".join(sorted({item if isinstance(item, str) else digits(item) for item in value}))
+def _comparisons(results: Results) -> Iterator[Record]:
+    for workload in WORKLOADS:
+        for series in load_series(results, workload, differences.COLUMNS):
+            yield from _of_series(series)
 
 
-def _clocks(cells: list[Record]) -> str:
-    """The batch or rate at which the SM clocks of two TPs differ most; "" if they do not."""
-    places: dict[tuple[Any, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for cell in cells:
-        if cell[CLOCK] is not None and len(cell[CLOCK]):
-            place = tuple(cell[name] for name in _PLACE)
-            places[place][cell["tp"]].append(float(median(cell[CLOCK])))
-    worst, said = CLOCK_SPREAD, ""
-    for place, by_tp in places.items():
-        clocks = {tp: float(median(values)) for tp, values in by_tp.items()}
-        spread = max(clocks.values()) / min(clocks.values()) - 1 if min(clocks.values()) else 0.0
-        if spread > worst:
-            named = zip(_PLACE, place, strict=True)
-            where = ", ".join(f"{name} {value}" for name, value in named if value is not None)
-            each = "; ".join(f"{clock:.0f} (TP={tp})" for tp, clock in sorted(clocks.items()))
-            worst, said = spread, f"at {where}: {each}"
-    return said
+def _of_series(series: Series) -> Iterator[Record]:
+    measured = [line for line in series.lines if line.measured]
+    base: Record = {
+        **_empty(COMPARISON),
+        **dict(zip(KEY, series.key, strict=True)),
+        "allreduce_backend": series.backend,
+        "compared": ", ".join(map(differences.name_of, measured)) or None,
+        "flagged": False,
+        "synthetic": any(cell["synthetic"] for line in measured for cell in line.measured),
+    }
+    found = differences.find(series)
+    for difference in found:
+        yield {
+            **base,
+            "subject": difference.label,
+            "provenance": difference.column,
+            "detail": difference.values,
+            "flagged": difference.flagged,
+            "why": difference.why,
+        }
+    if not found:
+        flagged = False if len(measured) > 1 else None
+        yield {**base, "subject": (NONE, ONE, NOTHING)[min(len(measured), 2)], "flagged": flagged}
+
+
+def _empty(kind: str) -> Record:
+    return {**dict.fromkeys(column.name for column in COLUMNS), "kind": kind}
