@@ -90,8 +90,30 @@ def test_what_is_not_measured_says_why(sweep: Sweep) -> None:
     said = {(line["metric"], line["tp"]): line["said"] for line in lines(sweep, "metrics")}
     assert said["decode latency", "2"] == "failed: out_of_memory"
     assert said["decode latency", "1"] is None
-    assert said["communication, of decode time", "2"] == "n/a"
+    assert said["communication, of decode time", "2"] == "not analysed"
     assert "failed: out_of_memory" in sweep.markdown("metrics")
+
+
+def test_a_lower_bound_is_at_least_in_the_shares_too(sweep: Sweep) -> None:
+    sweep.add(2, tpot=4.0)
+    found = report(2, compute=3.5)
+    decode = found["phases"]["decode"]
+    decode["transfer_lower_us"], decode["transfer_us"] = decode["transfer_us"], None
+    sweep.capture(2, found)
+    said = {line["metric"]: (line["value"], line["said"]) for line in lines(sweep, "metrics")}
+    assert said["all-reduce, transfer"] == (pytest.approx(50.0), "at least")
+    assert said["communication, of decode time"] == (pytest.approx(6.25), "at least")
+    assert said["communication, of the profiled step"] == (pytest.approx(6.25), "at least")
+    assert said["NVLink during an all-reduce"] == (pytest.approx(2.1), None)
+
+
+def test_a_capture_whose_self_check_failed_says_so(sweep: Sweep) -> None:
+    sweep.add(2, tpot=4.0)
+    found = report(2, compute=3.5)
+    found["self_check"] = {**found["self_check"], "found": {"all_reduce": 1, "all_gather": 1}}
+    sweep.capture(2, {**found, "self_check": {**found["self_check"], "ok": False}})
+    said = {line["metric"]: (line["value"], line["said"]) for line in lines(sweep, "metrics")}
+    assert said["communication, of decode time"] == (None, "the self-check failed")
 
 
 def test_an_empty_sweep(sweep: Sweep) -> None:

@@ -53,6 +53,8 @@ SERVING = (
     Metric("TTFT p99", "ms", "ttft_p99_ms"),
     Metric("ITL p50", "ms", "itl_p50_ms"),
 )
+LOWER_BOUND = ("transfer_us", "transfer_fraction", "transfer_fraction_profiled")
+"""Where kernels push, all that is known of a transfer is that it took so long at least."""
 CROSSOVER = "crossover batch"
 NAMES = (*(m.name for m in (*LATENCY, *CAPTURE, *SERVING)), CROSSOVER)
 _IDENTITY = {column.name: column for column in IDENTITY}
@@ -158,8 +160,9 @@ def _record(line: Record, metric: Metric, source: str) -> Record:
     value = line.get(metric.column)
     lo, hi = (line.get(f"{metric.column}_{end}") for end in ("lo", "hi"))
     said = None if value is not None else _absent(line)
-    if value is None and metric.column == "transfer_us" and line["transfer_lower_us"] is not None:
-        value, said = line["transfer_lower_us"], "at least"
+    if metric.column in LOWER_BOUND and line["transfer_lower_us"] is not None:
+        value = line["transfer_lower_us"] if metric.column == "transfer_us" else value
+        said = said if value is None else "at least"
     return {
         **{name: line.get(name) for name in _SUBJECT},
         "metric": metric.name,
@@ -185,7 +188,11 @@ def _times(value: float | None, factor: float) -> float | None:
 
 def _absent(line: Record) -> str:
     state = str(line.get("state") or "n/a")
-    return "n/a" if state == "measured" else state
+    if state != "measured":
+        return state
+    if "self_check" in line and line["self_check"] != "ok":
+        return "not analysed" if line["self_check"] is None else "the self-check failed"
+    return "n/a"
 
 
 def _order(record: Record) -> tuple[object, ...]:
