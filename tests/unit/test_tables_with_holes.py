@@ -50,5 +50,16 @@ def test_holes_are_lines_and_measured_lines_have_figures(tmp_path: Path, seed: i
                 assert f"batch {batch} " in line["why"]
     assert len(sweep.read("floors")) == len(sweep.manifest)
     assert len(sweep.read("expected")) == len(sweep.manifest)
+    models = {(line["tp"], line["batch"]): line for line in sweep.read("models")}
+    assert models.keys() == whole.keys()
+    for place, line in models.items():
+        assert (line["tpot_ms"] is None) == (whole[place] == 0)
+        assert (line["state"] == "measured") == (whole[place] == len(RUNS))
+    for line in sweep.read("metrics"):
+        if line["source"] == "tp_comparison":
+            count = whole[int(line["tp"]), line["batch"]]
+            assert (line["value"] is None) == (count == 0) == (line["said"] is not None)
+    refused = sum(line["kind"] == "refused" for line in sweep.read("validity"))
+    assert refused == len(list((sweep.root / "failures").iterdir()))
     for line in sweep.read("replicas"):
         assert (line["output_tok_s"] is None) == (line["source"] is None)
