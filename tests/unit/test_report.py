@@ -88,6 +88,15 @@ def test_every_section_says_what_there_is(sweep: Sweep) -> None:
     assert all(attributes["scope"] == "col" for tag, attributes in found.tags if tag == "th")
 
 
+def test_every_table_is_linked(sweep: Sweep) -> None:
+    fill(sweep)
+    sweep.tables()
+    written = {f"tables/{path.name}" for path in (sweep.root / "tables").glob("*.csv")}
+    tags = Reader(page(sweep)).tags
+    links = {value for tag, found in tags if tag == "a" and (value := found.get("href"))}
+    assert {link for link in links if link.startswith("tables/")} == written
+
+
 def test_an_empty_sweep_says_why_in_every_section(sweep: Sweep) -> None:
     text = Reader(page(sweep)).text
     assert all(line in text for line in EMPTY)
