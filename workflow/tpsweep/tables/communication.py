@@ -9,6 +9,7 @@ from tpsweep import row
 from tpsweep.communication import Communication, Counts, Percentiles, PerRank, Phase
 from tpsweep.results import Results, records
 from tpsweep.row import BOOL, FLOAT, INT, TEXT, Column
+from tpsweep.tables.once import once
 from tpsweep.tables.table import (
     IDENTITY_VIEWS,
     Record,
@@ -139,6 +140,7 @@ EMPTY = "No capture cells in the matrix."
 _ORDER = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
 
 
+@once
 def build(results: Results) -> Table:
     """One line per capture cell of the manifest, measured or not."""
     return Table(

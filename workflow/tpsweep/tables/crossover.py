@@ -13,6 +13,7 @@ from tpsweep.results import Results
 from tpsweep.row import INT, TEXT, Column
 from tpsweep.tables.crossing import Crossing, Point, Sign, find_crossing
 from tpsweep.tables.decode_figures import DECODE
+from tpsweep.tables.once import once
 from tpsweep.tables.pairs import (
     NOTE,
     PAIR_HEAD,
@@ -66,6 +67,7 @@ EMPTY = "No latency cells of two TPs in the matrix."
 _ORDER = (*(name for name in PAIR_ORDER if name != "batch"),)
 
 
+@once
 def build(results: Results) -> Table:
     """Every pair of TPs of every series, measured or not."""
     lines = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tpsweep import row
 from tpsweep.results import Results, records
 from tpsweep.row import BOOL, TEXT, Column
+from tpsweep.tables.once import once
 from tpsweep.tables.table import (
     IDENTITY_VIEWS,
     Record,
@@ -57,6 +58,7 @@ EMPTY = "No latency cells in the matrix."
 _ORDER = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
 
 
+@once
 def build(results: Results) -> Table:
     """One line per latency cell of the manifest, measured or not."""
     rows = results.rows[results.rows["workload"] == "latency"]

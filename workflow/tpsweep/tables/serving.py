@@ -13,6 +13,7 @@ from tpsweep import stats
 from tpsweep.results import Results
 from tpsweep.row import BOOL, FLOAT, INT, TEXT, Column
 from tpsweep.tables import tp_comparison
+from tpsweep.tables.once import once
 from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
 from tpsweep.tables.table import (
     IDENTITY_VIEWS,
@@ -129,6 +130,7 @@ LEGEND = (
 EMPTY = "No serve cells in the matrix."
 
 
+@once
 def build(results: Results) -> Table:
     """Every TP and number of replicas at every offered rate, measured or not."""
     series = load_series(results, "serve", _FROM_ROWS)

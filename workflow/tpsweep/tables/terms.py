@@ -17,6 +17,7 @@ from tpsweep import row
 from tpsweep.results import Results
 from tpsweep.row import BOOL, FLOAT, INT, TEXT, Column
 from tpsweep.tables import communication
+from tpsweep.tables.once import once
 from tpsweep.tables.series import NO_ALLREDUCE
 from tpsweep.tables.table import (
     IDENTITY_VIEWS,
@@ -90,6 +91,7 @@ def solve(base_tp: int, base_ms: float, tp: int, ms: float) -> Terms:
     return Terms(scaling, base_ms - scaling / base_tp)
 
 
+@once
 def build(results: Results) -> Table:
     """One line per capture cell at TP above 1, whether it could be measured or not."""
     return Table(

@@ -13,6 +13,7 @@ from tpsweep import stats
 from tpsweep.results import Results
 from tpsweep.row import FLOAT, TEXT, Column
 from tpsweep.tables import prices
+from tpsweep.tables.once import once
 from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
 from tpsweep.tables.table import (
     IDENTITY_VIEWS,
@@ -97,6 +98,7 @@ LEGEND = (
 )
 
 
+@once
 def build(results: Results) -> Table:
     """Every TP of every series of static batches that the manifest has, measured or not.
 
