@@ -16,6 +16,7 @@ from tests.vllm.test_sweep import jobs
 
 pytestmark = pytest.mark.vllm
 LAYERS = 4
+RUNS = 3
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,11 @@ def test_every_all_reduce_of_every_step_is_found(swept: Project) -> None:
         assert report["self_check"]["ok"], report
         expected = (2 * LAYERS + 1, 1) if tp == 2 else (0, 0)
         assert (decode["all_reduce_per_step"], decode["all_gather_per_step"]) == expected
-        assert decode["steps"] >= 3 * 15
+        steps = {name: phase["steps"] for name, phase in report["phases"].items()}
+        assert sum(steps.values()) >= RUNS * 16, steps
+        # Sequences that do not arrive all at once make a run's first and last steps partial.
+        batch = 2 if path.name.startswith("b2-") else 1
+        assert RUNS * (16 - batch) <= steps["decode"] <= RUNS * 15, steps
 
 
 def test_the_communication_table_has_them(swept: Project) -> None:
