@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +27,10 @@ COLUMNS = (
     Column("cells_measured", INT, "cells that have a row"),
     Column("sessions_taken", INT, "sessions that these rows are from"),
     Column("gpu_h_taken", FLOAT, "measured: from engine start to the last row of each session"),
+    Column("gpu_h_floor", FLOAT, "measured: each session's engine start and kept repeats alone"),
+    Column("floor_ratio", FLOAT, "gpu_h_taken / gpu_h_floor"),
+    Column("gpu_h_taken_unpacked", FLOAT, "gpu_h_taken with that engine start for every cell"),
+    Column("saving_taken", FLOAT, "gpu_h_taken_unpacked / gpu_h_taken"),
     Column("synthetic", BOOL, "true: from made-up rows, never measured"),
 )
 VIEWS = (
@@ -43,16 +48,31 @@ VIEWS = (
     View("Cells measured", text("cells_measured")),
     View("Sessions", text("sessions_taken")),
     View("Taken (GPU h)", figure("gpu_h_taken", "n/a")),
+    View("Of the floor (times)", figure("floor_ratio", "n/a")),
+    View("Saved by sessions (times)", figure("saving_taken", "n/a")),
 )
 LEGEND = (
     "Expected is by docs/plan.md, never measured. Taken is what the rows that are there say of"
     " their sessions: engine starts and measurements, without failed attempts and preflights.",
+    "The floor is one engine start per session and the kept repeats: warm-ups and everything"
+    " between cells are above it. Saved by sessions: taken, had each of these cells had an engine"
+    " start of its own, as long as its session's.",
 )
 EMPTY = "Nothing is planned, or the manifest has no expectations: an older one."
 _CLASS = ("model", "gpu", "gpus")
 _PLANNED = (*_CLASS, "site", "gpu_card", "session", "minutes")
 _EXPECTED = ("expected_s", "expected_start_s")
-_TAKEN = (*_CLASS, "session_id", "engine_start_s", "started_at", "ended_at", "synthetic")
+_TIMES = ("started_at", "measured_at", "ended_at")
+_TAKEN = (*_CLASS, "session_id", "engine_start_s", *_TIMES, "synthetic")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of a session: from engine start to its last row, at least, with a start per cell."""
+
+    taken: float
+    floor: float
+    unpacked: float
 
 
 def build(results: Results) -> Table:
@@ -76,8 +96,7 @@ def _line(cells: list[Record], rows: list[Record]) -> Record:
     packed = sum(starts.values()) + work
     alone = sum(cell["expected_start_s"] + end for cell in cells) + work
     sessions = _sessions(rows)
-    spans = [_span(found) for found in sessions.values()]
-    is_known = rows and None not in spans
+    spent = [_spent(found) for found in sessions.values()]
     hours = first["gpus"] / 3600
     return {
         **{name: first[name] for name in ("site", "gpu", "gpu_card", "gpus", "model")},
@@ -89,7 +108,7 @@ def _line(cells: list[Record], rows: list[Record]) -> Record:
         "saving": alone / packed,
         "cells_measured": len(rows),
         "sessions_taken": len(sessions),
-        "gpu_h_taken": hours * sum(span or 0.0 for span in spans) if is_known else None,
+        **_taken([one for one in spent if one], hours, is_known=bool(rows) and None not in spent),
         "synthetic": any(row["synthetic"] for row in rows),
     }
 
@@ -106,14 +125,32 @@ def _sessions(rows: list[Record]) -> dict[Any, list[Record]]:
     return found
 
 
-def _span(rows: list[Record]) -> float | None:
-    """Seconds of a session from its rows; None if they do not say."""
-    if any(row[name] is None for row in rows for name in ("started_at", "ended_at")):
+def _taken(spent: list[Spent], hours: float, *, is_known: bool) -> Record:
+    if not is_known:
+        names = ("gpu_h_taken", "gpu_h_floor", "floor_ratio", "gpu_h_taken_unpacked")
+        return dict.fromkeys((*names, "saving_taken"))
+    taken, floor, unpacked = (
+        sum(getattr(one, name) for one in spent) for name in ("taken", "floor", "unpacked")
+    )
+    return {
+        "gpu_h_taken": hours * taken,
+        "gpu_h_floor": hours * floor,
+        "floor_ratio": taken / floor if floor else None,
+        "gpu_h_taken_unpacked": hours * unpacked,
+        "saving_taken": unpacked / taken if taken else None,
+    }
+
+
+def _spent(rows: list[Record]) -> Spent | None:
+    """What a session took by its rows; None if they do not say."""
+    if any(row[name] is None for row in rows for name in _TIMES):
         return None
     began = min(_time(row["started_at"]) for row in rows)
     ended = max(_time(row["ended_at"]) for row in rows)
     start = max((row["engine_start_s"] or 0.0 for row in rows), default=0.0)
-    return start + (ended - began).total_seconds()
+    kept = sum((_time(row["ended_at"]) - _time(row["measured_at"])).total_seconds() for row in rows)
+    taken = start + (ended - began).total_seconds()
+    return Spent(taken, start + kept, taken + (len(rows) - 1) * start)
 
 
 def _time(when: str) -> datetime:
