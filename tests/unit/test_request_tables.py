@@ -124,6 +124,16 @@ def test_runs_are_the_median_of_runs_with_the_range_of_all_seeds(sweep: Sweep) -
     assert found[2, 1]["ttft_p99_ms_verdict"] == stats.SIGNIFICANT
 
 
+def test_every_percentile_is_the_median_of_runs_or_null(sweep: Sweep) -> None:
+    for run, tpot in enumerate((6.0, 9.0, 7.0)):
+        sweep.online(1, 100.0, run=run, measured={"tpot_p95_ms": tpot, "e2e_p50_ms": 900.0})
+    (line,) = lines(sweep, "serving").values()
+    assert (line["tpot_p95_ms"], line["e2e_p50_ms"]) == (7.0, 900.0)
+    unknown = {f"{name}_p{p}_ms" for name in ("ttft", "tpot", "itl", "e2e") for p in (90, 95, 99)}
+    unknown -= {"tpot_p95_ms", "ttft_p99_ms"}
+    assert {line[name] for name in unknown} == {None}
+
+
 def test_one_seed_is_no_range(sweep: Sweep) -> None:
     sweep.online(1, 100.0, seeds=1)
     sweep.online(2, 60.0, seeds=1)

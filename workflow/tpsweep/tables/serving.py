@@ -11,7 +11,8 @@ from itertools import chain
 
 from tpsweep import stats
 from tpsweep.results import Results
-from tpsweep.row import BOOL, FLOAT, INT, TEXT, Column
+from tpsweep.row import BOOL, FLOAT, INT, SERVE_METRICS, TEXT, Column
+from tpsweep.row import PERCENTILES as PERCENTILES_KEPT
 from tpsweep.tables import tp_comparison
 from tpsweep.tables.once import once
 from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
@@ -35,7 +36,14 @@ RANGED = {
 }
 """Figures with one sample per seed."""
 COMPARED = ("ttft_p50_ms", "itl_p50_ms", "ttft_p99_ms")
-PLAIN = ("ttft_p99_ms", "itl_p99_ms", "goodput_request_s", "goodput_share", "steady_share")
+PERCENTILES = {
+    f"{name}_p{p}_ms": f"{what}, percentile {p}"
+    for name, what, _ in SERVE_METRICS
+    for p in PERCENTILES_KEPT
+    if f"{name}_p{p}_ms" not in RANGED
+}
+"""Figures of all requests, or tokens, of a run's seeds together: a median over runs, no range."""
+PLAIN = (*PERCENTILES, "goodput_request_s", "goodput_share", "steady_share")
 _WARNED_OF = ("tokens_per_chunk", "client_cpu_share")
 _FROM_ROWS = (*RANGED, *RANGED.values(), *PLAIN, *_WARNED_OF, "saturated", "max_in_flight")
 CHUNKED = 1.01
@@ -69,8 +77,7 @@ COLUMNS = (
     *_range_columns("request_s", "requests/s served"),
     *_range_columns("ttft_p50_ms", "time to first token, median"),
     *_range_columns("itl_p50_ms", "inter-token latency, median"),
-    Column("ttft_p99_ms", FLOAT, "time to first token, percentile 99; median over runs"),
-    Column("itl_p99_ms", FLOAT, "inter-token latency, percentile 99; median over runs"),
+    *(Column(name, FLOAT, f"{doc}; median over runs") for name, doc in PERCENTILES.items()),
     *_range_columns("output_tok_s", "output tokens/s"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     Column("goodput_request_s", FLOAT, "requests/s within the limits of the slo; median over runs"),
@@ -101,6 +108,8 @@ VIEWS = (
     View("Served (requests/s)", figure("request_s", NA)),
     View("TTFT p50 (ms)", figure("ttft_p50_ms", NA)),
     View("ITL p50 (ms)", figure("itl_p50_ms", NA)),
+    View("TPOT p50 (ms)", figure("tpot_p50_ms", NA)),
+    View("E2E p50 (ms)", figure("e2e_p50_ms", NA)),
     View("TTFT p99 (ms)", figure("ttft_p99_ms", NA)),
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu", NA)),
     View("Goodput (requests/s)", figure("goodput_request_s", NA)),
@@ -125,7 +134,8 @@ LEGEND = (
     " ran; always so at an infinite rate; n/a where it cannot be told.",
     "Times are from a request's send: a wait in the client for max_concurrency is not in them, nor"
     " in goodput. Per GPU at a fixed rate says how the same load is shared, not what could be"
-    " served. Settings: a digest of engine limits, SLOs and what else can change a number.",
+    " served. Percentiles 90 and 95, and 99 of ITL, TPOT and E2E, are in the table's .csv and"
+    " .parquet. Settings: a digest of engine limits, SLOs and what else can change a number.",
 )
 EMPTY = "No serve cells in the matrix."
 
