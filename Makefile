@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables lint format gpu-smoke clean
+.PHONY: help install sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables bench-loops lint format gpu-smoke clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,9 @@ bench-plan: install  ## the plan of PACE's matrix and of 10,000 cells; writes do
 
 bench-tables: install  ## tables and page of 10,000 cells; writes docs/speed-tables.md
 	$(BIN)/python -m tests.bench.tables_scale --write docs/speed-tables.md
+
+bench-loops: install  ## shell loops around vLLM's benchmark, beside the same cells here; prints a page
+	$(BIN)/python -m tests.bench.loops tests/bench/loops.yaml
 
 lint: install  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

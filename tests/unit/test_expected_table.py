@@ -76,6 +76,29 @@ def test_a_short_prefill_scatters_and_is_not_flagged(sweep: Sweep) -> None:
     assert lines(sweep)[1, 1]["prefill_ratio"] == pytest.approx(4)
 
 
+def test_every_workload_has_its_seconds_and_serving_its_decode(sweep: Sweep) -> None:
+    times = {
+        "started_at": "2026-11-23T10:00:00.500+00:00",
+        "measured_at": "2026-11-23T10:00:02.000+00:00",
+        "ended_at": "2026-11-23T10:00:12.500+00:00",
+    }
+    sweep.online(1, 20.0, measured={**times, "tpot_p50_ms": 9.0})
+    sweep.manifest[-1] |= {"expected_s": 8.0, "expected_tpot_ms": 6.0}
+    sweep.offline(2, 3.0)
+    sweep.manifest[-1]["expected_s"] = 8.0
+    sweep.tables()
+    served, offline = sorted(sweep.read("expected"), key=lambda line: line["tp"])
+    assert (served["seconds"], served["seconds_ratio"]) == (12.0, 1.5)
+    assert (served["tpot_ms"], served["tpot_ratio"]) == (9.0, 1.5)
+    assert served["flag"] is None, "near saturation it is known to be off"
+    assert (offline["seconds"], offline["expected_s"], offline["seconds_ratio"]) == (
+        None,
+        8.0,
+        None,
+    )
+    assert offline["note"] is None
+
+
 def test_holes_and_what_has_no_expectation(sweep: Sweep) -> None:
     add(sweep, 1, None, 5.0)
     add(sweep, 2, None, 5.0)

@@ -90,6 +90,7 @@ def test_a_capture_whose_collectives_do_not_add_up(sweep: Sweep) -> None:
         ("torch_version", "torch", "2.10", "2.11", "TP=1: 2.10; TP=2: 2.11"),
         ("hostname", "node", "n1", "n2", "TP=1: n1; TP=2: n2"),
         ("fusions_enabled", "fusions", None, "act", "TP=1: not said; TP=2: act"),
+        ("graphs", "compiled graphs", "loaded", "compiled", "TP=1: loaded; TP=2: compiled"),
         (
             "gpu_power_limit_w",
             "power limit",

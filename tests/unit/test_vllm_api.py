@@ -29,6 +29,14 @@ def test_a_fused_all_reduce_is_flashinfers() -> None:
     assert (facts.allreduce_backend, facts.fusions) == ("flashinfer", "norm_quant, allreduce_rms")
 
 
+def test_the_log_says_whether_graphs_were_compiled_or_loaded() -> None:
+    loaded = "INFO [backends.py:292] Directly load the compiled graph(s) for compile range (1, 9)\n"
+    compiled = "INFO [backends.py:393] Compiling a graph for compile range (1, 9) takes 7.79 s\n"
+    said = [vllm_api.log_facts(text, tp=1).graphs for text in (compiled, loaded, LOG)]
+    assert said == ["compiled", "loaded", None]
+    assert vllm_api.log_facts(loaded + compiled, tp=1).graphs == "compiled", "a part of them"
+
+
 @pytest.mark.parametrize("backend", ["custom", "nccl", "symm_mem"])
 def test_a_backend_switches_the_others_off(backend: str) -> None:
     asked = engine(allreduce_backend=backend)

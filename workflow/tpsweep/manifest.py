@@ -29,7 +29,7 @@ COLUMNS = (
     Column("workload_label", TEXT, "for people, from the config"),
     Column("model_label", TEXT, "for people, from the config"),
     Column("expected_prefill_ms", FLOAT, "by docs/expectation.md, never measured; latency only"),
-    Column("expected_tpot_ms", FLOAT, "by docs/expectation.md, never measured; latency only"),
+    Column("expected_tpot_ms", FLOAT, "by docs/expectation.md, never measured; latency, serve"),
     Column("expected_s", FLOAT, "what the cell should take on its engine; null: not known"),
     Column("expected_start_s", FLOAT, "what its engine's start should take"),
     Column("expectation_note", TEXT, "why nothing is expected"),
@@ -94,15 +94,15 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
 
 def _expected(item: Planned, shapes: Mapping[str, Shape | None] | None) -> dict[str, Any]:
-    """What is expected of a planned cell; prefill and decode only of what is compared later."""
+    """What is expected of a planned cell; prefill and decode where they are measured, too."""
     if shapes is None or item.status != "planned":
         return {}
     engine = item.cell.engine
     found = expected_of(item.cell, shapes.get(engine.model.name))
-    is_compared = item.cell.workload == "latency"
+    workload = item.cell.workload
     return {
-        "expected_prefill_ms": found.prefill_ms if is_compared else None,
-        "expected_tpot_ms": found.tpot_ms if is_compared else None,
+        "expected_prefill_ms": found.prefill_ms if workload == "latency" else None,
+        "expected_tpot_ms": found.tpot_ms if workload in ("latency", "serve") else None,
         "expected_s": found.seconds,
         "expected_start_s": start_seconds(engine, shapes),
         "expectation_note": found.note,

@@ -164,6 +164,7 @@ def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context
         "nccl_version": engine.log_facts.nccl_version,
         "allreduce_backend_ran": engine.log_facts.allreduce_backend,
         "fusions_enabled": engine.log_facts.fusions,
+        "graphs": engine.log_facts.graphs,
         "engine_args": json.dumps(engine.arguments, sort_keys=True),
         "engine_env": json.dumps(engine.environment, sort_keys=True),
         "tp_ran": engine.tp_ran,

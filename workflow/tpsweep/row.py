@@ -158,6 +158,9 @@ PROVENANCE = (
     Column("nccl_version", TEXT, "from vLLM's log; null where there is none"),
     Column("allreduce_backend_ran", TEXT, "what vLLM's log says runs first in dispatch order"),
     Column("fusions_enabled", TEXT, "vLLM's line on its enabled fusions"),
+    Column(
+        "graphs", TEXT, "compiled at this engine start, or loaded from vLLM's cache; by its log"
+    ),
     Column("engine_args", TEXT, "every engine argument given, as JSON"),
     Column("engine_env", TEXT, "environment set for the engine, as JSON"),
     Column("tp_ran", INT, "tensor-parallel size of the loaded engine"),

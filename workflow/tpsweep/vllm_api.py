@@ -49,6 +49,10 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
     "vllm/v1/metrics/stats.py": ("scheduled_ts", "first_token_ts", "last_token_ts"),
     "vllm/outputs.py": ("num_cached_tokens", "finish_reason", "metrics"),
     "vllm/sampling_params.py": ("ignore_eos", "detokenize", "max_tokens"),
+    "vllm/compilation/backends.py": (
+        "Compiling a graph for compile range",
+        "Directly load the compiled graph(s)",
+    ),
     "vllm/config/compilation.py": ("fuse_allreduce_rms", "Enabled custom fusions: %s"),
     "vllm/distributed/device_communicators/cuda_communicator.py": (
         "Using %s all-reduce backends (in dispatch order) for group",
@@ -113,6 +117,7 @@ _DISPATCH = re.compile(r"Using \[(?P<names>[^\]]*)\] all-reduce backends \(in di
 _NCCL = re.compile(r"vLLM is using nccl==(?P<version>[\w.]+)")
 _TP = re.compile(r"Initializing a V1 LLM engine .*?\btensor_parallel_size=(?P<tp>\d+)")
 _FUSIONS = re.compile(r"Enabled custom fusions: (?P<names>.+?)\s*$", re.MULTILINE)
+_COMPILED, _LOADED = "Compiling a graph for compile range", "Directly load the compiled graph(s)"
 _BACKEND_NAMES = {
     "CUSTOM": "custom",
     "PYNCCL": "nccl",
@@ -161,6 +166,7 @@ class LogFacts:
     nccl_version: str | None
     fusions: str | None
     tp: int | None = None
+    graphs: str | None = None  # "compiled" at this start | "loaded" from vLLM's cache
 
 
 @dataclass(frozen=True)
@@ -256,7 +262,7 @@ def request_times(output: Any) -> RequestTimes:
 
 
 def log_facts(text: str, tp: int) -> LogFacts:
-    """Read a start's log: which all-reduce runs first, which NCCL, which fusions.
+    """Read a start's log: which all-reduce runs first, which NCCL, which fusions, whose graphs.
 
     A fused all-reduce + RMSNorm is FlashInfer's, whatever the dispatch order says: with it the
     dispatched backend runs only above the fusion's size limit.
@@ -273,7 +279,8 @@ def log_facts(text: str, tp: int) -> LogFacts:
         backend = _BACKEND_NAMES.get(first, first.lower())
     size = _TP.search(text)
     nccl_version = nccl["version"] if nccl else None
-    return LogFacts(backend, nccl_version, fused, int(size["tp"]) if size else None)
+    graphs = "compiled" if _COMPILED in text else "loaded" if _LOADED in text else None
+    return LogFacts(backend, nccl_version, fused, int(size["tp"]) if size else None, graphs)
 
 
 def is_cpu(engine: Engine) -> bool:

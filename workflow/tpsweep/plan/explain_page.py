@@ -97,6 +97,8 @@ def _terms(results: Path, shape: Shape) -> str:
         raise ValueError("cards.yaml: no NVIDIA H200")
     rows = []
     for line in _read(results, "expected"):
+        if line["workload"] != "latency":
+            continue
         tp, batch = line["tp"], line["batch"]
         run = Batch(tp, batch, line["input_len"], line["output_len"])
         wanted = decode(shape, DTYPE, card, run)

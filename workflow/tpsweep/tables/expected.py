@@ -1,12 +1,13 @@
-"""Table ``expected``: each latency row beside what was expected of it, and what to look for.
+"""Table ``expected``: each row beside what was expected of it, and what to look for.
 
 The expectation stands in the manifest (``tpsweep.plan.expectation``); ratios are measured /
-expected.
+expected. Decode is expected of latency and serve cells, prefill of latency cells, seconds of all.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import datetime
 from functools import cache
 
 from tpsweep import row
@@ -36,6 +37,9 @@ COLUMNS = (
     Column("tpot_ratio", FLOAT, "decode, measured / expected"),
     Column("expected_prefill_ms", FLOAT, "by docs/expectation.md, never measured"),
     Column("prefill_ratio", FLOAT, "prefill, measured / expected"),
+    Column("seconds", FLOAT, "from the first warm-up to the end of the last repeat"),
+    Column("expected_s", FLOAT, "by docs/plan.md, never measured"),
+    Column("seconds_ratio", FLOAT, "measured / expected; never flagged"),
     Column("flag", TEXT, "what is off by more than the factor of the legend, and what to look for"),
     Column("note", TEXT, "why nothing is expected"),
     Column("synthetic", BOOL, "true: from made-up rows, never measured"),
@@ -52,13 +56,20 @@ VIEWS = (
     View("Prefill (ms)", figure("prefill_ms", NA)),
     View("Prefill expected (ms)", figure("expected_prefill_ms", NA)),
     View("Prefill / expected", figure("prefill_ratio", NA)),
+    View("Cell (s)", figure("seconds", NA)),
+    View("Cell expected (s)", figure("expected_s", NA)),
+    View("Cell / expected", figure("seconds_ratio", NA)),
     View("Look", text("flag"), once=True),
     View("Note", text("note"), once=True),
 )
-EMPTY = "No latency cells in the matrix."
+EMPTY = "No cells in the matrix."
 _ORDER = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
-_FROM_ROW = (*_INTERVALS, "prefill_chunked", "engine_args", "gpu_names", "tp_ran", "synthetic")
-_EXPECTED = ("expected_prefill_ms", "expected_tpot_ms", "expectation_note")
+_TIMES = ("started_at", "ended_at")
+_SERVED = "tpot_p50_ms"
+"""What a serve row has in the place of ``tpot_ms``."""
+_SEEN = ("prefill_chunked", "engine_args", "gpu_names", "tp_ran", "synthetic")
+_FROM_ROW = (*_INTERVALS, _SERVED, *_TIMES, *_SEEN)
+_WANTED = ("expected_prefill_ms", "expected_tpot_ms", "expected_s")
 _OF_TP = ("cell_id", "tp", "gpus", "allreduce_backend", "run")
 """What tells cells of one setting at different TP apart."""
 SLOWER = "another GPU, throttling, eager mode, TP not applied, work of others"
@@ -79,18 +90,21 @@ def legend() -> tuple[str, ...]:
         " measured, and beyond 8B and 70B on H200 an extrapolation."
         f" A line is flagged if decode is off by more than {limit('factor'):g} times in either"
         f" direction, or a prefill that should take {limit('prefill_from_ms'):g} ms or more.",
+        "Of serving, decode is TPOT p50 at the requests in flight that the plan reckons with, and"
+        " near saturation too fast: nothing is flagged. Seconds are by docs/plan.md, without what"
+        " profilers cost.",
     )
 
 
 def build(results: Results) -> Table:
-    """One line per latency cell of the manifest, measured or not."""
-    rows = results.rows[results.rows["workload"] == "latency"]
-    by_id = {line["cell_id"]: line for line in records(rows, ("cell_id", *_FROM_ROW))}
-    manifest = results.manifest[results.manifest["workload"] == "latency"]
-    cells = records(manifest, (*row.IDENTITY_NAMES, "state", "reason", *_EXPECTED))
+    """One line per cell of the manifest, measured or not."""
+    by_id = {line["cell_id"]: line for line in records(results.rows, ("cell_id", *_FROM_ROW))}
+    cells = records(
+        results.manifest, (*row.IDENTITY_NAMES, "state", "reason", *_WANTED, "expectation_note")
+    )
     at_tp: dict[tuple[object, ...], dict[int, float]] = defaultdict(dict)
     for cell in cells:
-        if cell["expected_tpot_ms"] is not None:
+        if cell["expected_tpot_ms"] is not None and cell["workload"] == "latency":
             at_tp[_setting(cell)][cell["tp"]] = cell["expected_tpot_ms"]
     lines = [_line(cell, by_id.get(cell["cell_id"]), at_tp[_setting(cell)]) for cell in cells]
     lines.sort(key=lambda line: sort_key(line, _ORDER))
@@ -105,17 +119,31 @@ def _line(cell: Record, measured: Record | None, at_tp: dict[int, float]) -> Rec
     line: Record = {**dict.fromkeys(column.name for column in COLUMNS), "synthetic": False}
     line |= {name: value for name, value in cell.items() if name in line}
     line["note"] = cell["expectation_note"]
-    if cell["expected_tpot_ms"] is None and not line["note"] and cell["state"] == "measured":
-        line["note"] = OLD if cell["expected_prefill_ms"] is None else None
+    nothing = all(cell[name] is None for name in _WANTED)
+    if cell["state"] == "measured" and not line["note"] and nothing:
+        line["note"] = OLD
     if measured is None:
         return line
     line |= {name: measured[name] for name in _INTERVALS}
+    is_served = cell["workload"] == "serve"
+    if is_served:
+        line["tpot_ms"] = measured[_SERVED]
     line["synthetic"] = bool(measured["synthetic"])
+    line["seconds"] = _seconds(measured)
+    if line["seconds"] is not None and cell["expected_s"]:
+        line["seconds_ratio"] = line["seconds"] / cell["expected_s"]
     for name in ("tpot", "prefill"):
-        found, wanted = measured[f"{name}_ms"], cell[f"expected_{name}_ms"]
+        found, wanted = line[f"{name}_ms"], cell[f"expected_{name}_ms"]
         line[f"{name}_ratio"] = found / wanted if found is not None and wanted else None
-    line["flag"] = "; ".join(_flags(line, measured, at_tp)) or None
+    line["flag"] = None if is_served else "; ".join(_flags(line, measured, at_tp)) or None
     return line
+
+
+def _seconds(measured: Record) -> float | None:
+    began, ended = (measured[name] for name in _TIMES)
+    if began is None or ended is None:
+        return None
+    return (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds()
 
 
 def _flags(line: Record, measured: Record, at_tp: dict[int, float]) -> list[str]:

@@ -1,0 +1,207 @@
+"""The page of ``tests.bench.loops``: GPU-seconds both ways, and that both ways measure the same."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tpsweep.cell import Cell
+from tpsweep.row import read_row
+from tpsweep.sweep import Sweep
+
+WARMUPS = 10
+"""What vLLM's benchmark does unless told otherwise (`--num-iters-warmup`)."""
+LOOPS, SESSIONS = "loops.jsonl", "sessions.jsonl"
+"""Below the results root: the loops that were run, and the executor's word on its sessions."""
+
+TEXT = """\
+# What sharing engines saves
+
+Written by `{command}` on {date}: {machine}, vLLM {vllm}.
+The lab's latency and batch-scaling lists of {model}, {cells} of {planned} cells, both ways on the
+same machine, vLLM's caches warm on both sides. GPU-seconds: wall seconds of the processes that hold
+the GPUs, times GPUs{note}.
+
+| TP | cells | loops run | loops, GPU-s | tpsweep, GPU-s | ratio | floor, GPU-s | tpsweep / floor |
+|---|---|---|---|---|---|---|---|
+{lines}
+
+Loops: vLLM's `latency` benchmark with {warmups} warm-ups (its default), an engine start per cell.
+The floor: one engine start per session and the kept repeats.
+
+| TP | preflight, GPU-s | ratio, it counted | ratio, as few warm-ups in the loops | loops / floor |
+|---|---|---|---|---|
+{more}
+
+Preflight is once a day and node class. Loops over the floor is the most that sharing could save
+with these iterations.
+{reckoned}
+## Both measure the same
+
+Median of a whole call, tpsweep's row and vLLM's benchmark, each in an engine start of its own.
+
+| TP | batch | in / out (tokens) | tpsweep (ms) | vLLM's (ms) | difference |
+|---|---|---|---|---|---|
+{agreement}
+"""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One cell by vLLM's own command: wall seconds of its process, seconds of each iteration."""
+
+    cell_id: str
+    seconds: float
+    latencies_s: list[float]
+
+    @property
+    def median_s(self) -> float:
+        """Seconds of one iteration."""
+        return statistics.median(self.latencies_s)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """GPU-seconds of one number of GPUs, both ways; ``looped`` of ``cells`` loops were run."""
+
+    tp: int
+    cells: int
+    looped: int
+    loops: float
+    loops_equal: float
+    ours: float
+    preflight: float
+    floor: float
+
+    @property
+    def line(self) -> str:
+        """The first table's."""
+        return (
+            f"| {self.tp} | {self.cells} | {self.looped} | {self.loops:.0f} | {self.ours:.0f}"
+            f" | {self.loops / self.ours:.1f} | {self.floor:.0f} | {self.ours / self.floor:.2f} |"
+        )
+
+    @property
+    def more(self) -> str:
+        """The second table's."""
+        counted, equal = self.loops / (self.ours + self.preflight), self.loops_equal / self.ours
+        most = self.loops / self.floor
+        return f"| {self.tp} | {self.preflight:.0f} | {counted:.1f} | {equal:.1f} | {most:.1f} |"
+
+
+def by_engine(sweep: Sweep) -> Iterator[list[Cell]]:
+    """The wanted cells of every engine, in the order of the sweep; they are all ``latency``."""
+    cells: dict[str, list[Cell]] = {}
+    for path in sweep.wanted:
+        cell = sweep.jobs[path].cell
+        if cell.workload != "latency":
+            raise SystemExit(f"workload: {cell.workload}, allowed: latency")
+        cells.setdefault(cell.engine.session, []).append(cell)
+    yield from cells.values()
+
+
+def read_loops(kept: Path) -> dict[str, Loop]:
+    """The loops that were run, by cell id."""
+    lines = kept.read_text("utf-8").splitlines() if kept.exists() else []
+    return {one.cell_id: one for one in (Loop(**json.loads(line)) for line in lines)}
+
+
+def run_both_ways(sweep: Sweep, loops: dict[str, Loop]) -> Iterator[list[Cell]]:
+    """Of every engine of which a loop was run the cells that have a row."""
+    for cells in by_engine(sweep):
+        there = [cell for cell in cells if (Path(sweep.results) / cell.path).exists()]
+        if any(cell.cell_id in loops for cell in there):
+            yield there
+
+
+def spent(cells: Sequence[Cell], loops: Sequence[Loop], results: Path) -> Spent:
+    """Both ways' GPU-seconds of the cells of one engine."""
+    by_id = {one.cell_id: one for one in loops}
+    gpus, session = cells[0].engine.gpus, cells[0].engine.session
+    rows = {cell.cell_id: read_row(results / cell.path) for cell in cells}
+    run = [cell for cell in cells if cell.cell_id in by_id]
+    start = statistics.mean(
+        by_id[cell.cell_id].seconds - (WARMUPS + cell.repeats) * by_id[cell.cell_id].median_s
+        for cell in run
+    )
+    total = equal = 0.0
+    for cell in cells:
+        done = by_id.get(cell.cell_id)
+        each = done.median_s if done else rows[cell.cell_id]["e2e_ms"] / 1e3
+        seconds = done.seconds if done else start + (WARMUPS + cell.repeats) * each
+        total += seconds
+        equal += seconds - (WARMUPS - cell.warmups) * each
+    took, preflight = 0.0, 0.0
+    for line in (results / SESSIONS).read_text("utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["gpus"] != gpus:
+            continue
+        if entry["session"] == session:
+            took += _seconds(entry)
+        elif not entry["session"]:
+            preflight += _seconds(entry)
+    costs = pq.read_table(results / "tables" / "cost.parquet").to_pylist()
+    (cost,) = (line for line in costs if line["gpus"] == gpus)
+    spent_s = [gpus * seconds for seconds in (total, equal, took, preflight)]
+    return Spent(cells[0].engine.tp, len(cells), len(run), *spent_s, 3600 * cost["gpu_h_floor"])
+
+
+def _seconds(session: dict[str, Any]) -> float:
+    ended, began = (datetime.fromisoformat(session[key]) for key in ("ended_at", "started_at"))
+    return (ended - began).total_seconds()
+
+
+def page(sweep: Sweep, loops: dict[str, Loop], command: str) -> str:
+    """The page as Markdown."""
+    results = Path(sweep.results)
+    groups = list(run_both_ways(sweep, loops))
+    cells = [cell for group in groups for cell in group]
+    rows = {cell.cell_id: read_row(results / cell.path) for cell in cells}
+    cards = {f"{cell.engine.gpus}x {cell.engine.gpu_card}" for cell in cells}
+    found = [
+        spent(group, [loops[c.cell_id] for c in group if c.cell_id in loops], results)
+        for group in groups
+    ]
+    reckoned = sum(one.cells - one.looped for one in found)
+    said = (
+        f"\n{reckoned} loops were not run: reckoned from the mean start of those that were, and the"
+        " rows' iteration times.\n"
+    )
+    both = [
+        _agreement(cell, rows[cell.cell_id]["e2e_ms"], 1e3 * loops[cell.cell_id].median_s)
+        for cell in cells
+        if cell.cell_id in loops
+    ]
+    return TEXT.format(
+        command=command,
+        date=_all(row["ended_at"][:10] for row in rows.values()),
+        machine=_all(cards),
+        vllm=_all(row["vllm_version_ran"] for row in rows.values()),
+        model=_all(cell.engine.model.name for cell in cells),
+        cells=len(cells),
+        planned=len(sweep.jobs),
+        note=" (here processors that stand for them)" if "CPU" in _all(cards) else "",
+        lines="\n".join(one.line for one in found),
+        more="\n".join(one.more for one in found),
+        warmups=WARMUPS,
+        reckoned=said if reckoned else "",
+        agreement="\n".join(both),
+    )
+
+
+def _all(words: Iterable[str]) -> str:
+    return " and ".join(sorted(set(words)))
+
+
+def _agreement(cell: Cell, ours_ms: float, theirs_ms: float) -> str:
+    return (
+        f"| {cell.engine.tp} | {cell.batch} | {cell.input_len} / {cell.output_len}"
+        f" | {ours_ms:.2f} | {theirs_ms:.2f} | {ours_ms / theirs_ms - 1:+.2%} |"
+    )

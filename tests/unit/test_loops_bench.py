@@ -1,0 +1,59 @@
+"""The comparison with shell loops: its page is made of what is kept, and its sample is fair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.bench.loops import spread, their_words
+from tests.bench.loops_page import LOOPS, by_engine, page, read_loops
+from tests.unit.cells import latency_cell
+from tpsweep.sweep import Sweep, load_sweep
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "cluster/gpu-host/lab.yaml"
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    monkeypatch.chdir(ROOT)
+    raw = yaml.safe_load((ROOT / CONFIG).read_text("utf-8"))
+    return load_sweep({**raw, "site": "cluster/gpu-host/site.yaml"}, ROOT)
+
+
+def test_the_page_says_what_was_kept(lab: Sweep) -> None:
+    loops = read_loops(Path(lab.results) / LOOPS)
+    made = page(lab, loops, f"python -m tests.bench.loops {CONFIG}")
+    assert made == (ROOT / "docs" / "speed-loops.md").read_text("utf-8")
+
+
+def test_the_published_sum_by_hand(lab: Sweep) -> None:
+    """Loops that were run count with their own seconds, the others with a start and iterations."""
+    loops = read_loops(Path(lab.results) / LOOPS)
+    (cells,) = (group for group in by_engine(lab) if group[0].engine.tp == 1)
+    run = [cell for cell in cells if cell.cell_id in loops]
+    assert (len(cells), len(run)) == (8, 5)
+    starts = [loops[c.cell_id].seconds - (10 + c.repeats) * loops[c.cell_id].median_s for c in run]
+    assert min(starts) > 50 and max(starts) < 60
+    # Not run: the prompt of 2048 (205 ms, 10 repeats), batch 4 (692 ms) and 32 (1116 ms, 5 each).
+    reckoned = 3 * sum(starts) / 5 + 20 * 0.2047 + 15 * 0.6921 + 15 * 1.1161
+    total = sum(one.seconds for one in loops.values()) + reckoned
+    assert f"| 1 | 8 | 5 | {total:.0f} | 123 |" in (ROOT / "docs" / "speed-loops.md").read_text()
+
+
+def test_a_sample_is_spread_over_the_list() -> None:
+    cells = [latency_cell(batch=batch) for batch in range(1, 9)]
+    assert [cell.batch for cell in spread(cells, 3)] == [1, 5, 8]
+    assert spread(cells, None) == spread(cells, 9) == cells
+
+
+def test_a_loop_is_their_command_with_the_cells_arguments(tmp_path: Path) -> None:
+    cell = latency_cell(batch=4, input_len=96, output_len=24)
+    words = their_words(cell, tmp_path / "out.json", warmups=10, iterations=7)
+    for word in ("--batch-size=4", "--input-len=96", "--output-len=24", "--num-iters=7"):
+        assert word in words
+    assert f"--tensor-parallel-size={cell.engine.tp}" in words
+    assert "--num-iters-warmup=10" in words
+    assert not [word for word in words if "log-stats" in word]
