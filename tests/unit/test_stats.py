@@ -85,6 +85,18 @@ def test_two_runs_a_side_speak_of_the_session_only() -> None:
     assert same.lo is not None and same.hi is not None and same.lo < 1 < same.hi
 
 
+def test_runs_that_disagree_are_not_hidden_by_one_run_on_the_other_side() -> None:
+    """As published: TP=1 in three starts, one of them 1 % faster, against one start of TP=2."""
+    starts = [[m * 0.9999, m, m * 1.0001] for m in (4.917, 4.966, 4.968)]
+    found = stats.speedup(starts, [[3.4955, 3.496, 3.4965]])
+    assert found.kind == "within session"
+    assert found.lo is not None and found.hi is not None
+    assert found.lo < 4.918 / 3.496 and found.hi > 4.967 / 3.496
+    two = stats.median_of_runs(starts[:2])
+    assert two.lo is not None and two.hi is not None
+    assert two.lo < 4.918 and two.hi > 4.965
+
+
 def test_single_samples_leave_it_undecided() -> None:
     found = stats.speedup([[10.0]], [[5.0, 5.1]])
     assert (found.value, found.lo, found.hi) == (pytest.approx(10 / 5.05), None, None)

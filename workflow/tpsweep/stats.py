@@ -110,7 +110,8 @@ def speedup(baseline_runs: Sequence[Samples], other_runs: Sequence[Samples]) -> 
     With at least three runs a side the interval is "between runs": Welch's t on the logarithms
     of the run medians. It stands around the ratio of medians, which scatters up to sqrt(pi/2)
     more than the mean that Welch's interval is made for, and is widened by as much. With fewer
-    it is "within session": the percentile bootstrap of the samples of each run.
+    it is "within session": the percentile bootstrap of the samples of each run and, where a side
+    has several, of the runs.
 
     Raises ``ValueError`` for a side or run without samples, or a sample that is not a positive
     number.
@@ -194,9 +195,26 @@ def _median_ranks(n: int, stream: int) -> tuple[NDArray[np.intp], NDArray[np.int
 
 
 def _resampled_centre(runs: list[NDArray[np.float64]], stream: int) -> NDArray[np.float64]:
-    """Shape (RESAMPLES,): the median over runs of the resampled median of each."""
+    """Shape (RESAMPLES,): the median over resampled runs of the resampled median of each.
+
+    Runs are drawn with replacement, too (a two-stage bootstrap): runs that are there and disagree
+    must not vanish in the median's steadiness, however few they are.
+    """
     draws = [_bootstrap_medians(run, stream + index) for index, run in enumerate(runs)]
-    return draws[0] if len(draws) == 1 else np.median(draws, axis=0)
+    if len(draws) == 1:
+        return draws[0]
+    picked = np.take_along_axis(np.stack(draws), _drawn_runs(len(runs), stream), axis=0)
+    centre: NDArray[np.float64] = np.median(picked, axis=0)
+    return centre
+
+
+@lru_cache(maxsize=256)
+def _drawn_runs(n: int, stream: int) -> NDArray[np.intp]:
+    """Shape (n, RESAMPLES): which of n runs each resample takes."""
+    drawn: NDArray[np.intp] = np.random.default_rng((SEED, stream, n, n)).integers(
+        0, n, (n, RESAMPLES), dtype=np.intp
+    )
+    return drawn
 
 
 def _percentiles(draws: NDArray[np.float64]) -> tuple[float, float]:
