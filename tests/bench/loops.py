@@ -108,7 +108,14 @@ def run_loops(sweep: Sweep, kept: Path, sample: int | None) -> None:
 
 
 def main() -> int:
-    """Command line: see the module's text."""
+    """Command line: see the module's text. What is wrong with its input is one line."""
+    try:
+        return _main()
+    except (OSError, ValueError, yaml.YAMLError, subprocess.SubprocessError) as error:
+        sys.exit(f"loops: {' '.join(str(error).split())}")
+
+
+def _main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--profile", default="cluster/local")

@@ -102,15 +102,18 @@ def by_engine(sweep: Sweep) -> Iterator[list[Cell]]:
     for path in sweep.wanted:
         cell = sweep.jobs[path].cell
         if cell.workload != "latency":
-            raise SystemExit(f"workload: {cell.workload}, allowed: latency")
+            raise ValueError(f"workload: {cell.workload}, allowed: latency")
         cells.setdefault(cell.engine.session, []).append(cell)
     yield from cells.values()
 
 
 def read_loops(kept: Path) -> dict[str, Loop]:
-    """The loops that were run, by cell id."""
+    """The loops that were run, by cell id. Raises ``ValueError`` for a line that is none."""
     lines = kept.read_text("utf-8").splitlines() if kept.exists() else []
-    return {one.cell_id: one for one in (Loop(**json.loads(line)) for line in lines)}
+    try:
+        return {one.cell_id: one for one in (Loop(**json.loads(line)) for line in lines)}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{kept}: a line is no loop: {error}") from error
 
 
 def run_both_ways(sweep: Sweep, loops: dict[str, Loop]) -> Iterator[list[Cell]]:
@@ -159,9 +162,11 @@ def _seconds(session: dict[str, Any]) -> float:
 
 
 def page(sweep: Sweep, loops: dict[str, Loop], command: str) -> str:
-    """The page as Markdown."""
+    """The page as Markdown. Raises ``ValueError`` if nothing was run both ways."""
     results = Path(sweep.results)
     groups = list(run_both_ways(sweep, loops))
+    if not groups:
+        raise ValueError(f"{results}: no cell was run both ways; allowed: without --kept")
     cells = [cell for group in groups for cell in group]
     rows = {cell.cell_id: read_row(results / cell.path) for cell in cells}
     cards = {f"{cell.engine.gpus}x {cell.engine.gpu_card}" for cell in cells}
