@@ -59,10 +59,11 @@ def test_every_all_reduce_of_every_step_is_found(swept: Project) -> None:
         expected = (2 * LAYERS + 1, 1) if tp == 2 else (0, 0)
         assert (decode["all_reduce_per_step"], decode["all_gather_per_step"]) == expected
         steps = {name: phase["steps"] for name, phase in report["phases"].items()}
-        assert sum(steps.values()) >= RUNS * 16, steps
-        # Sequences that do not arrive all at once make a run's first and last steps partial.
-        batch = 2 if path.name.startswith("b2-") else 1
-        assert RUNS * (16 - batch) <= steps["decode"] <= RUNS * 15, steps
+        # A sequence that arrives some steps after the other leaves as many steps later: each such
+        # step is one step more in all, and one fewer with the whole batch in it.
+        late = sum(steps.values()) - RUNS * 16
+        assert late == 0 if path.name.startswith("b1-") else late >= 0, steps
+        assert steps["decode"] == RUNS * 15 - late > 0, steps
 
 
 def test_the_communication_table_has_them(swept: Project) -> None:

@@ -131,9 +131,14 @@ def test_vllms_own_latency_benchmark_agrees(swept: Project) -> None:
     assert done.stdout, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     print(result)
-    # A measurement that misses a part of the work (decode, a half of the batch) is off by far more
-    # in every round; a neighbour on this machine can spoil one round's samples by as much.
-    assert min(abs(pct) for pct in result["round_difference_pct"]) < 15
+    # Neither side misses or adds work, nor times anything but the call, however busy the machine.
+    assert result["ours_work"] == result["theirs_work"] == [[2, 2 * 64, 2 * 32]]
+    assert abs(result["ours_off_pct"]) < 5
+    assert abs(result["theirs_off_pct"]) < 5
+    # On a quiet machine the medians of a round are near each other; on a busy one every sample is
+    # spoilt, by up to a factor of three, and the medians lie within the other's range at least.
+    near = min(abs(pct) for pct in result["round_difference_pct"]) < 15
+    assert near or result["agree"], result
 
 
 def test_a_killed_engine_loses_one_cell_alone(new_project: Callable[[], Project]) -> None:
