@@ -111,12 +111,16 @@ def test_lines_of_others_come_out_whole_above_the_block() -> None:
             made = logging.makeLogRecord({**record.__dict__, "msg": f"{name} line {number}"})
             handler.handle(made)
 
+    def draw() -> None:
+        for number in range(100):
+            block.show([f"total {number} {WIDE}", *(f"  session {k}" for k in range(number % 7))])
+            time.sleep(0.001)
+
+    # None of them reads: whoever holds the block's lock waits for a full terminal to be emptied.
     threads = [threading.Thread(target=say, args=(name,)) for name in ("one", "two")]
+    threads.append(threading.Thread(target=draw))
     for thread in threads:
         thread.start()
-    for number in range(100):
-        block.show([f"total {number} {WIDE}", *(f"  session {k}" for k in range(number % 7))])
-        terminal.read(0.001)
     for thread in threads:
         while thread.is_alive():
             terminal.read(0.01)
