@@ -181,6 +181,7 @@ class Lab:
     def kill_node(self, name: str, with_jobs: bool = True) -> None:
         """SIGKILL a node's slurmd; ``with_jobs`` also its jobs, as when the machine is lost."""
         if with_jobs:
+            self.daemons.freeze(f"slurmd-{name}")
             self.daemons.kill_steps(f"slurmd-{name}.log")
         self.daemons.stop(f"slurmd-{name}", number=signal.SIGKILL)
         if with_jobs:  # those that began meanwhile

@@ -35,6 +35,11 @@ class Daemons:
         # A pid alone may name somebody else's process by the time that it is to be ended.
         self._write({**self._read(), name: (process.pid, _started(process.pid))})
 
+    def freeze(self, name: str) -> None:
+        """Let a daemon do nothing more until it is killed."""
+        if self.runs(name):
+            _kill(self._read()[name][0], signal.SIGSTOP)
+
     def stop(self, *names: str, number: int = signal.SIGTERM) -> None:
         """Send a signal to those of the daemons that run; SIGKILL to what is left after a while."""
         known = self._read()
@@ -70,13 +75,16 @@ class Daemons:
         """SIGKILL slurmstepds and all below them whose log file's name starts with ``log``.
 
         A slurmstepd wipes its command line and environment; its open log file names its node.
+        It is stopped and killed before what is below it: else it may still tell Slurm that its
+        job has failed, which a lost machine cannot.
         """
         start = str(self.folder / "log" / log)
         for pid in _stepds():
             with contextlib.suppress(OSError):
                 files = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
                 if any(file.startswith(start) for file in files):
-                    for victim in [*_below(pid), pid]:
+                    _kill(pid, signal.SIGSTOP)
+                    for victim in [pid, *_below(pid)]:
                         _kill(victim, signal.SIGKILL)
 
     def _read(self) -> dict[str, tuple[int, str]]:
