@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -180,10 +179,8 @@ def test_signal_ends_cell_and_command(bench: Bench, number: int, reason: str) ->
     spec = bench.spec(bench.cell("a", trap), bench.cell("b", "true"), command="--stray strays")
     process = bench.start(spec)
     wait_until((bench.root / "running").exists)
-    began = time.monotonic()
     os.kill(int(spec.spool.pid.read_text()), number)
-    assert process.wait(10) == 1
-    assert time.monotonic() - began < 5
+    assert process.wait(30) == 1  # the cell that is cut off would sleep for 60 s
     # Cut off: no result, so that whoever runs the session again runs it too.
     assert bench.results(spec) == {"a": None, "b": None}
     assert spec.spool.end_reason == reason
