@@ -21,6 +21,10 @@ READABLE_LIMIT = 60
 """Longest readable part of a file name: with the id it stays far below the 255 bytes of a name."""
 
 
+NSYS_ONLY, NSYS_OR_TORCH = "nsys", "nsys-or-torch"
+"""Modes of an engine: a capture by nsys, or by nsys where the node has it."""
+
+
 @dataclass(frozen=True)
 class Model:
     """A model as the sweep names it.

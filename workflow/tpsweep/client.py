@@ -39,8 +39,6 @@ from tpsweep.failure import (
     telling_lines,
 )
 
-SOCKET_NAME = "engine.sock"
-START_FAILURE = "start_failure.json"
 END_REASON = "cell_end_reason"
 OWN_START_LIMIT_S = 1800.0
 OWN_END_LIMIT_S = 30.0
@@ -54,19 +52,6 @@ class CellError(Exception):
         self.type = type_
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the daemon gets, as one line of JSON."""
-
-    cell: str  # canonical JSON of the cell
-    row: str  # absolute path of the row to write
-    session_id: str
-    session_log: str
-    dataset: str = ""  # absolute path of the cell's file of requests, if it has one
-
-    def to_line(self) -> bytes:
-        """One line of JSON, newline included."""
-        return json.dumps(self.__dict__).encode() + b"\n"
 
 
 def main(workload: str, arguments: list[str] | None = None) -> int:

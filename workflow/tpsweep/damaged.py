@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tpsweep.failure import Failure
-from tpsweep.results import FAILURES, Results, records
+from tpsweep.core.results_paths import FAILURES
 
 _MAGIC = b"PAR1"
 _SMALLEST = 12
@@ -30,16 +30,6 @@ def damaged(results: Path, rows: Iterable[str]) -> Iterator[str]:
             yield row
 
 
-def leave_records(results: Path, loaded: Results) -> int:
-    """A failure record for every row that ``loaded`` could not read; returns how many."""
-    places = loaded.manifest.set_index("cell_id")
-    found = loaded.failures[loaded.failures["type"] == "unreadable"]
-    for line in records(found, ("cell_id", "type", "message")):
-        place = places.loc[line["cell_id"]]
-        Failure(**line, workload=str(place["workload"]), cell=str(place["path"])).write(
-            results / FAILURES
-        )
-    return len(found)
 
 
 def _is_whole(path: Path) -> bool | None:

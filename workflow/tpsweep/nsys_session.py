@@ -15,8 +15,6 @@ from tpsweep.capture import nsys_tools
 from tpsweep.cell import Engine
 from tpsweep.errors import StartError
 
-NSYS_ONLY, NSYS_OR_TORCH = "nsys", "nsys-or-torch"
-"""Modes of an engine: a capture by nsys, or by nsys where the node has it."""
 _SESSION = "TPSWEEP_NSYS_SESSION"
 
 

@@ -19,10 +19,9 @@ import pyarrow.parquet as pq
 
 from tpsweep import communication, preflight, row
 from tpsweep.communication import Communication
+from tpsweep.core.results_paths import FAILURES, MANIFEST
 from tpsweep.row_files import Read, conform, read_rows
 
-MANIFEST = "matrix.parquet"
-FAILURES = "failures"
 
 MANIFEST_SCHEMA = pa.schema(
     [

@@ -26,60 +26,8 @@ GROWN_SHARE = 0.1
 """A queue that grew by less than this share of what arrived is not called growing."""
 
 
-@dataclass(frozen=True)
-class Sent:
-    """One seed's run. Lists have one element per request, in the order of the set; seconds.
-
-    ``start_s`` is on any clock that is common to all. ``queued_s``: spent in the client, waiting
-    for ``max_concurrency``; None where vLLM (before 0.30) does not tell. ``errors``: "" for a
-    request that came back. ``client_cpu_s``: processor time of this process during the run.
-    ``raw``: vLLM's result.
-    """
-
-    duration_s: float
-    input_lens: list[int]
-    output_lens: list[int]
-    ttft_s: list[float]
-    itl_s: list[list[float]]
-    start_s: list[float]
-    queued_s: list[float] | None
-    errors: list[str]
-    client_cpu_s: float
-    raw: dict[str, Any] = field(repr=False)
-
-    @property
-    def e2e_s(self) -> list[float]:
-        """From send to last chunk, per request."""
-        return [ttft + sum(itl) for ttft, itl in zip(self.ttft_s, self.itl_s, strict=True)]
-
-    @property
-    def tpot_s(self) -> list[float]:
-        """Per request with more than one output token."""
-        return [
-            sum(itl) / (length - 1)
-            for itl, length in zip(self.itl_s, self.output_lens, strict=True)
-            if length > 1
-        ]
-
-    @property
-    def end_s(self) -> list[float]:
-        """When each request's last chunk came."""
-        return [start + e2e for start, e2e in zip(self.start_s, self.e2e_s, strict=True)]
-
-    @property
-    def arrival_s(self) -> list[float]:
-        """When each request wanted to be sent, as far as that is known."""
-        waits = self.queued_s or [0.0] * len(self.start_s)
-        return [start - wait for start, wait in zip(self.start_s, waits, strict=True)]
 
 
-@dataclass(frozen=True)
-class Counters:
-    """What a server has counted since its start: prompt tokens found in its prefix cache, and
-    requests that it has finished, whoever sent them."""
-
-    prefix_hits: float
-    finished: float
 
 
 class Send(Protocol):

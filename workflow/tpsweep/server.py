@@ -23,7 +23,7 @@ from tpsweep.errors import EngineDiedError, StartError
 from tpsweep.failure import log_since, log_size, telling_lines
 from tpsweep.models import shape_of
 from tpsweep.request_set import RequestSet
-from tpsweep.serve import Counters, Sent
+from tpsweep.load import Sent
 
 HOST = "127.0.0.1"
 PORT_TRIES = 2
@@ -32,6 +32,15 @@ _PORT_TAKEN = "address already in use"
 _END_S = 20.0
 _HITS = re.compile(r"^vllm:prefix_cache_hits_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 _FINISHED = re.compile(r"^vllm:request_success_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a server has counted since its start: prompt tokens found in its prefix cache, and
+    requests that it has finished, whoever sent them."""
+
+    prefix_hits: float
+    finished: float
 
 
 def free_port() -> int:
