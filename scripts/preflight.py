@@ -1,4 +1,4 @@
-"""Look at the node that this runs on before its cells do (see ``tpsweep.preflight``)."""
+"""Look at the node that this runs on before its cells do (see ``tpsweep.measure.preflight``)."""
 
 import argparse
 import sys
@@ -6,7 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "workflow"))
 
-from tpsweep.preflight import Request, run
+from tpsweep.core.preflight_record import Request
+from tpsweep.measure.preflight import run
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Check a node class before its cells.")

@@ -1,11 +1,11 @@
-"""Measure one throughput cell: a thin client of the session's engine (see ``tpsweep.client``)."""
+"""Measure one throughput cell: a thin client of the session's engine (see ``measure.client``)."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "workflow"))
 
-from tpsweep.client import main
+from tpsweep.measure.client import main
 
 if __name__ == "__main__":
     sys.exit(main("throughput"))

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from tpsweep.row import write_row
-from tpsweep.sweep import load_sweep
+from tpsweep.core.row_file import write_row
+from tpsweep.sweep.sweep import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "workflow", "scripts", "cluster/local", "cluster/pace")
@@ -195,7 +195,7 @@ def make_template(folder: Path) -> Project:
     project = Project(folder)
     project.set("runs", 1)
     project.set("workloads/decode/batch", [1, 2])
-    # A row can be made up, a capture cannot: theirs are in tests/unit/test_capture_bad_input.py.
+    # A row can be made up, a capture cannot: theirs are in tests/unit/traces/test_bad_input.py.
     measured = project.config()["workloads"]
     project.set("workloads", {k: v for k, v in measured.items() if v["kind"] != "capture"})
     finish(project)

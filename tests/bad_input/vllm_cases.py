@@ -40,7 +40,7 @@ def _names(project: Project) -> None:
 
 PORT_IN_USE = """
 import os, socket, sys
-if "tpsweep.engine" in sys.orig_argv:  # not vLLM's own processes
+if "tpsweep.measure.daemon" in sys.orig_argv:  # not vLLM's own processes
     socket.socket.getsockname = lambda self: ("127.0.0.1", int(os.environ["PORT_IN_USE"]))
 """
 

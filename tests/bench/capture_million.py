@@ -96,7 +96,7 @@ def _copy(
 
 def ours(path: Path) -> Figures:
     """Decode figures by tpsweep."""
-    from tpsweep.capture import analyse
+    from tpsweep.traces import analyse
 
     decode = analyse([path]).phases["decode"]
     assert decode.transfer_us and decode.compute_ms_per_step and decode.gap_ms_per_step

@@ -30,10 +30,10 @@ from pathlib import Path
 import yaml
 
 from tests.bench.loops_page import LOOPS, SESSIONS, WARMUPS, Loop, by_engine, page, read_loops
-from tpsweep import vllm_api
-from tpsweep.cell import Cell
-from tpsweep.provenance import usable_cpus
-from tpsweep.sweep import Sweep, load_sweep
+from tpsweep.core.cell import Cell
+from tpsweep.engine import vllm_api
+from tpsweep.engine.provenance import usable_cpus
+from tpsweep.sweep.sweep import Sweep, load_sweep
 
 LIMIT_S = 900
 THEIR_COMMAND = """

@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tpsweep.cell import Cell
-from tpsweep.row import read_row
-from tpsweep.sweep import Sweep
+from tpsweep.core.cell import Cell
+from tpsweep.core.row_file import read_row
+from tpsweep.sweep.sweep import Sweep
 
 WARMUPS = 10
 """What vLLM's benchmark does unless told otherwise (`--num-iters-warmup`)."""

@@ -26,9 +26,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tpsweep.results import MANIFEST_SCHEMA
-from tpsweep.row import read_row, write_row
-from tpsweep.row_files import CACHE
+from tpsweep.core.row_file import read_row, write_row
+from tpsweep.results.load import MANIFEST_SCHEMA
+from tpsweep.results.row_cache import CACHE
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = {
@@ -140,7 +140,7 @@ def run(command: str, root: Path) -> Row:
     """One command in a process of its own: seconds, and the largest process of it."""
     begin = time.perf_counter()
     code = (
-        "import resource, sys; from tpsweep.cli import main; rc = main(sys.argv[1:]);"
+        "import resource, sys; from tpsweep.cli.main import main; rc = main(sys.argv[1:]);"
         "print(max(resource.getrusage(who).ru_maxrss for who in"
         " (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))); sys.exit(rc)"
     )

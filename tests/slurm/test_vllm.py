@@ -170,7 +170,7 @@ def test_no_engine_outlives_its_session(project: Project) -> None:
             time.sleep(0.2)
         assert project.rows(), project.said()
         (job,) = {event.split()[0] for event in running(project)}
-        assert any("VLLM" in line or "tpsweep.engine" in line for line in project.left())
+        assert any("VLLM" in line or "tpsweep.measure.daemon" in line for line in project.left())
         project.lab.call("scancel", job)
         assert process.wait(120) == 1
     finally:

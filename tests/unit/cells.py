@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tpsweep.cell import Cell, Engine, Model
+from tpsweep.core.cell import Cell, Engine, Model
 
 
 def model(**changes: Any) -> Model:

@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tpsweep import communication, row, tables
-from tpsweep.failure import Failure
-from tpsweep.results import MANIFEST_SCHEMA
+from tpsweep import tables
+from tpsweep.core import capture_report, row_file
+from tpsweep.core.failure import Failure
+from tpsweep.results.load import MANIFEST_SCHEMA
 
 Record = dict[str, Any]
 
@@ -78,7 +79,7 @@ class Sweep:
                 **figures,
             }
         if tpot is not None or measured is not None:
-            row.write_row({**identity, **figures}, self.root / path)
+            row_file.write_row({**identity, **figures}, self.root / path)
         return str(identity["cell_id"])
 
     def offline(self, tp: int, request_s: float | None = None, **axes: Any) -> str:
@@ -142,8 +143,8 @@ class Sweep:
         }
         cell_id = self.add(tp, measured=measured, **{"workload": "capture", **axes})
         if report is not None:
-            place = communication.stem_of(self.root, self.manifest[-1]["path"])
-            place = place.with_name(place.name + communication.REPORT)
+            place = capture_report.stem_of(self.root, self.manifest[-1]["path"])
+            place = place.with_name(place.name + capture_report.REPORT)
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(json.dumps({"synthetic": True, **report}))
         return cell_id

@@ -11,10 +11,12 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from snakemake_executor_plugin_submitit.site import load_site
-from tpsweep import columns, failure, settings
-from tpsweep.config import load_config
-from tpsweep.matrix import expand
-from tpsweep.settings import Closed
+from tools import columns
+from tpsweep.config import settings
+from tpsweep.config.load import load_config
+from tpsweep.config.settings import Closed
+from tpsweep.core import failure
+from tpsweep.sweep.expand import expand
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = {
@@ -163,7 +165,7 @@ def default_text(field: FieldInfo) -> str:
 
 
 def test_the_page_of_columns_is_current() -> None:
-    made = "run: python -m tpsweep.columns > docs/columns.md"
+    made = "run: python -m tools.columns > docs/columns.md"
     assert page("columns.md") == columns.markdown(), made
 
 

@@ -10,7 +10,7 @@ import yaml
 from tests.bench.loops import spread, their_words
 from tests.bench.loops_page import LOOPS, by_engine, page, read_loops
 from tests.unit.cells import latency_cell
-from tpsweep.sweep import Sweep, load_sweep
+from tpsweep.sweep.sweep import Sweep, load_sweep
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "cluster/gpu-host/lab.yaml"

@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from tests.vllm.conftest import ROOT, Project
-from tpsweep import row
-from tpsweep.models import make_model_folder
+from tpsweep.core import row_file, schema
+from tpsweep.perfmodel.model_shape import make_model_folder
 
 pytestmark = pytest.mark.vllm
 
@@ -230,4 +230,4 @@ def test_throughput_of_a_sharegpt_file_with_real_weights(run: Run) -> None:
 
 def test_rows_hold_the_whole_schema(run: Run) -> None:
     for path in run.project.rows():
-        assert set(row.read_row(path)) == set(row.SCHEMA.names)
+        assert set(row_file.read_row(path)) == set(schema.SCHEMA.names)

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from tests.vllm.wheels import wheel_files
-from tpsweep import vllm_api
+from tpsweep.engine import vllm_api
 
 VERSIONS = [
     "0.25.0",

@@ -99,7 +99,7 @@ def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:
 def our_samples(row: dict[str, Any], iterations: int, engine: Any, calls: list[Call]) -> Samples:
     """Repeats as the latency workload measures them."""
     from tests.unit.cells import latency_cell
-    from tpsweep import latency
+    from tpsweep.measure import latency
 
     axes = {name: row[name] for name in ("batch", "input_len", "output_len", "warmups")}
     cell = latency_cell(**axes, repeats=iterations)
@@ -138,11 +138,11 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=20, help="of each, over all rounds")
     options = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from tpsweep.row import read_row
+    from tpsweep.core.row_file import read_row
 
     row = read_row(options.row)
     os.environ.update(json.loads(row["engine_env"]))
-    from tpsweep.offline import OfflineEngine
+    from tpsweep.engine.offline import OfflineEngine
 
     engine = OfflineEngine(json.loads(row["engine_args"]))
     calls = watch(engine.llm)

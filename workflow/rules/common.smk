@@ -3,9 +3,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from tpsweep.preflight import MARKERS, record_path
-from tpsweep.settings import WORKLOADS
-from tpsweep.sweep import AGAIN, InputError, check_files, load_sweep
+from tpsweep.core.preflight_record import MARKERS, record_path
+from tpsweep.config.settings import WORKLOADS
+from tpsweep.sweep.sweep import AGAIN, InputError, check_files, load_sweep
 
 try:
     check_files(workflow.configfiles)

@@ -2,6 +2,6 @@
 
 import sys
 
-from tpsweep.cli import main
+from tpsweep.cli.main import main
 
 sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from tpsweep.analysis.table import Record
 from tpsweep.figures.groups import (
     by_size,
     doubling,
@@ -15,7 +16,6 @@ from tpsweep.figures.groups import (
     series_name,
 )
 from tpsweep.figures.plot import Curve, Picture, draw_curves, draw_floor
-from tpsweep.tables.table import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

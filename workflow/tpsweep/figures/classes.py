@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tpsweep.analysis.table import Record, digits
 from tpsweep.figures.groups import doubling, grouped, in_words, points, series_name, size_name
 from tpsweep.figures.plot import Curve, Picture, Point, draw_columns, draw_curves
-from tpsweep.tables.table import Record, digits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

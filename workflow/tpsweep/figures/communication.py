@@ -13,16 +13,16 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from tpsweep import row
-from tpsweep.capture import timeline_svg
+from tpsweep.analysis.table import Record, digits
+from tpsweep.core import schema
 from tpsweep.figures.plot import Bar, Curve, Drawing, Picture, Point, draw_bars, draw_curves
-from tpsweep.tables.table import Record, digits
+from tpsweep.traces import timeline_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FREE = ("cell_id", "tp", "gpus", "batch", "allreduce_backend", "run")
-_SAME = tuple(name for name in row.IDENTITY_NAMES if name not in _FREE)
+_SAME = tuple(name for name in schema.IDENTITY_NAMES if name not in _FREE)
 LARGEST = 2_000_000
 """Characters of a picture: the page must open at once, and larger ones are no step's."""
 PARTS = ("compute", "transfer and all-gather", "rest")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from tpsweep.analysis.series import KEY
+from tpsweep.analysis.table import Record, digits
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
-from tpsweep.tables.series import KEY
-from tpsweep.tables.table import Record, digits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

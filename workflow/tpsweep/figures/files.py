@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from tpsweep import tables
-from tpsweep.atomic import replacing
+from tpsweep.analysis.table import escape
+from tpsweep.core.atomic import replacing
 from tpsweep.figures import plot
 from tpsweep.figures.batch_scaling import draw_batch_scaling
 from tpsweep.figures.classes import draw_classes
@@ -18,9 +19,8 @@ from tpsweep.figures.pareto import draw_pareto
 from tpsweep.figures.plot import Picture
 from tpsweep.figures.serving import draw_serving
 from tpsweep.figures.speedup import draw_speedup
-from tpsweep.results import Results, ResultsError, load
+from tpsweep.results.load import Results, ResultsError, load
 from tpsweep.tables import communication, floors, serving, terms, tp_comparison
-from tpsweep.tables.table import escape
 
 FOLDER = "figures"
 INDEX = "index.md"

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tpsweep.analysis.series import KEY
+from tpsweep.analysis.table import Record, digits
 from tpsweep.figures.plot import Curve, Point
-from tpsweep.tables.series import KEY
-from tpsweep.tables.table import Record, digits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

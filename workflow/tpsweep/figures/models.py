@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tpsweep.analysis.table import Record, digits
 from tpsweep.figures.groups import grouped, series_name, size_name
 from tpsweep.figures.plot import Picture, Point, draw_columns
-from tpsweep.tables.table import Record, digits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from tpsweep.analysis.table import Record, digits
 from tpsweep.figures.groups import grouped, series_name, size_name
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
-from tpsweep.tables.table import Record, digits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tpsweep.analysis.table import Record
 from tpsweep.figures.groups import doubling, grouped, in_words, series_name
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves, draw_floor
-from tpsweep.tables.table import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

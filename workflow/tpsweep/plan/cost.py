@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from snakemake_executor_plugin_submitit.site import Site
-from tpsweep.models import Shape
-from tpsweep.plan.expectation import CellExpectation, cost, start_seconds
+from tpsweep.perfmodel.cell_time import CellExpectation, cost, start_seconds
+from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.plan.sessions import Array, PlannedSession, make_arrays
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tpsweep.models import DTYPE_BYTES, Shape
+from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
 from tpsweep.plan.split import LINEAR, VOCABULARY, Matrix, Split, padded_vocabulary
 
 COMMUNICATION = "distributed/communication_op.py"

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
-from tpsweep.cards import card_by_name
-from tpsweep.expect import Batch, Expected, decode
-from tpsweep.models import Shape, read_config
+from tpsweep.perfmodel.gpu_specs import card_by_name
+from tpsweep.perfmodel.model_shape import Shape, read_config
+from tpsweep.perfmodel.step_time import Batch, Expected, decode
 from tpsweep.plan.explain import explain
 from tpsweep.plan.explain_text import text
 

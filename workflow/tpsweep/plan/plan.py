@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tpsweep import matrix
-from tpsweep.cell import Cell
-from tpsweep.matrix import Planned
-from tpsweep.plan import fit
+from tpsweep.core.cell import Cell
+from tpsweep.perfmodel import memory
+from tpsweep.perfmodel.cell_time import CellExpectation, expected_of
 from tpsweep.plan.cost import Cost, make_cost
-from tpsweep.plan.expectation import CellExpectation, expected_of
 from tpsweep.plan.sessions import make_sessions
-from tpsweep.sweep import Job, Sweep
+from tpsweep.sweep import expand
+from tpsweep.sweep.expand import Planned
+from tpsweep.sweep.sweep import Job, Sweep
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,13 @@ def _holes(planned: list[Planned]) -> list[Hole]:
 
 def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
     """Of each class, model and TP the engine with the largest need."""
-    largest: dict[tuple[str, str, int], tuple[fit.Fit, Cell]] = {}
+    largest: dict[tuple[str, str, int], tuple[memory.Fit, Cell]] = {}
     for item in planned:
-        asked = matrix.memory_of(item.cell, sweep.config, sweep.site)
+        asked = expand.memory_of(item.cell, sweep.config, sweep.site)
         if asked is None:
             continue
         engine = item.cell.engine
-        found = fit.fit(*asked, engine.tp)
+        found = memory.fit(*asked, engine.tp)
         key = engine.gpu, engine.model.name, engine.tp
         known = largest.get(key)
         if known is None or _spare(found) < _spare(known[0]):
@@ -164,7 +164,7 @@ def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
     ]
 
 
-def _spare(found: fit.Fit) -> int:
+def _spare(found: memory.Fit) -> int:
     return found.expected_cache_tokens - found.cache_tokens
 
 

@@ -14,7 +14,7 @@ from snakemake_executor_plugin_submitit.flags import SlurmParameters, slurm_para
 from snakemake_executor_plugin_submitit.site import Site
 from snakemake_executor_plugin_submitit.slurm.cluster import DEFAULT_ARRAY_SIZE
 from snakemake_executor_plugin_submitit.spec import Cell
-from tpsweep.sweep import Job
+from tpsweep.sweep.sweep import Job
 
 
 @dataclass(frozen=True)

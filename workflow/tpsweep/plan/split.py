@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tpsweep.models import DTYPE_BYTES, Shape
+from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
 
 VLLM_VERSION = "0.32.0"
 """The version whose files and classes are named; a test looks into it."""

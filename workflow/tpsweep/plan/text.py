@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from tabulate import tabulate
 
-from tpsweep.cell import Cell
-from tpsweep.matrix import Planned
+from tpsweep.core.cell import Cell
+from tpsweep.perfmodel.cell_time import CellExpectation
 from tpsweep.plan.cost import ClassCost, Cost
-from tpsweep.plan.expectation import CellExpectation
 from tpsweep.plan.plan import Hole, Memory, Plan
+from tpsweep.sweep.expand import Planned
 
 NA = "n/a"
 TITLE = (

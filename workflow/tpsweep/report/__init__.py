@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpsweep import tables
-from tpsweep.atomic import replacing
+from tpsweep.analysis.table import Table
+from tpsweep.core.atomic import replacing
 from tpsweep.figures.files import write_figures
-from tpsweep.reference.beside import build, build_findings
-from tpsweep.reference.reading import ReferenceDataError, read_reference
+from tpsweep.lab.reference.compare_published import build, build_findings
+from tpsweep.lab.reference.reading import ReferenceDataError, read_reference
 from tpsweep.report.page import PAGE, render
-from tpsweep.results import Results, ResultsError, load
-from tpsweep.tables.table import Table
-from tpsweep.together import load_all
+from tpsweep.results.load import Results, ResultsError, load
+from tpsweep.results.merge import load_all
 
 
 def run_page(results: Path) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tpsweep.tables.table import Grid, Record, Table, View, make_grid
+from tpsweep.analysis.table import Grid, Record, Table, View, make_grid
 
 _NUMBER = re.compile(
     r"(n/a|[-+]?\d[\d.]*( \([\d.]+ to [\d.]+\))?( ms \([-+\d.]+ %\))?|\d[\d.]* %|\d+/\d+"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
+from tpsweep.analysis.table import Record
 from tpsweep.report.boxes import Box, Part, joined
-from tpsweep.results import Results, records
-from tpsweep.tables.table import Record
+from tpsweep.results.load import Results, records
 
 NO_FAILURES = "No cell failed."
 NO_HOLES = "Every cell of the matrix was planned and run."

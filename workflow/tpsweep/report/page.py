@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tpsweep import __version__
+from tpsweep.analysis.table import Table
 from tpsweep.figures import plot
 from tpsweep.figures.batch_scaling import draw_batch_scaling
 from tpsweep.figures.classes import draw_classes
@@ -20,11 +21,12 @@ from tpsweep.figures.models import draw_models
 from tpsweep.figures.pareto import draw_pareto
 from tpsweep.figures.serving import draw_serving
 from tpsweep.figures.speedup import draw_speedup
+from tpsweep.lab import metrics
+from tpsweep.lab.questions import make_questions
 from tpsweep.report.boxes import Part, joined, make_part, make_plain
 from tpsweep.report.holes import make_failures, make_holes
 from tpsweep.report.provenance import dates, make_provenance
-from tpsweep.report.questions import make_questions
-from tpsweep.results import Results
+from tpsweep.results.load import Results
 from tpsweep.tables import (
     Summary,
     batch_scaling,
@@ -32,7 +34,6 @@ from tpsweep.tables import (
     crossover,
     expected,
     floors,
-    metrics,
     models,
     replicas,
     serving,
@@ -44,7 +45,6 @@ from tpsweep.tables import (
     validity,
 )
 from tpsweep.tables import communication as communication_table
-from tpsweep.tables.table import Table
 
 PAGE = "report.html"
 LINES = 400

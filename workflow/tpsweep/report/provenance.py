@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from tpsweep.analysis.table import digits
 from tpsweep.report.boxes import Box, Part, joined
-from tpsweep.results import Results
-from tpsweep.tables.table import digits
+from tpsweep.results.load import Results
 
 EMPTY = "No cell has a row yet: nothing is known of what ran."
 _CLASS_HEADINGS = [

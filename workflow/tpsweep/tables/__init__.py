@@ -6,8 +6,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpsweep.damaged import leave_records
-from tpsweep.results import Results, ResultsError, load
+from tpsweep.lab import metrics
+from tpsweep.results.integrity import leave_records
+from tpsweep.results.load import Results, ResultsError, load
 from tpsweep.tables import (
     batch_scaling,
     cells,
@@ -16,7 +17,6 @@ from tpsweep.tables import (
     crossover,
     expected,
     floors,
-    metrics,
     models,
     replicas,
     serving,

@@ -12,11 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tpsweep import stats
-from tpsweep.cards import card_by_name
-from tpsweep.results import Results
-from tpsweep.row import FLOAT, INT, TEXT, Column
-from tpsweep.tables.decode_figures import (
+from tpsweep.analysis import verdicts
+from tpsweep.analysis.decode_figures import (
     DECODE,
     DECODE_COLUMNS,
     decode_time,
@@ -24,7 +21,7 @@ from tpsweep.tables.decode_figures import (
     ratio_columns,
     time_ratio,
 )
-from tpsweep.tables.series import (
+from tpsweep.analysis.series import (
     DUMMY,
     HEAD,
     KEY,
@@ -37,7 +34,7 @@ from tpsweep.tables.series import (
     load_series,
     unlike,
 )
-from tpsweep.tables.table import (
+from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -47,7 +44,10 @@ from tpsweep.tables.table import (
     sort_key,
     text,
 )
-from tpsweep.tables.tp_comparison import SHORT
+from tpsweep.core import stats
+from tpsweep.core.schema import FLOAT, INT, TEXT, Column
+from tpsweep.perfmodel.gpu_specs import card_by_name
+from tpsweep.results.load import Results
 
 _CLASS = ("site", "gpu", "gpu_card")
 
@@ -78,11 +78,11 @@ VIEWS = (
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu", NA)),
     View("Smallest batch", text("smallest_batch", NA), once=True),
     View("Decode time (ratio to smallest batch)", figure("decode_growth", NA)),
-    View("Growth verdict", lambda record: SHORT[record["decode_growth_verdict"]]),
+    View("Growth verdict", lambda record: verdicts.SHORT[record["decode_growth_verdict"]]),
     View("Output (ratio to smallest batch)", figure("output_growth", NA)),
     View("Reference class", text("reference_gpu", NA), once=True),
     View("Decode time (ratio to reference)", figure("decode_ratio", NA)),
-    View("Reference verdict", lambda record: SHORT[record["decode_ratio_verdict"]]),
+    View("Reference verdict", lambda record: verdicts.SHORT[record["decode_ratio_verdict"]]),
     View("Bandwidth (reference / card)", figure("bandwidth_ratio", NA)),
     View("Output (ratio to reference)", figure("output_ratio", NA)),
     View("Note", text("note"), once=True),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from tpsweep import row
-from tpsweep.results import Results, records
-from tpsweep.row import TEXT, Column
-from tpsweep.tables.table import IDENTITY_VIEWS, Table, View, figure, identity, sort_key, text
+from tpsweep.analysis.table import IDENTITY_VIEWS, Table, View, figure, identity, sort_key, text
+from tpsweep.core import schema
+from tpsweep.core.schema import TEXT, Column
+from tpsweep.results.load import Results, records
 
 STATE = (
     Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
@@ -17,11 +17,11 @@ STATE = (
 )
 _PROVENANCE = tuple(
     column
-    for column in row.PROVENANCE
+    for column in schema.PROVENANCE
     if column.name not in ("model_path", "cpu_model") and not pa.types.is_list(column.type)
 )
 """Without lists: a CSV file cannot hold them."""
-COLUMNS = (*row.IDENTITY, *STATE, *row.FIGURES, *_PROVENANCE)
+COLUMNS = (*schema.IDENTITY, *STATE, *schema.FIGURES, *_PROVENANCE)
 
 VIEWS = (
     *IDENTITY_VIEWS,
@@ -35,15 +35,15 @@ VIEWS = (
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu")),
     View("Cell", text("cell_id")),
 )
-_ORDER = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
+_ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 
 
 def build(results: Results) -> Table:
     """One line per cell of the manifest, in the order of the identity."""
-    measured = [c.name for c in (*row.FIGURES, *_PROVENANCE)]
+    measured = [c.name for c in (*schema.FIGURES, *_PROVENANCE)]
     by_id = {line["cell_id"]: line for line in records(results.rows, ["cell_id", *measured])}
     nothing = dict.fromkeys(measured)
-    planned = [*row.IDENTITY_NAMES, *(column.name for column in STATE)]
+    planned = [*schema.IDENTITY_NAMES, *(column.name for column in STATE)]
     lines = [
         {**nothing, **by_id.get(cell["cell_id"], {}), **cell}
         for cell in records(results.manifest, planned)

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from statistics import fmean
 
-from tpsweep import row
-from tpsweep.communication import Communication, Counts, Percentiles, PerRank, Phase
-from tpsweep.results import Results, records
-from tpsweep.row import BOOL, FLOAT, INT, TEXT, Column
-from tpsweep.tables.once import once
-from tpsweep.tables.table import (
+from tpsweep.analysis.once import once
+from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -21,7 +17,11 @@ from tpsweep.tables.table import (
     sort_key,
     text,
 )
-from tpsweep.tables.unprofiled import DecodeTime, DecodeTimes
+from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes
+from tpsweep.core import schema
+from tpsweep.core.capture_report import Communication, Counts, Percentiles, PerRank, Phase
+from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
+from tpsweep.results.load import Results, records
 
 _FROM_ROWS = (
     "profiler_ran",
@@ -31,7 +31,7 @@ _FROM_ROWS = (
     "synthetic",
 )
 COLUMNS = (
-    *row.IDENTITY,
+    *schema.IDENTITY,
     Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
     Column("reason", TEXT, "why there is no row"),
     Column("profiler_ran", TEXT, "torch or nsys, with its version"),
@@ -137,7 +137,7 @@ LEGEND = (
     " steps hold a part of it: partial steps, which cost less and are in no figure.",
 )
 EMPTY = "No capture cells in the matrix."
-_ORDER = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
+_ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 
 
 @once
@@ -160,7 +160,7 @@ def lines(results: Results) -> list[Record]:
     by_id = {line["cell_id"]: line for line in records(rows, ("cell_id", *_FROM_ROWS))}
     manifest = results.manifest[results.manifest["workload"] == "capture"]
     times = DecodeTimes(results)
-    names = (*row.IDENTITY_NAMES, "state", "reason")
+    names = (*schema.IDENTITY_NAMES, "state", "reason")
     found = [
         _line(cell, by_id.get(cell["cell_id"]), results.communication.get(cell["cell_id"]), times)
         for cell in records(manifest, names)

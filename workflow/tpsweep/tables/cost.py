@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tpsweep.plan.expectation import cost
-from tpsweep.results import Results, records
-from tpsweep.row import BOOL, FLOAT, INT, TEXT, Column
-from tpsweep.tables.table import Record, Table, View, figure, identity, text
+from tpsweep.analysis.table import Record, Table, View, figure, identity, text
+from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
+from tpsweep.perfmodel.cell_time import cost
+from tpsweep.results.load import Results, records
 
 COLUMNS = (
     Column("site", TEXT, "name of the cluster or host"),

@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from tpsweep import stats
-from tpsweep.results import Results
-from tpsweep.row import INT, TEXT, Column
-from tpsweep.tables.crossing import Crossing, Point, Sign, find_crossing
-from tpsweep.tables.decode_figures import DECODE
-from tpsweep.tables.once import once
-from tpsweep.tables.pairs import (
+from tpsweep.analysis.crossing import Crossing, Point, Sign, find_crossing
+from tpsweep.analysis.decode_figures import DECODE
+from tpsweep.analysis.once import once
+from tpsweep.analysis.pairs import (
     NOTE,
     PAIR_HEAD,
     PAIR_ORDER,
@@ -24,8 +21,11 @@ from tpsweep.tables.pairs import (
     identify,
     synthetic,
 )
-from tpsweep.tables.series import Line, Series, by_batch, load_series
-from tpsweep.tables.table import Record, Table, View, identity, sort_key, text
+from tpsweep.analysis.series import Line, Series, by_batch, load_series
+from tpsweep.analysis.table import Record, Table, View, identity, sort_key, text
+from tpsweep.core import stats
+from tpsweep.core.schema import INT, TEXT, Column
+from tpsweep.results.load import Results
 
 RATE = "output_tok_s"
 METRICS = {

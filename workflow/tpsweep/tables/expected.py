@@ -1,6 +1,6 @@
 """Table ``expected``: each row beside what was expected of it, and what to look for.
 
-The expectation stands in the manifest (``tpsweep.plan.expectation``); ratios are measured /
+The expectation stands in the manifest (``tpsweep.perfmodel.cell_time``); ratios are measured /
 expected. Decode is expected of latency and serve cells, prefill of latency cells, seconds of all.
 """
 
@@ -10,11 +10,7 @@ from collections import defaultdict
 from datetime import datetime
 from functools import cache
 
-from tpsweep import row
-from tpsweep.expect_constants import document
-from tpsweep.results import Results, records
-from tpsweep.row import BOOL, FLOAT, TEXT, Column
-from tpsweep.tables.table import (
+from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -25,11 +21,15 @@ from tpsweep.tables.table import (
     sort_key,
     text,
 )
+from tpsweep.core import schema
+from tpsweep.core.schema import BOOL, FLOAT, TEXT, Column
+from tpsweep.perfmodel.constants import document
+from tpsweep.results.load import Results, records
 
-_FIGURES = {column.name: column for column in row.FIGURES}
+_FIGURES = {column.name: column for column in schema.FIGURES}
 _INTERVALS = ("tpot_ms", "tpot_ms_lo", "tpot_ms_hi", "prefill_ms", "prefill_ms_lo", "prefill_ms_hi")
 COLUMNS = (
-    *row.IDENTITY,
+    *schema.IDENTITY,
     Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
     Column("reason", TEXT, "why there is no row"),
     *(_FIGURES[name] for name in _INTERVALS),
@@ -63,7 +63,7 @@ VIEWS = (
     View("Note", text("note"), once=True),
 )
 EMPTY = "No cells in the matrix."
-_ORDER = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
+_ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 _TIMES = ("started_at", "ended_at")
 _SERVED = "tpot_p50_ms"
 """What a serve row has in the place of ``tpot_ms``."""
@@ -100,7 +100,7 @@ def build(results: Results) -> Table:
     """One line per cell of the manifest, measured or not."""
     by_id = {line["cell_id"]: line for line in records(results.rows, ("cell_id", *_FROM_ROW))}
     cells = records(
-        results.manifest, (*row.IDENTITY_NAMES, "state", "reason", *_WANTED, "expectation_note")
+        results.manifest, (*schema.IDENTITY_NAMES, "state", "reason", *_WANTED, "expectation_note")
     )
     at_tp: dict[tuple[object, ...], dict[int, float]] = defaultdict(dict)
     for cell in cells:
@@ -112,7 +112,7 @@ def build(results: Results) -> Table:
 
 
 def _setting(cell: Record) -> tuple[object, ...]:
-    return tuple(cell[name] for name in row.IDENTITY_NAMES if name not in _OF_TP)
+    return tuple(cell[name] for name in schema.IDENTITY_NAMES if name not in _OF_TP)
 
 
 def _line(cell: Record, measured: Record | None, at_tp: dict[int, float]) -> Record:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from tpsweep import row
-from tpsweep.results import Results, records
-from tpsweep.row import BOOL, TEXT, Column
-from tpsweep.tables.once import once
-from tpsweep.tables.table import (
+from tpsweep.analysis.once import once
+from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -16,6 +13,9 @@ from tpsweep.tables.table import (
     sort_key,
     text,
 )
+from tpsweep.core import schema
+from tpsweep.core.schema import BOOL, TEXT, Column
+from tpsweep.results.load import Results, records
 
 _SHOWN = (
     *("tpot_ms", "decode_floor_ms", "decode_floor_ratio"),
@@ -24,9 +24,9 @@ _SHOWN = (
 )
 RATIOS = {"decode_floor_ratio": "decode", "prefill_floor_ratio": "prefill"}
 """Ratios that a valid row has at 1 or above; the floor with KV reads is shown only."""
-_FIGURES = {column.name: column for column in row.FIGURES}
+_FIGURES = {column.name: column for column in schema.FIGURES}
 COLUMNS = (
-    *row.IDENTITY,
+    *schema.IDENTITY,
     Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
     Column("reason", TEXT, "why there is no row"),
     *(_FIGURES[name] for name in _SHOWN),
@@ -55,7 +55,7 @@ LEGEND = (
     " / TP / peak FLOP/s. 1 is the limit; no hardware reaches it.",
 )
 EMPTY = "No latency cells in the matrix."
-_ORDER = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
+_ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 
 
 @once
@@ -65,7 +65,7 @@ def build(results: Results) -> Table:
     names = ("cell_id", *_SHOWN, "floor_note", "synthetic")
     by_id = {line["cell_id"]: line for line in records(rows, names)}
     manifest = results.manifest[results.manifest["workload"] == "latency"]
-    cells = records(manifest, (*row.IDENTITY_NAMES, "state", "reason"))
+    cells = records(manifest, (*schema.IDENTITY_NAMES, "state", "reason"))
     lines = [_line(cell, by_id.get(cell["cell_id"])) for cell in cells]
     lines.sort(key=lambda line: sort_key(line, _ORDER))
     return Table("floors", "Floors", COLUMNS, VIEWS, lines, LEGEND, EMPTY)

@@ -9,11 +9,12 @@ import math
 from collections import defaultdict
 from typing import Any
 
-from tpsweep.results import Results
-from tpsweep.row import FLOAT, TEXT, Column
+from tpsweep.analysis import verdicts
+from tpsweep.analysis.series import KEY
+from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, figure, sort_key, text
+from tpsweep.core.schema import FLOAT, TEXT, Column
+from tpsweep.results.load import Results
 from tpsweep.tables import tp_comparison
-from tpsweep.tables.series import KEY
-from tpsweep.tables.table import IDENTITY_VIEWS, Record, Table, View, figure, sort_key, text
 
 _OF_MODEL = ("model", "model_revision", "settings", "allreduce_backend")
 _PLACE = tuple(name for name in KEY if name not in _OF_MODEL)
@@ -35,7 +36,7 @@ VIEWS = (
     View("Output (tok/s)", figure("output_tok_s", NA)),
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu", NA)),
     View("Decode speed-up over own smallest TP", figure("decode_speedup", NA)),
-    View("Verdict", lambda record: tp_comparison.SHORT[record["decode_verdict"]]),
+    View("Verdict", lambda record: verdicts.SHORT[record["decode_verdict"]]),
     View("Efficiency", figure("efficiency", NA)),
     View("Decode / smallest model, same TP", figure("decode_ratio", NA)),
     View("GPU time / smallest model's least", figure("gpu_time_ratio", NA)),

@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tpsweep.results import Results
-from tpsweep.row import FLOAT, INT, TEXT, Column
-from tpsweep.tables import prices
-from tpsweep.tables.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
-from tpsweep.tables.table import (
+from tpsweep.analysis import prices
+from tpsweep.analysis.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -25,6 +23,8 @@ from tpsweep.tables.table import (
     sort_key,
     text,
 )
+from tpsweep.core.schema import FLOAT, INT, TEXT, Column
+from tpsweep.results.load import Results
 
 TIMES = ("tpot_ms", "prefill_ms", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms")
 RATES = ("request_s", "output_tok_s")

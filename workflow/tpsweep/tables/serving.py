@@ -9,14 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
-from tpsweep import stats
-from tpsweep.results import Results
-from tpsweep.row import BOOL, FLOAT, INT, SERVE_METRICS, TEXT, Column
-from tpsweep.row import PERCENTILES as PERCENTILES_KEPT
-from tpsweep.tables import tp_comparison
-from tpsweep.tables.once import once
-from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
-from tpsweep.tables.table import (
+from tpsweep.analysis import verdicts
+from tpsweep.analysis.once import once
+from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -27,33 +23,33 @@ from tpsweep.tables.table import (
     sort_key,
     text,
 )
+from tpsweep.core.schema import BOOL, FLOAT, INT, SERVE_METRICS, TEXT, Column
+from tpsweep.core.schema import PERCENTILES as PERCENTILES_KEPT
+from tpsweep.core.stats import MIN_RUNS
+from tpsweep.results.load import Results
 
-RANGED = {
-    "request_s": "request_s_samples",
-    "ttft_p50_ms": "ttft_p50_ms_samples",
-    "itl_p50_ms": "itl_p50_ms_samples",
-    "output_tok_s": "output_tok_s_samples",
-}
-"""Figures with one sample per seed."""
 COMPARED = ("ttft_p50_ms", "itl_p50_ms", "ttft_p99_ms")
 PERCENTILES = {
     f"{name}_p{p}_ms": f"{what}, percentile {p}"
     for name, what, _ in SERVE_METRICS
     for p in PERCENTILES_KEPT
-    if f"{name}_p{p}_ms" not in RANGED
+    if f"{name}_p{p}_ms" not in verdicts.RANGED
 }
 """Figures of all requests, or tokens, of a run's seeds together: a median over runs, no range."""
 PLAIN = (*PERCENTILES, "goodput_request_s", "goodput_share", "steady_share")
 _WARNED_OF = ("tokens_per_chunk", "client_cpu_share")
-_FROM_ROWS = (*RANGED, *RANGED.values(), *PLAIN, *_WARNED_OF, "saturated", "max_in_flight")
+_FROM_ROWS = (
+    *verdicts.RANGED,
+    *verdicts.RANGED.values(),
+    *PLAIN,
+    *_WARNED_OF,
+    "saturated",
+    "max_in_flight",
+)
 CHUNKED = 1.01
 """Tokens per streamed chunk from which on ITL is not a time per token."""
 BUSY = 0.9
 """Of one processor: from here on the client may have been what limited the load."""
-
-OVERLAP = "seed ranges overlap: no claim"
-APART = "seed ranges apart; spread between engine starts not measured"
-NO_RANGE = "no range over seeds: no claim"
 
 
 def _range_columns(name: str, doc: str) -> tuple[Column, ...]:
@@ -91,12 +87,6 @@ COLUMNS = (
     *TAIL,
 )
 NA = "n/a"
-SHORT = {
-    **tp_comparison.SHORT,
-    OVERLAP: "ranges overlap: no claim",
-    APART: "ranges apart",
-    NO_RANGE: "no range: no claim",
-}
 _YES = {None: NA, True: "yes", False: "no"}
 
 
@@ -116,9 +106,9 @@ VIEWS = (
     View("Saturated", lambda record: _YES[record["saturated"]]),
     View("Baseline TP", text("baseline_tp"), once=True),
     View("TTFT p50 change", change("ttft_p50_ms", "ms", NA)),
-    View("TTFT p50 verdict", lambda record: SHORT[record["ttft_p50_ms_verdict"]]),
+    View("TTFT p50 verdict", lambda record: verdicts.SHORT[record["ttft_p50_ms_verdict"]]),
     View("ITL p50 change", change("itl_p50_ms", "ms", NA)),
-    View("ITL p50 verdict", lambda record: SHORT[record["itl_p50_ms_verdict"]]),
+    View("ITL p50 verdict", lambda record: verdicts.SHORT[record["itl_p50_ms_verdict"]]),
     View("TTFT p99 change", change("ttft_p99_ms", "ms", NA)),
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio", NA)),
     View("Note", text("note"), once=True),
@@ -128,7 +118,7 @@ LEGEND = (
     " figure minus the baseline's (smallest measured TP and number of replicas of the same"
     " series). Replicas are measured, not computed.",
     "Ranges over seeds that overlap allow no claim; ranges apart hold for these engine starts. Only"
-    f" from {stats.MIN_RUNS} runs (engine starts) a side on is the spread between engine starts"
+    f" from {MIN_RUNS} runs (engine starts) a side on is the spread between engine starts"
     " known, and a difference significant or not.",
     "Saturated: the queue grew while requests arrived, so that TTFT depends on how long the test"
     " ran; always so at an infinite rate; n/a where it cannot be told.",
@@ -165,8 +155,8 @@ def _records(series: Series) -> Iterator[Record]:
 
 def _figures(line: Line) -> Record:
     found: Record = {name: line.median(name) for name in PLAIN}
-    for name in RANGED:
-        lo, hi = _range(line, name)
+    for name in verdicts.RANGED:
+        lo, hi = verdicts.seed_range(line, name)
         found |= {name: line.median(name), f"{name}_lo": lo, f"{name}_hi": hi}
     rate = found["output_tok_s"]
     found["output_tok_s_per_gpu"] = None if rate is None else rate / line.gpus
@@ -175,12 +165,6 @@ def _figures(line: Line) -> Record:
     most = [cell["max_in_flight"] for cell in line.measured if cell["max_in_flight"] is not None]
     found["max_in_flight"] = max(most, default=None)
     return found
-
-
-def _range(line: Line, name: str) -> tuple[float | None, float | None]:
-    """Lowest and highest seed of all runs; a single one is no range."""
-    seeds = [float(value) for run in line.runs(RANGED[name]) for value in run]
-    return (min(seeds), max(seeds)) if len(seeds) > 1 else (None, None)
 
 
 def _change(
@@ -192,21 +176,8 @@ def _change(
     return {
         f"{name}_diff": after - before,
         f"{name}_pct": 100 * (after / before - 1),
-        f"{name}_verdict": verdict(name, baseline, line),
+        f"{name}_verdict": verdicts.of_load(name, baseline, line),
     }
-
-
-def verdict(name: str, baseline: Line, line: Line) -> str:
-    """What may be said of a difference in the figure ``name`` between two measured lines."""
-    sides = [[[run[name]] for run in side.measured if run[name]] for side in (baseline, line)]
-    if min(map(len, sides)) >= stats.MIN_RUNS:
-        return stats.speedup(*sides).verdict
-    if name not in RANGED:
-        return NO_RANGE
-    (lo, hi), (other_lo, other_hi) = _range(baseline, name), _range(line, name)
-    if lo is None or hi is None or other_lo is None or other_hi is None:
-        return NO_RANGE
-    return APART if hi < other_lo or other_hi < lo else OVERLAP
 
 
 def _warnings(line: Line) -> Iterator[str]:

@@ -13,13 +13,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from tpsweep import row
-from tpsweep.results import Results
-from tpsweep.row import BOOL, FLOAT, INT, TEXT, Column
-from tpsweep.tables import communication
-from tpsweep.tables.once import once
-from tpsweep.tables.series import NO_ALLREDUCE
-from tpsweep.tables.table import (
+from tpsweep.analysis.once import once
+from tpsweep.analysis.series import NO_ALLREDUCE
+from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -29,12 +25,16 @@ from tpsweep.tables.table import (
     sort_key,
     text,
 )
-from tpsweep.tables.unprofiled import DecodeTime, DecodeTimes
+from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes
+from tpsweep.core import schema
+from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
+from tpsweep.results.load import Results
+from tpsweep.tables import communication
 
 _FREE = ("cell_id", "tp", "gpus", "allreduce_backend", "run")
-_SERIES = tuple(name for name in row.IDENTITY_NAMES if name not in _FREE)
+_SERIES = tuple(name for name in schema.IDENTITY_NAMES if name not in _FREE)
 COLUMNS = (
-    *(column for column in row.IDENTITY if column.name != "cell_id"),
+    *(column for column in schema.IDENTITY if column.name != "cell_id"),
     Column("profiler_ran", TEXT, "of the capture at this TP"),
     Column("baseline_tp", INT, "smallest TP of the series with a decode time"),
     Column("decode_baseline_ms", FLOAT, "T(baseline): latency cells"),
@@ -115,7 +115,7 @@ def _lines(captures: list[Record], times: DecodeTimes) -> list[Record]:
         for line in all_
         if line["tp"] > 1
     ]
-    order = tuple(name for name in row.IDENTITY_NAMES if name != "cell_id")
+    order = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
     return sorted(found, key=lambda line: sort_key(line, (*order, "profiler_ran")))
 
 

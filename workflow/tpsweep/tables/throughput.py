@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tpsweep import stats
-from tpsweep.results import Results
-from tpsweep.row import FLOAT, TEXT, Column
-from tpsweep.tables import prices
-from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
-from tpsweep.tables.table import (
+from tpsweep.analysis import prices, verdicts
+from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -20,7 +17,9 @@ from tpsweep.tables.table import (
     sort_key,
     text,
 )
-from tpsweep.tables.tp_comparison import SHORT
+from tpsweep.core import stats
+from tpsweep.core.schema import FLOAT, TEXT, Column
+from tpsweep.results.load import Results
 
 SAMPLES = {"request_s": "request_s_samples", "output_tok_s": "output_tok_s_samples"}
 _FROM_ROWS = (*SAMPLES, *SAMPLES.values(), "total_tok_s")
@@ -60,7 +59,7 @@ VIEWS = (
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu", NA)),
     View("Baseline TP", text("baseline_tp"), once=True),
     View("Output (ratio to baseline)", figure("ratio", NA)),
-    View("Verdict", lambda record: SHORT[record["ratio_verdict"]]),
+    View("Verdict", lambda record: verdicts.SHORT[record["ratio_verdict"]]),
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio", NA)),
     prices.VIEW,
     View("Note", text("note"), once=True),

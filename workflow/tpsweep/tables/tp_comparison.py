@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tpsweep import stats
-from tpsweep.results import Results
-from tpsweep.row import FLOAT, TEXT, Column
-from tpsweep.tables import prices
-from tpsweep.tables.once import once
-from tpsweep.tables.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
-from tpsweep.tables.table import (
+from tpsweep.analysis import prices, verdicts
+from tpsweep.analysis.once import once
+from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -25,6 +22,9 @@ from tpsweep.tables.table import (
     sort_key,
     text,
 )
+from tpsweep.core import stats
+from tpsweep.core.schema import FLOAT, TEXT, Column
+from tpsweep.results.load import Results
 
 DECODE, PREFILL = "tpot_ms_samples", "prefill_ms_samples"
 _FROM_ROWS = (DECODE, PREFILL, "output_tok_s", "prefill_chunked")
@@ -60,14 +60,6 @@ COLUMNS = (
     *TAIL,
 )
 
-SHORT = {
-    None: "",
-    stats.SIGNIFICANT: "significant",
-    stats.NOT_SIGNIFICANT: "not significant",
-    stats.DIFFERS_WITHIN: "differs (within session)",
-    stats.SAME_WITHIN: "no difference (within session)",
-    stats.UNDECIDED: "undecided",
-}
 VIEWS = (
     *IDENTITY_VIEWS,
     identity("Settings", "settings"),
@@ -82,9 +74,9 @@ VIEWS = (
     View("Baseline engines, batch split (tok/s, computed)", figure("split_output_tok_s")),
     View("Baseline TP", text("baseline_tp"), once=True),
     View("Decode speed-up", figure("decode_speedup")),
-    View("Decode verdict", lambda record: SHORT[record["decode_verdict"]]),
+    View("Decode verdict", lambda record: verdicts.SHORT[record["decode_verdict"]]),
     View("Prefill speed-up", figure("prefill_speedup")),
-    View("Prefill verdict", lambda record: SHORT[record["prefill_verdict"]]),
+    View("Prefill verdict", lambda record: verdicts.SHORT[record["prefill_verdict"]]),
     prices.VIEW,
     View("Note", text("note"), once=True),
 )

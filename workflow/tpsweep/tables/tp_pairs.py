@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from tpsweep import stats
-from tpsweep.results import Results
-from tpsweep.row import FLOAT, TEXT, Column
-from tpsweep.tables.decode_figures import DECODE, rate_ratio, ratio_columns, time_ratio
-from tpsweep.tables.pairs import (
+from tpsweep.analysis import verdicts
+from tpsweep.analysis.decode_figures import DECODE, rate_ratio, ratio_columns, time_ratio
+from tpsweep.analysis.pairs import (
     NOTE,
     PAIR_HEAD,
     PAIR_ORDER,
@@ -17,9 +15,11 @@ from tpsweep.tables.pairs import (
     pairs,
     synthetic,
 )
-from tpsweep.tables.series import Line, Series, load_series
-from tpsweep.tables.table import Record, Table, View, figure, sort_key, text
-from tpsweep.tables.tp_comparison import SHORT
+from tpsweep.analysis.series import Line, Series, load_series
+from tpsweep.analysis.table import Record, Table, View, figure, sort_key, text
+from tpsweep.core import stats
+from tpsweep.core.schema import FLOAT, TEXT, Column
+from tpsweep.results.load import Results
 
 PREFILL = "prefill_ms_samples"
 COLUMNS = (
@@ -41,10 +41,10 @@ VIEWS = (
     View("State, larger TP", text("state_to"), once=True),
     View("Decode speed-up", figure("decode_speedup", NA)),
     View("Intervals", text("decode_speedup_kind"), once=True),
-    View("Decode verdict", lambda record: SHORT[record["decode_speedup_verdict"]]),
+    View("Decode verdict", lambda record: verdicts.SHORT[record["decode_speedup_verdict"]]),
     View("Decode efficiency", figure("decode_efficiency", NA)),
     View("Prefill speed-up", figure("prefill_speedup", NA)),
-    View("Prefill verdict", lambda record: SHORT[record["prefill_speedup_verdict"]]),
+    View("Prefill verdict", lambda record: verdicts.SHORT[record["prefill_speedup_verdict"]]),
     View("Prefill efficiency", figure("prefill_efficiency", NA)),
     View("Output (ratio)", figure("output_ratio", NA)),
     View("Per GPU (ratio)", figure("per_gpu_ratio", NA)),

@@ -2,7 +2,7 @@
 
 Refused are cells of failure type ``invalid`` or ``unreadable``, rows that break a rule of
 measuring all the same (older, or changed by hand), and captures whose collectives do not add up.
-Comparisons are the series of ``tpsweep.tables.series``: one line per difference, or one that says
+Comparisons are the series of ``tpsweep.analysis.series``: one line per difference, or one that says
 that there is none.
 """
 
@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tpsweep import row
-from tpsweep.provenance import same_version
-from tpsweep.results import Results, records
-from tpsweep.row import BOOL, TEXT, Column
-from tpsweep.settings import WORKLOADS
-from tpsweep.tables import differences, floors
-from tpsweep.tables.series import KEY, ORDER, Series, load_series
-from tpsweep.tables.table import IDENTITY_VIEWS, Record, Table, View, identity, sort_key, text
+from tpsweep.analysis import provenance_diff
+from tpsweep.analysis.series import KEY, ORDER, Series, load_series
+from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, identity, sort_key, text
+from tpsweep.config.settings import WORKLOADS
+from tpsweep.core import schema
+from tpsweep.core.schema import BOOL, TEXT, Column
+from tpsweep.engine.provenance import same_version
+from tpsweep.results.load import Results, records
+from tpsweep.tables import floors
 
 REFUSED, COMPARISON = "refused", "comparison"
 REFUSED_TYPES = ("invalid", "unreadable")
@@ -29,7 +30,7 @@ NONE = "no line measured: nothing is compared"
 FLAG = {True: "yes", False: "no", None: "n/a"}
 COLUMNS = (
     Column("kind", TEXT, "refused: one cell; comparison: cells that differ in TP and replicas"),
-    *row.IDENTITY,
+    *schema.IDENTITY,
     Column("settings", TEXT, "digest of what else could change a number"),
     Column("compared", TEXT, "comparison: its measured lines"),
     Column("subject", TEXT, "refused: failure type or broken rule; comparison: what differs"),
@@ -55,8 +56,8 @@ LEGEND = (
     " failed otherwise, are missing or were never planned are in the table of cells.",
     "Comparison: flagged is what differs between lines that are to differ in TP alone, where it"
     " could explain a difference of their figures; SM clocks if more than"
-    f" {100 * differences.CLOCK_TOLERANCE:.0f} % apart. Clocks fall with load and power: they are"
-    " cause and consequence.",
+    f" {100 * provenance_diff.CLOCK_TOLERANCE:.0f} % apart. Clocks fall with load and power: they"
+    " are cause and consequence.",
     "A provenance that no row of a line has (CPU, older rows) is not compared.",
 )
 EMPTY = "No cells in the matrix."
@@ -83,7 +84,7 @@ def build(results: Results) -> Table:
 
 
 def _refused(results: Results) -> Iterator[Record]:
-    names = (*row.IDENTITY_NAMES, "settings", "state", "failure_type", "reason")
+    names = (*schema.IDENTITY_NAMES, "settings", "state", "failure_type", "reason")
     rows = {line["cell_id"]: line for line in records(results.rows, _FROM_ROWS)}
     for cell in records(results.manifest, names):
         if cell["state"] == "failed" and cell["failure_type"] in REFUSED_TYPES:
@@ -97,7 +98,7 @@ def _refused(results: Results) -> Iterator[Record]:
 def _refusal(cell: Record, subject: str, detail: Any, *, synthetic: bool) -> Record:
     return {
         **_empty(REFUSED),
-        **{name: cell[name] for name in (*row.IDENTITY_NAMES, "settings")},
+        **{name: cell[name] for name in (*schema.IDENTITY_NAMES, "settings")},
         "subject": subject,
         "detail": detail or "no reason given",
         "flagged": True,
@@ -138,7 +139,7 @@ def _uncounted(cell: Record, results: Results) -> Iterator[tuple[str, str]]:
 
 def _comparisons(results: Results) -> Iterator[Record]:
     for workload in WORKLOADS:
-        for series in load_series(results, workload, differences.COLUMNS):
+        for series in load_series(results, workload, provenance_diff.COLUMNS):
             yield from _of_series(series)
 
 
@@ -148,11 +149,11 @@ def _of_series(series: Series) -> Iterator[Record]:
         **_empty(COMPARISON),
         **dict(zip(KEY, series.key, strict=True)),
         "allreduce_backend": series.backend,
-        "compared": ", ".join(map(differences.name_of, measured)) or None,
+        "compared": ", ".join(map(provenance_diff.name_of, measured)) or None,
         "flagged": False,
         "synthetic": any(cell["synthetic"] for line in measured for cell in line.measured),
     }
-    found = differences.find(series)
+    found = provenance_diff.find(series)
     for difference in found:
         yield {
             **base,

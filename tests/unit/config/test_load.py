@@ -1,0 +1,302 @@
+"""Every mistake in config.yaml is one line that names the key, the value and what is allowed."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import jsonschema
+import pytest
+import yaml
+
+from tpsweep.config.load import Config, ConfigError, load_config
+from tpsweep.config.settings import OWNED, Backend, json_schema
+from tpsweep.engine.vllm_api import ALLREDUCE
+
+ROOT = Path(__file__).parents[3]
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.json"
+GOOD: dict[str, Any] = {
+    "vllm_version": "0.32.0",
+    "models": {
+        "tiny": {
+            "shape": "workflow/models/tiny-llama.json",
+            "dtype": "float32",
+            "weights": "dummy",
+        },
+        "eight": {
+            "path": "meta-llama/Llama-3.1-8B-Instruct",
+            "shape": "workflow/models/llama-3.1-8b.json",
+            "dtype": "bfloat16",
+            "weights": "real",
+        },
+    },
+    "variants": {"default": {}, "eager": {"enforce_eager": True}},
+    "allreduce_backends": ["auto", "nccl"],
+    "gpus": ["here"],
+    "tp": [1, 2],
+    "runs": 2,
+    "workloads": {
+        "decode": {
+            "kind": "latency",
+            "models": ["tiny"],
+            "batch": [1, 4],
+            "input_len": [64],
+            "output_len": [32],
+            "engine": {"max_model_len": 512, "max_num_seqs": 16},
+        },
+        "load": {
+            "kind": "serve",
+            "models": ["eight"],
+            "num_prompts": [10],
+            "input_len": [8],
+            "output_len": [8],
+            "request_rate": [4, "inf"],
+        },
+    },
+    "exclude": [{"model": "tiny", "batch": 4, "reason": "a reason"}],
+}
+MISSING = object()
+
+
+def load(path: str = "", value: object = None, base: Path = ROOT) -> Config:
+    """Load GOOD with the key at ``path`` set to ``value`` (``MISSING``: deleted)."""
+    data = copy.deepcopy(GOOD)
+    if path:
+        *parents, last = path.split("/")
+        place: Any = data
+        for key in parents:
+            place = place[int(key) if isinstance(place, list) else key]
+        if value is MISSING:
+            del place[last]
+        else:
+            place[int(last) if isinstance(place, list) else last] = value
+    return load_config(data, base)
+
+
+def test_a_good_config_loads() -> None:
+    config = load()
+    tiny, eight = config.cell_models["tiny"], config.cell_models["eight"]
+    assert (tiny.path, tiny.is_hub, tiny.revision) == ("results/models/tiny", False, None)
+    assert tiny.digest is not None
+    assert (eight.is_hub, eight.revision, eight.digest) == (True, "main", None)
+    assert config.shapes["eight"] is not None
+    assert (config.results, config.hf_home, config.engine_start_minutes) == ("results", None, 15)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        # unknown keys at every level, and what there is instead
+        ("resutls", "r", "resutls: 'r': unknown key; allowed: results, vllm_version"),
+        ("models/tiny/revison", "x", "models.tiny.revison: 'x': unknown key; allowed: path, rev"),
+        ("workloads/decode/bach", [1], "workloads.decode.bach: [1]: unknown key; allowed: "),
+        ("workloads/decode/engine/seqs", 1, "workloads.decode.engine.seqs: 1: unknown key"),
+        ("workloads/load/slo", {"tt": 1}, "workloads.load.slo.tt: 1: unknown key; allowed: ttft"),
+        ("exclude/0/modle", "x", "exclude.0.modle: 'x': unknown key; allowed: workload"),
+        ("prices", {"H900": 2.5}, "prices: 'H900': allowed: "),
+        ("prices", {"here": 0}, "prices.here: 0: allowed: greater than 0"),
+        ("prices", {"here": float("inf")}, "prices.here: inf: allowed: a finite number"),
+        # wrong types: nothing is converted in silence
+        ("runs", "2", "runs: '2': allowed: a valid integer"),
+        ("runs", True, "runs: True: allowed: a valid integer"),
+        ("runs", 1.0, "runs: 1.0: allowed: a valid integer"),
+        ("tp", 2, "tp: 2: allowed: a valid list"),
+        ("tp", ["2"], "tp.0: '2': allowed: a valid integer"),
+        ("vllm_version", 0.32, "vllm_version: 0.32: allowed: text"),
+        ("vllm_version", "0.32", "vllm_version: '0.32': allowed: a full version"),
+        ("models", [], "models: []: allowed: "),
+        ("models/tiny", None, "models.tiny: None: allowed: "),
+        ("models/tiny/dtype", "int3", "models.tiny.dtype: 'int3': allowed: 'bfloat16'"),
+        ("models/tiny/dtype", MISSING, "models.tiny.dtype: None: missing"),
+        ("vllm_version", MISSING, "vllm_version: None: missing"),
+        ("models/tiny/weights", "fake", "models.tiny.weights: 'fake': allowed: 'real' or 'dummy'"),
+        ("allreduce_backends", ["ring"], "allreduce_backends.0: 'ring': allowed: 'auto'"),
+        ("workloads/decode/kind", "speed", "workloads.decode.kind: 'speed': allowed: latency, th"),
+        ("workloads/decode/kind", MISSING, "workloads.decode.kind: None: allowed: latency, thr"),
+        # axes
+        ("workloads/decode/batch", [], "workloads.decode.batch: []: "),
+        ("workloads/decode/batch", [0], "workloads.decode.batch.0: 0: allowed: greater than or"),
+        ("workloads/decode/batch", [4, -1], "workloads.decode.batch.1: -1: allowed: greater than"),
+        ("workloads/decode/batch", [1, 2, 1], "workloads.decode.batch: [1, 2, 1]: allowed: each "),
+        ("gpus", [], "gpus: []: "),
+        ("gpus", ["a", "a"], "gpus: ['a', 'a']: allowed: each value once; a"),
+        ("workloads", {}, "workloads: {}: "),
+        ("workloads/decode/repeats", 0, "workloads.decode.repeats: 0: "),
+        ("workloads/load/request_rate", [0], "workloads.load.request_rate.0: 0: allowed: greater"),
+        ("workloads/load/request_rate", ["fast"], "workloads.load.request_rate.0: 'fast': allowed"),
+        ("workloads/load/repeats", 2, "workloads.load.repeats: 2: allowed: greater than or equal"),
+        ("workloads/load/request_rate", [float("nan")], "request_rate.0: nan: allowed: a number"),
+        ("workloads/load/slo", {"e2e_ms": float("inf")}, "slo.e2e_ms: inf: allowed: a finite numb"),
+        ("runs", 10**9, "config: runs: 1000000000: allowed: up to 100000, the most cells"),
+        ("workloads/decode/runs", 10**9, "workloads.decode.runs: 1000000000: allowed: up to"),
+        ("workloads/decode/output_len", list(range(1, 99999)), "allowed: up to 100000 cells in a"),
+        # what does not fit together
+        ("tp", [3], "tp: 3: it does not divide the model's 4 attention heads (tiny)"),
+        ("workloads/decode/input_len", [500], "workloads.decode.input_len + output_len: 532: "),
+        ("workloads/decode/batch", [17], "workloads.decode.batch: 17: allowed: up to engine.max_"),
+        (
+            "workloads/decode/engine/max_model_len",
+            4096,
+            "engine.max_model_len: 4096: allowed: up to the 2048 positions of tiny",
+        ),
+        (
+            "workloads/decode/engine/max_num_batched_tokens",
+            8,
+            "allowed: max_num_batched_tokens >= max_num_seqs",
+        ),
+        ("workloads/decode/engine/gpu_memory_utilization", 1.5, "1.5: allowed: less than or eq"),
+        ("workloads/load/input_len", MISSING, "dataset: random needs input_len and output_len"),
+        ("workloads/load/dataset", "sharegpt", "dataset: sharegpt needs a dataset_path"),
+        # names
+        ("workloads/decode/models", ["huge"], "workloads.decode.models: 'huge': allowed: tiny, ei"),
+        ("workloads/decode/gpus", ["x"], "workloads.decode.gpus: 'x': allowed: here"),
+        ("workloads/decode/tp", [4], "workloads.decode.tp: 4: allowed: 1, 2"),
+        ("workloads/decode/variants", ["x"], "workloads.decode.variants: 'x': allowed: default, "),
+        ("workloads/decode/allreduce_backends", ["custom"], "'custom': allowed: auto, nccl"),
+        ("exclude/0/model", "huge", "exclude.0.model: 'huge': allowed: tiny, eight"),
+        (
+            "exclude/0",
+            {"reason": "r"},
+            "exclude.0: {'reason': 'r'}: allowed: a reason and at",
+        ),
+        ("exclude/0/reason", MISSING, "exclude.0.reason: None: missing"),
+        ("gpus", ["a\nb"], r"gpus.0: 'a\nb': allowed: 1 to 100 characters"),
+        ("gpus", ["x" * 101], "allowed: 1 to 100 characters"),
+        ("gpus", [" "], "gpus.0: ' ': allowed: 1 to 100 characters"),
+        ("variants/" + "v" * 300, {}, "allowed: 1 to 100 characters"),
+        ("results", "a\x1bb", r"results: 'a\x1bb': allowed: 1 to 1000 characters"),
+        # engine arguments
+        ("variants/eager", {"tensor_parallel_size": 4}, "tensor_parallel_size is set by tp"),
+        ("variants/eager", {"max_model_len": 4}, "max_model_len is set by the workload's engine"),
+        ("variants/eager", {"--enforce-eager": True}, "is no engine argument; allowed: names as"),
+        ("variants/eager", {"swap": float("nan")}, "allowed: finite numbers"),
+        ("variants/eager", {"kv_cache_dtype": "int1"}, "kv_cache_dtype: int1; allowed: auto"),
+        (
+            "variants/eager",
+            {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}},
+            "fuse_allreduce_rms is set by allreduce_backends",
+        ),
+        # files
+        ("models/tiny/shape", "no/such.json", "models.tiny.shape: 'no/such.json': no shape: "),
+        ("models/tiny/shape", MISSING, "models.tiny: {'dtype': 'float32', 'weights': 'dummy'}: "),
+        ("models/tiny/weights", "real", "weights: real needs a path"),
+        ("models/tiny/revision", "main", "models.tiny.revision: 'main': allowed: for a hub model"),
+        ("models/tiny/path", "./no/such", "models.tiny.path: './no/such': no such folder"),
+        ("models/tiny/path", "/no such/$(x)", "models.tiny.path: '/no such/$(x)': no such folder"),
+        ("models/tiny/path", "x" * 300, "File name too long; allowed: a folder with a config.json"),
+        ("models/tiny/path", "workflow", "models.tiny.path: 'workflow': it has no config.json"),
+    ],
+)
+def test_a_mistake_is_one_line(path: str, value: object, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(path, value)
+    message = str(caught.value)
+    assert said in message
+    assert message.startswith("config: ")
+    assert "\n" not in message
+    assert len(message) < 1000
+
+
+def test_an_empty_file_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"config: \(top level\)|config: vllm_version"):
+        load_config({}, ROOT)
+
+
+def test_sharegpt_needs_real_weights(tmp_path: Path) -> None:
+    entry = {
+        "kind": "throughput",
+        "num_prompts": [3],
+        "dataset": "sharegpt",
+        "dataset_path": "x.json",
+    }
+    with pytest.raises(ConfigError, match=r"workloads\.load\.dataset: 'sharegpt': not with tiny"):
+        load("workloads/load", {**entry, "models": ["tiny"]})
+    load("workloads/load", {**entry, "models": ["eight"]})
+
+
+def test_names_that_make_the_same_folder_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'a b': allowed: names that differ"):
+        load("models", {"a_b": GOOD["models"]["tiny"], "a b": GOOD["models"]["tiny"]})
+
+
+def test_an_impossible_tp_may_be_excluded() -> None:
+    data = copy.deepcopy(GOOD)
+    data["tp"] = [1, 3]
+    data["exclude"] = [{"tp": 3, "reason": "4 heads"}]
+    load_config(data, ROOT)
+    data["exclude"] = [{"tp": 3, "gpu": "here", "reason": "only here"}]
+    with pytest.raises(ConfigError, match="tp: 3"):
+        load_config(data, ROOT)
+
+
+def model_folder(folder: Path, config: dict[str, Any]) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_local_folder(tmp_path: Path) -> None:
+    shape = json.loads((ROOT / "workflow/models/tiny-llama.json").read_text())
+    model_folder(tmp_path / "mine", shape)
+    entry = {"path": "./mine", "dtype": "float32", "weights": "dummy"}
+    data = copy.deepcopy(GOOD) | {"models": {"m": entry}, "workloads": {}, "exclude": []}
+    data["workloads"] = {"d": {**GOOD["workloads"]["decode"], "models": ["m"]}}
+    config = load_config(data, tmp_path)
+    assert not config.cell_models["m"].is_hub
+    assert config.shapes["m"] is not None
+    data["models"]["m"] = {**entry, "weights": "real"}
+    with pytest.raises(ConfigError, match=r"models\.m\.path: '\./mine': it has no \*\.safetensors"):
+        load_config(data, tmp_path)
+    (tmp_path / "mine" / "model.safetensors").write_bytes(b"x")
+    load_config(data, tmp_path)
+
+
+def test_an_unknown_architecture_is_taken_without_a_shape(tmp_path: Path) -> None:
+    model_folder(tmp_path / "mine", {"model_type": "mamba"})
+    data = copy.deepcopy(GOOD) | {"exclude": []}
+    data["models"] = {"m": {"path": "./mine", "dtype": "float32", "weights": "dummy"}}
+    data["workloads"] = {"d": {**GOOD["workloads"]["decode"], "models": ["m"]}}
+    assert load_config(data, tmp_path).shapes["m"] is None
+
+
+def test_backends_are_those_that_vllm_api_knows() -> None:
+    assert set(get_args(Backend)) == set(ALLREDUCE) - {"none"}
+
+
+def test_pins_are_owned() -> None:
+    pins = json.loads(json_schema())["$defs"]["Pins"]["properties"]
+    assert set(pins) <= set(OWNED)
+
+
+def test_the_committed_schema_is_current() -> None:
+    assert SCHEMA.read_text("utf-8") == json_schema(), (
+        "run: python -m tpsweep.config.settings > workflow/schemas/config.schema.json"
+    )
+
+
+def test_the_schema_is_closed_at_every_level() -> None:
+    schema = json.loads(json_schema())
+    for name, part in {"Settings": schema, **schema["$defs"]}.items():
+        if part.get("type") == "object":
+            assert part["additionalProperties"] is False, name
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "cluster/local/sweep.yaml"])
+def test_the_committed_sweeps_load_and_fit_the_schema(file: str) -> None:
+    data = yaml.safe_load((ROOT / file).read_text("utf-8"))
+    load_config(data, ROOT)
+    jsonschema.validate(data, json.loads(json_schema()))
+
+
+def test_the_schema_refuses_what_the_loader_refuses() -> None:
+    data = {**GOOD, "resutls": "x"}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, json.loads(json_schema()))
+    jsonschema.validate(GOOD, json.loads(json_schema()))
+
+
+def test_a_capture_needs_a_decode_step() -> None:
+    data = copy.deepcopy(GOOD)
+    data["workloads"]["decode"] |= {"kind": "capture", "output_len": [1]}
+    with pytest.raises(ConfigError, match=r"workloads\.decode\.output_len\.0: 1: allowed: .* 2$"):
+        load_config(data, ROOT)

@@ -1,0 +1,70 @@
+"""Identity of cells: what changes a number changes the id, and nothing else does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.cells import engine, latency_cell, model
+from tpsweep.core.cell import Cell, Engine, slug
+
+
+def test_the_place_of_a_local_model_is_no_identity() -> None:
+    here, there = (latency_cell(engine=engine(model=model(path=path))) for path in ("a", "b c"))
+    assert here.cell_id == there.cell_id
+    assert here.engine.session == there.engine.session
+    assert here.to_json() == there.to_json()  # Snakemake's params trigger sees no change
+
+
+def test_a_hub_model_is_its_name_and_revision() -> None:
+    one = latency_cell(engine=engine(model=model(path="x/a", is_hub=True, digest=None)))
+    other = latency_cell(engine=engine(model=model(path="x/b", is_hub=True, digest=None)))
+    assert one.cell_id != other.cell_id
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Cell)])
+def test_every_field_of_a_cell_is_identity(field: str) -> None:
+    changed: dict[str, Any] = {"engine": engine(run=7), "extra": {"x": 1}, "batch": 3}
+    cell = latency_cell()
+    other = dataclasses.replace(cell, **{field: changed.get(field, 99)})
+    assert other.cell_id != cell.cell_id
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Engine)])
+def test_every_field_of_an_engine_makes_another_session(field: str) -> None:
+    changed: dict[str, Any] = {"model": model(dtype="bfloat16"), "args": {"max_model_len": 513}}
+    other = dataclasses.replace(engine(), **{field: changed.get(field, 99)})
+    assert other.session != engine().session
+
+
+def test_json_round_trip_keeps_the_id() -> None:
+    cell = latency_cell()
+    assert Cell.from_json(cell.to_json()).cell_id == cell.cell_id
+    assert Engine.from_json(cell.engine.to_json()) == cell.engine
+
+
+def test_a_cell_with_an_unknown_field_is_refused() -> None:
+    data = json.loads(latency_cell().to_json())
+    with pytest.raises(TypeError, match="surprise"):
+        Cell.from_json(json.dumps({**data, "surprise": 1}))
+
+
+@given(st.text())
+def test_slugs_are_safe_names(text: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", slug(text))
+    assert len(slug(text)) <= 60
+
+
+@given(st.text(min_size=1, max_size=300))
+def test_paths_stay_inside_the_results_root(name: str) -> None:
+    cell = latency_cell(engine=engine(gpu=name, model=model(name=name), variant=name))
+    parts = cell.path.split("/")
+    assert len(parts) == 6
+    assert not any(part.startswith(".") for part in parts)
+    assert max(len(part) for part in parts) < 255

@@ -1,0 +1,95 @@
+"""What is asked of vLLM, and what its log says."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.cells import engine, model
+from tpsweep.engine import vllm_api
+
+# Lines as vLLM 0.25.1 wrote them on two H200s (prefixes shortened).
+LOG = """\
+INFO [pynccl.py:113] vLLM is using nccl==2.28.9
+INFO [cuda_communicator.py:264] Using ['CUSTOM', 'PYNCCL'] all-reduce backends (in dispatch \
+order) for group 'tp:0' out of potential backends: ['FLASHINFER', 'CUSTOM', 'SYMM_MEM', 'PYNCCL'].
+"""
+FUSED = "INFO [compilation.py:312] Enabled custom fusions: norm_quant, allreduce_rms\n"
+
+
+def test_the_log_says_which_all_reduce_runs() -> None:
+    facts = vllm_api.log_facts(LOG, tp=2)
+    assert (facts.allreduce_backend, facts.nccl_version) == ("custom", "2.28.9")
+    assert vllm_api.log_facts(LOG.replace("'CUSTOM', 'P", "'P"), tp=2).allreduce_backend == "nccl"
+    assert vllm_api.log_facts("", tp=2).allreduce_backend is None
+    assert vllm_api.log_facts(LOG, tp=1).allreduce_backend == "none"
+
+
+def test_a_fused_all_reduce_is_flashinfers() -> None:
+    facts = vllm_api.log_facts(LOG + FUSED, tp=2)
+    assert (facts.allreduce_backend, facts.fusions) == ("flashinfer", "norm_quant, allreduce_rms")
+
+
+def test_the_log_says_whether_graphs_were_compiled_or_loaded() -> None:
+    loaded = "INFO [backends.py:292] Directly load the compiled graph(s) for compile range (1, 9)\n"
+    compiled = "INFO [backends.py:393] Compiling a graph for compile range (1, 9) takes 7.79 s\n"
+    said = [vllm_api.log_facts(text, tp=1).graphs for text in (compiled, loaded, LOG)]
+    assert said == ["compiled", "loaded", None]
+    assert vllm_api.log_facts(loaded + compiled, tp=1).graphs == "compiled", "a part of them"
+
+
+@pytest.mark.parametrize("backend", ["custom", "nccl", "symm_mem"])
+def test_a_backend_switches_the_others_off(backend: str) -> None:
+    asked = engine(allreduce_backend=backend)
+    arguments = vllm_api.llm_arguments(asked)
+    environment = vllm_api.engine_env(asked, cpus={0, 1})
+    assert arguments["compilation_config"]["pass_config"]["fuse_allreduce_rms"] is False
+    assert environment["VLLM_ALLREDUCE_USE_FLASHINFER"] == "0"
+    assert environment["VLLM_ALLREDUCE_USE_SYMM_MEM"] == ("1" if backend == "symm_mem" else "0")
+    assert arguments.get("disable_custom_all_reduce", False) is (backend != "custom")
+
+
+def test_a_variant_is_merged_into_the_backends_arguments() -> None:
+    variant = {"compilation_config": {"level": 1, "pass_config": {"fuse_norm_quant": True}}}
+    arguments = vllm_api.llm_arguments(engine(allreduce_backend="nccl", args=variant))
+    assert arguments["compilation_config"] == {
+        "level": 1,
+        "pass_config": {"fuse_norm_quant": True, "fuse_allreduce_rms": False},
+    }
+    assert vllm_api.ALLREDUCE["nccl"].args["compilation_config"] == {
+        "pass_config": {"fuse_allreduce_rms": False}
+    }
+
+
+def test_what_every_engine_is_started_with() -> None:
+    arguments = vllm_api.llm_arguments(engine(model=model(path="a b", weights="real")))
+    assert arguments["model"] == "a b"
+    assert arguments["enable_prefix_caching"] is False
+    assert arguments["disable_log_stats"] is False
+    assert "load_format" not in arguments
+    assert "revision" not in arguments
+    hub = vllm_api.llm_arguments(engine(model=model(is_hub=True, revision="abc")))
+    assert (hub["revision"], hub["load_format"]) == ("abc", "dummy")
+
+
+def test_ranks_on_a_cpu_get_a_processor_each() -> None:
+    assert vllm_api.engine_env(engine(), {4, 2, 9})["VLLM_CPU_OMP_THREADS_BIND"] == "2|4"
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in vllm_api.engine_env(engine(gpu_card="H200"), {1})
+    with pytest.raises(ValueError, match="tp 2 x replicas 1"):
+        vllm_api.engine_env(engine(), {0})
+
+
+def test_a_servers_arguments_are_words_of_a_command_line() -> None:
+    arguments = vllm_api.server_arguments(engine(replicas=2, args={"enforce_eager": True}), "name")
+    assert arguments["data_parallel_size"] == 2
+    words = vllm_api.command_line(arguments | {"a_map": {"x": [1]}, "odd": "--x $(y)", "no": None})
+    assert "--enforce-eager" in words
+    assert "--no-enable-prefix-caching" in words
+    assert "--tensor-parallel-size=2" in words
+    assert words[-2:] == ['--a-map={"x": [1]}', "--odd=--x $(y)"]
+
+
+def test_the_tp_that_runs_is_read_from_the_log() -> None:
+    said = "INFO core.py:1 Initializing a V1 LLM engine (v0.32.0) with config: model='m', "
+    said += "load_format=dummy, tensor_parallel_size=2, pipeline_parallel_size=1"
+    assert vllm_api.log_facts(said, 2).tp == 2
+    assert vllm_api.log_facts("nothing", 2).tp is None

@@ -1,0 +1,213 @@
+"""The serve workload on runs made up with round figures: nothing here sends a request."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.unit.cells import engine, latency_cell
+from tpsweep.core.stats import percentile
+from tpsweep.engine import api_server
+from tpsweep.engine.load_generator import Sent
+from tpsweep.measure import serving
+from tpsweep.sweep.request_set import RequestSet
+
+TTFT_S, ITL_S, TOKENS = 0.020, 0.005, 11
+E2E_S = TTFT_S + ITL_S * (TOKENS - 1)
+COUNT = 40
+REQUESTS = RequestSet([[7] * 3] * COUNT, [TOKENS] * COUNT)
+
+
+def serve_cell(**changes: Any) -> Any:
+    fields: dict[str, Any] = {
+        "workload": "serve",
+        "engine": engine(mode="server"),
+        "batch": None,
+        "num_prompts": COUNT,
+        "request_rate": 4.0,
+        "warmups": 2,
+        "repeats": 3,
+    }
+    return latency_cell(**{**fields, **changes})
+
+
+def sent(rate: float = 4.0, extra_s: float = 0.0, slower_s: float = 0.0, **changes: Any) -> Sent:
+    """Even arrivals; request i's first token takes ``slower_s`` * i longer."""
+    ttft = [TTFT_S + extra_s + slower_s * i for i in range(COUNT)]
+    start = [100 + i / rate for i in range(COUNT)]
+    end = [s + t + ITL_S * (TOKENS - 1) for s, t in zip(start, ttft, strict=True)]
+    fields: dict[str, Any] = {
+        "duration_s": max(end) - 100,
+        "input_lens": [3] * COUNT,
+        "output_lens": [TOKENS] * COUNT,
+        "ttft_s": ttft,
+        "itl_s": [[ITL_S] * (TOKENS - 1)] * COUNT,
+        "start_s": start,
+        "queued_s": [0.0] * COUNT,
+        "errors": [""] * COUNT,
+        "client_cpu_s": 1.0,
+        "raw": {},
+    }
+    return Sent(**{**fields, **changes})
+
+
+def figures(runs: list[Sent], **changes: Any) -> dict[str, Any]:
+    return serving.figures(serve_cell(**changes), REQUESTS, runs)
+
+
+def test_latencies_are_those_of_all_seeds_requests() -> None:
+    found = figures([sent(), sent(extra_s=0.002), sent(extra_s=0.004)])
+    assert found["ttft_p50_ms"] == pytest.approx(22)
+    assert found["ttft_p50_ms_samples"] == pytest.approx([20, 22, 24])
+    assert (found["ttft_p50_ms_lo"], found["ttft_p50_ms_hi"]) == pytest.approx((20, 24))
+    assert found["itl_p50_ms"] == pytest.approx(5)
+    assert found["itl_p99_ms"] == pytest.approx(5)
+    assert found["tpot_p50_ms"] == pytest.approx(5)
+    assert found["e2e_p50_ms"] == pytest.approx(1e3 * E2E_S + 2)
+    assert len(found["ttft_ms_samples"]) == 3 * COUNT
+    assert found["tokens_per_chunk"] == pytest.approx(1)
+
+
+def test_a_percentile_of_few_samples_is_null() -> None:
+    found = figures(
+        [sent()] * 3
+    )  # 120 requests: 12 lie above the 90th percentile, 6 above the 95th
+    assert found["ttft_p90_ms"] is not None
+    assert found["ttft_p95_ms"] is None
+    assert found["ttft_p99_ms"] is None
+    assert percentile(list(range(1000)), 99) == pytest.approx(989.01)
+    assert percentile(list(range(999)), 99) is None
+
+
+def test_rates_and_goodput() -> None:
+    slow = sent(extra_s=0.1)
+    found = figures([sent(), sent(), slow], extra={"slo": {"ttft_ms": 50, "tpot_ms": 6}})
+    assert found["goodput_share"] == 1.0  # the median of the seeds: 1, 1 and 0
+    assert json.loads(found["slo"]) == {"ttft_ms": 50, "tpot_ms": 6}
+    assert found["request_s"] == pytest.approx(COUNT / sent().duration_s)
+    assert found["goodput_request_s"] == pytest.approx(COUNT / sent().duration_s)
+    assert found["output_tok_s_per_gpu"] == pytest.approx(found["output_tok_s"] / 2)
+    none = figures([sent()] * 3)
+    assert none["goodput_share"] is None
+
+
+def test_steady_is_from_the_first_completion_to_the_last_send() -> None:
+    found = sent()
+    steady = (COUNT - 1) / 4 - E2E_S
+    assert serving.steady_share(found) == pytest.approx(steady / found.duration_s)
+    at_once = sent(start_s=[100.0] * COUNT, duration_s=E2E_S)
+    assert serving.steady_share(at_once) == 0.0
+
+
+def test_a_queue_that_grows_is_saturated() -> None:
+    calm, growing = sent(), sent(slower_s=0.2)  # every request takes 0.2 s longer than the last
+    assert serving.saturated(calm, 4.0, None) is False
+    assert serving.max_in_flight(calm) == 1
+    assert serving.saturated(sent(rate=400, slower_s=0.01), 400.0, None) is None  # all too short
+    long = 400
+    starts = [i / 40 for i in range(long)]
+    overloaded = replace(
+        growing,
+        start_s=starts,
+        queued_s=[0.0] * long,
+        ttft_s=[0.01 + 0.5 * start for start in starts],  # two thirds of what comes is served
+        itl_s=[[]] * long,
+    )
+    assert serving.saturated(overloaded, 40.0, None) is True
+    assert serving.max_in_flight(overloaded) > 100
+
+
+def test_waiting_in_the_client_is_a_queue_too() -> None:
+    long = 400
+    wait = [0.5 * i / 40 for i in range(long)]
+    held = replace(
+        sent(),
+        start_s=[i / 40 + wait[i] for i in range(long)],
+        queued_s=wait,
+        ttft_s=[0.01] * long,
+        itl_s=[[]] * long,
+    )
+    assert serving.saturated(held, 40.0, 8) is True
+    assert serving.saturated(replace(held, queued_s=None), 40.0, 8) is None
+    assert serving.saturated(replace(held, queued_s=None), 40.0, None) is False
+
+
+def test_all_at_once_is_saturated_and_a_closed_loop_is_not_judged() -> None:
+    assert serving.saturated(sent(), float("inf"), None) is True
+    assert serving.saturated(sent(), float("inf"), 8) is None
+    assert figures([sent()] * 3, request_rate=float("inf"))["saturated"] is True
+
+
+class Sender:
+    """Remembers what was asked; the n-th run of the set is ``runs[n]``."""
+
+    def __init__(self, runs: list[Sent]) -> None:
+        self.runs = runs
+        self.asked: list[tuple[int, float | None, int | None, int]] = []
+
+    def __call__(
+        self, requests: RequestSet, rate: float | None, concurrency: int | None, seed: int
+    ) -> Sent:
+        self.asked.append((len(requests.prompts), rate, concurrency, seed))
+        return self.runs[seed]
+
+
+def measure(runs: list[Sent], hits: float = 0.0, foreign: int = 0) -> tuple[Any, Sender]:
+    done = [100.0, 100.0 + 3 * COUNT + foreign]
+    counts = (api_server.Counters(h, d) for h, d in zip([5.0, 5.0 + hits], done, strict=True))
+    sender = Sender(runs)
+    measurement, _ = serving.run(serve_cell(), REQUESTS, sender, lambda: next(counts))
+    return measurement, sender
+
+
+def test_warm_ups_then_one_run_a_seed() -> None:
+    measurement, sender = measure([sent()] * 3)
+    assert measurement.refusals == []
+    assert measurement.output_tokens == 3 * COUNT * TOKENS
+    assert sender.asked == [(2, None, None, 0)] + [(COUNT, 4.0, None, seed) for seed in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"errors": [""] * (COUNT - 2) + ["Traceback\nConnection refused"] * 2},
+            "2 of 120 requests failed, the first with: Connection refused",
+        ),
+        (
+            {"output_lens": [TOKENS] * (COUNT - 1) + [9]},
+            "1 of 120 requests had another number of output tokens than asked, e.g. 9 and not 11",
+        ),
+        (
+            {"input_lens": [4] + [3] * (COUNT - 1)},
+            "1 of 120 requests had another number of prompt tokens than asked, e.g. 4 and not 3",
+        ),
+        ({"output_lens": []}, "a seed returned another number of requests than 40"),
+    ],
+)
+def test_a_bad_request_refuses_the_cell_and_makes_no_figures(
+    change: dict[str, Any], said: str
+) -> None:
+    measurement, _ = measure([sent(), sent(), sent(**change)])
+    assert said in measurement.refusals
+    assert measurement.figures == {}
+
+
+def test_prefix_hits_refuse_the_cell() -> None:
+    measurement, _ = measure([sent()] * 3, hits=32)
+    assert measurement.refusals == ["32 prompt tokens came from the prefix cache"]
+
+
+def test_somebody_elses_requests_refuse_the_cell() -> None:
+    measurement, _ = measure([sent()] * 3, foreign=2)
+    (reason,) = measurement.refusals
+    assert reason == "the server answered 122 requests, 120 were sent: somebody else used it"
+
+
+def test_of_few_arrivals_in_a_crowd_nothing_can_be_told() -> None:
+    # 40 requests at 100/s of which a quarter is served: 3 standard deviations are most of them.
+    crowd = sent(rate=100, ttft_s=[0.15 + 0.025 * i for i in range(COUNT)], itl_s=[[]] * COUNT)
+    assert serving.saturated(crowd, 100.0, None) is None

@@ -1,0 +1,167 @@
+"""The expectation against what was measured, and its terms against figures worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from tools.fit_expectation import DTYPE, Measured, fit, ratio_table, read_measured, shape_named
+from tools.published_expectation import expected_figure, published_table
+from tpsweep.perfmodel.allreduce import all_reduce_us, link_class
+from tpsweep.perfmodel.constants import NoExpectationError, constants, document
+from tpsweep.perfmodel.gpu_specs import cards
+from tpsweep.perfmodel.step_time import (
+    Batch,
+    communication,
+    decode,
+    kv_reads,
+    prefill,
+    weight_reads,
+)
+
+ROOT = Path(__file__).parents[3]
+ROWS = read_measured(ROOT / "tests" / "data" / "measured.yaml")
+H200 = cards()["NVIDIA H200"]
+EIGHT = shape_named("llama-3.1-8b")
+RUN = Batch(tp=2, batch=1, input_len=512, output_len=128)
+
+
+def name(row: Measured) -> str:
+    run = row.run
+    held = "fitted" if row.fitted else "held-out"
+    mode = "-eager" if run.eager else ""
+    return f"{row.model}-tp{run.tp}-b{run.batch}-{run.backend}{mode}-{held}{row.note}"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name)
+def test_decode_is_within_a_fifth_of_what_was_measured(row: Measured) -> None:
+    expected = decode(row.shape, DTYPE, row.card, row.run).ms
+    assert expected / row.decode_ms == pytest.approx(1, abs=0.2)
+
+
+def test_what_is_fitted_and_what_is_held_out() -> None:
+    fitted = {(r.model, r.run.tp, r.run.batch, r.run.eager) for r in ROWS if r.fitted}
+    eight = [("llama-3.1-8b", 1, b, False) for b in (1, 4, 16, 32)]
+    eight += [("llama-3.1-8b", 2, b, False) for b in (1, 32)]
+    eager = [("llama-3.1-8b", tp, 1, True) for tp in (1, 2)]
+    assert fitted == {*eight, *eager}
+    assert not [r for r in ROWS if r.fitted and "70b" in r.model]
+    assert not [r for r in ROWS if r.fitted and r.run.backend == "nccl"]
+
+
+def test_the_constants_are_those_of_the_fit() -> None:
+    found, used = asdict(fit(ROWS, constants())), asdict(constants())
+    assert found == pytest.approx(used, rel=2e-3)
+    assert all(entry["origin"] for entry in document()["constants"].values())
+
+
+def test_the_fit_does_not_see_the_rows_held_out() -> None:
+    spoilt = [row if row.fitted else replace(row, decode_ms=1e3) for row in ROWS]
+    assert fit(spoilt, constants()) == fit(ROWS, constants())
+
+
+def test_the_page_shows_the_ratios_of_today() -> None:
+    assert ratio_table(ROWS) in (ROOT / "docs" / "expectation.md").read_text("utf-8")
+
+
+def test_terms_of_a_step_by_hand() -> None:
+    known = replace(constants(), weight_bandwidth_share=0.5, kv_bandwidth_share=0.25)
+    step = decode(EIGHT, DTYPE, H200, RUN, known)
+    reads = (8_030_261_248 - 128256 * 4096) * 2  # all but the input embedding
+    assert step.body == pytest.approx(1e3 * reads / 2 / 4.8e12 / 0.5)
+    assert step.kv == pytest.approx(1e3 * 576 * 65536 / 4.8e12 / 0.25)
+    assert step.ms == pytest.approx(
+        step.body + step.kv + step.layers + step.step + step.communication
+    )
+
+
+def test_communication_by_hand() -> None:
+    # 65 all-reduces of 8 KiB, and half of the logits of one sequence by NCCL
+    by_hand = 65 * (4.4 + 8192 / 269e3) + 7 + 128256 / 333e3
+    assert communication(EIGHT, DTYPE, H200, RUN, tokens=1) == pytest.approx(by_hand / 1e3)
+    assert communication(EIGHT, DTYPE, H200, replace(RUN, tp=1), tokens=1) == 0
+
+
+def test_one_gpu_needs_no_all_reduce_whatever_the_card() -> None:
+    assert all_reduce_us("none", cards()["NVIDIA L40S"], 1, 8192) == 0
+
+
+def test_from_8_mib_on_nccl_takes_over() -> None:
+    below, above = (all_reduce_us("custom", H200, 2, size) for size in (8 * 2**20 - 1, 8 * 2**20))
+    assert below == pytest.approx(4.4 + 8 * 2**20 / 269e3, rel=1e-6)
+    assert above == all_reduce_us("nccl", H200, 2, 8 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("backend", "card", "tp", "said"),
+    [
+        ("flashinfer", "NVIDIA H200", 2, "allreduce_backend: 'flashinfer'; curves are known for"),
+        ("custom", "NVIDIA L40S", 2, "no custom all-reduce curve for 2 x NVIDIA L40S"),
+        ("nccl", "NVIDIA A100 80GB PCIe", 4, "no nccl all-reduce curve for 4 x NVIDIA A100 80GB"),
+        ("custom", "NVIDIA H200", 8, "for 8 x NVIDIA H200"),
+        ("custom", "NVIDIA B200", 2, "for 2 x NVIDIA B200"),
+    ],
+)
+def test_where_nothing_is_known_nothing_is_expected(
+    backend: str, card: str, tp: int, said: str
+) -> None:
+    with pytest.raises(NoExpectationError, match=said):
+        all_reduce_us(backend, cards()[card], tp, 8192)
+
+
+def test_link_classes_follow_from_the_datasheets() -> None:
+    found = {card.name: link_class(card, 2) for card in cards().values()}
+    assert found["NVIDIA H200"] == found["NVIDIA H100 80GB HBM3"] == "NV18"
+    assert found["NVIDIA A100-SXM4-80GB"] == found["NVIDIA A100 80GB PCIe"] == "NV12"
+    assert found["NVIDIA L40S"] == link_class(cards()["NVIDIA A100 80GB PCIe"], 4) == "none"
+
+
+def test_the_host_bounds_an_eager_step() -> None:
+    eager = decode(EIGHT, DTYPE, H200, replace(RUN, eager=True))
+    assert eager.ms == eager.host == pytest.approx(32 * constants().eager_layer_us / 1e3)
+    alone = decode(EIGHT, DTYPE, H200, replace(RUN, eager=True, tp=1))
+    assert alone.ms == alone.host == pytest.approx(32 * constants().eager_layer_tp1_us / 1e3)
+    long = prefill(EIGHT, DTYPE, H200, replace(RUN, eager=True, batch=128))
+    assert long.ms > long.host
+
+
+def test_a_large_batch_hits_more_experts() -> None:
+    mixture = replace(
+        EIGHT,
+        experts=8,
+        experts_per_token=2,
+        expert_intermediate=EIGHT.intermediate,
+        sparse_layers=EIGHT.layers,
+    )
+    one, many = (weight_reads(mixture, DTYPE, tokens) for tokens in (1, 1000))
+    assert one == mixture.bytes_read_per_step(DTYPE)
+    assert many == replace(mixture, experts_per_token=8).bytes_read_per_step(DTYPE)
+
+
+def test_a_sliding_window_bounds_the_reads_of_the_cache() -> None:
+    assert kv_reads(replace(EIGHT, sliding_window=100), DTYPE, RUN) == 100 * 65536
+
+
+def test_published_figures_that_are_expected() -> None:
+    line = {"model": "llama-3.1-8b", "gpu": "H100", "tp": "2", "batch": "4"}
+    latency, rate = (
+        expected_figure({**line, "metric": metric}, shape_named)
+        for metric in ("batch_latency", "throughput")
+    )
+    assert latency is not None and rate is not None
+    assert rate == pytest.approx(4 * 64 / latency * 1e3)
+    assert expected_figure({**line, "metric": "ttft_p50", "batch": ""}, shape_named) is None
+
+
+def test_published_figures_as_a_table(tmp_path: Path) -> None:
+    made_up = tmp_path / "made-up.csv"
+    made_up.write_text(
+        "table,model,gpu,gpus,tp,batch,metric,value,unit,note\n"
+        "t,llama-3.1-8b,H200,1,1,,itl_p50,10,ms,made up\n"
+        "t,llama-3.1-8b,H200,1,1,,ttft_p50,10,ms,made up\n",
+        "utf-8",
+    )
+    lines = published_table(made_up, shape_named).splitlines()[2:]
+    assert [line.rstrip(" |").rsplit(" ", 1)[1] for line in lines] == ["0.50", "n/a"]

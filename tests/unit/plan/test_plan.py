@@ -1,0 +1,263 @@
+"""``tpsweep plan``: counts, cost and packing, worked out by hand on small sweeps."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from snakemake_executor_plugin_submitit.site import load_site
+from tests.unit.sweep.test_expand import BASE, DECODE, model
+from tpsweep.cli.main import main
+from tpsweep.perfmodel.cell_time import cost, expected_of, start_seconds
+from tpsweep.plan.plan import Plan, make_plan
+from tpsweep.plan.sessions import make_arrays, make_sessions
+from tpsweep.plan.text import text
+from tpsweep.sweep.sweep import Sweep, load_sweep
+
+ROOT = Path(__file__).parents[3]
+SITE: dict[str, Any] = {
+    "name": "made-up",
+    "cluster": "slurm",
+    "account_env": "NOBODY_HAS_SET_THIS",
+    "qos": "day",
+    "qos_limits": {"day": {"max_minutes": 480}, "long": {"max_minutes": 2880, "max_submit": 4}},
+    "parallel": 2,
+    "gpus": {
+        "H100": {"card": "NVIDIA H100 80GB HBM3", "memory_gib": 80, "per_node": 8},
+        "H200": {"card": "NVIDIA H200", "memory_gib": 141, "per_node": 8},
+        "A100": {"card": "NVIDIA A100 80GB PCIe", "memory_gib": 80, "per_node": 2},
+        "cpu": {"card": "CPU", "per_node": 2},
+    },
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where relative results lie: not in the repository."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sweep(folder: Path, site: dict[str, Any] | None = None, **changes: Any) -> Sweep:
+    path = folder / "site.yaml"
+    path.write_text(yaml.safe_dump({**SITE, **(site or {})}))
+    data = {**copy.deepcopy(BASE), **changes, "results": str(folder / "results")}
+    return load_sweep({**data, "site": str(path)}, ROOT)
+
+
+def test_one_session_per_engine_and_the_cost_by_hand(folder: Path) -> None:
+    made = sweep(folder, runs=2)
+    plan = make_plan(made)
+    assert plan.cells == {"planned": 8}
+    assert (plan.to_run, plan.measured, plan.preflights) == (8, 0, 2)
+    assert plan.cost.sessions == 4
+    one, two = plan.cost.classes
+    assert (one.gpu, one.gpus, one.cells, one.sessions, one.arrays) == ("H100", 1, 4, 2, (2,))
+    assert (two.gpus, two.cells, two.sessions, two.arrays) == (2, 4, 2, (2,))
+    # 15 minutes for the start and 10 for each of 2 cells, 2 of margin: the grid's 45
+    assert (one.longest_limit_minutes, one.allowed_minutes) == (45, 480)
+    assert one.limit_gpu_hours == 2 * 45 / 60
+    start = cost("engine_start_s") + 16.0605 * cost("engine_start_s_per_gb")
+    cells = [item.cell for item in made.planned if item.cell.engine.tp == 1]
+    shape = made.config.shapes["8b"]
+    seconds = sum(expected_of(cell, shape).seconds or 0 for cell in cells)
+    assert start_seconds(cells[0].engine, made.config.shapes) == pytest.approx(start, rel=1e-4)
+    end = cost("session_end_s")
+    assert one.gpu_hours * 3600 == pytest.approx(2 * (start + end) + seconds, rel=1e-4)
+    assert one.gpu_hours_unpacked * 3600 == pytest.approx(4 * (start + end) + seconds, rel=1e-4)
+    assert plan.cost.saving == pytest.approx(plan.cost.gpu_hours_unpacked / plan.cost.gpu_hours)
+    # two sessions of a class at a time: no second round
+    assert plan.cost.hours == pytest.approx(max(one.longest_hours, two.longest_hours))
+
+
+def test_a_cells_seconds_by_hand(folder: Path) -> None:
+    made = sweep(folder, tp=[1])
+    cell, shape = made.planned[0].cell, made.config.shapes["8b"]
+    found = expected_of(cell, shape)
+    assert found.prefill_ms is not None and found.tpot_ms is not None
+    whole = found.prefill_ms + 127 * found.tpot_ms
+    # 3 warm-ups and 20 repeats; then 1 + 20 of one token each
+    assert found.seconds == pytest.approx((23 * whole + 21 * found.prefill_ms) / 1e3 + 0.3)
+
+
+def test_parallel_sessions_make_rounds(folder: Path) -> None:
+    plan = make_plan(sweep(folder, runs=5, tp=[1]))
+    (one,) = plan.cost.classes
+    assert one.sessions == 5
+    assert plan.cost.hours == pytest.approx(3 * one.longest_hours)
+    local = {**SITE, "cluster": "local", "parallel": 1}
+    for key in ("account_env", "qos", "qos_limits"):
+        local.pop(key)
+    path = folder / "local.yaml"
+    path.write_text(yaml.safe_dump(local))
+    data = {**copy.deepcopy(BASE), "runs": 5, "tp": [1], "results": str(folder / "results")}
+    plan = make_plan(load_sweep({**data, "site": str(path)}, ROOT))
+    assert plan.cost.hours == pytest.approx(5 * plan.cost.classes[0].longest_hours)
+    assert plan.cost.classes[0].arrays == ()
+
+
+def test_what_is_measured_is_not_paid_again(folder: Path) -> None:
+    made = sweep(folder, tp=[1])
+    first, second = made.jobs
+    Path(first).parent.mkdir(parents=True)
+    Path(first).write_bytes(b"PAR1" + b"0" * 16 + b"PAR1")
+    plan = make_plan(sweep(folder, tp=[1]))
+    assert plan.to_run + plan.measured == 2
+    again = {f"{made.results}/{path}" for path in made.damaged}
+    assert plan.measured == (0 if first in again else 1)
+    Path(first).unlink()
+    assert make_plan(made).to_run == 2
+    assert second in made.jobs
+
+
+def test_sessions_split_where_the_site_ends_and_arrays_too(folder: Path) -> None:
+    many = {"decode": {**DECODE, "batch": list(range(1, 101))}}
+    made = sweep(folder, workloads=many, tp=[1])
+    sessions = make_sessions(made.jobs, made.site, 15)
+    # 478 minutes: 46 cells of 10 after a start of 15
+    assert [len(one.jobs) for one in sessions] == [46, 46, 8]
+    assert [one.limit_minutes for one in sessions] == [480, 480, 120]
+    assert [len(a.sessions) for a in make_arrays(sessions, made.site)] == [2, 1]
+    few = made.site.model_copy(update={"max_array_size": 2})
+    assert [len(a.sessions) for a in make_arrays(sessions, few)] == [1, 1, 1]
+    by_cell = sweep(folder, {"max_cells_per_session": 1}, workloads=many, tp=[1])
+    assert len(make_sessions(by_cell.jobs, by_cell.site, 15)) == 100
+    limited = by_cell.site.with_qos("long")
+    sizes = [
+        len(a.sessions) for a in make_arrays(make_sessions(by_cell.jobs, limited, 15), limited)
+    ]
+    assert sizes == [4] * 25
+
+
+def test_what_cannot_run_is_grouped_by_reason(folder: Path) -> None:
+    models = {"70b": model("70b")}
+    plan = make_plan(sweep(folder, models=models, gpus=["H100", "H200", "A100"], tp=[1, 2, 4]))
+    by_place = {(hole.gpus, hole.tps): hole for hole in plan.holes}
+    assert by_place[("H100",), (1,)].reason.endswith("it fits from tp 2")
+    assert "141.1 GB a GPU > 136.3 GB (141 GiB x 0.9 of H200)" in by_place[("H200",), (1,)].reason
+    assert by_place[("A100",), (4,)].cells == 2
+    assert sum(hole.cells for hole in plan.holes) == plan.cells["infeasible"]
+
+
+def test_the_text_says_all_of_it(folder: Path) -> None:
+    plan = make_plan(sweep(folder, gpus=["H100", "cpu"]))
+    said = text(plan)
+    assert "To run: 8 cells (0 are measured) in 4 sessions" in said
+    assert f"{plan.cost.saving:.3g} times less" in said
+    assert "4 cells: no datasheet figures for the card 'CPU'" in said
+    assert "4 cells have no expected time and count with their own limit" in said
+    assert "1/4" in said  # batches side by side
+    assert max(map(len, said.splitlines())) < 250
+
+
+def test_json_has_every_cell_and_no_infinity(folder: Path) -> None:
+    serve = {
+        "kind": "serve",
+        "num_prompts": [50],
+        "input_len": [220],
+        "output_len": [190],
+        "request_rate": [4, "inf"],
+        "replicas": [1, 2],
+        "max_concurrency": [None, 8],
+    }
+    plan = make_plan(sweep(folder, workloads={"decode": DECODE, "serve": serve}))
+    found = json.loads(json.dumps(plan.as_json(), allow_nan=False))
+    assert len(found["expected"]) == found["cells"]["planned"] == 4 + 16
+    assert {line["request_rate"] for line in found["expected"]} == {None, 4.0, "inf"}
+    for line in found["expected"]:
+        assert line["prefill_ms"] > 0 and line["tpot_ms"] > 0 and line["seconds"] > 0
+    assert found["cost"]["gpu_hours"] == pytest.approx(plan.cost.gpu_hours)
+
+
+def test_a_server_under_load_as_the_smoke_test_found_it(folder: Path) -> None:
+    """Measured on H200, 8B, TP=1: TPOT 5.16 ms at 4 requests/s, 18.6 ms and 68.4 requests/s when
+    128 were offered. Nothing is fitted on these."""
+    serve = {
+        "kind": "serve",
+        "num_prompts": [1280],
+        "input_len": [220],
+        "output_len": [190],
+        "request_rate": [4, 128],
+        "engine": {"max_num_batched_tokens": 16384},
+        "repeats": 3,
+    }
+    made = sweep(folder, workloads={"serve": serve}, gpus=["H200"], tp=[1])
+    calm, busy = (expected_of(item.cell, made.config.shapes["8b"]) for item in made.planned)
+    assert calm.tpot_ms == pytest.approx(5.16, rel=0.05)
+    assert busy.tpot_ms == pytest.approx(18.6, rel=0.05)
+    assert busy.seconds is not None
+    assert 3 * 1280 / busy.seconds == pytest.approx(68.4, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"allreduce_backends": ["flashinfer"]}, "allreduce_backend: 'flashinfer'"),
+        ({"tp": [8]}, "all-reduce curve for 8 x NVIDIA H100"),
+        ({"variants": {"fp8": {"kv_cache_dtype": "fp8"}}}, "no constants for a KV cache of fp8"),
+        (
+            {"models": {"8b": model("8b", path="some/where", shape=None)}},
+            "the model's shape is not known before it is fetched",
+        ),
+        (
+            {
+                "models": {
+                    "8b": {
+                        **model("8b", dtype="float16"),
+                        "shape": "tests/data/models/llama-3.1-8b-awq.json",
+                    }
+                }
+            },
+            "no constants for awq weights",
+        ),
+    ],
+)
+def test_where_nothing_is_expected_it_says_why(
+    folder: Path, changes: dict[str, Any], note: str
+) -> None:
+    plan: Plan = make_plan(sweep(folder, **{"tp": [2], **changes}))
+    assert plan.expected
+    assert all(note in str(expected.note) for _, expected in plan.expected)
+    assert plan.cost.classes[0].at_limit == 2
+
+
+def test_eager_mode_is_expected_to_be_slow(folder: Path) -> None:
+    variants = {"default": {}, "eager": {"enforce_eager": True}}
+    plan = make_plan(sweep(folder, tp=[2], variants=variants, workloads={"d": DECODE}))
+    default, eager = (
+        next(e.tpot_ms for p, e in plan.expected if p.cell.engine.variant == name)
+        for name in variants
+    )
+    assert default is not None and eager is not None
+    assert eager > 4 * default
+
+
+def test_the_command_plans_a_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--profile", str(ROOT / "cluster" / "pace"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cells"]["planned"] == len(found["expected"])
+    assert load_site(ROOT / "cluster" / "pace" / "site.yaml").name == found["site"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--profile: missing"),
+        (["--profile", "nowhere"], "No such file"),
+        (["--profile", "cluster/pace", "--qos", "gold"], "--qos: 'gold', allowed: inferno, embers"),
+        (["--site", "cluster/pace/site.yaml", "--configfile", "Makefile"], "Makefile"),
+    ],
+)
+def test_bad_usage_is_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["plan", *words]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert len(captured.err.splitlines()) == 1 and not captured.out

@@ -1,0 +1,93 @@
+"""What a site can never do is refused with one line, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.plan.test_plan import ROOT, folder, sweep
+from tests.unit.sweep.test_expand import DECODE, model
+from tpsweep.cli.main import main
+from tpsweep.config.load import ConfigError
+from tpsweep.sweep.feasibility import refuse_times
+from tpsweep.sweep.sweep import InputError
+
+__all__ = ["folder"]
+LONG = {"decode": {**DECODE, "minutes": 2880}}
+
+
+@pytest.mark.parametrize(
+    ("site", "changes", "said"),
+    [
+        (
+            {},
+            {"models": {"8b": model("8b"), "70b": model("70b")}, "tp": [1]},
+            "models: '70b': no class of site made-up that it is asked for can hold it: "
+            "weights 141.1 GB / tp 1 = 141.1 GB a GPU > 77.3 GB (80 GiB x 0.9 of H100); "
+            "it fits from tp 2",
+        ),
+        ({}, {"tp": [1, 16]}, "tp: 16: allowed: up to 8, the GPUs of the largest node of site"),
+        (
+            {"qos": "day", "qos_limits": {"day": {"max_minutes": 480}}},
+            {"workloads": LONG},
+            "workloads.decode.minutes + engine_start_minutes: 2895: allowed: up to 478 minutes on "
+            "H100 of site made-up (QOS day)",
+        ),
+        (
+            {},  # 48 h are what the longest QOS has, but not for the engine's start, too
+            {"workloads": LONG},
+            "workloads.decode.minutes + engine_start_minutes: 2895: allowed: up to 2878 minutes "
+            "on H100 of site made-up (QOS day, long)",
+        ),
+        (
+            {},
+            {"workloads": {"decode": {**DECODE, "engine": {"max_model_len": 200_000}}}},
+            "workloads.decode.engine.max_model_len: 200000: allowed: up to the 131072 positions "
+            "of 8b",
+        ),
+        (
+            {},
+            {"workloads": {"decode": {**DECODE, "input_len": [9000]}}},
+            "workloads.decode.input_len + output_len: 9128: allowed: input + output up to "
+            "engine.max_model_len = 8192",
+        ),
+    ],
+)
+def test_one_line_says_what_and_what_is_allowed(
+    folder: Path, site: dict[str, Any], changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        sweep(folder, site, **changes)
+    assert said in str(caught.value).replace("config: ", "")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_corners_of_a_matrix_are_no_mistake(folder: Path) -> None:
+    both = {"8b": model("8b"), "70b": model("70b")}
+    sweep(folder, models=both, tp=[1, 2])  # 70B at TP=1 is a hole
+    sweep(folder, gpus=["H100", "A100"], tp=[1, 4])  # four GPUs on a node of two
+    sweep(folder, gpus=["B200"])  # a class that another site has
+    sweep(folder, tp=[1, 16], exclude=[{"tp": 16, "reason": "later"}])
+    sweep(folder, {"max_minutes": None, "qos": None, "qos_limits": {}}, workloads=LONG)
+
+
+def test_the_qos_that_is_asked_for_counts(folder: Path) -> None:
+    made = sweep(folder, workloads={"decode": {**DECODE, "minutes": 600}})
+    refuse_times(made.config, made.site.with_qos("long"), made.planned)
+    with pytest.raises(ConfigError, match=r"615.*up to 478 minutes on H100.*QOS day"):
+        refuse_times(made.config, made.site, made.planned)
+
+
+def test_the_command_refuses_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = sweep(folder).raw  # JSON, and so YAML
+    config = folder / "config.yaml"
+    text = text.replace('"kind":"latency"', '"kind":"latency","minutes":2880')
+    config.write_text(text.replace("workflow/models", str(ROOT / "workflow" / "models")))
+    site = str(folder / "site.yaml")
+    words = ["plan", "--site", site, "--configfile", str(config)]
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert not said.out and len(said.err.splitlines()) == 1
+    assert "workloads.decode.minutes + engine_start_minutes: 2895" in said.err

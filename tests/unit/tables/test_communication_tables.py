@@ -1,0 +1,222 @@
+"""Tables and figures of communication, from made-up captures and from the real one."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.made_up import Record, Sweep, report
+from tpsweep import traces
+from tpsweep.core import capture_report
+from tpsweep.figures import plot
+from tpsweep.figures.communication import draw_communication, step_picture
+from tpsweep.results.load import load
+from tpsweep.tables import communication as table
+from tpsweep.tables import terms
+
+DATA = Path(__file__).parents[2] / "data" / "captures"
+REAL = DATA / "llama8b-tp2-bs1-h200x2.sqlite.xz"
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path / "results")
+
+
+def lines(sweep: Sweep, name: str = "communication") -> list[Record]:
+    sweep.tables()
+    return sweep.read(name)
+
+
+def test_the_share_is_that_of_the_decode_time_without_a_profiler(sweep: Sweep) -> None:
+    sweep.add(2, tpot=3.5, output_len=128)
+    sweep.capture(2, report(2, compute=3.0, transfer=0.28, step=4.0), output_len=16)
+    (line,) = lines(sweep)
+    assert line["transfer_fraction"] == pytest.approx(0.28 / 3.5)
+    assert line["transfer_fraction_profiled"] == pytest.approx(0.28 / 4.0)
+    assert (line["decode_ms"], line["decode_output_len"]) == (3.5, 128)
+    assert (line["self_check"], line["all_reduce_per_step"]) == ("ok", 5)
+    assert (line["wait_ms_least"], line["wait_ms_most"]) == (0.0, 0.1)
+    assert (line["gap_ms_least"], line["gap_ms_most"]) == (0.3, 0.4)
+    assert line["nvlink_gb_s"] == 3.0
+    assert line["note"] is None
+    assert line["synthetic"]
+
+
+def test_of_several_lengths_the_nearest_and_over_runs_the_median(sweep: Sweep) -> None:
+    for run, tpot in enumerate((3.0, 3.2, 9.0)):
+        sweep.add(2, tpot=tpot, output_len=32, run=run)
+    sweep.add(2, tpot=5.0, output_len=128)
+    sweep.capture(2, report(2, compute=2.0), output_len=16)
+    (line,) = lines(sweep)
+    assert (line["decode_ms"], line["decode_output_len"]) == (3.2, 32)
+
+
+@pytest.mark.parametrize("other", [{"batch": 4}, {"variant": "eager"}, {"input_len": 64}])
+def test_an_unlike_latency_cell_is_no_match(sweep: Sweep, other: Record) -> None:
+    sweep.add(2, tpot=3.5, **other)
+    sweep.capture(2, report(2, compute=3.0))
+    (line,) = lines(sweep)
+    assert line["transfer_fraction"] is line["decode_ms"] is None
+    assert line["note"] == "no latency cell like it is measured"
+
+
+def test_holes_are_named_and_keep_their_lines(sweep: Sweep, capsys: Any) -> None:
+    sweep.add(2, tpot=3.5, batch=1)
+    sweep.add(2, workload="capture", batch=1, status="infeasible", reason="too large")
+    failed = sweep.add(2, workload="capture", batch=2)
+    sweep.capture(2, batch=4)
+    broken = report(2, compute=3.0)
+    broken["self_check"] |= {"ok": False, "found": {"all_reduce": [4, 5], "all_gather": 1}}
+    broken["phases"] = {"decode": {"steps": 15}}
+    sweep.capture(2, broken, batch=8)
+    sweep.capture(2, {"ranks": "many"}, batch=16)
+    sweep.fail(failed, "crash", "died")
+    found = lines(sweep)
+    states = [(line["batch"], line["state"], line["note"]) for line in found]
+    counts = "all-reduces per step: 4 or 5, expected 5"
+    unlike = "no latency cell like it is measured"
+    assert states == [
+        (1, "infeasible", None),
+        (2, "failed", None),
+        (4, "measured", f"not analysed; {unlike}"),
+        (8, "measured", f"the self-check failed, no times: {counts}; {unlike}"),
+        (16, "measured", f"not analysed; {unlike}"),
+    ]
+    marked = found[3]
+    assert (marked["self_check"], marked["all_reduce_per_step"]) == ("failed", None)
+    assert marked["transfer_ms"] is marked["compute_ms"] is None
+    assert "ranks" in capsys.readouterr().err
+    assert "INCOMPLETE 4/5" in sweep.markdown("communication").splitlines()[0]
+
+
+def test_data_files_hold_no_lists(sweep: Sweep) -> None:
+    sweep.add(2, tpot=3.5)
+    sweep.capture(2, report(2, compute=3.0))
+    sweep.tables()
+    for name in ("communication", "terms"):
+        with (sweep.root / f"tables/{name}.csv").open() as file:
+            assert list(csv.DictReader(file))
+
+
+def test_the_three_terms_by_hand(sweep: Sweep) -> None:
+    # facts: T(1) = 4.87, T(2) = 3.61, C(2) = 0.25 -> S = 2 (4.87 - 3.61 + 0.25), F = T(1) - S.
+    sweep.add(1, tpot=4.87)
+    sweep.add(2, tpot=3.61)
+    sweep.capture(1, report(1, compute=4.8))
+    sweep.capture(2, report(2, compute=3.0, transfer=0.24), allreduce_backend="auto")
+    (line,) = lines(sweep, "terms")
+    assert line["communication_ms"] == pytest.approx(0.25)
+    assert line["scaling_ms"] == pytest.approx(3.02 / 2)
+    assert line["fixed_ms"] == pytest.approx(1.85)
+    total = line["scaling_ms"] + line["fixed_ms"] + line["communication_ms"]
+    assert total == pytest.approx(line["decode_ms"])
+    assert line["ideal_ms"] == pytest.approx(4.87 / 2)
+    # The kernels' own split: 4.8 and 3.0 ms of compute.
+    assert line["compute_scaling_ms"] == pytest.approx(1.8)
+    assert line["compute_fixed_ms"] == pytest.approx(1.2)
+    assert "torch 2.11.0 capture" in line["source"]
+
+
+def test_a_baseline_above_tp1_has_communication_too() -> None:
+    # T(2) = 8/2 + 1 + 0.5, T(4) = 8/4 + 1 + 0.7
+    found = terms.solve(2, 5.5 - 0.5, 4, 3.7 - 0.7)
+    assert (found.scaling, found.fixed) == (pytest.approx(8.0), pytest.approx(1.0))
+
+
+def test_what_the_terms_lack_is_named(sweep: Sweep) -> None:
+    sweep.add(1, tpot=4.87)
+    sweep.capture(1, report(1, compute=4.8))
+    sweep.capture(2, report(2, compute=3.0), allreduce_backend="auto")
+    sweep.capture(2, report(2, compute=3.0), allreduce_backend="auto", batch=7)
+    first, alone = lines(sweep, "terms")
+    assert first["note"] == "needs: a latency cell like it at TP=2"
+    assert first["scaling_ms"] is None
+    assert first["compute_fixed_ms"] is not None
+    assert alone["note"] == (
+        "needs: a latency cell like it at a smaller TP, a latency cell like it at TP=2"
+    )
+
+
+def test_a_model_that_does_not_hold_says_so(sweep: Sweep) -> None:
+    sweep.add(1, tpot=4.0)
+    sweep.add(2, tpot=1.5)
+    sweep.capture(1, report(1, compute=3.0))
+    sweep.capture(2, report(2, compute=1.5), allreduce_backend="auto")
+    (line,) = lines(sweep, "terms")
+    assert line["fixed_ms"] < 0
+    assert line["note"] == "fixed below zero: the model does not hold"
+
+
+def test_the_capture_by_the_same_profiler_is_the_baseline(sweep: Sweep) -> None:
+    for tp, tpot in ((1, 5.0), (2, 3.5)):
+        sweep.add(tp, tpot=tpot)
+    for profiler, compute in (("torch 2", 4.0), ("nsys 2025.3.1", 4.5)):
+        sweep.capture(1, report(1, compute=compute), profiler=profiler)
+        sweep.capture(2, report(2, compute=3.0), profiler=profiler, allreduce_backend="auto")
+    found = {line["profiler_ran"]: line["compute_baseline_ms"] for line in lines(sweep, "terms")}
+    assert found == {"torch 2": 4.0, "nsys 2025.3.1": 4.5}
+
+
+def test_the_real_capture_beside_the_decode_time_of_the_same_host(sweep: Sweep) -> None:
+    # 8B, TP=2, batch 1 on 2x H200; 3.6 ms without a profiler, see tests/data/captures/README.md.
+    sweep.add(2, tpot=3.6)
+    sweep.capture(2, {**traces.analyse([REAL]).to_dict(), "synthetic": True})
+    (line,) = lines(sweep)
+    assert line["all_reduce_per_step"] == 65
+    assert line["transfer_us"] == pytest.approx(3.87, rel=0.01)
+    assert line["transfer_fraction_profiled"] == pytest.approx(0.058, abs=0.002)
+    assert line["transfer_fraction"] == pytest.approx(0.070, abs=0.001)
+
+
+def test_figures_say_their_numbers_in_words(sweep: Sweep) -> None:
+    for batch in (1, 8):
+        sweep.add(1, tpot=4.87, batch=batch)
+        sweep.add(2, tpot=3.61, batch=batch)
+        sweep.capture(1, report(1, compute=4.8), batch=batch)
+        sweep.capture(2, report(2, compute=3.0), allreduce_backend="auto", batch=batch)
+    sweep.tables()
+    share, parts = draw_communication(table.lines(load(sweep.root)), 9)[0]
+    assert "TP=2, auto, torch: of decode time: 6.925 % at batch 1" in share.description
+    assert "TP=2 batch 8 auto: compute 3.000 ms, transfer and all-gather 0.2600 ms" in (
+        parts.description
+    )
+    assert "Decode step (ms)" in plot.draw(parts).svg
+
+
+def test_a_bar_is_never_higher_than_its_parts(sweep: Sweep) -> None:
+    sweep.add(1, tpot=4.0)
+    sweep.capture(1, report(1, compute=4.8))  # stretched by the profiler
+    sweep.tables()
+    ((only,), more) = draw_communication(table.lines(load(sweep.root)), 9)
+    assert "rest 0 ms" in only.description
+    assert more == 0
+
+
+def test_the_picture_of_a_step_is_that_of_the_largest_tp(sweep: Sweep, tmp_path: Path) -> None:
+    small = sweep.capture(1, report(1, compute=4.8))
+    large = sweep.capture(2, report(2, compute=3.0), batch=4)
+    sweep.tables()
+    (tmp_path / "step.svg").write_text("<svg><script>alert(1)</script></svg>")
+    pictures = dict.fromkeys((small, large), tmp_path / "step.svg")
+    (drawing,) = step_picture(table.lines(load(sweep.root)), pictures)
+    assert "TP=2, batch 4" in drawing.caption
+    assert drawing.svg.startswith('<img class="wide" alt="One decode step of llama on H200')
+    assert "<script" not in drawing.svg
+    assert step_picture(table.lines(load(sweep.root)), {}) == []
+
+
+def test_a_report_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    place = tmp_path / "captures/x.comm.json"
+    place.parent.mkdir()
+    assert capture_report.read(tmp_path, "cells/capture/x.parquet") is None
+    place.write_text(json.dumps({"ranks": 2}))
+    with pytest.raises(ValueError, match=r"x\.comm\.json: not a report of tpsweep comm: backend"):
+        capture_report.read(tmp_path, "cells/capture/x.parquet")
+    place.write_text("{")
+    with pytest.raises(ValueError, match="not a report of tpsweep comm"):
+        capture_report.read(tmp_path, "cells/capture/x.parquet")

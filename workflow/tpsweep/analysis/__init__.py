@@ -1,0 +1,1 @@
+"""What tables share: series of cells, pairs, ratios, verdicts."""

@@ -1,0 +1,184 @@
+"""Two results folders cell by cell: ``tpsweep compare A B``.
+
+Cells pair if their whole identity but the run agrees, and their ``settings`` (engine limits,
+data set file, SLOs, ...). The runs of a cell are pooled as in the tables of TPs. ``--across``
+leaves columns out of the identity, so that two vLLM versions or sites can be compared.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tpsweep.analysis.compare_values import FIGURES, Change, changes, columns
+from tpsweep.analysis.series import Line, load_cells, unlike
+from tpsweep.analysis.table import Record
+from tpsweep.core import schema
+from tpsweep.core.stats import NOT_SIGNIFICANT, SIGNIFICANT
+from tpsweep.results.load import Results, ResultsError, load
+
+PAIRED_ON = (*(n for n in schema.IDENTITY_NAMES if n not in ("cell_id", "run")), "settings")
+"""What two cells that are compared have in common, if nothing is left out."""
+ACROSS = tuple(name for name in PAIRED_ON if name != "workload")
+"""What may be left out: cells of two workloads have no figure in common."""
+COUNTS = ("compared", "judged", "significant")
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A cell that both sides have measured. ``cell``: what identifies it, nulls left out.
+
+    ``unlike``: the software in which the two sides differ. No ``changes``: the cell has no
+    figures that can be compared (a capture).
+    """
+
+    cell: Record
+    runs_a: int
+    runs_b: int
+    changes: list[Change]
+    unlike: list[str]
+    synthetic: bool
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A cell that only one side has measured; ``other`` says what the other side has of it."""
+
+    cell: Record
+    runs: int
+    other: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``neither``: cells that both sides, or the only side that plans them, have not measured."""
+
+    a: str
+    b: str
+    across: list[str]
+    pairs: list[Pair]
+    only_a: list[Alone]
+    only_b: list[Alone]
+    neither: int
+
+    @property
+    def compared(self) -> int:
+        """Figures that both sides have."""
+        return sum(len(pair.changes) for pair in self.pairs)
+
+    @property
+    def judged(self) -> int:
+        """Of them, those with enough engine starts a side to be significant or not."""
+        return self._count(SIGNIFICANT, NOT_SIGNIFICANT)
+
+    @property
+    def significant(self) -> int:
+        """Of them, those that differ significantly (measuring rule 8)."""
+        return self._count(SIGNIFICANT)
+
+    def _count(self, *verdicts: str) -> int:
+        found = chain.from_iterable(pair.changes for pair in self.pairs)
+        return sum(change.verdict in verdicts for change in found)
+
+
+def compare(a: Path, b: Path, across: Iterable[str] = ()) -> Comparison:
+    """Compare the results folders ``a`` and ``b``; ``across``: columns in which they may differ.
+
+    Raises ``ResultsError``, one line, if a folder or its manifest is missing or unusable, for
+    an unknown column, or if one folder holds a cell with two values of a column of ``across``.
+    """
+    left_out = list(dict.fromkeys(across))
+    for name in left_out:
+        if name not in ACROSS:
+            raise ResultsError(f"--across: {name!r}; allowed: {', '.join(ACROSS)}")
+    for folder in (a, b):
+        if not folder.is_dir():
+            raise ResultsError(f"{folder}: no such folder; give two results folders")
+    names = [name for name in PAIRED_ON if name not in left_out]
+    sides = [_lines(load(folder), names, left_out, folder) for folder in (a, b)]
+    return Comparison(str(a), str(b), left_out, *_paired(names, *sides))
+
+
+def _paired(
+    names: list[str], a: dict[Key, Line], b: dict[Key, Line]
+) -> tuple[list[Pair], list[Alone], list[Alone], int]:
+    pairs: list[Pair] = []
+    only_a: list[Alone] = []
+    only_b: list[Alone] = []
+    neither = 0
+    said_a, said_b = _Said(names, a), _Said(names, b)
+    for key in sorted(dict.fromkeys((*a, *b)), key=_order):
+        cell = {name: value for name, value in zip(names, key, strict=True) if value is not None}
+        one, other = a.get(key), b.get(key)
+        in_a, in_b = (line is not None and bool(line.measured) for line in (one, other))
+        if one and other and in_a and in_b:
+            pairs.append(_pair(cell, one, other))
+        elif one and in_a:
+            only_a.append(Alone(cell, len(one.measured), said_b.of(key)))
+        elif other and in_b:
+            only_b.append(Alone(cell, len(other.measured), said_a.of(key)))
+        else:
+            neither += 1
+    return pairs, only_a, only_b, neither
+
+
+def _pair(cell: Record, a: Line, b: Line) -> Pair:
+    return Pair(
+        cell=cell,
+        runs_a=len(a.measured),
+        runs_b=len(b.measured),
+        changes=list(changes(cell["workload"], a, b)),
+        unlike=unlike(a, b),
+        synthetic=any(one["synthetic"] for one in (*a.measured, *b.measured)),
+    )
+
+
+class _Said:
+    """What a side has of a cell that it has not measured."""
+
+    def __init__(self, names: list[str], side: dict[Key, Line]) -> None:
+        self._side = side
+        self._at = names.index("settings") if "settings" in names else len(names)
+        self._plain = {self._without_settings(key) for key in side}
+
+    def of(self, key: Key) -> str:
+        if key in self._side:
+            return self._side[key].state
+        if self._without_settings(key) in self._plain:
+            return "other settings: what else can change a number differs"
+        return "not in its matrix"
+
+    def _without_settings(self, key: Key) -> Key:
+        return (*key[: self._at], *key[self._at + 1 :])
+
+
+def _lines(
+    results: Results, names: list[str], left_out: list[str], folder: Path
+) -> dict[Key, Line]:
+    groups: dict[Key, list[Record]] = defaultdict(list)
+    for cell in _cells(results):
+        groups[tuple(cell[name] for name in names)].append(cell)
+    for cells in groups.values():
+        for name in left_out:
+            values = sorted({str(cell[name]) for cell in cells})
+            if len(values) > 1:
+                found = ", ".join(values)
+                raise ResultsError(f"--across {name}: {folder} holds the same cell with {found}")
+    return {
+        key: Line(cells[0]["tp"], cells[0]["replicas"], cells[0]["gpus"], cells)
+        for key, cells in groups.items()
+    }
+
+
+def _cells(results: Results) -> Iterator[Record]:
+    for workload in dict.fromkeys((*FIGURES, *results.manifest["workload"])):
+        yield from load_cells(results, workload, columns(workload))
+
+
+def _order(key: Key) -> tuple[tuple[bool, Any], ...]:
+    return tuple((value is None, value) for value in key)

@@ -1,0 +1,144 @@
+"""The figures in which two result sets are compared, and the change of one from A to B.
+
+The verdicts are those of ``core.stats`` (measuring rule 8); of served load with too few engine
+starts, those of the table ``serving``. Captures have no figures: profiled is not unprofiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tpsweep.analysis import verdicts
+from tpsweep.analysis.series import Line
+from tpsweep.core import stats
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure of one cell on both sides.
+
+    ``change_pct`` is 100 x (b / a - 1), ``lo`` and ``hi`` its 95 % interval of the kind ``kind``;
+    all three are None where there is no interval. ``better``: "lower" or "higher".
+    """
+
+    figure: str
+    unit: str
+    better: str
+    a: float
+    b: float
+    change_pct: float
+    change_pct_lo: float | None
+    change_pct_hi: float | None
+    kind: str | None
+    verdict: str
+
+
+WALL = "e2e_ms_samples"
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """``samples``: its raw samples; WALL for a rate, of which a static batch keeps times only."""
+
+    name: str
+    unit: str
+    column: str
+    samples: str
+    better: str = "higher"
+
+
+_RATES = (
+    _Figure("output", "tok/s", "output_tok_s", "output_tok_s_samples"),
+    _Figure("served", "request/s", "request_s", "request_s_samples"),
+)
+FIGURES: dict[str, tuple[_Figure, ...]] = {
+    # requests/s of a static batch are its tok/s once more, divided by the output length.
+    "latency": (
+        _Figure("decode", "ms/token", "tpot_ms", "tpot_ms_samples", "lower"),
+        _Figure("prefill", "ms", "prefill_ms", "prefill_ms_samples", "lower"),
+        _Figure("output", "tok/s", "output_tok_s", WALL),
+    ),
+    "throughput": _RATES,
+    "serve": (
+        _Figure("TTFT p50", "ms", "ttft_p50_ms", "ttft_p50_ms_samples", "lower"),
+        _Figure("ITL p50", "ms", "itl_p50_ms", "itl_p50_ms_samples", "lower"),
+        *_RATES,
+    ),
+}
+"""By workload. A workload that is not here has cells, but no figures that can be compared."""
+
+
+def columns(workload: str) -> tuple[str, ...]:
+    """What is needed of the rows."""
+    figures = FIGURES.get(workload, ())
+    return tuple(name for figure in figures for name in (figure.column, figure.samples))
+
+
+def changes(workload: str, a: Line, b: Line) -> Iterator[Change]:
+    """From ``a`` to ``b``, every figure of the workload that the measured runs of both have."""
+    compare = _served if workload == "serve" else _repeated
+    for figure in FIGURES.get(workload, ()):
+        found = compare(figure, a, b)
+        if found is not None:
+            yield found
+
+
+def _repeated(figure: _Figure, a: Line, b: Line) -> Change | None:
+    before, after = _runs(figure, a), _runs(figure, b)
+    if not before or not after:
+        return None
+    # As a ratio of medians it does not matter that stats.speedup thinks of times.
+    ratio = stats.speedup(after, before)
+    values = (stats.median_of_runs(before).value, stats.median_of_runs(after).value)
+    return _change(figure, values, ratio, ratio.verdict)
+
+
+def _served(figure: _Figure, a: Line, b: Line) -> Change | None:
+    before, after = a.median(figure.column), b.median(figure.column)
+    if not before or not after:
+        return None
+    sides = [_single(figure, side) for side in (b, a)]
+    enough = min(map(len, sides)) >= stats.MIN_RUNS
+    ratio = stats.speedup(*sides) if enough else None
+    return _change(figure, (before, after), ratio, verdicts.of_load(figure.column, a, b))
+
+
+def _runs(figure: _Figure, line: Line) -> list[stats.Samples]:
+    samples = line.runs(figure.samples)
+    if figure.samples != WALL:
+        return samples
+    if len(samples) == len(line.measured):
+        tokens = line.cells[0]["batch"] * line.cells[0]["output_len"]
+        return [1e3 * tokens / np.asarray(run) for run in samples]
+    return _single(figure, line)
+
+
+def _single(figure: _Figure, line: Line) -> list[stats.Samples]:
+    """One figure per run: an engine start is one sample."""
+    return [[cell[figure.column]] for cell in line.measured if cell[figure.column]]
+
+
+def _change(
+    figure: _Figure, values: tuple[float, float], ratio: stats.Speedup | None, verdict: str
+) -> Change:
+    a, b = values
+    interval = ratio if ratio is not None and ratio.lo is not None else None
+    return Change(
+        figure=figure.name,
+        unit=figure.unit,
+        better=figure.better,
+        a=a,
+        b=b,
+        change_pct=100 * (b / a - 1),
+        change_pct_lo=_percent(interval.lo) if interval else None,
+        change_pct_hi=_percent(interval.hi) if interval else None,
+        kind=interval.kind if interval else None,
+        verdict=verdict,
+    )
+
+
+def _percent(ratio: float | None) -> float | None:
+    return None if ratio is None else 100 * (ratio - 1)

@@ -1,0 +1,62 @@
+"""Pairs of TPs of a series, and what the tables of pairs say of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from tpsweep.analysis.series import DUMMY, HEAD, KEY, Line, Series, unlike
+from tpsweep.analysis.table import IDENTITY_VIEWS, Record, View, identity, text
+from tpsweep.core.schema import BOOL, INT, TEXT, Column
+
+_OF_SERIES = tuple(c for c in HEAD if c.name in (*KEY, "allreduce_backend"))
+PAIR_HEAD = (
+    *_OF_SERIES,
+    Column("tp_from", INT, "the smaller tensor-parallel size of the pair"),
+    Column("tp_to", INT, "the larger one"),
+)
+PAIR_TAIL = (
+    Column("note", TEXT, "what else differs between the two sides"),
+    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+)
+_SIZE_VIEWS = ("TP", "Replicas", "GPUs")
+PAIR_VIEWS = (
+    *(view for view in IDENTITY_VIEWS if view.heading not in _SIZE_VIEWS),
+    identity("Settings", "settings"),
+    View("Pair", lambda record: f"TP={record['tp_from']} to {record['tp_to']}"),
+)
+NOTE = View("Note", text("note"), once=True)
+PAIR_ORDER = (*(c.name for c in _OF_SERIES if c.name != "batch"), "tp_from", "tp_to", "batch")
+
+
+def pairs(series: Series) -> Iterator[tuple[Line, Line]]:
+    """Every two lines of one engine each, measured or not, that differ in TP; the smaller first."""
+    single = [line for line in series.lines if line.replicas == 1]
+    yield from combinations(single, 2)
+
+
+def identify(series: Series, low: Line, high: Line) -> Record:
+    """``PAIR_HEAD`` of a pair."""
+    return {
+        **dict(zip(KEY, series.key, strict=True)),
+        "allreduce_backend": series.backend,
+        "tp_from": low.tp,
+        "tp_to": high.tp,
+    }
+
+
+def differences(low: Line, high: Line) -> list[str]:
+    """What beside the TP could explain a difference: software, dummy weights."""
+    # Which all-reduce ran is no difference to a TP of 1, which has none.
+    found = [name for name in unlike(low, high) if low.tp > 1 or name != "all-reduce that ran"]
+    notes = []
+    if low.measured and high.measured and found:
+        notes.append(f"unlike: {', '.join(found)}")
+    if any(cell["weights"] == "dummy" for cell in (*low.measured, *high.measured)):
+        notes.append(DUMMY)
+    return notes
+
+
+def synthetic(*lines: Line) -> bool:
+    """Whether a made-up row is among those of ``lines``."""
+    return any(cell["synthetic"] for line in lines for cell in line.measured)

@@ -1,0 +1,253 @@
+"""Series: the lines that a table compares, one per TP, and what they have in common.
+
+A series holds the cells whose identity differs in ``tp``, ``gpus``, ``replicas`` and ``run`` only,
+and whose ``settings`` (``tpsweep.core.cell``: engine limits, dataset file, SLOs, ...) agree.
+TP=1 has no all-reduce: its line stands in the series of every backend.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from tpsweep.analysis.table import Record
+from tpsweep.core import schema, stats
+from tpsweep.core.schema import BOOL, INT, TEXT, Column
+from tpsweep.results.load import Results, records
+
+LINE = ("tp", "replicas", "gpus")
+_NOT_KEY = ("cell_id", "run", "allreduce_backend", *LINE)
+KEY = (*(name for name in schema.IDENTITY_NAMES if name not in _NOT_KEY), "settings")
+"""What every line of a series has in common, the all-reduce backend apart."""
+
+NO_ALLREDUCE = "none"
+RAN = "allreduce_backend_ran"
+_COMPARED = {
+    "driver": "driver_version",
+    "vLLM": "vllm_version_ran",
+    "torch": "torch_version",
+    "CUDA": "cuda_version",
+    "GPUs": "gpu_names",
+    "CPU": "cpu_model",
+}
+SOFTWARE = ("driver", "vLLM", "torch", "CUDA")
+
+HEAD = (
+    *(column for column in schema.IDENTITY if column.name in KEY),
+    Column("settings", TEXT, "of the series: digest of what else could change a number"),
+    Column("allreduce_backend", TEXT, "of the series; its TP=1 line ran without all-reduce"),
+    Column("tp", INT, "tensor-parallel size"),
+    Column("replicas", INT, "engines side by side"),
+    Column("gpus", INT, "tp x replicas"),
+    Column("state", TEXT, "measured, or why the line or some of its runs have no figures"),
+    Column("runs", INT, "runs measured"),
+    Column("runs_planned", INT, "runs asked for"),
+)
+BASELINE = Column("baseline_tp", INT, "smallest measured TP of the series")
+TAIL = (
+    Column("note", TEXT, "what else differs between the lines of the series"),
+    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+)
+ORDER = (*KEY, "allreduce_backend", *LINE)
+"""Columns by which tables of series are sorted."""
+DUMMY = "dummy weights: prefill and joules are not those of real data"
+
+
+@dataclass(frozen=True)
+class Line:
+    """The runs of one TP in one series: ``cells`` of the manifest, rows' columns included."""
+
+    tp: int
+    replicas: int
+    gpus: int
+    cells: list[Record]
+
+    @cached_property
+    def measured(self) -> list[Record]:
+        """Its cells that have a row."""
+        return [cell for cell in self.cells if cell["state"] == "measured"]
+
+    @property
+    def state(self) -> str:
+        """``measured``, or what kept the line, or some of its runs, from being so."""
+        holes = dict.fromkeys(_hole(cell) for cell in self.cells if cell["state"] != "measured")
+        if not holes:
+            return "measured"
+        share = [f"{len(self.measured)}/{len(self.cells)} runs measured"] if self.measured else []
+        return "; ".join([*share, *holes])
+
+    def runs(self, samples: str) -> list[stats.Samples]:
+        """The samples of each measured run that has usable ones."""
+        if samples not in self._runs:
+            found = [cell[samples] for cell in self.measured]
+            self._runs[samples] = [values for values in found if _usable(values)]
+        return self._runs[samples]
+
+    @cached_property
+    def _runs(self) -> dict[str, list[stats.Samples]]:
+        """What ``runs`` has found: every pair that a line is in asks again."""
+        return {}
+
+    def median(self, name: str) -> float | None:
+        """Median over the measured runs of a figure, in its unit; None if no run has it."""
+        found = [cell[name] for cell in self.measured if cell[name] is not None]
+        return median(found) if found else None
+
+    @property
+    def gpu_hour_usd(self) -> float | None:
+        """Price of a GPU-hour of its class; None without, or if folders put together disagree."""
+        prices = {cell["gpu_hour_usd"] for cell in self.cells}
+        return prices.pop() if len(prices) == 1 else None
+
+    @cached_property
+    def output_tok_s(self) -> float | None:
+        """Median over the measured runs."""
+        return self.median("output_tok_s")
+
+
+@dataclass(frozen=True)
+class Series:
+    """Lines that are compared: ``key`` holds the values of ``KEY``, lines rise in TP."""
+
+    key: tuple[Any, ...]
+    backend: str
+    lines: list[Line]
+
+    @cached_property
+    def baseline(self) -> Line | None:
+        """The smallest measured TP."""
+        return next((line for line in self.lines if line.measured), None)
+
+    def place(self, batch: int | None) -> tuple[Any, ...]:
+        """Identifies the series with this batch in place of its own."""
+        at = KEY.index("batch")
+        return (*self.key[:at], batch, *self.key[at + 1 :], self.backend)
+
+    def record(self, line: Line, *warnings: str) -> Record:
+        """What every table says of a line: ``HEAD`` and ``TAIL``."""
+        return {
+            **dict(zip(KEY, self.key, strict=True)),
+            "allreduce_backend": self.backend,
+            "tp": line.tp,
+            "replicas": line.replicas,
+            "gpus": line.gpus,
+            "state": line.state,
+            "runs": len(line.measured),
+            "runs_planned": len(line.cells),
+            "baseline_tp": self.baseline.tp if self.baseline else None,
+            "note": "; ".join([*self.differences, *warnings]) or None,
+            "synthetic": any(cell["synthetic"] for cell in line.measured),
+        }
+
+    @cached_property
+    def differences(self) -> list[str]:
+        """Provenance in which the measured lines differ: it could explain their difference."""
+        parallel = [line for line in self.lines if line.tp > 1]
+        found = [_difference(label, name, self.lines) for label, name in _COMPARED.items()]
+        found.append(_difference("all-reduce that ran", RAN, parallel))
+        return [difference for difference in found if difference]
+
+    @property
+    def batch(self) -> int | None:
+        """Sequences in the static batch; None for other workloads."""
+        found: int | None = self.key[KEY.index("batch")]
+        return found
+
+
+def by_batch(series: Iterable[Series]) -> list[list[Series]]:
+    """Series that agree in all but the batch, together and in its order."""
+    groups: dict[tuple[Any, ...], list[Series]] = defaultdict(list)
+    for one in series:
+        if one.batch is not None:
+            groups[one.place(None)].append(one)
+    return [sorted(group, key=lambda one: one.batch or 0) for group in groups.values()]
+
+
+def unlike(one: Line, other: Line) -> list[str]:
+    """Names of the software in which the measured runs of two lines differ."""
+    compared = {name: _COMPARED[name] for name in SOFTWARE} | {"all-reduce that ran": RAN}
+    return [
+        label
+        for label, name in compared.items()
+        if {_plain(cell[name]) for cell in one.measured}
+        != {_plain(cell[name]) for cell in other.measured}
+    ]
+
+
+def load_series(results: Results, workload: str, columns: tuple[str, ...]) -> list[Series]:
+    """Every series of a workload that the manifest has, measured or not.
+
+    ``columns``: what the table needs of the rows, beyond what ``Series.record`` says.
+    """
+    return list(_series(load_cells(results, workload, columns)))
+
+
+def load_cells(results: Results, workload: str, columns: tuple[str, ...]) -> Iterator[Record]:
+    """The workload's cells of the manifest, with what the table needs of their rows."""
+    wanted = dict.fromkeys(("cell_id", *columns, RAN, "synthetic", *_COMPARED.values()))
+    rows = results.rows[results.rows["workload"] == workload]
+    by_id = {line["cell_id"]: line for line in records(rows, wanted)}
+    names = (
+        *schema.IDENTITY_NAMES,
+        "settings",
+        "gpu_hour_usd",
+        *("state", "failure_type", "reason"),
+    )
+    manifest = results.manifest[results.manifest["workload"] == workload]
+    for cell in records(manifest, names):
+        yield {**cell, **by_id.get(cell["cell_id"], {})}
+
+
+def _series(cells: Iterator[Record]) -> Iterator[Series]:
+    by_key: dict[tuple[Any, ...], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        by_key[tuple(cell[name] for name in KEY)][cell["allreduce_backend"]].append(cell)
+    for key, by_backend in by_key.items():
+        without = by_backend.pop(NO_ALLREDUCE, [])
+        for backend, found in (by_backend or {NO_ALLREDUCE: []}).items():
+            yield Series(key, backend, _lines([*without, *found]))
+
+
+def _lines(cells: list[Record]) -> list[Line]:
+    by_size: dict[tuple[int, int, int], list[Record]] = defaultdict(list)
+    for cell in cells:
+        by_size[cell["tp"], cell["replicas"], cell["gpus"]].append(cell)
+    return [Line(*size, found) for size, found in sorted(by_size.items())]
+
+
+def _difference(label: str, name: str, lines: list[Line]) -> str:
+    sizes: dict[str, list[int]] = defaultdict(list)
+    for line in lines:
+        for value in dict.fromkeys(_plain(cell[name]) for cell in line.measured):
+            if value:
+                sizes[value].append(line.tp)
+    if len(sizes) < 2:
+        return ""
+    each = ", ".join(
+        f"{value} (TP={'/'.join(map(str, dict.fromkeys(tps)))})" for value, tps in sizes.items()
+    )
+    return f"{label} differs: {each}"
+
+
+def _hole(cell: Record) -> str:
+    if cell["state"] == "failed":
+        return f"failed: {cell['failure_type']}"
+    return f"{cell['state']}: {cell['reason']}" if cell["reason"] else str(cell["state"])
+
+
+def _usable(samples: Any) -> bool:
+    if samples is None or len(samples) == 0:
+        return False
+    return bool(np.all(np.isfinite(samples) & (samples > 0)))
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else ", ".join(sorted(set(value)))

@@ -1,0 +1,86 @@
+"""Decode times without a profiler, for captures: those of the latency cells that match them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from tpsweep.analysis.series import NO_ALLREDUCE
+from tpsweep.analysis.table import Record
+from tpsweep.core import schema
+from tpsweep.results.load import Results, records
+
+_FREE = ("cell_id", "workload", "output_len", "run")
+SAME = tuple(name for name in schema.IDENTITY_NAMES if name not in _FREE)
+"""What a latency cell and a capture must agree in. A capture's own settings cannot agree: they
+hold its profiler and its repeats."""
+
+
+@dataclass(frozen=True)
+class DecodeTime:
+    """Median over runs of the time per token (ms), at an output length (tokens).
+
+    ``ms`` is None where there is none; ``note`` then says why.
+    """
+
+    ms: float | None = None
+    output_len: int | None = None
+    settings: str | None = None
+    synthetic: bool = False
+    note: str | None = None
+
+
+class DecodeTimes:
+    """Every measured decode time of a results folder, by what was measured."""
+
+    def __init__(self, results: Results) -> None:
+        rows = results.rows[results.rows["workload"] == "latency"]
+        settings = dict(
+            zip(results.manifest["cell_id"], records(results.manifest, ("settings",)), strict=True)
+        )
+        self._found: dict[tuple[Any, ...], dict[int, list[Record]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        for line in records(rows, ("cell_id", *SAME, "output_len", "tpot_ms", "synthetic")):
+            if line["tpot_ms"] is not None:
+                known = {**line, **settings[line["cell_id"]]}
+                self._found[_key(line)][line["output_len"]].append(known)
+        self._sizes = sorted({key[SAME.index("tp")] for key in self._found})
+
+    def of(self, capture: Record) -> DecodeTime:
+        """That of the cell like ``capture``; of several output lengths the one nearest to its."""
+        lengths = self._found.get(_key(capture))
+        if not lengths:
+            return DecodeTime(note="no latency cell like it is measured")
+        asked = capture["output_len"]
+        nearest = min(lengths, key=lambda length: (abs(length - asked), length))
+        cells = lengths[nearest]
+        if len({cell["settings"] for cell in cells}) > 1:
+            return DecodeTime(note="latency cells like it differ in their settings: none is taken")
+        return DecodeTime(
+            median(cell["tpot_ms"] for cell in cells),
+            nearest,
+            cells[0]["settings"],
+            any(cell["synthetic"] for cell in cells),
+        )
+
+    def smaller(self, capture: Record) -> tuple[int, DecodeTime] | None:
+        """The smallest TP below the capture's that has a decode time, and that time."""
+        for tp in self._sizes:
+            if tp < capture["tp"]:
+                time = self.of(at_tp(capture, tp))
+                if time.ms is not None:
+                    return tp, time
+        return None
+
+
+def at_tp(cell: Record, tp: int) -> Record:
+    """What the same cell is called at another TP: at TP=1 it has no all-reduce."""
+    backend = NO_ALLREDUCE if tp == 1 else cell["allreduce_backend"]
+    return {**cell, "tp": tp, "gpus": tp * cell["replicas"], "allreduce_backend": backend}
+
+
+def _key(line: Record) -> tuple[Any, ...]:
+    return tuple(line[name] for name in SAME)

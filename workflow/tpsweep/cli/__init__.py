@@ -1,0 +1,1 @@
+"""The ``tpsweep`` command: one file per command."""

@@ -1,0 +1,194 @@
+"""The state of a results folder at any time, also while a sweep writes to it: ``tpsweep check``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tpsweep.core.results_paths import FAILURES
+from tpsweep.results.load import Results, ResultsError, load, records
+
+STATES = ("measured", "failed", "missing", "infeasible", "excluded")
+UNPLANNED = ("infeasible", "excluded")
+ENGINE_STARTS = "engine_starts.jsonl"
+SHOWN = 10
+"""Entries of a list that people see; ``--json`` has all."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A planned cell without a row, and why; ``path`` is the row's, below the results folder."""
+
+    cell_id: str
+    path: str
+    type: str
+    message: str | None
+    log: str | None
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file of the results that says nothing: damaged, cut off or of another kind."""
+
+    path: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found. Paths are below the results folder; ``counts`` has every one of ``STATES``.
+
+    ``reasons``: per status of ``UNPLANNED``, reason -> number of cells. ``stale``: row files that
+    the manifest does not plan. ``temporary``: dot-files of writes under way, or cut off.
+    """
+
+    results: str
+    complete: bool
+    planned: int
+    counts: dict[str, int]
+    failed: list[Failed]
+    reasons: dict[str, dict[str, int]]
+    stale: list[str]
+    unreadable: list[Unreadable]
+    temporary: list[str]
+    engine_starts: int
+
+    @property
+    def good(self) -> bool:
+        """Every planned cell has its row, and nothing is unreadable."""
+        return self.complete and not self.unreadable
+
+
+def run(results: Path, *, as_json: bool) -> int:
+    """The command: the report on stdout. 0 if it is good, 1 if not, 2 without a manifest."""
+    try:
+        report = examine(results)
+    except ResultsError as error:
+        print(f"tpsweep check: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(asdict(report), indent=1) if as_json else "\n".join(_lines(report)))
+    return 0 if report.good else 1
+
+
+def examine(results: Path) -> Report:
+    """Read the folder ``results``; raises ``ResultsError`` if it or its manifest is not there."""
+    if not results.is_dir():
+        raise ResultsError(f"{results}: no such folder; give that of a sweep: tpsweep check DIR")
+    loaded = load(results)
+    failed = _failed(loaded)
+    rows, temporary = _files(results)
+    stale = sorted(rows - set(loaded.manifest.loc[_is_planned(loaded), "path"]))
+    return Report(
+        results=str(results),
+        complete=loaded.count("measured") == loaded.planned,
+        planned=loaded.planned,
+        counts={state: loaded.count(state) for state in STATES},
+        failed=failed,
+        reasons=_reasons(loaded),
+        stale=stale,
+        unreadable=[*_unreadable_cells(failed), *_unreadable_rows(results, stale)],
+        temporary=sorted(temporary),
+        engine_starts=_lines_in(results / ENGINE_STARTS),
+    )
+
+
+def _is_planned(loaded: Results) -> list[bool]:
+    return [status == "planned" for status in loaded.manifest["status"]]
+
+
+def _failed(loaded: Results) -> list[Failed]:
+    paths = dict(zip(loaded.manifest["cell_id"], loaded.manifest["path"], strict=True))
+    fields = ("cell_id", "type", "message", "log")
+    return [
+        Failed(path=paths[record["cell_id"]], **record)
+        for record in records(loaded.failures, fields)
+    ]
+
+
+def _reasons(loaded: Results) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {status: {} for status in UNPLANNED}
+    for record in records(loaded.manifest, ("status", "reason")):
+        if record["status"] in found:
+            reasons = found[record["status"]]
+            reason = record["reason"] or "no reason given"
+            reasons[reason] = reasons.get(reason, 0) + 1
+    return found
+
+
+def _files(results: Path) -> tuple[set[str], set[str]]:
+    """Row files below ``cells``, and temporary files (``tpsweep.core.atomic``), in one walk."""
+    rows, temporary = set(), set()
+    for folder, _, names in os.walk(results):
+        below = Path(folder).relative_to(results)
+        for name in names:
+            path = (below / name).as_posix()
+            if name.startswith("."):
+                if name.endswith(".tmp"):
+                    temporary.add(path)
+            elif name.endswith(".parquet") and path.startswith("cells/"):
+                rows.add(path)
+    return rows, temporary
+
+
+def _unreadable_cells(failed: list[Failed]) -> Iterator[Unreadable]:
+    """Files of planned cells that ``tpsweep.results.load.load`` could not read."""
+    for cell in failed:
+        if cell.type == "unreadable":
+            yield Unreadable(cell.path, cell.message or "")
+        elif cell.type == "unknown":
+            yield Unreadable(f"{FAILURES}/{cell.cell_id}.json", cell.message or "")
+
+
+def _unreadable_rows(results: Path, stale: list[str]) -> Iterator[Unreadable]:
+    """Stale files that would break ``pandas.read_parquet("results/cells")``."""
+    for path in stale:
+        try:
+            pq.read_metadata(results / path)
+        except (pa.ArrowException, OSError) as error:
+            yield Unreadable(path, " ".join(str(error).split()))
+
+
+def _lines_in(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _lines(report: Report) -> Iterator[str]:
+    others = [f"{report.counts[s]} {s}" for s in STATES[1:] if report.counts[s]]
+    measured = f"{report.counts['measured']}/{report.planned} cells measured"
+    yield f"{report.results}: {', '.join([measured, *others])}"
+    yield f"engine starts: {report.engine_starts}"
+    failed = [_failed_lines(cell) for cell in report.failed]
+    yield from _section("failed cells", failed)
+    for status, reasons in report.reasons.items():
+        yield from _section(
+            f"{status}: reasons", [f"{n} cells: {reason}" for reason, n in reasons.items()]
+        )
+    yield from _section("stale row files, not planned by the manifest", report.stale)
+    unreadable = [f"{file.path}: {file.message}" for file in report.unreadable]
+    heading = "unreadable files (without them the next run measures their cells again)"
+    yield from _section(heading, unreadable)
+    yield from _section("temporary files of writes under way or cut off", report.temporary)
+
+
+def _failed_lines(cell: Failed) -> str:
+    log = f"\n    log: {cell.log}" if cell.log else ""
+    return f"{cell.path}\n    {cell.type}: {cell.message or 'no message'}{log}"
+
+
+def _section(heading: str, entries: list[str]) -> Iterator[str]:
+    if not entries:
+        return
+    yield f"{heading} ({len(entries)}):"
+    yield from (f"  {entry}" for entry in entries[:SHOWN])
+    if len(entries) > SHOWN:
+        yield f"  and {len(entries) - SHOWN} more: see --json"

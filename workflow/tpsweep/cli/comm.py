@@ -1,0 +1,157 @@
+"""``tpsweep comm``: the report on a capture as JSON or as a short text, and a step's picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpsweep.core.atomic import replacing
+from tpsweep.core.errors import CaptureError
+from tpsweep.traces import latency_row, sidecar, timeline, timeline_svg
+from tpsweep.traces.cut_capture import CutCapture, read_capture
+from tpsweep.traces.phases import Phase
+from tpsweep.traces.report import CommReport, report_on
+from tpsweep.traces.sidecar import ModelSizes, read_json
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked beside the report on stdout.
+
+    ``latency`` is the row of the matching latency cell; ``output`` where the report goes as JSON,
+    ``timeline`` where the picture of one decode step goes, as SVG.
+    """
+
+    latency: Path | None = None
+    output: Path | None = None
+    timeline: Path | None = None
+
+
+def run(
+    paths: Sequence[Path], model_config: Path | None, as_json: bool, wanted: Wanted | None = None
+) -> int:
+    """Analyse a capture and print the report on stdout, warnings and errors on stderr.
+
+    ``model_config`` is the model's config.json; without it the sidecar's. Returns 0; 1 if the
+    self-check failed or a picture was asked and could not be made (a file that says why stands in
+    its place); 2 for input that cannot be analysed and output that cannot be written.
+    """
+    wanted = wanted or Wanted()
+    given = [*paths, *(path for path in (model_config, wanted.latency) if path is not None)]
+    try:
+        _check_outputs(wanted, given)
+        model = None
+        if model_config is not None:
+            model = ModelSizes.from_config(read_json(model_config), model_config)
+        capture = read_capture(paths, model)
+        decode_ms = None
+        if wanted.latency is not None:
+            decode_ms = latency_row.decode_ms(wanted.latency, capture.known)
+            if not capture.known.facts:
+                _say("warning: no sidecar: whether the latency row is of these settings is open")
+        report = report_on(capture, decode_ms)
+        written = json.dumps(report.to_dict(), indent=1)
+        if wanted.output is not None:
+            _write(wanted.output, written + "\n")
+        drawn = wanted.timeline is None or _draw(capture, wanted.timeline)
+    except CaptureError as error:
+        _say(f"tpsweep comm: {error}")
+        return 2
+    print(written if as_json else text(report))
+    for warning in report.warnings:
+        _say(f"warning: {warning}")
+    return 0 if report.ok and drawn else 1
+
+
+def _check_outputs(wanted: Wanted, given: Sequence[Path]) -> None:
+    """Nothing that is read, and nothing but a file, may be written over: it would be lost."""
+    asked = {"--output": wanted.output, "--timeline": wanted.timeline}
+    targets = {option: path for option, path in asked.items() if path is not None}
+    read = {path.resolve() for path in given}
+    read |= {sidecar.place(path).resolve() for path in given}
+    for option, path in targets.items():
+        if path.resolve() in read:
+            raise CaptureError(f"{option}: {path}: it is read; another file is needed")
+        if path.exists() and not path.is_file():
+            raise CaptureError(f"{option}: {path}: no regular file; a file is needed")
+    if len({path.resolve() for path in targets.values()}) < len(targets):
+        raise CaptureError(f"--timeline: {wanted.timeline}: it is the --output, too; give two")
+
+
+def _draw(capture: CutCapture, path: Path) -> bool:
+    """Write the picture, or an SVG that says why there is none; whether it is the picture."""
+    try:
+        svg, reason = timeline_svg.draw(timeline.picture_of(capture)), None
+    except ImportError:
+        reason = "no picture: matplotlib is not installed; install it and run this again"
+    except CaptureError as error:
+        reason = str(error)
+    if reason is not None:
+        _say(f"tpsweep comm: --timeline: {reason}")
+        svg = timeline_svg.nothing(reason)
+    _write(path, svg)
+    return reason is None
+
+
+def _write(path: Path, words: str) -> None:
+    try:
+        with replacing(path.resolve()) as temporary:  # a link stays one
+            temporary.write_text(words, "utf-8")
+    except OSError as error:
+        raise CaptureError(f"{path}: {error.strerror or error}") from error
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr)
+
+
+def text(report: CommReport) -> str:
+    """The report for people: one block per phase, times in ms per step."""
+    check = report.self_check
+    lines = [
+        f"{report.capture}: {report.ranks} ranks, all-reduce {report.backend}",
+        f"self-check: {'ok' if check.ok else 'FAILED'}, per step {check.found.all_reduce} "
+        f"all-reduces and {check.found.all_gather} all-gathers"
+        + (
+            f" (expected {check.expected.all_reduce} and {check.expected.all_gather})"
+            if check.expected
+            else " (no model given: equal steps and ranks are all that is checked)"
+        ),
+    ]
+    for name, phase in report.phases.items():
+        lines += ["", *_phase(name, phase)]
+    for one in report.unknown:
+        lines.append(f"unknown: {one.count} x {one.name}, {one.total_us:.1f} us in all")
+    return "\n".join(lines)
+
+
+def _phase(name: str, phase: Phase) -> list[str]:
+    head = f"{name}: {phase.steps} steps"
+    if phase.step_ms is None or phase.compute_ms_per_step is None:
+        return [f"{head}, times left out"]
+    lines = [f"{head}, {phase.step_ms['p50']:.3f} ms (p50)"]
+    shortest = phase.transfer_us or phase.transfer_lower_us
+    if shortest:
+        least = "at least " if phase.transfer_lower_us else ""
+        lines.append(
+            f"  transfer {least}{shortest['p50']:.2f} us per all-reduce (p50), "
+            f"{phase.transfer_fraction_profiled or 0:.1%} of the profiled step"
+            + (
+                f", {phase.transfer_fraction:.1%} without profiler"
+                if phase.transfer_fraction
+                else ""
+            )
+        )
+    lines.append(f"  {'rank':>6}{'compute':>10}{'transfer':>10}{'wait':>10}"
+                 f"{'all-gather':>12}{'gap':>10}{'sum':>10}")  # fmt: skip
+    waits, gaps, sums = phase.wait_ms_per_step, phase.gap_ms_per_step, phase.sum_ms_per_step
+    for rank, compute in phase.compute_ms_per_step.items():
+        lines.append(
+            f"  {rank:>6}{compute:>10.3f}{phase.transfer_ms_per_step or 0:>10.3f}"
+            f"{(waits or {})[rank]:>10.3f}{phase.all_gather_ms_per_step or 0:>12.4f}"
+            f"{(gaps or {})[rank]:>10.3f}{(sums or {})[rank]:>10.3f}"
+        )
+    return lines

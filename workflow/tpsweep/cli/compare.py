@@ -1,0 +1,143 @@
+"""``tpsweep compare`` as people read it: a table of changes, then what could not be compared."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from tabulate import tabulate
+
+from tpsweep.analysis import verdicts
+from tpsweep.analysis.compare import COUNTS, Alone, Comparison, Pair, compare
+from tpsweep.analysis.compare_values import Change
+from tpsweep.analysis.table import Record, digits
+from tpsweep.core.stats import LEVEL, MIN_RUNS
+from tpsweep.results.load import ResultsError
+
+SHOWN = 20
+"""Cells of a list that people see; ``--json`` has all."""
+_LABELS = {
+    **dict.fromkeys(("workload", "gpu", "gpu_card", "model"), "{}"),
+    "tp": "TP={}",
+    "allreduce_backend": "all-reduce {}",
+    "input_len": "{} in",
+    "output_len": "{} out",
+    "num_prompts": "{} requests",
+    "request_rate": "{}/s",
+    "max_concurrency": "at most {} in flight",
+}
+
+
+def run(a: Path, b: Path, *, as_json: bool, across: Iterable[str] = ()) -> int:
+    """The command: the comparison on stdout; exit code 0, or 2 for folders that cannot be."""
+    try:
+        comparison = compare(a, b, across)
+    except ResultsError as error:
+        print(f"tpsweep compare: {error}", file=sys.stderr)
+        return 2
+    if as_json:
+        counts = {name: getattr(comparison, name) for name in COUNTS}
+        print(json.dumps({**asdict(comparison), **counts}, indent=1))
+    else:
+        print("\n".join(lines(comparison)))
+    return 0
+
+
+def lines(comparison: Comparison) -> Iterator[str]:
+    """The whole text, line by line."""
+    cells = [pair.cell for pair in comparison.pairs]
+    cells += [alone.cell for alone in (*comparison.only_a, *comparison.only_b)]
+    common = _common(cells)
+    if any(pair.synthetic for pair in comparison.pairs):
+        yield "SYNTHETIC: made-up rows, never measured."
+    yield f"A: {comparison.a}"
+    yield f"B: {comparison.b}"
+    if comparison.across:
+        yield f"Across: {', '.join(comparison.across)} may differ between A and B."
+    if common:
+        yield f"All cells: {_words(common)}"
+    yield ""
+    yield _table(comparison.pairs, common)
+    yield ""
+    yield _summary(comparison)
+    for where, alone in (("A", comparison.only_a), ("B", comparison.only_b)):
+        yield from _alone(where, alone, common)
+    if comparison.neither:
+        yield f"Measured on neither side: {comparison.neither} cells."
+
+
+def _table(pairs: list[Pair], common: Record) -> str:
+    found = [(pair, change) for pair in pairs for change in pair.changes]
+    if not found:
+        return "No cell has a figure on both sides."
+    shown = [
+        {
+            "Cell": _words(pair.cell, common) if change is pair.changes[0] else "",
+            "Figure": f"{change.figure} ({change.unit})",
+            "A": digits(change.a),
+            "B": digits(change.b),
+            "Change": f"{change.change_pct:+.1f} %",
+            "95 % interval": _interval(change),
+            "Runs": f"{pair.runs_a}, {pair.runs_b}",
+            "Verdict": verdicts.SHORT[change.verdict],
+            "Unlike": ", ".join(pair.unlike),
+        }
+        for pair, change in found
+    ]
+    if not any(line["Unlike"] for line in shown):
+        for line in shown:
+            del line["Unlike"]
+    return tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True)
+
+
+def _interval(change: Change) -> str:
+    if change.change_pct_lo is None or change.change_pct_hi is None:
+        return "n/a"
+    return f"{change.change_pct_lo:+.1f} to {change.change_pct_hi:+.1f} % {change.kind}"
+
+
+def _summary(comparison: Comparison) -> str:
+    judged, found = comparison.judged, comparison.significant
+    said = f"{len(comparison.pairs)} cells on both sides, {comparison.compared} figures"
+    if not judged:
+        return f"{said}; none has {MIN_RUNS} runs a side, which significance needs."
+    chance = (1 - LEVEL) * judged
+    return (
+        f"{said}; {judged} with {MIN_RUNS} runs a side, of which {found} differ significantly"
+        f" (without any difference up to about {chance:.1f} would, by chance)."
+    )
+
+
+def _alone(where: str, alone: list[Alone], common: Record) -> Iterator[str]:
+    if not alone:
+        return
+    other = "B" if where == "A" else "A"
+    yield f"Measured only in {where}: {len(alone)} cells."
+    for one in alone[:SHOWN]:
+        yield f"  {_words(one.cell, common)}; {other}: {one.other}"
+    if len(alone) > SHOWN:
+        yield f"  and {len(alone) - SHOWN} more; --json has all"
+
+
+def _common(cells: list[Record]) -> Record:
+    """What all cells agree in; a single cell's own words stay with it."""
+    if len(cells) < 2:
+        return {}
+    first = cells[0]
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in cell and cell[name] == value for cell in cells)
+    }
+
+
+def _words(cell: Record, common: Record | None = None) -> str:
+    """What identifies a cell beyond ``common``, in few words."""
+    left = {name: value for name, value in cell.items() if name not in (common or {})}
+    if cell.get("gpus") == cell.get("tp", 0) * cell.get("replicas", 1):
+        left.pop("gpus", None)
+    words = [_LABELS.get(name, f"{name} {{}}").format(value) for name, value in left.items()]
+    return ", ".join(words) or "the same"

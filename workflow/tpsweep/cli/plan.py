@@ -1,0 +1,126 @@
+"""``tpsweep plan``: reads config and site, prints the plan; submits and writes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from snakemake_executor_plugin_submitit.site import SiteError
+from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_config
+from tpsweep.plan import explain as explanation
+from tpsweep.plan import explain_text
+from tpsweep.plan.plan import make_plan
+from tpsweep.plan.text import text
+from tpsweep.sweep.feasibility import refuse_times
+from tpsweep.sweep.snakemake_profile import configfile_of, read_mapping, read_sweep, site_of
+from tpsweep.sweep.sweep import Sweep
+
+
+@dataclass(frozen=True)
+class Where:
+    """What to plan: a config on a site. A profile names both; a site file has a profile beside it
+    that names the config. ``qos``: another one of the site's."""
+
+    configfile: Path | None
+    profile: Path | None
+    site: Path | None
+    qos: str | None
+
+
+def run(where: Where, *, as_json: bool) -> int:
+    """Print the plan: 0, or 2 for what is not usable, with one line on stderr."""
+    try:
+        plan = make_plan(_sweep(where))
+    except (OSError, ValueError) as error:
+        print(f"tpsweep plan: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(json.dumps(plan.as_json(), indent=1) if as_json else text(plan), end="")
+    return 0
+
+
+def _sweep(where: Where) -> Sweep:
+    if where.profile is not None:
+        site, profile = site_of(where.profile), where.profile
+    elif where.site is not None:
+        site, profile = where.site, where.site.parent
+    else:
+        raise ValueError(
+            "--profile: missing, allowed: a folder like cluster/<site>, or --site FILE"
+        )
+    sweep = read_sweep(site, where.configfile or configfile_of(profile))
+    if where.qos is None:
+        return sweep
+    try:
+        site_of_qos = sweep.site.with_qos(where.qos)
+    except SiteError as error:
+        raise ValueError(f"--{error}") from error
+    refuse_times(sweep.config, site_of_qos, sweep.planned)
+    return dataclasses.replace(sweep, site=site_of_qos)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to explain: a model by its name in the config, of a shape that comes with tpsweep, or
+    as a file; the GPUs; sequences of a decode step."""
+
+    model: str
+    tp: int | None
+    batch: int
+    dtype: str | None
+
+
+def explain(asked: Asked, configfile: Path | None, *, as_json: bool) -> int:
+    """Print how TP splits a model: 0, or 2 for what is not usable, with one line on stderr."""
+    try:
+        if asked.tp is None or asked.tp < 1:
+            raise ValueError(f"--tp: {asked.tp}, allowed: with --explain a number of GPUs")
+        if asked.batch < 1:
+            raise ValueError(f"--batch: {asked.batch}, allowed: 1 and more")
+        shape, dtype = _model(asked, configfile)
+        found = explanation.explain(shape, dtype, asked.tp, asked.batch)
+    except (OSError, ValueError) as error:
+        print(f"tpsweep plan: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    if as_json:
+        totals = {name: getattr(found, name) for name in ("weight_bytes_per_gpu", "all_reduces")}
+        print(json.dumps({"model": asked.model, **dataclasses.asdict(found), **totals}, indent=1))
+    else:
+        print(explain_text.text(asked.model, found), end="")
+    return 0
+
+
+def _model(asked: Asked, configfile: Path | None) -> tuple[Shape, str]:
+    """Shape and dtype: of a file or folder, of the config's model, or of workflow/models."""
+    path = Path(asked.model)
+    if path.is_dir() or path.is_file():
+        return _shape(path / "config.json" if path.is_dir() else path, asked.dtype)
+    config = configfile or Path("config.yaml")
+    models = _models(config) if configfile is not None or config.exists() else {}
+    entry = models.get(asked.model)
+    if isinstance(entry, dict):
+        named = entry.get("shape") or Path(str(entry.get("path")), "config.json")
+        return _shape(Path(named), asked.dtype or entry.get("dtype"))
+    known = Path("workflow", "models", f"{asked.model}.json")
+    if known.exists():
+        return _shape(known, asked.dtype)
+    names = ", ".join(models) or "none"
+    raise ValueError(
+        f"--explain: {asked.model!r}, allowed: a config.json, its folder, or a model of {config}:"
+        f" {names}"
+    )
+
+
+def _models(config: Path) -> dict[str, object]:
+    models = read_mapping(config).get("models")
+    return models if isinstance(models, dict) else {}
+
+
+def _shape(file: Path, dtype: object) -> tuple[Shape, str]:
+    content = read_config(file)
+    chosen = str(dtype or content.get("torch_dtype") or content.get("dtype") or "bfloat16")
+    if chosen not in DTYPE_BYTES:
+        raise ValueError(f"--dtype: {chosen!r}, allowed: {', '.join(DTYPE_BYTES)}")
+    return Shape.from_config(content), chosen

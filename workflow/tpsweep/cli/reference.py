@@ -1,0 +1,52 @@
+"""``tpsweep reference``: what a reference data set is, and what in it does not hold together."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from tpsweep.lab.reference.checks import CHECKS, Finding, examine
+from tpsweep.lab.reference.reading import Reference, ReferenceDataError, read_reference
+
+
+def run(path: Path, *, as_json: bool) -> int:
+    """The command: findings on stdout. 1 if there are any, 0 if not, 2 for an unusable file."""
+    try:
+        reference = read_reference(path)
+    except ReferenceDataError as error:
+        print(f"tpsweep reference: {error}", file=sys.stderr)
+        return 2
+    findings = examine(reference)
+    if as_json:
+        print(json.dumps(_document(reference, findings), indent=1))
+    else:
+        print("\n".join(_lines(reference, findings)))
+    return 1 if findings else 0
+
+
+def _document(reference: Reference, findings: list[Finding]) -> dict[str, object]:
+    return {
+        "name": reference.name,
+        "title": reference.title,
+        "about": reference.about,
+        "source": reference.source,
+        "figures": [asdict(figure) for figure in reference.figures],
+        "checks": {name: question for name, (question, _) in CHECKS.items()},
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def _lines(reference: Reference, findings: list[Finding]) -> Iterator[str]:
+    yield reference.title
+    yield f"Source: {reference.source}"
+    yield reference.about
+    yield f"{len(reference.figures)} figures, {len(findings)} findings of {len(CHECKS)} checks."
+    for name, (question, _) in CHECKS.items():
+        of_check = [finding for finding in findings if finding.check == name]
+        yield ""
+        yield f"{name}: {question} {'' if of_check else 'Nothing found.'}".rstrip()
+        for finding in of_check:
+            yield f"  - {finding.says}"

@@ -1,0 +1,1 @@
+"""config.yaml: its schema, its checks, its errors."""

@@ -1,0 +1,257 @@
+"""Read config.yaml: the schema's checks, the models' files, and what holds between keys.
+
+Every error is a ``ConfigError`` of one line: the key, its value, what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tpsweep.config.errors import ConfigError, of_pydantic
+from tpsweep.config.settings import ModelEntry, RequestSet, Settings, StaticBatch, WorkloadEntry
+from tpsweep.core import cell
+from tpsweep.perfmodel.model_shape import (
+    Shape,
+    UnknownShapeError,
+    config_digest,
+    folder_digest,
+    read_config,
+)
+
+__all__ = ["Config", "ConfigError", "ModelEntry", "load_config"]
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+MOST_CELLS = 100_000
+"""Cells of a matrix: each is a file and a Snakemake job, and all are in memory."""
+ENGINE_AXES = ("models", "gpus", "tp", "variants", "allreduce_backends")
+CELL_AXES = (
+    *("batch", "input_len", "output_len", "num_prompts"),
+    *("request_rate", "max_concurrency", "replicas"),
+)
+LONGEST_NAME = 255
+"""Bytes of a file name on the usual file systems."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked config.yaml. Paths in it are relative to ``base``, where Snakemake runs.
+
+    ``cell_models`` and ``shapes`` have the models by their names in the config; a shape is None
+    where nothing tells it before the model is fetched, or where its architecture is not one that
+    ``tpsweep.perfmodel.model_shape`` knows: then what needs the shape is not checked.
+    """
+
+    settings: Settings
+    cell_models: dict[str, cell.Model]
+    shapes: dict[str, Shape | None]
+    base: Path
+
+    @property
+    def results(self) -> str:
+        """The results root as the file has it."""
+        return self.settings.results
+
+    @property
+    def hf_home(self) -> str | None:
+        """Hugging Face cache to use instead of the environment's."""
+        return self.settings.hf_home
+
+    @property
+    def engine_start_minutes(self) -> int:
+        """Time allowed to an engine's start."""
+        return self.settings.engine_start_minutes
+
+    @property
+    def models(self) -> dict[str, ModelEntry]:
+        """The models as the file has them."""
+        return self.settings.models
+
+
+def load_config(data: Mapping[str, Any], base: Path) -> Config:
+    """Check ``data`` (config.yaml as read) and find the models' files below ``base``.
+
+    Raises ``ConfigError``.
+    """
+    try:
+        settings = Settings.model_validate(_plain(data))
+    except ValidationError as error:
+        raise of_pydantic(error.errors()[0]) from None
+    cell_models, shapes = {}, {}
+    for name, entry in settings.models.items():
+        cell_models[name], shapes[name] = _find(name, entry, settings.results, base)
+    config = Config(settings, cell_models, shapes, base)
+    _check(config)
+    return config
+
+
+def _find(
+    name: str, entry: ModelEntry, results: str, base: Path
+) -> tuple[cell.Model, Shape | None]:
+    key = f"models.{name}"
+    shape, digest, is_hub = None, None, False
+    if entry.shape is not None:
+        try:
+            content = read_config(base / entry.shape)
+            shape, digest = Shape.from_config(content), config_digest(content)
+        except ValueError as error:
+            raise ConfigError(f"{key}.shape", entry.shape, f"no shape: {error}") from None
+    if entry.path is None:
+        path = f"{results}/models/{cell.slug(name)}"  # made there, from the shape
+    else:
+        path = entry.path
+        is_hub = not _is_folder(f"{key}.path", base / path) and bool(_HUB_NAME.fullmatch(path))
+        if not is_hub:
+            found, digest = _local(f"{key}.path", base / path, entry)
+            shape = shape or found
+    if entry.revision is not None and not is_hub:
+        raise ConfigError(f"{key}.revision", entry.revision, "allowed: for a hub model only")
+    model = cell.Model(
+        name=name,
+        path=path,
+        revision=(entry.revision or "main") if is_hub else None,
+        dtype=entry.dtype,
+        weights=entry.weights,
+        is_hub=is_hub,
+        digest=None if is_hub else digest,
+    )
+    return model, shape
+
+
+def _is_folder(key: str, path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name that no file system takes
+        said = f"{error.strerror}; allowed: a folder with a config.json, or a hub name"
+        raise ConfigError(key, path.name, said) from None
+
+
+def _local(key: str, folder: Path, entry: ModelEntry) -> tuple[Shape | None, str]:
+    """Shape and digest of a model folder."""
+    allowed = "a folder with a config.json, or a hub name like org/model"
+    if not folder.is_dir():
+        raise ConfigError(key, entry.path, f"no such folder; allowed: {allowed}")
+    if not (folder / "config.json").is_file():
+        raise ConfigError(key, entry.path, f"it has no config.json; allowed: {allowed}")
+    if entry.weights == "real" and not any(folder.glob("*.safetensors")):
+        raise ConfigError(key, entry.path, "it has no *.safetensors; allowed with weights: dummy")
+    try:
+        digest = folder_digest(folder, entry.weights)
+        return Shape.from_config(read_config(folder / "config.json")), digest
+    except UnknownShapeError:
+        return None, digest
+    except ValueError as error:
+        raise ConfigError(key, entry.path, f"its config.json: {error}") from None
+
+
+def _check(config: Config) -> None:
+    """What holds between keys. Raises ``ConfigError``."""
+    settings = config.settings
+    _check_results(config)
+    _check_size(settings)
+    slugs: dict[str, str] = {}
+    for name in settings.models:
+        other = slugs.setdefault(cell.slug(name), name)
+        if other != name:
+            allowed = f"allowed: names that differ as folder names; {other!r} gives the same"
+            raise ConfigError("models", name, allowed)
+    for i, exclusion in enumerate(settings.exclude):
+        for axis, names in (
+            ("model", settings.models),
+            ("gpu", settings.gpus),
+            ("variant", settings.variants),
+        ):
+            _known(f"exclude.{i}.{axis}", [exclusion.axes.get(axis)], [None, *names])
+    _known("prices", settings.prices, settings.gpus)
+    for name, entry in settings.workloads.items():
+        key = f"workloads.{name}"
+        _known(f"{key}.models", entry.models, settings.models)
+        _known(f"{key}.gpus", entry.gpus, settings.gpus)
+        _known(f"{key}.tp", entry.tp, settings.tp)
+        _known(f"{key}.variants", entry.variants, settings.variants)
+        _known(f"{key}.allreduce_backends", entry.allreduce_backends, settings.allreduce_backends)
+        _check_lengths(key, entry)
+        for model in entry.models or settings.models:
+            _check_model(key, entry, model, config)
+
+
+def _check_results(config: Config) -> None:
+    results = config.settings.results
+    if set(results) & set("{}"):
+        raise ConfigError("results", results, "allowed: a path without { and }")
+    if max(len(part.encode()) for part in Path(results).parts or ("",)) > LONGEST_NAME:
+        raise ConfigError("results", results, f"allowed: names of at most {LONGEST_NAME} bytes")
+    if (config.base / results).exists() and not (config.base / results).is_dir():
+        raise ConfigError("results", results, "allowed: a folder, or a name that is free")
+    there = next(p for p in (config.base / results / "_").parents if p.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError("results", results, "allowed: a folder that can be written")
+
+
+def _check_size(settings: Settings) -> None:
+    """An upper bound, from the lengths of the axes alone: nothing is expanded to find it."""
+    total = 0
+    for name, entry in settings.workloads.items():
+        runs = entry.runs or settings.runs
+        if runs > MOST_CELLS:
+            key = f"workloads.{name}.runs" if entry.runs else "runs"
+            raise ConfigError(key, runs, f"allowed: up to {MOST_CELLS}, the most cells of a sweep")
+        axes = [getattr(entry, axis) or getattr(settings, axis) for axis in ENGINE_AXES]
+        axes += [getattr(entry, axis, None) or [None] for axis in CELL_AXES]
+        total += runs * math.prod(map(len, axes))
+        if total > MOST_CELLS:
+            allowed = f"allowed: up to {MOST_CELLS} cells in a sweep; it makes them {total}"
+            raise ConfigError(f"workloads.{name}", "its axes", allowed)
+
+
+def _check_lengths(key: str, entry: WorkloadEntry) -> None:
+    limit = entry.engine.max_model_len
+    if isinstance(entry, StaticBatch) and max(entry.batch) > entry.engine.max_num_seqs:
+        allowed = f"allowed: up to engine.max_num_seqs = {entry.engine.max_num_seqs}"
+        raise ConfigError(f"{key}.batch", max(entry.batch), allowed)
+    if entry.input_len and entry.output_len:
+        longest = max(entry.input_len) + max(entry.output_len)
+        if longest > limit:
+            allowed = f"allowed: input + output up to engine.max_model_len = {limit}"
+            raise ConfigError(f"{key}.input_len + output_len", longest, allowed)
+
+
+def _check_model(key: str, entry: WorkloadEntry, name: str, config: Config) -> None:
+    sharegpt = isinstance(entry, RequestSet) and entry.dataset == "sharegpt"
+    if sharegpt and config.models[name].weights == "dummy":
+        allowed = f"not with {name}: the tokenizer of dummy weights makes its lengths meaningless"
+        raise ConfigError(f"{key}.dataset", "sharegpt", allowed)
+    shape = config.shapes[name]
+    if shape is None:
+        return
+    if entry.engine.max_model_len > shape.max_position:
+        allowed = f"allowed: up to the {shape.max_position} positions of {name}"
+        raise ConfigError(f"{key}.engine.max_model_len", entry.engine.max_model_len, allowed)
+    for tp in entry.tp or config.settings.tp:
+        problem = shape.tp_problem(tp)
+        here = {"workload": entry.kind, "model": name, "tp": tp}
+        left_out = any(e.axes.items() <= here.items() for e in config.settings.exclude)
+        if problem and not left_out:
+            where = f"{key}.tp" if entry.tp else "tp"
+            raise ConfigError(where, tp, f"{problem} ({name}); allowed: a TP that does")
+
+
+def _known(key: str, given: Iterable[Any] | None, known: Iterable[Any]) -> None:
+    for value in given or ():
+        if value not in known:
+            names = ", ".join(str(name) for name in known if name is not None)
+            raise ConfigError(key, value, f"allowed: {names}")
+
+
+def _plain(data: object) -> object:
+    """Snakemake hands over its own mapping types; pydantic's strict mode wants dict and list."""
+    if isinstance(data, Mapping):
+        return {key: _plain(value) for key, value in data.items()}
+    return [_plain(value) for value in data] if isinstance(data, list) else data

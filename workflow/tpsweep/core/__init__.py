@@ -1,0 +1,1 @@
+"""What every room speaks of: cells, rows, failures, paths and files of a results folder."""

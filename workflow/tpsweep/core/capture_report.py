@@ -1,0 +1,111 @@
+"""What the analysis of captures left for the tables: ``<stem>.comm.json`` and ``<stem>.step.svg``.
+
+The files are those of ``tpsweep comm`` (``tpsweep.traces.report.CommReport``); only what the
+tables show is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+REPORT, PICTURE = ".comm.json", ".step.svg"
+Size = Annotated[float, Field(ge=0, allow_inf_nan=False, lt=1e12)]
+"""A time, a share or a rate: no other number is one."""
+Whole = Annotated[int, Field(ge=0)]
+PerRank = dict[str, Size]
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+class Percentiles(_Read):
+    """Of the percentiles the tables show the median."""
+
+    p50: Size
+
+
+class Counts(_Read):
+    """Collectives per step; a list where steps or ranks differ."""
+
+    all_reduce: Whole | list[Whole]
+    all_gather: Whole | list[Whole]
+
+
+class SelfCheck(_Read):
+    """``expected`` is None where the model was not known."""
+
+    expected: Counts | None
+    found: Counts
+    ok: bool
+
+
+class Phase(_Read):
+    """Medians per step of one phase; every time is None where the self-check failed."""
+
+    steps: Whole
+    step_ms: Percentiles | None = None
+    transfer_us: Percentiles | None = None
+    transfer_lower_us: Percentiles | None = None
+    transfer_ms_per_step: Size | None = None
+    transfer_fraction_profiled: Size | None = None
+    all_gather_ms_per_step: Size | None = None
+    compute_ms_per_step: PerRank | None = None
+    wait_ms_per_step: PerRank | None = None
+    gap_ms_per_step: PerRank | None = None
+    busbw_gb_s: Size | None = None
+    link_share: Size | None = None
+
+
+class Communication(_Read):
+    """One analysed capture. ``picture`` is the SVG of a decode step, if there is one."""
+
+    ranks: Whole
+    backend: str
+    self_check: SelfCheck
+    phases: dict[str, Phase]
+    warnings: list[str] = []
+    synthetic: bool = False
+    picture: Path | None = None
+
+    def phase(self, name: str) -> Phase:
+        """A phase; one without steps and times if the capture has none of it."""
+        return self.phases.get(name) or Phase(steps=0)
+
+
+def stem_of(results: Path, cell_path: str) -> Path:
+    """A capture's files without their suffixes, from the place of its row below the root."""
+    place = cell_path.replace("cells/capture/", "captures/", 1).removesuffix(".parquet")
+    return results / place
+
+
+def is_report(path: Path) -> bool:
+    """Whether the file is a whole report."""
+    try:
+        Communication.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return False
+    return True
+
+
+def read(results: Path, cell_path: str) -> Communication | None:
+    """The report on the capture of a row; None if it is not there.
+
+    Raises ``ValueError``, one line, for one that cannot be read.
+    """
+    stem = stem_of(results, cell_path)
+    path, picture = (stem.with_name(stem.name + suffix) for suffix in (REPORT, PICTURE))
+    try:
+        found = Communication.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ValueError(f"{path}: not a report of tpsweep comm: {key}: {first['msg']}") from error
+    return found.model_copy(update={"picture": picture if picture.is_file() else None})

@@ -1,0 +1,49 @@
+"""A row on disk: one Parquet file with exactly one row of ``tpsweep.core.schema``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tpsweep.core.atomic import replacing
+from tpsweep.core.schema import SCHEMA
+
+
+def write_row(row: dict[str, Any], path: Path) -> None:
+    """Write one row as Parquet at ``path``, atomically (temporary dot-file, then replace).
+
+    Raises ``KeyError`` for a column that the schema does not have: a figure that nobody
+    documented must not get lost in silence. Columns that are left out are null.
+    """
+    unknown = sorted(set(row) - set(SCHEMA.names))
+    if unknown:
+        raise KeyError(f"columns that the schema does not have: {', '.join(unknown)}")
+    table = pa.Table.from_pylist([{name: row.get(name) for name in SCHEMA.names}], schema=SCHEMA)
+    with replacing(path) as temporary:
+        # For one row, dictionaries and statistics only repeat its values: without them, and with
+        # snappy instead of zstd, a file is a quarter smaller and reads in a third of the time.
+        # Checksums: a flipped bit would be another number, and nobody would see it.
+        pq.write_table(
+            table,
+            temporary,
+            compression="snappy",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+        )
+
+
+def read_row(path: Path) -> dict[str, Any]:
+    """The one row of a cell's file. Raises ``ValueError`` if it is not exactly one such row."""
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a readable Parquet file: {said}") from error
+    if table.num_rows != 1 or "cell_id" not in table.column_names:
+        raise ValueError(f"{path}: expected one row with a cell_id, found {table.num_rows} rows")
+    row: dict[str, Any] = table.to_pylist()[0]
+    return row

@@ -1,0 +1,188 @@
+"""The one schema of every measured row: name, type and meaning of each column.
+
+Units are in the names (``_ms``, ``_us``, ``_s``, ``_tok_s``, ``_gb``, ``_w``, ``_j``). A column
+that does not apply to a workload, or could not be known, is null; ``invalid_reasons`` or a
+``*_note`` column says why where it matters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+FLOATS, TEXTS, INTS, BOOLS = (pa.list_(kind) for kind in (FLOAT, TEXT, INT, BOOL))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its Arrow type and what it holds (unit and shape included)."""
+
+    name: str
+    type: pa.DataType
+    doc: str
+
+
+IDENTITY = (
+    Column("cell_id", TEXT, "hash of the cell's resolved identity, 12 hex digits"),
+    Column("workload", TEXT, "latency, throughput, serve or capture"),
+    Column("site", TEXT, "name of the cluster or host, from site.yaml"),
+    Column("gpu", TEXT, "the site's name of the node class"),
+    Column("gpu_card", TEXT, "the silicon that the site promises for it"),
+    Column("gpus", INT, "GPUs that the engine holds (tp x replicas)"),
+    Column("model", TEXT, "the model's name in the config"),
+    Column("model_revision", TEXT, "hub revision as asked; null for a local folder"),
+    Column("dtype", TEXT, "as asked"),
+    Column("weights", TEXT, "real, or dummy (random values: see the rules of measuring)"),
+    Column("tp", INT, "tensor-parallel size"),
+    Column("replicas", INT, "engines side by side (data parallelism); 1 unless asked"),
+    Column("variant", TEXT, "name of the set of engine arguments"),
+    Column("allreduce_backend", TEXT, "all-reduce as asked; none at tp=1"),
+    Column("vllm_version", TEXT, "vLLM as asked"),
+    Column("batch", INT, "sequences in the static batch"),
+    Column("input_len", INT, "prompt tokens per sequence"),
+    Column("output_len", INT, "generated tokens per sequence"),
+    Column("dataset", TEXT, "random, or the request set's name"),
+    Column("num_prompts", INT, "requests of an offline or online set"),
+    Column("request_rate", FLOAT, "requests/s offered; null: not a rate workload"),
+    Column("max_concurrency", INT, "most requests in flight"),
+    Column("run", INT, "replicate: another run is another engine start"),
+)
+
+SAMPLES = (
+    Column("e2e_ms_samples", FLOATS, "wall time of each repeat's generate(); serve: per request"),
+    Column("prefill_ms_samples", FLOATS, "per repeat: max first token - min scheduled"),
+    Column("tpot_ms_samples", FLOATS, "(max last - max first token) / (N-1); serve: per request"),
+    Column("e2e_out1_ms_samples", FLOATS, "wall time of each repeat with one output token"),
+    Column("ttft_ms_samples", FLOATS, "serve, per request: time to first token"),
+    Column("request_s_samples", FLOATS, "throughput and serve, per repeat: requests/s"),
+    Column("output_tok_s_samples", FLOATS, "throughput and serve, per repeat: output tokens/s"),
+    Column("ttft_p50_ms_samples", FLOATS, "serve, per seed: median TTFT"),
+    Column("itl_p50_ms_samples", FLOATS, "serve, per seed: median ITL"),
+    Column("steady_share_samples", FLOATS, "serve, per seed: see steady_share"),
+    Column("saturated_samples", BOOLS, "serve, per seed: see saturated"),
+)
+
+PERCENTILES = (50, 90, 95, 99)
+SERVE_METRICS = (
+    ("ttft", "time to first token", "requests"),
+    ("tpot", "time per output token after the first", "requests"),
+    ("itl", "inter-token latency", "tokens"),
+    ("e2e", "end-to-end latency", "requests"),
+)
+"""Percentiles that would rest on fewer than 10 samples are null."""
+
+FIGURES = (
+    Column("e2e_ms", FLOAT, "median of e2e_ms_samples"),
+    Column("prefill_ms", FLOAT, "median of prefill_ms_samples"),
+    Column("prefill_ms_lo", FLOAT, "95 % bootstrap interval of the median, within session"),
+    Column("prefill_ms_hi", FLOAT, "95 % bootstrap interval of the median, within session"),
+    Column("tpot_ms", FLOAT, "decode time per output token: median of tpot_ms_samples"),
+    Column("tpot_ms_lo", FLOAT, "95 % bootstrap interval of the median, within session"),
+    Column("tpot_ms_hi", FLOAT, "95 % bootstrap interval of the median, within session"),
+    Column("tpot_diff_ms", FLOAT, "cross-check: (median L(N) - median L(1)) / (N-1)"),
+    Column("output_tok_s", FLOAT, "output tokens/s, prefill included; median of the repeats"),
+    Column("output_tok_s_lo", FLOAT, "throughput: 95 % interval as above; serve: lowest seed"),
+    Column("output_tok_s_hi", FLOAT, "throughput: 95 % interval as above; serve: highest seed"),
+    Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
+    Column("total_tok_s", FLOAT, "throughput and serve: input and output tokens/s, median"),
+    Column("request_s", FLOAT, "requests/s: median of the repeats; batch / e2e_ms for latency"),
+    Column("request_s_lo", FLOAT, "as output_tok_s_lo"),
+    Column("request_s_hi", FLOAT, "as output_tok_s_hi"),
+    *(
+        Column(f"{name}_p{p}_ms", FLOAT, f"serve: {what}, percentile {p} of all seeds' {of}")
+        for name, what, of in SERVE_METRICS
+        for p in PERCENTILES
+    ),
+    Column("tokens_per_chunk", FLOAT, "serve: above 1, ITL is per streamed chunk, not per token"),
+    Column("ttft_p50_ms_lo", FLOAT, "lowest seed's median"),
+    Column("ttft_p50_ms_hi", FLOAT, "highest seed's median"),
+    Column("itl_p50_ms_lo", FLOAT, "lowest seed's median"),
+    Column("itl_p50_ms_hi", FLOAT, "highest seed's median"),
+    Column("goodput_request_s", FLOAT, "requests/s that kept every limit of the config's slo"),
+    Column(
+        "goodput_share",
+        FLOAT,
+        "of the requests: those that kept them, median of seeds; null without slo",
+    ),
+    Column("steady_share", FLOAT, "of the time: first completion to last send; median of seeds"),
+    Column("saturated", BOOL, "most seeds' queue grew while requests arrived; always at inf"),
+    Column("client_cpu_share", FLOAT, "serve: of one processor; near 1 the client was the limit"),
+    Column("max_in_flight", INT, "most requests sent and not finished at a time"),
+    Column(
+        "energy_j",
+        FLOAT,
+        "energy of all GPUs over the measured repeats (NVML counter); null if they took under 5 s",
+    ),
+    Column("energy_j_per_tok", FLOAT, "energy_j / output tokens of the measured repeats"),
+    Column("decode_floor_ms", FLOAT, "weight bytes read per step / tp / datasheet bandwidth"),
+    Column("decode_floor_kv_ms", FLOAT, "the same plus the KV cache read at mid-decode"),
+    Column("decode_floor_ratio", FLOAT, "tpot_ms / decode_floor_ms; below 1 is invalid"),
+    Column("decode_floor_kv_ratio", FLOAT, "tpot_ms / decode_floor_kv_ms"),
+    Column("prefill_floor_ms", FLOAT, "2 x parameters x tokens / tp / peak FLOP/s"),
+    Column("prefill_floor_ratio", FLOAT, "prefill_ms / prefill_floor_ms"),
+    Column("floor_note", TEXT, "why the floors are null"),
+    Column("prefill_chunked", BOOL, "batch x input_len exceeds max_num_batched_tokens"),
+)
+
+GPU_STATE = (
+    Column("gpu_names", TEXTS, "per GPU of the group, from NVML"),
+    Column("gpu_uuids", TEXTS, "per GPU of the group"),
+    Column("gpu_utilisation_pct", FLOATS, "per GPU: highest utilisation during the cell, %"),
+    Column("gpu_memory_used_gb", FLOATS, "per GPU: highest memory used during the cell, 1e9 B"),
+    Column("gpu_power_w", FLOATS, "per GPU: mean power during the measured repeats"),
+    Column("gpu_power_limit_w", FLOATS, "per GPU: enforced power limit"),
+    Column("gpu_sm_clock_mhz", FLOATS, "per GPU: median SM clock while measuring"),
+    Column("gpu_sm_clock_min_mhz", FLOATS, "per GPU: lowest SM clock while measuring"),
+    Column("gpu_mem_clock_mhz", FLOATS, "per GPU: median memory clock while measuring"),
+    Column("gpu_temperature_c", FLOATS, "per GPU: highest temperature during the cell"),
+    Column("gpu_nvlink_tx_gb_s", FLOATS, "mean NVLink GB/s sent over the measured repeats (NVML)"),
+    Column("gpu_nvlink_rx_gb_s", FLOATS, "the same received"),
+    Column("nvlink_share", FLOAT, "largest of both over the peak of one direction of gpu_link"),
+    Column("gpu_link", TEXT, "weakest link inside the group, from `nvidia-smi topo -m`"),
+    Column("gpu_note", TEXT, "why GPU columns are null"),
+)
+
+PROVENANCE = (
+    Column("vllm_version_ran", TEXT, "vLLM that measured"),
+    Column("tpsweep_version", TEXT, "this program"),
+    Column("torch_version", TEXT, "torch that measured"),
+    Column("cuda_version", TEXT, "CUDA that torch was built for; null on CPU"),
+    Column("driver_version", TEXT, "NVIDIA driver; null on CPU"),
+    Column("nccl_version", TEXT, "from vLLM's log; null where there is none"),
+    Column("allreduce_backend_ran", TEXT, "what vLLM's log says runs first in dispatch order"),
+    Column("fusions_enabled", TEXT, "vLLM's line on its enabled fusions"),
+    Column(
+        "graphs", TEXT, "compiled at this engine start, or loaded from vLLM's cache; by its log"
+    ),
+    Column("engine_args", TEXT, "every engine argument given, as JSON"),
+    Column("engine_env", TEXT, "environment set for the engine, as JSON"),
+    Column("tp_ran", INT, "tensor-parallel size of the loaded engine"),
+    Column("model_path", TEXT, "where the files were"),
+    Column("request_set_digest", TEXT, "sha256 of the request set: its token ids and lengths"),
+    Column("slo", TEXT, "serve: the limits of goodput as JSON; null without"),
+    Column("profiler_ran", TEXT, "capture: torch or nsys, with its version"),
+    Column("capture_files", TEXTS, "capture: the capture's files, below the results root"),
+    Column("vllm_results", TEXTS, "serve: vLLM's own result JSON per seed, below the results root"),
+    Column("model_digest", TEXT, "sha256 of the model's shape and weight files' sizes"),
+    Column("hostname", TEXT, "node"),
+    Column("cpu_model", TEXT, "processor of the node"),
+    Column("slurm_job_id", TEXT, "job (array element included); null outside Slurm"),
+    Column("session_id", TEXT, "the executor's name of the session"),
+    Column("session_order", INT, "position of the cell in this engine start, from 0"),
+    Column("engine_id", TEXT, "one per engine start"),
+    Column("engine_start_s", FLOAT, "seconds from process start to ready"),
+    Column("warmups", INT, "iterations thrown away"),
+    Column("repeats", INT, "iterations kept"),
+    Column("gap_s", FLOAT, "end of the engine's last measurement to this start; null if first"),
+    Column("started_at", TEXT, "UTC, ISO 8601: first warm-up"),
+    Column("measured_at", TEXT, "UTC, ISO 8601: first kept repeat"),
+    Column("ended_at", TEXT, "UTC, ISO 8601: end of the last repeat"),
+    Column("log", TEXT, "the session's log file"),
+    Column("synthetic", BOOL, "true: made up (for tests), never measured"),
+)
+
+COLUMNS = IDENTITY + SAMPLES + FIGURES + GPU_STATE + PROVENANCE
+SCHEMA = pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in COLUMNS])
+IDENTITY_NAMES = tuple(column.name for column in IDENTITY)

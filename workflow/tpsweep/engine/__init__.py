@@ -1,0 +1,1 @@
+"""Everything that talks to vLLM, its processes and the driver."""

@@ -1,0 +1,155 @@
+"""Load on a server, sent by vLLM's own code: that of ``vllm bench serve``, kept warm in a process.
+
+Importing it takes seconds, so a session's daemon does it once, while its server starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tpsweep.core.schema import PERCENTILES
+from tpsweep.sweep.request_set import RequestSet
+
+MODEL_NAME = "tpsweep"
+"""What the server calls its model: a name of the user's might be anything."""
+_SLO_NAMES = {"ttft_ms": "ttft", "tpot_ms": "tpot", "e2e_ms": "e2el"}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One seed's run. Lists have one element per request, in the order of the set; seconds.
+
+    ``start_s`` is on any clock that is common to all. ``queued_s``: spent in the client, waiting
+    for ``max_concurrency``; None where vLLM (before 0.30) does not tell. ``errors``: "" for a
+    request that came back. ``client_cpu_s``: processor time of this process during the run.
+    ``raw``: vLLM's result.
+    """
+
+    duration_s: float
+    input_lens: list[int]
+    output_lens: list[int]
+    ttft_s: list[float]
+    itl_s: list[list[float]]
+    start_s: list[float]
+    queued_s: list[float] | None
+    errors: list[str]
+    client_cpu_s: float
+    raw: dict[str, Any] = field(repr=False)
+
+    @property
+    def e2e_s(self) -> list[float]:
+        """From send to last chunk, per request."""
+        return [ttft + sum(itl) for ttft, itl in zip(self.ttft_s, self.itl_s, strict=True)]
+
+    @property
+    def tpot_s(self) -> list[float]:
+        """Per request with more than one output token."""
+        return [
+            sum(itl) / (length - 1)
+            for itl, length in zip(self.itl_s, self.output_lens, strict=True)
+            if length > 1
+        ]
+
+    @property
+    def end_s(self) -> list[float]:
+        """When each request's last chunk came."""
+        return [start + e2e for start, e2e in zip(self.start_s, self.e2e_s, strict=True)]
+
+    @property
+    def arrival_s(self) -> list[float]:
+        """When each request wanted to be sent, as far as that is known."""
+        waits = self.queued_s or [0.0] * len(self.start_s)
+        return [start - wait for start, wait in zip(self.start_s, waits, strict=True)]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server on loopback: its address, and the key that it wants."""
+
+    url: str
+    key: str = field(repr=False)
+    tokenizer: Any = field(repr=False)
+
+
+def import_vllm() -> None:
+    """Do the slow part now."""
+    import vllm.benchmarks.serve  # noqa: F401
+
+
+def send(
+    target: Target,
+    requests: RequestSet,
+    rate: float | None,
+    concurrency: int | None,
+    seed: int,
+    slo: Mapping[str, float],
+) -> Sent:
+    """Send ``requests`` once: ``rate`` of them a second (Poisson arrivals by ``seed``).
+
+    EOS is ignored and the temperature 0, so that every answer has the length that was asked.
+    Requests that fail are in the result, too: nothing here judges.
+    """
+    from vllm.benchmarks.datasets import SampleRequest
+    from vllm.benchmarks.serve import TaskType, benchmark
+
+    samples = [
+        SampleRequest(prompt=prompt, prompt_len=len(prompt), expected_output_len=length)
+        for prompt, length in zip(requests.prompts, requests.output_lens, strict=True)
+    ]
+    os.environ["OPENAI_API_KEY"] = target.key  # where vLLM's client looks for it
+    random.seed(seed)
+    np.random.seed(seed)  # the generator that vLLM draws the arrivals from
+    gc.collect()
+    gc.freeze()  # a collection among thousands of requests would pause their clocks
+    busy_s = time.process_time()
+    result: dict[str, Any] = asyncio.run(
+        benchmark(
+            task_type=TaskType.GENERATION,
+            endpoint_type="openai",
+            api_url=f"{target.url}/v1/completions",
+            base_url=target.url,
+            model_id=MODEL_NAME,
+            model_name=MODEL_NAME,
+            tokenizer=target.tokenizer,
+            input_requests=samples,
+            logprobs=None,
+            request_rate=float("inf") if rate is None else rate,
+            burstiness=1.0,
+            disable_tqdm=True,
+            num_warmups=0,
+            profile=False,
+            selected_percentile_metrics=["ttft", "tpot", "itl", "e2el"],
+            selected_percentiles=[float(p) for p in PERCENTILES],
+            ignore_eos=True,
+            goodput_config_dict={_SLO_NAMES[name]: limit for name, limit in slo.items()},
+            max_concurrency=concurrency,
+            lora_modules=None,
+            extra_headers=None,
+            extra_body={"temperature": 0.0},
+            ready_check_timeout_sec=0,  # the daemon has awaited the server already
+        )
+    )
+    busy_s = time.process_time() - busy_s
+    gc.unfreeze()
+    result.pop("generated_texts", None)
+    return Sent(
+        duration_s=result["duration"],
+        input_lens=result["input_lens"],
+        output_lens=result["output_lens"],
+        ttft_s=result["ttfts"],
+        itl_s=result["itls"],
+        start_s=result["start_times"],
+        queued_s=result.get("queue_times"),
+        errors=result["errors"],
+        client_cpu_s=busy_s,
+        raw={"seed": seed, "request_rate": rate, "max_concurrency": concurrency, **result},
+    )

@@ -1,0 +1,60 @@
+"""An engine daemon under Nsight Systems: it starts itself anew as nsys's program.
+
+nsys is told what to trace when a program is launched under it, and records only between ``start``
+and ``stop`` (``tpsweep.engine.profiler``): so one engine start makes any number of captures.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tpsweep.core.cell import NSYS_ONLY, NSYS_OR_TORCH, Engine
+from tpsweep.core.errors import StartError
+from tpsweep.engine import nsys_tools
+
+_SESSION = "TPSWEEP_NSYS_SESSION"
+
+
+def command(nsys: Path, session: str, program: list[str]) -> list[str]:
+    """``nsys launch`` of ``program``: kernels of CUDA graphs one by one, workers included."""
+    return [
+        str(nsys),
+        "launch",
+        f"--session-new={session}",
+        "--trace=cuda,nvtx",
+        "--cuda-graph-trace=node",
+        "--trace-fork-before-exec=true",
+        "--wait=primary",
+        *program,
+    ]
+
+
+def enter(engine: Engine) -> None:
+    """Where ``engine`` is to be profiled by nsys, become a program under it (does not return).
+
+    Returns where it is there already, where another mode was asked, or where the node has no nsys
+    and torch will do. Raises ``StartError`` if it will not.
+    """
+    if engine.mode not in (NSYS_ONLY, NSYS_OR_TORCH) or _SESSION in os.environ:
+        return
+    nsys = nsys_tools.find_nsys()
+    if nsys is None and engine.mode == NSYS_OR_TORCH:
+        return
+    if nsys is None:
+        raise StartError(
+            "engine_start",
+            "profiler: nsys was asked and there is none on this node; allowed: nsys on the PATH or "
+            f"its path in {nsys_tools.VARIABLE} (set-up lines of the site), or profiler: torch",
+        )
+    session = f"tpsweep-{os.getpid()}"
+    program = [sys.executable, *sys.orig_argv[1:]]
+    sys.stdout.flush()
+    os.execve(nsys, command(nsys, session, program), {**os.environ, _SESSION: session})
+
+
+def session_of(environment: Mapping[str, str]) -> str | None:
+    """nsys's name of the session that this process runs in; None outside of one."""
+    return environment.get(_SESSION)

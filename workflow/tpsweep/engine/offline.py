@@ -1,0 +1,120 @@
+"""An offline vLLM engine (``vllm.LLM``) behind the few calls that measuring needs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import psutil
+
+from tpsweep.core.errors import EngineDiedError
+from tpsweep.engine import vllm_api
+from tpsweep.engine.profiler import Profiler
+from tpsweep.engine.repeat import Finished, Repeat
+from tpsweep.perfmodel.model_shape import shape_of
+
+
+class OfflineEngine:
+    """One loaded engine, from the arguments of ``vllm.LLM``.
+
+    ``config`` is the model's configuration as vLLM really loaded it, ``shape`` what is read from
+    it; None for an architecture whose parameters we cannot count. ``profiler`` waits for a
+    capture: vLLM makes its own only when it is first started, and costs nothing before.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any], profiler: Profiler | None = None) -> None:
+        from vllm import LLM
+
+        self.arguments = dict(arguments)
+        self._profiler = profiler
+        more = {"profiler_config": profiler.config} if profiler else {}
+        self.llm: Any = LLM(**self.arguments, **more)
+        self.alive = True
+        config = self.llm.llm_engine.vllm_config
+        self.tp = int(config.parallel_config.tensor_parallel_size)
+        hf_config = config.model_config.hf_config
+        self.config: dict[str, Any] = json.loads(hf_config.to_json_string(use_diff=False))
+        self.shape = shape_of(self.config)
+        self.vocabulary = int(hf_config.vocab_size)
+
+    def generate(self, prompts: list[list[int]], output_lens: Sequence[int]) -> Repeat:
+        """Run all prompts at once, each to exactly as many tokens as asked (EOS ignored).
+
+        Prompts are built before the clock starts. Raises ``EngineDiedError`` if the engine's
+        processes are gone, and ``ValueError`` for what vLLM refuses.
+        """
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        sampling = [
+            SamplingParams(temperature=1.0, ignore_eos=True, max_tokens=length, detokenize=False)
+            for length in output_lens
+        ]
+        batch = [TokensPrompt(prompt_token_ids=ids) for ids in prompts]
+        begin = time.perf_counter()
+        try:
+            outputs = self.llm.generate(batch, sampling, use_tqdm=False)
+        except (EngineDeadError, EngineGenerateError) as error:
+            self.alive = False
+            raise EngineDiedError(f"vLLM's engine died: {error}") from error
+        wall = time.perf_counter() - begin
+        return Repeat(wall, [_finished(output) for output in outputs])
+
+    @contextlib.contextmanager
+    def profiled(self) -> Iterator[Profiler]:
+        """Record what runs inside with the engine's profiler.
+
+        Raises ``ValueError`` if it has none or it does not work, ``EngineDiedError`` if the
+        engine's processes are gone.
+        """
+        if self._profiler is None:
+            raise ValueError("the engine was started without a profiler")
+        self._profiler.start()
+        try:
+            self._tell(self.llm.start_profile)
+            yield self._profiler
+            self._tell(self.llm.stop_profile)
+        finally:
+            self._profiler.stop()
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            call()
+        except EngineDeadError as error:
+            self.alive = False
+            raise EngineDiedError(f"vLLM's engine died: {error}") from error
+
+    @property
+    def processes(self) -> dict[str, psutil.Process]:
+        """What is to be watched beside vLLM's own children: nothing."""
+        return {}
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.llm.get_tokenizer()
+
+    def kill(self) -> None:
+        """End at once: vLLM's processes end with this one."""
+
+    def close(self) -> None:
+        """End vLLM's processes; what they leave behind is ended by the session's runner."""
+        with contextlib.suppress(OSError, RuntimeError):
+            self.llm.llm_engine.engine_core.shutdown()
+
+
+def _finished(output: Any) -> Finished:
+    (completion,) = output.outputs
+    return Finished(
+        prompt_tokens=len(output.prompt_token_ids),
+        output_tokens=len(completion.token_ids),
+        finish_reason=completion.finish_reason,
+        cached_tokens=output.num_cached_tokens or 0,
+        times=vllm_api.request_times(output),
+    )

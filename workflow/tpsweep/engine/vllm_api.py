@@ -1,0 +1,298 @@
+"""Everything that tpsweep relies on in vLLM and that may differ between versions, in one file.
+
+Tried on 0.25.1 (CUDA) and 0.32.0 (CPU). ``RELIED_ON`` lists, for every file of vLLM that we lean
+on, the words that must be in it; ``tests/vllm/test_vllm_versions.py`` reads them out of the
+published wheels of 0.25.1 to 0.33. Nothing here imports vLLM at the top: planning needs none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tpsweep.core.cell import Engine
+
+OLDEST, NEWEST = (0, 25), (0, 33)
+
+RELIED_ON: Mapping[str, tuple[str, ...]] = {
+    "vllm/entrypoints/llm.py": (
+        "class LLM",
+        "disable_log_stats",
+        "def generate",
+        "def start_profile",
+        "def stop_profile",
+    ),
+    "vllm/config/profiler.py": (
+        "torch_profiler_dir:",
+        "torch_profiler_with_stack:",
+        "torch_profiler_dump_cuda_time_total:",
+        "ignore_frontend:",
+        '"cuda"',
+    ),
+    "vllm/v1/worker/gpu_worker.py": ("execute_context_", "_generation_"),
+    "vllm/engine/arg_utils.py": (
+        "tensor_parallel_size:",
+        "max_model_len:",
+        "max_num_seqs:",
+        "max_num_batched_tokens:",
+        "gpu_memory_utilization:",
+        "enable_prefix_caching:",
+        "disable_custom_all_reduce:",
+        "enforce_eager:",
+        "load_format:",
+        "compilation_config:",
+        "seed:",
+    ),
+    "vllm/v1/metrics/stats.py": ("scheduled_ts", "first_token_ts", "last_token_ts"),
+    "vllm/outputs.py": ("num_cached_tokens", "finish_reason", "metrics"),
+    "vllm/sampling_params.py": ("ignore_eos", "detokenize", "max_tokens"),
+    "vllm/compilation/backends.py": (
+        "Compiling a graph for compile range",
+        "Directly load the compiled graph(s)",
+    ),
+    "vllm/config/compilation.py": ("fuse_allreduce_rms", "Enabled custom fusions: %s"),
+    "vllm/distributed/device_communicators/cuda_communicator.py": (
+        "Using %s all-reduce backends (in dispatch order) for group",
+        '"CUSTOM"',
+        '"PYNCCL"',
+        '"SYMM_MEM"',
+        '"FLASHINFER"',
+    ),
+    "vllm/distributed/device_communicators/pynccl.py": ("vLLM is using nccl==%s",),
+    "vllm/utils/system_utils.py": ("def set_process_title", "VLLM_PROCESS_NAME_PREFIX"),
+    "vllm/v1/engine/core.py": (
+        "EngineCore",
+        "set_process_title(",
+        "Initializing a V1 LLM engine (v%s) with config",
+    ),
+    "vllm/v1/executor/multiproc_executor.py": ("set_process_title(",),
+    "vllm/envs.py": (
+        '"VLLM_API_KEY"',
+        '"VLLM_PROCESS_NAME_PREFIX", "VLLM")',
+        "VLLM_ALLREDUCE_USE_SYMM_MEM",
+        "VLLM_ALLREDUCE_USE_FLASHINFER",
+        "VLLM_USE_NCCL_SYMM_MEM",
+        "VLLM_WORKER_MULTIPROC_METHOD",
+        "VLLM_HOST_IP",
+        "VLLM_NO_USAGE_STATS",
+        "VLLM_CPU_OMP_THREADS_BIND",
+        "VLLM_CPU_KVCACHE_SPACE",
+    ),
+    "vllm/benchmarks/serve.py": (
+        "async def benchmark(",
+        "    task_type: TaskType,",
+        "    input_requests: list[SampleRequest],",
+        "    extra_body: dict | None,",
+        "    ready_check_timeout_sec: int",
+        '"input_lens":',
+        '"output_lens":',
+        '"ttfts":',
+        '"itls":',
+        '"start_times":',
+        '"errors":',
+        "np.random.gamma",
+    ),
+    "vllm/benchmarks/lib/endpoint_request_func.py": ('"OPENAI_API_KEY"', "usage.get("),
+    "vllm/benchmarks/datasets/__init__.py": ("SampleRequest", "ShareGPTDataset"),
+    "vllm/tokenizers/__init__.py": ("get_tokenizer",),
+    "vllm/transformers_utils/config.py": ("def get_config(",),
+    "vllm/v1/metrics/loggers.py": ("vllm:prefix_cache_hits", "vllm:request_success"),
+    "vllm/benchmarks/latency.py": (
+        '"--num-iters-warmup"',
+        '"--num-iters"',
+        '"--output-json"',
+        '"--disable-detokenize"',
+        '"latencies"',
+    ),
+}
+"""File of a vLLM wheel -> words in it that this project relies on."""
+
+PROCESS_TITLE = "VLLM::"
+"""What the titles of an engine's processes start with (``VLLM::EngineCore``, ``VLLM::Worker``)."""
+
+_DISPATCH = re.compile(r"Using \[(?P<names>[^\]]*)\] all-reduce backends \(in dispatch order\)")
+_NCCL = re.compile(r"vLLM is using nccl==(?P<version>[\w.]+)")
+_TP = re.compile(r"Initializing a V1 LLM engine .*?\btensor_parallel_size=(?P<tp>\d+)")
+_FUSIONS = re.compile(r"Enabled custom fusions: (?P<names>.+?)\s*$", re.MULTILINE)
+_COMPILED, _LOADED = "Compiling a graph for compile range", "Directly load the compiled graph(s)"
+_BACKEND_NAMES = {
+    "CUSTOM": "custom",
+    "PYNCCL": "nccl",
+    "NCCL_SYMM_MEM": "nccl_symm_mem",
+    "SYMM_MEM": "symm_mem",
+    "FLASHINFER": "flashinfer",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What selects something in vLLM: engine arguments and environment variables."""
+
+    args: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+
+
+_NO_FUSION = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
+_PLAIN = {
+    "VLLM_ALLREDUCE_USE_FLASHINFER": "0",
+    "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
+    "VLLM_USE_NCCL_SYMM_MEM": "0",
+}
+
+ALLREDUCE: Mapping[str, Settings] = {
+    # --disable-custom-all-reduce alone leaves FlashInfer and symmetric memory on: each backend
+    # switches the others off by name. The same settings hold for every version in range.
+    "none": Settings(),
+    "auto": Settings(),
+    "custom": Settings(args=_NO_FUSION, env=_PLAIN),
+    "nccl": Settings(args={**_NO_FUSION, "disable_custom_all_reduce": True}, env=_PLAIN),
+    "symm_mem": Settings(
+        args={**_NO_FUSION, "disable_custom_all_reduce": True},
+        env={**_PLAIN, "VLLM_ALLREDUCE_USE_SYMM_MEM": "1"},
+    ),
+    "flashinfer": Settings(env={**_PLAIN, "VLLM_ALLREDUCE_USE_FLASHINFER": "1"}),
+}
+"""All-reduce backend as asked -> what makes vLLM use it."""
+
+
+@dataclass(frozen=True)
+class LogFacts:
+    """What a vLLM start says of itself in its log; None where it says nothing."""
+
+    allreduce_backend: str | None
+    nccl_version: str | None
+    fusions: str | None
+    tp: int | None = None
+    graphs: str | None = None  # "compiled" at this start | "loaded" from vLLM's cache
+
+
+@dataclass(frozen=True)
+class RequestTimes:
+    """Timestamps of one request on the engine core's monotonic clock, seconds."""
+
+    scheduled: float
+    first_token: float
+    last_token: float
+
+
+def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
+    """Environment that a start of ``engine`` needs, set before vLLM is imported.
+
+    ``cpus``: processors that this process may use; on a CPU class each TP rank gets one of them
+    (a "card" of a CPU class is one core), without which vLLM wants a NUMA node per rank.
+    Raises ``ValueError`` if there are fewer processors than ranks.
+    """
+    env = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_HOST_IP": "127.0.0.1",  # one node: vLLM's own message queues stay on loopback
+        "HF_HUB_OFFLINE": "1",  # weights were fetched before: a compute node asks no network
+        # A cluster's web proxy must not stand between a server and its client on the same node.
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # so that CUDA's and NVML's indexes agree
+        **ALLREDUCE[engine.allreduce_backend].env,
+    }
+    if is_cpu(engine):
+        available = sorted(cpus)
+        if len(available) < engine.gpus:
+            asked = f"tp {engine.tp} x replicas {engine.replicas}"
+            raise ValueError(f"{asked} needs as many processors, usable: {len(available)}")
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(cpu) for cpu in available[: engine.gpus])
+        env["VLLM_CPU_KVCACHE_SPACE"] = "1"
+        if engine.args.get("enforce_eager"):
+            # vLLM's sampler would still be compiled, which asks for a C++ compiler.
+            env["TORCHDYNAMO_DISABLE"] = "1"
+    # The site's word is the last: what it switches off may be dangerous on its nodes. A backend
+    # that cannot run then is refused by what the log says ran.
+    return env | engine.environment
+
+
+def llm_arguments(engine: Engine) -> dict[str, Any]:
+    """Arguments of ``vllm.LLM`` for an offline engine: the pins, the variant, the backend."""
+    arguments: dict[str, Any] = {
+        "model": engine.model.path,
+        "dtype": engine.model.dtype,
+        "tensor_parallel_size": engine.tp,
+        "enable_prefix_caching": False,  # a cached prompt is no prefill
+        "disable_log_stats": False,  # or RequestOutput.metrics stays empty
+        "seed": 0,
+    }
+    if engine.model.is_hub:
+        arguments["revision"] = engine.model.revision
+    if engine.model.weights == "dummy":
+        arguments["load_format"] = "dummy"
+    return _merge(_merge(arguments, ALLREDUCE[engine.allreduce_backend].args), engine.args)
+
+
+def server_arguments(engine: Engine, served_name: str) -> dict[str, Any]:
+    """Arguments of vLLM's API server for an engine, by their names in Python."""
+    arguments = llm_arguments(engine)
+    del arguments["disable_log_stats"]  # a plain flag there, and off unless given
+    if engine.replicas > 1:
+        arguments["data_parallel_size"] = engine.replicas
+    return {**arguments, "served_model_name": served_name}
+
+
+def command_line(arguments: Mapping[str, Any]) -> list[str]:
+    """Engine arguments as words of a command line; None is left out, mappings become JSON."""
+    words: list[str] = []
+    for name, value in arguments.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+            words.append(f"--{option}={text}")  # a value that begins with a dash stays a value
+    return words
+
+
+def request_times(output: Any) -> RequestTimes:
+    """Timestamps of a finished ``vllm.RequestOutput``.
+
+    Raises ``ValueError`` if the engine kept none (``disable_log_stats`` was on).
+    """
+    metrics = output.metrics
+    if metrics is None or not metrics.first_token_ts:
+        raise ValueError("vLLM gave no request timestamps (disable_log_stats must be False)")
+    return RequestTimes(metrics.scheduled_ts, metrics.first_token_ts, metrics.last_token_ts)
+
+
+def log_facts(text: str, tp: int) -> LogFacts:
+    """Read a start's log: which all-reduce runs first, which NCCL, which fusions, whose graphs.
+
+    A fused all-reduce + RMSNorm is FlashInfer's, whatever the dispatch order says: with it the
+    dispatched backend runs only above the fusion's size limit.
+    """
+    dispatch, nccl, fusions = _DISPATCH.search(text), _NCCL.search(text), _FUSIONS.search(text)
+    fused = fusions["names"] if fusions else None
+    backend = None
+    if tp == 1:
+        backend = "none"
+    elif fused and "allreduce_rms" in fused:
+        backend = "flashinfer"
+    elif dispatch:
+        first = dispatch["names"].split(",")[0].strip(" '\"")
+        backend = _BACKEND_NAMES.get(first, first.lower())
+    size = _TP.search(text)
+    nccl_version = nccl["version"] if nccl else None
+    graphs = "compiled" if _COMPILED in text else "loaded" if _LOADED in text else None
+    return LogFacts(backend, nccl_version, fused, int(size["tp"]) if size else None, graphs)
+
+
+def is_cpu(engine: Engine) -> bool:
+    """Whether the engine's node class has no GPU: its card is the word CPU."""
+    return engine.gpu_card == "CPU"
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` on top of ``base``; nested mappings (compilation_config) are merged."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged

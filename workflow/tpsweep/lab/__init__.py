@@ -1,0 +1,1 @@
+"""What exists for the lab write-up alone: its questions, its published numbers."""

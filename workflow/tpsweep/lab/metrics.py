@@ -1,0 +1,205 @@
+"""Table ``metrics``: the lab's list of metrics, a line per metric, TP and batch or rate.
+
+Every value is that of another table, which ``source`` names. Of the batches there are the smallest
+and the largest that every TP of the model has measured: at equal batch, or nothing is compared.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tpsweep.analysis.series import KEY
+from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, digits, sort_key, text
+from tpsweep.core.schema import BOOL, FLOAT, IDENTITY, INT, TEXT, Column
+from tpsweep.results.load import Results
+from tpsweep.tables import communication, crossover, serving, tp_comparison
+
+_SUBJECT = (
+    *("site", "gpu", "gpu_card", "model", "model_revision", "dtype", "weights", "vllm_version"),
+    *("variant", "allreduce_backend", "input_len", "output_len"),
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the list: where its value stands, and in which unit; ``factor`` converts."""
+
+    name: str
+    unit: str
+    column: str
+    factor: float = 1.0
+
+
+LATENCY = (
+    Metric("decode latency", "ms/token", "tpot_ms"),
+    Metric("prefill latency", "ms", "prefill_ms"),
+    Metric("throughput at equal batch", "tok/s", "output_tok_s"),
+    Metric("throughput per GPU at equal batch", "tok/s", "output_tok_s_per_gpu"),
+)
+CAPTURE = (
+    Metric("all-reduce, transfer", "us", "transfer_us"),
+    Metric("communication, of decode time", "%", "transfer_fraction", 100),
+    Metric("communication, of the profiled step", "%", "transfer_fraction_profiled", 100),
+    Metric("NVLink during an all-reduce", "GB/s", "busbw_gb_s"),
+    Metric("NVLink during an all-reduce, of the peak", "%", "link_share", 100),
+    Metric("NVLink over the run", "GB/s", "nvlink_gb_s"),
+    Metric("NVLink over the run, of the peak", "%", "nvlink_share", 100),
+)
+SERVING = (
+    Metric("TTFT p50", "ms", "ttft_p50_ms"),
+    Metric("TTFT p99", "ms", "ttft_p99_ms"),
+    Metric("ITL p50", "ms", "itl_p50_ms"),
+)
+LOWER_BOUND = ("transfer_us", "transfer_fraction", "transfer_fraction_profiled")
+"""Where kernels push, all that is known of a transfer is that it took so long at least."""
+CROSSOVER = "crossover batch"
+NAMES = (*(m.name for m in (*LATENCY, *CAPTURE, *SERVING)), CROSSOVER)
+_IDENTITY = {column.name: column for column in IDENTITY}
+COLUMNS = (
+    *(_IDENTITY[name] for name in _SUBJECT),
+    Column("metric", TEXT, "of the lab's list"),
+    Column("unit", TEXT, "of value, lo and hi"),
+    Column("tp", TEXT, "tensor-parallel size; a pair for a crossover"),
+    Column("replicas", INT, "engines side by side; null for a crossover"),
+    Column("batch", INT, "static batch; null for serving and crossovers"),
+    Column("request_rate", FLOAT, "offered requests/s; null for static batches"),
+    Column("run", INT, "of a capture; null where runs are pooled"),
+    Column("profiler_ran", TEXT, "of a capture that is measured"),
+    Column("value", FLOAT, "null: not measured; see said"),
+    Column("lo", FLOAT, "lower end of its interval or range"),
+    Column("hi", FLOAT, "upper end"),
+    Column("said", TEXT, "what a crossover is, or why there is no value"),
+    Column("source", TEXT, "the table that the value is from"),
+    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+)
+
+
+def _value(record: Record) -> str:
+    if record["value"] is None:
+        return str(record["said"] or "n/a")
+    ends = "" if record["lo"] is None else f" ({digits(record['lo'])} to {digits(record['hi'])})"
+    unit = f" {record['unit']}" if record["unit"] else ""
+    said = f"; {record['said']}" if record["said"] else ""
+    return f"{digits(record['value'])}{ends}{unit}{said}"
+
+
+_SKIPPED = ("TP", "Replicas", "Batch", "Rate (requests/s)", "GPUs", "Workload", "Data set")
+VIEWS = (
+    *(v for v in IDENTITY_VIEWS if v.heading not in (*_SKIPPED, "Requests", "Max in flight")),
+    View("Metric", text("metric")),
+    View("TP", text("tp")),
+    View("Replicas", text("replicas"), once=True),
+    View("Batch", text("batch")),
+    View("Rate (requests/s)", text("request_rate")),
+    View("Run", text("run"), once=True),
+    View("Profiler", text("profiler_ran"), once=True),
+    View("Value", _value),
+    View("Table", text("source")),
+)
+LEGEND = (
+    "Batches: the smallest and the largest that every measured TP of the model has. Communication:"
+    " transfer alone; what a rank waits for the others is no part of it.",
+)
+EMPTY = "No cells in the matrix."
+
+
+def build(results: Results) -> Table:
+    """Every metric of every model and node class that the matrix has cells for."""
+    lines = [
+        *_of_batches(tp_comparison.build(results).records, LATENCY, "tp_comparison"),
+        *_of_batches(communication.build(results).records, CAPTURE, "communication"),
+        *_of_serving(serving.build(results).records),
+        *_of_crossovers(crossover.build(results).records),
+    ]
+    lines.sort(key=_order)
+    return Table("metrics", "Metrics", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+
+
+def _of_batches(lines: list[Record], metrics: tuple[Metric, ...], source: str) -> Iterator[Record]:
+    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for line in lines:
+        groups[tuple(line[name] for name in _SUBJECT if name in line)].append(line)
+    for group in groups.values():
+        chosen = _equal_batches(group)
+        for line in group:
+            # At TP=1 nothing is communicated: a line of nothing says nothing.
+            if line["batch"] in chosen and not (source == "communication" and line["tp"] == 1):
+                yield from (_record(line, metric, source) for metric in metrics)
+
+
+def _equal_batches(group: list[Record]) -> set[int]:
+    """Smallest and largest batch at which every TP is measured; of all batches if there is none."""
+    measured: dict[int, set[int]] = defaultdict(set)
+    for line in group:
+        if line["state"] == "measured" or line.get("runs"):
+            measured[line["tp"]].add(line["batch"])
+    common = set.intersection(*measured.values()) if measured else set()
+    batches = common or {line["batch"] for line in group}
+    return {min(batches), max(batches)}
+
+
+def _of_serving(lines: list[Record]) -> Iterator[Record]:
+    for line in lines:
+        yield from (_record(line, metric, "serving") for metric in SERVING)
+
+
+def _of_crossovers(lines: list[Record]) -> Iterator[Record]:
+    for line in lines:
+        if line["metric"] != crossover.METRICS["output"]:
+            continue
+        found = _record({**line, "batch": None}, Metric(CROSSOVER, "", "none"), "crossover")
+        why = f": {line['why']}" if line["why"] else ""
+        pair = f"{line['tp_from']} to {line['tp_to']}"
+        yield {**found, "tp": pair, "replicas": None, "said": f"{line['crossover']}{why}"}
+
+
+def _record(line: Record, metric: Metric, source: str) -> Record:
+    value = line.get(metric.column)
+    lo, hi = (line.get(f"{metric.column}_{end}") for end in ("lo", "hi"))
+    said = None if value is not None else _absent(line)
+    if metric.column in LOWER_BOUND and line["transfer_lower_us"] is not None:
+        value = line["transfer_lower_us"] if metric.column == "transfer_us" else value
+        said = said if value is None else "at least"
+    return {
+        **{name: line.get(name) for name in _SUBJECT},
+        "metric": metric.name,
+        "unit": metric.unit,
+        "tp": str(line.get("tp", "")),
+        "replicas": line.get("replicas"),
+        "batch": line["batch"],
+        "request_rate": line.get("request_rate"),
+        "run": line.get("run"),
+        "profiler_ran": line.get("profiler_ran"),
+        "value": _times(value, metric.factor),
+        "lo": _times(lo, metric.factor),
+        "hi": _times(hi, metric.factor),
+        "said": said,
+        "source": source,
+        "synthetic": line["synthetic"],
+    }
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _absent(line: Record) -> str:
+    state = str(line.get("state") or "n/a")
+    if state != "measured":
+        return state
+    if "self_check" in line and line["self_check"] != "ok":
+        return "not analysed" if line["self_check"] is None else "the self-check failed"
+    return "n/a"
+
+
+def _order(record: Record) -> tuple[object, ...]:
+    subject = [name for name in KEY if name in _SUBJECT]
+    place = ("allreduce_backend", "tp", "replicas", "batch", "request_rate", "run")
+    return (
+        sort_key(record, subject),
+        NAMES.index(record["metric"]),
+        sort_key(record, place),
+    )

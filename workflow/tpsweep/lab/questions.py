@@ -1,0 +1,30 @@
+"""The page's answers: the lab's four questions and five expectations, as two boxes."""
+
+from __future__ import annotations
+
+from tpsweep.lab.answers import answer_questions, check_expectations, lines_of
+from tpsweep.report.boxes import Box, Part
+from tpsweep.results.load import Results
+
+LEGEND = (
+    "Sentences are made from the tables below; each number stands in one of them. An expectation"
+    " holds in part if some of the measured batches and series keep it.",
+)
+
+
+def make_questions(results: Results, limit: int) -> Part:
+    """Both boxes; at most ``limit`` sentences. None in a matrix without latency and captures."""
+    if not results.manifest["workload"].isin(["latency", "capture"]).any():
+        return Part([], "No latency or capture cells in the matrix.")
+    lines = lines_of(results)
+    answers = [
+        [answer.question if at == 0 else "", sentence]
+        for answer in answer_questions(lines)
+        for at, sentence in enumerate(answer.sentences)
+    ]
+    checks = [[c.expectation, c.verdict, c.numbers] for c in check_expectations(lines)]
+    boxes = [
+        Box("Questions", ["Question", "Answer"], answers[:limit]),
+        Box("Expectations", ["Expectation", "Verdict", "Numbers"], checks),
+    ]
+    return Part(boxes, legend=LEGEND)

@@ -1,0 +1,182 @@
+"""Tables ``reference`` and ``reference_findings``: one's own figures beside published ones.
+
+A ratio here is no verdict: published figures come without intervals, and mostly without the
+lengths, versions and settings that made them. What is known to differ stands in the note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tpsweep.analysis.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.analysis.table import (
+    IDENTITY_VIEWS,
+    Record,
+    Table,
+    View,
+    figure,
+    identity,
+    sort_key,
+    text,
+)
+from tpsweep.core.schema import FLOAT, INT, TEXT, Column
+from tpsweep.lab.reference.checks import CHECKS, examine
+from tpsweep.lab.reference.figure import Figure
+from tpsweep.lab.reference.reading import Reference
+from tpsweep.results.load import Results
+
+Own = Callable[[Line], float | None]
+
+
+def _column(name: str) -> Own:
+    return lambda line: line.median(name)
+
+
+def _per_token(line: Line) -> float | None:
+    whole, tokens = line.median("e2e_ms"), line.cells[0]["output_len"]
+    return None if whole is None or not tokens else whole / tokens
+
+
+OWN: dict[tuple[str, str], tuple[str, Own]] = {
+    ("latency", "batch_latency"): ("e2e_ms", _column("e2e_ms")),
+    ("latency", "per_token_latency"): ("e2e_ms / output_len", _per_token),
+    ("latency", "throughput"): ("output_tok_s", _column("output_tok_s")),
+    ("throughput", "throughput"): ("output_tok_s", _column("output_tok_s")),
+    ("throughput", "offline_throughput"): ("request_s", _column("request_s")),
+    ("serve", "ttft_p50"): ("ttft_p50_ms", _column("ttft_p50_ms")),
+    ("serve", "itl_p50"): ("itl_p50_ms", _column("itl_p50_ms")),
+    ("serve", "throughput"): ("output_tok_s", _column("output_tok_s")),
+}
+"""By workload and published metric: the columns of one's own that are the same quantity."""
+_FROM_ROWS = {
+    "latency": ("e2e_ms", "output_tok_s"),
+    "throughput": ("output_tok_s", "request_s"),
+    "serve": ("ttft_p50_ms", "itl_p50_ms", "output_tok_s"),
+}
+_LENGTH_IS_ALL = ("batch_latency",)
+"""Metrics that say nothing of another output length."""
+
+COLUMNS = (
+    *HEAD,
+    Column("metric", TEXT, "as published"),
+    Column("unit", TEXT, "of own and reference"),
+    Column("own", FLOAT, "median over runs"),
+    Column("own_is", TEXT, "columns of the rows that own was made of"),
+    Column("reference", FLOAT, "the published figure, as printed"),
+    Column("ratio", FLOAT, "own / reference; null where the two are not the same quantity"),
+    Column("reference_node", TEXT, "what the publication says of the machine"),
+    Column("reference_output_len", INT, "output tokens as published; null: not stated"),
+    Column("reference_table", TEXT, "table of the publication"),
+    Column("source", TEXT, "the reference data set"),
+    *TAIL,
+)
+NA = "n/a"
+VIEWS = (
+    *(view for view in IDENTITY_VIEWS if view.heading not in ("GPUs", "Replicas", "Requests")),
+    identity("Settings", "settings"),
+    View("State", text("state")),
+    View("Figure", lambda record: f"{record['metric']} ({record['unit']})"),
+    View("Own", figure("own", NA)),
+    View("Reference", figure("reference", NA)),
+    View("Own / reference", figure("ratio", NA)),
+    View("Reference's node", text("reference_node"), once=True),
+    View("Reference's table", text("reference_table")),
+    View("Source", text("source"), once=True),
+    View("Note", text("note"), once=True),
+)
+EMPTY = "No cell of the matrix has the model, node class, TP and batch of a reference figure."
+FINDING_COLUMNS = (
+    Column("check", TEXT, "id of the check, see docs/reference.md"),
+    Column("question", TEXT, "what the check asks"),
+    Column("finding", TEXT, "the figures that cannot all be right, in words"),
+    Column("figures", INT, "how many figures it concerns"),
+    Column("source", TEXT, "the reference data set"),
+)
+FINDING_VIEWS = (
+    View("Finding", text("finding")),
+    View("Check", text("check")),
+    View("Source", text("source"), once=True),
+)
+
+
+def build(results: Results, reference: Reference) -> Table:
+    """Every reference figure beside every line of the matrix, measured or not, that it is of."""
+    found = [
+        (one, _record(series, line, one, reference))
+        for workload, columns in _FROM_ROWS.items()
+        for series in load_series(results, workload, columns)
+        for line in series.lines
+        for one in reference.figures
+        if _is_of(one, line, reference)
+    ]
+    order = (*ORDER, "reference_table", "reference_node", "metric")
+    lines = sorted((record for _, record in found), key=lambda record: sort_key(record, order))
+    alone = len(reference.figures) - len({one for one, _ in found})
+    legend = (
+        f"Reference: {reference.title}. {reference.about} Source: {reference.source}.",
+        "A ratio is no verdict: the published figures have no intervals. Paired on model, node"
+        " class, TP, batch and request rate; a length or setting that is not published may differ.",
+        f"Own figures: {_definitions()}; medians over runs.",
+        f"{alone} of {len(reference.figures)} reference figures have no cell in this matrix.",
+    )
+    return Table("reference", "Beside published figures", COLUMNS, VIEWS, lines, legend, EMPTY)
+
+
+def build_findings(reference: Reference) -> Table:
+    """What in the reference data set does not hold together."""
+    lines = [
+        {
+            "check": finding.check,
+            "question": CHECKS[finding.check][0],
+            "finding": finding.says,
+            "figures": len(finding.figures),
+            "source": reference.name,
+        }
+        for finding in examine(reference)
+    ]
+    title = "Contradictions in the published figures"
+    empty = "The checks find no contradiction."
+    return Table("reference_findings", title, FINDING_COLUMNS, FINDING_VIEWS, lines, (), empty)
+
+
+def _definitions() -> str:
+    columns = {metric: of for (_, metric), (of, _) in OWN.items()}
+    return ", ".join(f"{metric} from {of}" for metric, of in columns.items())
+
+
+def _is_of(one: Figure, line: Line, reference: Reference) -> bool:
+    cell = line.cells[0]
+    card = reference.cards[one.gpu].name
+    return (
+        (one.workload, one.metric) in OWN
+        and line.replicas == 1
+        and (one.workload, one.model, one.tp) == (cell["workload"], cell["model"], line.tp)
+        and (one.gpu == cell["gpu"] or card == cell["gpu_card"])
+        and one.batch == cell["batch"]
+        and (one.request_rate is None or one.request_rate == cell["request_rate"])
+    )
+
+
+def _record(series: Series, line: Line, one: Figure, reference: Reference) -> Record:
+    own_is, compute = OWN[one.workload, one.metric]
+    own, length = compute(line), line.cells[0]["output_len"]
+    warnings = []
+    if one.workload == "latency" and one.output_len != length:
+        stated = "not stated" if one.output_len is None else str(one.output_len)
+        warnings.append(f"output tokens: own {length}, reference {stated}")
+    if any(cell["weights"] == "dummy" for cell in line.measured):
+        warnings.append(DUMMY)
+    same = one.metric not in _LENGTH_IS_ALL or one.output_len == length
+    return {
+        **series.record(line, *warnings),
+        "metric": one.metric,
+        "unit": one.unit,
+        "own": own,
+        "own_is": own_is,
+        "reference": one.value,
+        "ratio": own / one.value if own is not None and same else None,
+        "reference_node": one.node,
+        "reference_output_len": one.output_len,
+        "reference_table": one.table,
+        "source": reference.name,
+    }

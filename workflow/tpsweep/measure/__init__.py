@@ -1,0 +1,1 @@
+"""The daemon, its client and the workloads: from a cell to its row."""

@@ -1,0 +1,102 @@
+"""The ``capture`` workload: a static batch under a profiler, kept for ``tpsweep comm``.
+
+A profiler stretches every step, so that nothing is timed here: the row says what was captured and
+where it is. Warm-ups run without the profiler; all kept repeats are in one capture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tpsweep.core.atomic import replacing
+from tpsweep.core.cell import Cell
+from tpsweep.engine import repeat
+from tpsweep.engine.offline import OfflineEngine
+from tpsweep.measure.build_row import EngineRecord
+from tpsweep.measure.latency import batches
+from tpsweep.measure.measurement import Measurement, Times
+from tpsweep.traces import analyse, sidecar
+from tpsweep.traces.steps import PARTIAL
+
+
+def run(cell: Cell, engine: OfflineEngine, results: Path, about: EngineRecord) -> Measurement:
+    """Profile a cell and keep the capture below ``results``.
+
+    Raises ``ValueError`` for a capture that cannot be analysed (nothing of it is kept),
+    ``EngineDiedError``, and ``OSError`` if it cannot be written.
+    """
+    once = batches(cell, engine.generate, engine.vocabulary)
+    lengths = cell.input_len or 0, cell.output_len or 0
+    began = time.monotonic()
+    for _ in range(cell.warmups):
+        once(lengths[1])
+    with engine.profiled() as profiler:
+        measured = time.monotonic()
+        repeats = [once(lengths[1]) for _ in range(cell.repeats)]
+        times = Times(began, measured, time.monotonic())
+    batch = cell.batch or 0
+    reasons = repeat.refusals(repeats, [lengths[0]] * batch, [lengths[1]] * batch)
+    figures: dict[str, Any] = {"profiler_ran": profiler.name}
+    if not reasons:
+        known = {**_sidecar(cell, about), "model": _model(engine), "profiler": profiler.name}
+        with _whole_or_nothing(profiler.collect(results / cell.capture_stem)) as files:
+            place = sidecar.place(files[0])
+            files.append(place)
+            with replacing(place) as path:
+                path.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+            _require_steps(files[:-1], cell)
+        figures["capture_files"] = [str(path.relative_to(results)) for path in files]
+    return Measurement(times, figures, reasons, batch * lengths[1] * cell.repeats)
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(files: list[Path]) -> Iterator[list[Path]]:
+    """The files of a capture, gone if what is done with them fails."""
+    try:
+        yield files
+    except BaseException:
+        for path in files:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _require_steps(files: list[Path], cell: Cell) -> None:
+    """All decode steps must be there: a profiler that starts late loses the first ones."""
+    readable = [path for path in files if path.suffix != ".nsys-rep"]
+    phases = analyse(readable).phases
+    found = sum(phases[name].steps for name in ("decode", PARTIAL) if name in phases)
+    asked = cell.repeats * ((cell.output_len or 0) - 1)
+    if found < asked:
+        raise ValueError(f"the capture holds {found} decode steps of {asked}")
+
+
+def _sidecar(cell: Cell, about: EngineRecord) -> dict[str, Any]:
+    """What the capture alone does not tell; ``tpsweep.traces.sidecar`` reads it."""
+    asked = cell.engine
+    return {
+        "model_name": asked.model.name,
+        "dtype": asked.model.dtype,
+        "weights": asked.model.weights,
+        "tp": about.tp_ran,
+        "batch": cell.batch,
+        "input_len": cell.input_len,
+        "output_len": cell.output_len,
+        "repeats": cell.repeats,
+        "variant": asked.variant,
+        "vllm_version": about.software.get("vllm_version_ran"),
+        "allreduce_backend": asked.allreduce_backend,
+        "allreduce_backend_ran": about.log_facts.allreduce_backend,
+        "gpu_card": asked.gpu_card,
+        "link": about.gpu_link,
+        "cell_id": cell.cell_id,
+    }
+
+
+def _model(engine: OfflineEngine) -> dict[str, Any]:
+    """The model's configuration without the place of its files, which is nobody's business."""
+    return {key: value for key, value in engine.config.items() if key != "_name_or_path"}

@@ -1,0 +1,266 @@
+"""The engine daemon: one vLLM engine or server, and the cells that it measures one after another.
+
+Started once per session as ``python -m tpsweep.measure.daemon --engine JSON --starts FILE`` with
+``SESSION_DIR`` set. It loads the engine, listens on ``$SESSION_DIR/engine.sock``, makes the file
+``$SESSION_DIR/ready``, and then serves clients (``measure.client``) one at a time: a cell comes in
+as a line of JSON, its row is written, a line of JSON goes back. If the load fails,
+``$SESSION_DIR/start_failure.json`` says why. If the engine dies during a cell, the daemon answers,
+and ends: the session's runner starts another for the cells that are left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+
+from tpsweep.core.cell import Cell, Engine
+from tpsweep.core.errors import EngineDiedError, StartError
+from tpsweep.core.failure import classify, log_since, log_size
+from tpsweep.core.request import SOCKET_NAME, START_FAILURE, Request
+from tpsweep.core.row_file import write_row
+from tpsweep.engine import nsys_session, nvml, profiler, provenance, vllm_api
+from tpsweep.engine.api_server import Server
+from tpsweep.engine.offline import OfflineEngine
+from tpsweep.engine.watchdog import Guard
+from tpsweep.measure import workloads
+from tpsweep.measure.build_row import Context, EngineRecord, make_row, refusals
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a client gets back: done, or why not (``type`` is one of ``core.failure.TYPES``)."""
+
+    ok: bool
+    type: str = ""
+    message: str = ""
+
+
+class Daemon:
+    """One engine start and its cells."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        log = os.environ.get("SESSION_LOG", "")
+        log_begin = log_size(log)  # an earlier start of this session has its lines before
+        self.engine = engine
+        self.order = 0
+        self.last_end: float | None = None
+        environment = vllm_api.engine_env(engine, provenance.usable_cpus())
+        os.environ.update(environment)
+        self._check_version()
+        self.sampler, infos, link, note = self._gpu_group(folder)
+        self.loaded: workloads.Loaded
+        if engine.mode == "server":
+            self.loaded = Server(engine, log)
+        else:
+            self.loaded = OfflineEngine(vllm_api.llm_arguments(engine), profiler.of_session(folder))
+        self.record = EngineRecord(
+            engine_id=uuid.uuid4().hex[:12],
+            start_s=time.time() - psutil.Process().create_time(),
+            log_facts=vllm_api.log_facts(log_since(log, log_begin), engine.tp),
+            arguments=self.loaded.arguments,
+            environment=environment,
+            software=provenance.software(),
+            host=provenance.host(os.environ),
+            gpus=infos,
+            gpu_link=link,
+            gpu_note=note,
+            shape=self.loaded.shape,
+            tp_ran=self.loaded.tp,
+        )
+        # pyarrow's first write takes 0.2 s: not in the gap between the first two cells.
+        write_row({}, folder / "warm-up.parquet")
+        self._ready = folder / "ready"
+        self._client: socket.socket | None = None
+        self._guard = Guard(self._engine_died, self.loaded.processes)
+
+    def _check_version(self) -> None:
+        try:
+            import vllm
+        except ModuleNotFoundError as error:
+            said = (
+                f"vllm: not installed ({error}); allowed: a Python that has it, see `make install`"
+            )
+            raise StartError("engine_start", said) from error
+
+        if not provenance.same_version(self.engine.vllm_version, vllm.__version__):
+            raise StartError(
+                "invalid",
+                f"vllm_version: {self.engine.vllm_version} was asked, {vllm.__version__} is "
+                "installed; change one of them",
+            )
+
+    def _gpu_group(
+        self, folder: Path
+    ) -> tuple[nvml.Sampler | None, list[nvml.GpuInfo], str | None, str | None]:
+        """The GPUs of this engine, their sampler, their weakest link; a reason where none."""
+        if vllm_api.is_cpu(self.engine):
+            return None, [], None, "no GPU: the node class is CPU"
+        visible = nvml.visible_uuids()
+        if len(visible) < self.engine.gpus:
+            raise StartError(
+                "engine_start", f"gpus: {self.engine.gpus} were asked, {len(visible)} are visible"
+            )
+        uuids = visible[: self.engine.gpus]
+        infos = nvml.describe(uuids)
+        others = {info.name for info in infos} - {self.engine.gpu_card}
+        if others:
+            raise StartError(
+                "invalid", f"gpu_card: {self.engine.gpu_card} was planned, found {sorted(others)}"
+            )
+        return nvml.Sampler(uuids, folder / "nvml.jsonl"), infos, nvml.weakest_link(uuids), None
+
+    def serve_cell(self, request: Request) -> Answer:
+        """Measure one cell and write its row; an ``Answer`` for whatever can go wrong with it."""
+        cell = Cell.from_json(request.cell)
+        if cell.engine.session != self.engine.session:
+            return Answer(False, "invalid", f"the cell wants the engine {cell.engine.session}")
+        utc_at_zero = datetime.now(UTC) - timedelta(seconds=time.monotonic())
+        root = Path(request.row).parents[len(Path(cell.path).parts) - 1]
+        files = workloads.Files(root, Path(request.dataset) if request.dataset else None)
+        try:
+            measured = workloads.measure(cell, self.loaded, files, self.record)
+        except EngineDiedError as error:
+            return Answer(False, "crash", str(error))
+        except ValueError as error:  # vLLM's own refusal of a request: the engine lives on
+            return Answer(False, "invalid", str(error))
+        except OSError as error:
+            return Answer(False, "write", f"{error.filename}: {error.strerror}")
+        ended = time.monotonic()
+        windows: list[nvml.GpuWindow | None] = []
+        if self.sampler:
+            # Energy is interpolated at the end of the kept repeats: one more reading after it.
+            times = measured.times
+            time.sleep(max(0.0, times.kept_until + 2 * nvml.INTERVAL_S - ended))
+            samples = self.sampler.read()
+            windows = [
+                nvml.window(samples, i.uuid, times.began, times.measured, times.kept_until)
+                for i in self.record.gpus
+            ]
+        context = Context(request, self.order, self.last_end, ended, utc_at_zero)
+        self.order, self.last_end = self.order + 1, ended
+        row = make_row(cell, self.record, measured, windows, context)
+        reasons = measured.refusals + refusals(cell, self.record, windows, row)
+        if reasons:
+            return Answer(False, "invalid", "; ".join(reasons))
+        try:
+            write_row(row, Path(request.row))
+        except OSError as error:
+            return Answer(False, "write", f"{request.row}: {error.strerror}")
+        return Answer(True)
+
+    def serve(self, listener: socket.socket) -> int:
+        """Answer clients until the engine dies (returns 1); ended by SIGTERM otherwise."""
+        self._ready.touch()
+        while self.loaded.alive:
+            self._client, _ = listener.accept()
+            with self._client:
+                line = self._client.makefile("rb").readline()
+                if line:
+                    answer = self.serve_cell(Request(**json.loads(line)))
+                    if not self.loaded.alive:
+                        self._ready.unlink(missing_ok=True)  # before the next cell can come
+                    _answer(self._client, answer)
+            self._client = None
+        return 1
+
+    def _engine_died(self, what: str) -> None:
+        """Called in the guard's thread: vLLM may wait for ever, so nobody else may answer."""
+        self._ready.unlink(missing_ok=True)  # the session's runner starts another engine
+        client = self._client
+        if client is not None:
+            _answer(client, Answer(False, "crash", what))
+        print(what, file=sys.stderr, flush=True)
+        self.loaded.kill()
+        os._exit(1)
+
+    def close(self) -> None:
+        """End the engine's processes and the sampler."""
+        self._guard.stop()
+        self.loaded.close()
+        if self.sampler:
+            self.sampler.stop()
+
+
+def _answer(client: socket.socket, answer: Answer) -> None:
+    with contextlib.suppress(OSError):  # the client has gone: its runner knows why
+        client.sendall(json.dumps(asdict(answer)).encode() + b"\n")
+
+
+def main() -> int:
+    """Entry point; 0 when ended by SIGTERM, 1 when the engine did not start or died."""
+    parser = argparse.ArgumentParser(description="Load one engine and serve its session's cells.")
+    parser.add_argument("--engine", required=True, help="the engine, as canonical JSON")
+    parser.add_argument("--starts", required=True, type=Path, help="append-only log of starts")
+    parser.add_argument("--hf-home", help="Hugging Face cache that holds the weights")
+    options = parser.parse_args()
+    if options.hf_home:
+        os.environ["HF_HOME"] = options.hf_home
+    engine = Engine.from_json(options.engine)
+    folder = Path(os.environ["SESSION_DIR"])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    log_offset = log_size(os.environ.get("SESSION_LOG", ""))
+    try:
+        nsys_session.enter(engine)
+        _log_start(options.starts, engine)
+        daemon = Daemon(engine, folder)
+    except Exception as error:  # whatever vLLM raises is the reason of the session's cells
+        _leave_start_failure(folder, error, log_offset)
+        raise
+    with contextlib.closing(daemon), _listening(folder / SOCKET_NAME) as listener:
+        return daemon.serve(listener)
+
+
+def _log_start(path: Path, engine: Engine) -> None:
+    """One line per engine start, appended in one write: what engine starts are counted from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = {
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "session": engine.session,
+        "session_id": os.environ.get("SESSION_ID"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def _leave_start_failure(folder: Path, error: Exception, log_offset: int) -> None:
+    log = log_since(os.environ.get("SESSION_LOG", ""), log_offset)  # a session starts several
+    type_ = getattr(error, "type", None) or classify("engine_start", f"{error}\n{log}")
+    message = str(error) if isinstance(error, StartError) else f"{type(error).__name__}: {error}"
+    said = {"type": type_, "message": message.splitlines()[0]}
+    (folder / START_FAILURE).write_text(json.dumps(said) + "\n", "utf-8")
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """A listening unix socket at ``path``, readable by its owner only."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        path.unlink(missing_ok=True)
+        old = os.umask(0o077)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(old)
+        listener.listen()
+        yield listener
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a model weighs, and what a step of it should take."""

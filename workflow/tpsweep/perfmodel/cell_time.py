@@ -1,0 +1,152 @@
+"""What a cell should show and how long it should take, from ``tpsweep.perfmodel.step_time``.
+
+A static batch is what the constants were held against. For request sets the same steps are put
+together as a queue would: an estimate of the time that they cost, no expectation of a latency
+under load. Times are ms unless the name says seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from tpsweep.core.cell import Cell, Engine
+from tpsweep.perfmodel.constants import NoExpectationError, document
+from tpsweep.perfmodel.gpu_specs import Card, card_by_name
+from tpsweep.perfmodel.model_shape import Shape
+from tpsweep.perfmodel.step_time import Batch, decode, prefill
+
+SETTLED = 30
+"""Rounds after which the requests in flight at a rate no longer change."""
+
+
+@dataclass(frozen=True)
+class CellExpectation:
+    """Milliseconds and the whole cell's seconds on the engine; None with a ``note`` saying why.
+
+    ``prefill_ms`` is of the static batch, of a request set that of one request alone; ``tpot_ms``
+    is at the batch, or at the requests in flight.
+    """
+
+    prefill_ms: float | None = None
+    tpot_ms: float | None = None
+    seconds: float | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A model on an engine: everything but the batch."""
+
+    shape: Shape
+    dtype: str
+    card: Card
+    engine: Engine
+
+    def batch(self, batch: int, input_len: int, output_len: int) -> Batch:
+        # What vLLM takes by itself is taken to be its custom all-reduce.
+        asked = self.engine.allreduce_backend
+        backend = "custom" if asked in ("auto", "none") else asked
+        eager = bool(self.engine.args.get("enforce_eager"))
+        return Batch(self.engine.tp, batch, input_len, output_len, backend, eager)
+
+    def decode(self, batch: int, input_len: int, output_len: int) -> float:
+        run = self.batch(batch, input_len, output_len)
+        return decode(self.shape, self.dtype, self.card, run).ms
+
+    def prefill(self, batch: int, input_len: int, output_len: int) -> float:
+        run = self.batch(batch, input_len, output_len)
+        return prefill(self.shape, self.dtype, self.card, run).ms
+
+
+def expected_of(cell: Cell, shape: Shape | None) -> CellExpectation:
+    """The expectation of a cell on the card that the site promises for it."""
+    engine = cell.engine
+    card = card_by_name(engine.gpu_card)
+    if card is None:
+        return CellExpectation(note=f"no datasheet figures for the card {engine.gpu_card!r}")
+    if shape is None:
+        return CellExpectation(note="the model's shape is not known before it is fetched")
+    if cell.input_len is None or cell.output_len is None:
+        return CellExpectation(note=f"the lengths of {cell.dataset} are in its file")
+    asked = str(engine.args.get("kv_cache_dtype", "auto"))
+    if asked not in ("auto", engine.model.dtype):
+        return CellExpectation(note=f"no constants for a KV cache of {asked}")
+    step = _Step(shape, engine.model.dtype, card, engine)
+    try:
+        if cell.batch is not None:
+            return _static(cell, step, cell.batch, cell.input_len, cell.output_len)
+        return _requests(cell, step, cell.input_len, cell.output_len)
+    except NoExpectationError as error:
+        return CellExpectation(note=str(error))
+
+
+def _static(
+    cell: Cell, step: _Step, batch: int, input_len: int, output_len: int
+) -> CellExpectation:
+    first = step.prefill(batch, input_len, output_len)
+    each = step.decode(batch, input_len, output_len)
+    whole = first + (output_len - 1) * each
+    seconds = (cell.warmups + cell.repeats) * whole / 1e3
+    if cell.workload == "latency":  # and its cross-check: one token each
+        seconds += (1 + cell.repeats) * first / 1e3
+    tpot = each if output_len > 1 else None
+    return CellExpectation(first, tpot, seconds + cost("cell_gap_s"))
+
+
+def _requests(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellExpectation:
+    """A set of requests: as many in flight as the rate, or the limits, make of it."""
+    replicas = cell.engine.replicas
+    requests = math.ceil((cell.num_prompts or 1) / replicas)
+    most = min(requests, int(cell.engine.args["max_num_seqs"]))
+    if cell.max_concurrency is not None:
+        most = min(most, max(1, cell.max_concurrency // replicas))
+    # Waiting prompts share a step up to max_num_batched_tokens: their prefill is that much cheaper.
+    together = max(1, min(most, int(cell.engine.args["max_num_batched_tokens"]) // input_len))
+    first = step.prefill(together, input_len, output_len) / together
+    full = first + output_len * step.decode(most, input_len, output_len) / most
+    rate = math.inf if cell.request_rate is None else cell.request_rate / replicas
+    if rate >= 1e3 / full:
+        duration, tpot = requests * full / 1e3, full * most / output_len
+    else:
+        tpot = _in_flight(step, input_len, output_len, rate, first, most)
+        duration = requests / rate + output_len * tpot / 1e3
+    times = cell.repeats + (cell.warmups if cell.workload == "throughput" else 0)
+    seconds = times * duration + cost("cell_gap_s")
+    return CellExpectation(step.prefill(1, input_len, output_len), tpot, seconds)
+
+
+def _in_flight(
+    step: _Step, input_len: int, output_len: int, rate: float, first: float, most: int
+) -> float:
+    """Decode time per token at ``rate`` requests/s: requests in flight by Little's law, and the
+    prefills of others in between."""
+    share = min(rate * first / 1e3, 0.99)
+    tpot = step.decode(1, input_len, output_len)
+    for _ in range(SETTLED):
+        flying = min(most, max(1, round(rate * (first + output_len * tpot) / 1e3)))
+        now = step.decode(flying, input_len, output_len) / (1 - share)
+        if now == tpot:
+            break
+        tpot = now
+    return tpot
+
+
+def start_seconds(engine: Engine, shapes: Mapping[str, Shape | None]) -> float:
+    """An engine's start, by the bytes that it loads; reading them from a file system not counted.
+
+    A model whose shape is not known counts as if it weighed nothing.
+    """
+    if engine.gpu_card == "CPU":
+        return cost("engine_start_cpu_s")
+    shape = shapes.get(engine.model.name)
+    weight_gb = shape.weight_bytes(engine.model.dtype) / 1e9 if shape else 0.0
+    return cost("engine_start_s") + weight_gb * cost("engine_start_s_per_gb")
+
+
+@cache
+def cost(name: str) -> float:
+    """A constant of what a sweep costs, from data/expectation.yaml."""
+    return float(document()["cost"][name]["value"])

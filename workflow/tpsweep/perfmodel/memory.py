@@ -1,0 +1,161 @@
+"""Whether an engine and its work fit into a GPU's memory, with the arithmetic.
+
+Weights, the buffers of the profile run and the KV cache are counted: lower bounds, which alone make
+a cell infeasible. The runtime and the driver are estimated: they only say what vLLM should have
+left for its cache, and which cells are tight. Sizes are bytes of one GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from tpsweep.perfmodel.constants import document
+from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
+
+GIB = 2**30
+FITS_FROM = "it fits from tp"
+BLOCK_TOKENS = 16
+"""Tokens of a block of vLLM's KV cache: a sequence takes whole blocks."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """An engine's pinned limits and the card's nominal memory (GiB)."""
+
+    memory_gib: float
+    share: float  # gpu_memory_utilization
+    model_len: int
+    batched_tokens: int
+    sequences: int
+
+    @property
+    def room(self) -> float:
+        """What vLLM may take of a GPU."""
+        return self.memory_gib * GIB * self.share
+
+
+@dataclass(frozen=True)
+class Load:
+    """What an engine is to hold. ``dtype`` is the model's, ``cache_dtype`` the KV cache's;
+    ``batch`` sequences of ``length`` tokens at once (0: as many as find room)."""
+
+    shape: Shape
+    dtype: str
+    cache_dtype: str
+    batch: int = 0
+    length: int = 0
+
+    def tokens(self, limits: Limits) -> int:
+        """Tokens that the cache must hold: the batch in whole blocks, and at least one sequence of
+        ``max_model_len``, without which vLLM refuses to start."""
+        blocks = self.batch * -(-self.length // BLOCK_TOKENS)
+        longest = 0 if self.shape.sliding_window else -(-limits.model_len // BLOCK_TOKENS)
+        return BLOCK_TOKENS * max(blocks, longest)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The memory of one GPU at a TP."""
+
+    tp: int
+    all_weights: float
+    weights: float
+    activations: float
+    cache: float
+    cache_tokens: int
+    bytes_per_token: int
+    room: float
+    estimated_room: float  # for weights, activations and cache, by the estimates
+    beside: float  # what the share leaves for the driver and CUDA graphs, less their estimates
+
+    @property
+    def fits(self) -> bool:
+        """Nothing that is counted says otherwise."""
+        return self.weights + self.activations + self.cache <= self.room
+
+    @property
+    def is_tight(self) -> bool:
+        """What is counted fits, but with the estimates it does not."""
+        is_short = self.expected_cache_tokens < self.cache_tokens or self.beside < 0
+        return self.fits and is_short
+
+    @property
+    def expected_cache_tokens(self) -> int:
+        """What vLLM should say as its KV cache size; 0 if nothing is left."""
+        left = self.estimated_room - self.weights - self.activations
+        blocks = max(left, 0) // (self.bytes_per_token * BLOCK_TOKENS)
+        return int(blocks) * BLOCK_TOKENS
+
+
+def fit(load: Load, limits: Limits, tp: int) -> Fit:
+    """The memory of one GPU if ``load`` is split over ``tp``."""
+    shape = load.shape
+    each = shape.kv_bytes_per_token(load.cache_dtype, tp)
+    tokens = load.tokens(limits)
+    constants = memory_constants()
+    runtime = constants["runtime_gib"] + (constants["runtime_tp_gib"] if tp > 1 else 0)
+    usable = (limits.memory_gib - constants["driver_gib"]) * limits.share
+    weights = shape.weight_bytes(load.dtype)
+    return Fit(
+        tp=tp,
+        all_weights=weights,
+        weights=weights / tp,
+        activations=activations(shape, load.dtype, limits, tp),
+        cache=tokens * each,
+        cache_tokens=tokens,
+        bytes_per_token=each,
+        room=limits.room,
+        estimated_room=(usable - runtime) * GIB,
+        beside=(limits.memory_gib - usable - constants["driver_gib"] - constants["graphs_gib"])
+        * GIB,
+    )
+
+
+def activations(shape: Shape, dtype: str, limits: Limits, tp: int) -> float:
+    """Bytes that vLLM's profile run surely has at once, before it sizes the cache.
+
+    A step of ``max_num_batched_tokens``: hidden state and residual, and of a dense MLP the two
+    halves of gate and up with their product; or the logits of ``max_num_seqs``, as they come and as
+    the sampler's 32-bit copy. Of a mixture of experts the hidden states alone are counted.
+    """
+    row, mlp = DTYPE_BYTES[dtype], 0.0
+    if shape.sparse_layers < shape.layers:
+        mlp = 3 * shape.intermediate / tp
+    step = limits.batched_tokens * (2 * shape.hidden + mlp) * row
+    return max(step, limits.sequences * shape.vocabulary * (row + 4))
+
+
+def smallest_tp(load: Load, limits: Limits, most: int) -> int | None:
+    """The smallest TP up to ``most`` GPUs at which the load fits; None if none does."""
+    for tp in range(1, most + 1):
+        if load.shape.tp_problem(tp) is None and fit(load, limits, tp).fits:
+            return tp
+    return None
+
+
+def problem(load: Load, limits: Limits, tp: int, *, gpu: str, most: int) -> str | None:
+    """Why the load does not fit, with the arithmetic and the smallest TP that would; else None."""
+    found = fit(load, limits, tp)
+    if found.fits:
+        return None
+    room = f"{_gb(found.room)} ({limits.memory_gib:g} GiB x {limits.share:g} of {gpu})"
+    weights = f"weights {_gb(found.all_weights)} / tp {tp} = {_gb(found.weights)}"
+    least = smallest_tp(load, limits, most)
+    node = f"a node of {most}"
+    more = f"{FITS_FROM} {least}" if least else f"no tp fits on {node} {gpu}"
+    if found.weights > found.room:
+        return f"{weights} a GPU > {room}; {more}"
+    parts = f"{weights} + activations {_gb(found.activations)}"
+    parts += f" + KV cache of {found.cache_tokens} tokens {_gb(found.cache)} a GPU"
+    return f"{parts} > {room}; {more}"
+
+
+@cache
+def memory_constants() -> dict[str, float]:
+    """GiB of a GPU that are estimated, from data/expectation.yaml, where each has its origin."""
+    return {name: float(entry["value"]) for name, entry in document()["memory"].items()}
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e9:.3g} GB"

@@ -1,0 +1,151 @@
+"""What a static batch should take, before it is measured: prefill and decode, by their terms.
+
+A decode step reads its share of the weights and of the KV cache, pays per layer and per step what
+TP does not divide, and 2L+1 all-reduces and one all-gather of the logits. docs/expectation.md says
+how good that is. Pure functions; times in ms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tpsweep.perfmodel.allreduce import all_reduce_us, curve
+from tpsweep.perfmodel.constants import Constants, NoExpectationError, constants
+from tpsweep.perfmodel.gpu_specs import Card
+from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A static batch and how it is run; lengths in tokens. ``backend`` is the all-reduce that runs
+    (of no meaning at TP=1)."""
+
+    tp: int
+    batch: int
+    input_len: int
+    output_len: int
+    backend: str = "custom"
+    eager: bool = False
+
+    @property
+    def context(self) -> float:
+        """Tokens of a sequence at the middle of the decode."""
+        return self.input_len + self.output_len / 2
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The terms of a decode step or of a prefill, in ms.
+
+    ``body`` is the weights' reads or the arithmetic, whichever is longer; ``host`` is what the host
+    needs to launch it all (0 under CUDA graphs): it bounds the sum from below.
+    """
+
+    body: float
+    kv: float
+    layers: float
+    step: float
+    communication: float
+    host: float
+
+    @property
+    def ms(self) -> float:
+        """The whole time."""
+        gpu = self.body + self.kv + self.layers + self.step + self.communication
+        return max(gpu, self.host)
+
+
+def decode(
+    shape: Shape, dtype: str, card: Card, run: Batch, known: Constants | None = None
+) -> Expected:
+    """One decode step of the batch, at the middle of the output.
+
+    ``dtype`` is that of weights and cache. Raises ``NoExpectationError`` where no all-reduce curve
+    is known, or the weights are quantised.
+    """
+    known = known or constants()
+    _refuse_quantised(shape)
+    bandwidth = card.bandwidth_tb_s * 1e12
+    reads = weight_reads(shape, dtype, run.batch) / run.tp / bandwidth
+    head = shape.vocabulary * shape.hidden
+    flops = 2 * (shape.parameters_per_token + head) * run.batch / run.tp
+    return Expected(
+        body=1e3 * max(reads / known.weight_bandwidth_share, flops / _flop_s(card, known)),
+        kv=1e3 * kv_reads(shape, dtype, run) / bandwidth / known.kv_bandwidth_share,
+        layers=shape.layers * known.layer_us / 1e3,
+        step=known.step_us / 1e3,
+        communication=communication(shape, dtype, card, run, tokens=run.batch),
+        host=_host(shape, run, known),
+    )
+
+
+def prefill(
+    shape: Shape, dtype: str, card: Card, run: Batch, known: Constants | None = None
+) -> Expected:
+    """The prefill of the whole batch in one go. Raises as ``decode`` does."""
+    known = known or constants()
+    _refuse_quantised(shape)
+    tokens = run.batch * run.input_len
+    head = shape.vocabulary * shape.hidden * run.batch
+    # Attention: scores and values, half of them masked.
+    attention = 2 * shape.layers * shape.heads * shape.head_dim * run.input_len * tokens
+    flops = (2 * (shape.parameters_per_token * tokens + head) + attention) / run.tp
+    reads = weight_reads(shape, dtype, tokens) / run.tp / (card.bandwidth_tb_s * 1e12)
+    return Expected(
+        body=1e3 * max(flops / _flop_s(card, known), reads / known.weight_bandwidth_share),
+        kv=0.0,
+        layers=shape.layers * known.layer_us / 1e3,
+        step=known.step_us / 1e3,
+        communication=communication(shape, dtype, card, run, tokens=tokens),
+        host=_host(shape, run, known),
+    )
+
+
+def communication(shape: Shape, dtype: str, card: Card, run: Batch, *, tokens: int) -> float:
+    """2L+1 all-reduces of ``tokens`` rows and the all-gather of the logits, in ms; 0 at TP=1."""
+    if run.tp == 1:
+        return 0.0
+    row = DTYPE_BYTES[dtype]
+    one = all_reduce_us(run.backend, card, run.tp, tokens * shape.hidden * row)
+    # vLLM gathers the logits by NCCL whatever the all-reduce is; a rank lacks (n-1)/n of them. Its
+    # latency and bandwidth are taken to be those of NCCL's all-reduce.
+    logits = run.batch * shape.vocabulary * row * (run.tp - 1) / run.tp
+    return ((2 * shape.layers + 1) * one + curve("nccl", card, run.tp).us(logits)) / 1e3
+
+
+def weight_reads(shape: Shape, dtype: str, tokens: int) -> float:
+    """Bytes of weights that a step of ``tokens`` tokens reads, over all ranks.
+
+    Of a mixture of experts: those that ``tokens`` random choices are expected to hit.
+    """
+    if not shape.experts:
+        return shape.bytes_read_per_step(dtype)
+    missed = (1 - shape.experts_per_token / shape.experts) ** tokens
+    hit = round(shape.experts * (1 - missed))
+    return replace(shape, experts_per_token=max(hit, 1)).bytes_read_per_step(dtype)
+
+
+def kv_reads(shape: Shape, dtype: str, run: Batch) -> float:
+    """Bytes of keys and values that one rank reads in a step at the middle of the output."""
+    context = run.context
+    if shape.sliding_window is not None:
+        context = min(context, shape.sliding_window)
+    return run.batch * context * shape.kv_bytes_per_token(dtype, run.tp)
+
+
+def _host(shape: Shape, run: Batch, known: Constants) -> float:
+    """What the host needs to launch all layers' kernels one by one; 0 under CUDA graphs."""
+    if not run.eager:
+        return 0.0
+    each = known.eager_layer_tp1_us if run.tp == 1 else known.eager_layer_us
+    return shape.layers * each / 1e3
+
+
+def _refuse_quantised(shape: Shape) -> None:
+    """What unpacking takes, and how fast eight-bit products are, no row here says."""
+    if shape.quantisation:
+        raise NoExpectationError(f"no constants for {shape.quantisation.method} weights")
+
+
+def _flop_s(card: Card, known: Constants) -> float:
+    return card.bf16_tflops * 1e12 * known.prefill_flops_share

@@ -1,0 +1,214 @@
+"""A results folder as data frames: what was planned, what was measured, what failed.
+
+Only the cells of the current manifest are read: rows that an older matrix left are not in any
+table.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tpsweep.core import capture_report, preflight_record, schema
+from tpsweep.core.capture_report import Communication
+from tpsweep.core.results_paths import FAILURES, MANIFEST
+from tpsweep.results.row_cache import Read, conform, read_rows
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        *(pa.field(column.name, column.type) for column in schema.IDENTITY),
+        pa.field("path", pa.string()),
+        pa.field("status", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("session", pa.string()),
+        pa.field("settings", pa.string()),
+        pa.field("minutes", pa.int64()),
+        pa.field("expected_prefill_ms", pa.float64()),
+        pa.field("expected_tpot_ms", pa.float64()),
+        pa.field("expected_s", pa.float64()),
+        pa.field("expected_start_s", pa.float64()),
+        pa.field("expectation_note", pa.string()),
+        pa.field("gpu_hour_usd", pa.float64()),
+    ]
+)
+"""What is asked of the manifest; it may hold more. Types alone: the file is all that is shared."""
+LATER = {
+    *("settings", "minutes", "expected_prefill_ms", "expected_tpot_ms"),
+    *("expected_s", "expected_start_s", "expectation_note", "gpu_hour_usd"),
+}
+"""What older manifests do not have."""
+STATUSES = ("planned", "infeasible", "excluded")
+FAILURE_FIELDS = ("workload", "type", "message", "log", "telling_lines", "when")
+_DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+
+class ResultsError(Exception):
+    """The folder's manifest is missing or unusable; one line for people."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """One results folder; every frame has a ``cell_id`` column.
+
+    ``manifest``: the columns of ``MANIFEST_SCHEMA`` and, per cell, ``state`` (measured, failed or
+    missing if planned, else its status), ``failure_type`` and ``reason`` (of the failure or of
+    the plan). ``rows``: the schema of ``row``. ``failures``: ``cell_id`` and ``FAILURE_FIELDS``,
+    of planned cells without a row. ``communication``: what the analysis said of the captures, by
+    ``cell_id``; those that are not analysed are not in it. ``made``: tables made of it already.
+    """
+
+    manifest: pd.DataFrame
+    rows: pd.DataFrame
+    failures: pd.DataFrame
+    communication: dict[str, Communication] = field(default_factory=dict)
+    made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def count(self, *states: str) -> int:
+        """Cells in any of ``states``."""
+        return int(self.manifest["state"].isin(states).sum())
+
+    @property
+    def planned(self) -> int:
+        """Cells that are to be measured."""
+        return self.count("measured", "failed", "missing")
+
+
+def load(results: Path) -> Results:
+    """Read a results folder.
+
+    A row that cannot be read counts as a failure of type ``unreadable`` and is named on stderr.
+    Raises ``ResultsError`` if the manifest is missing or lacks what ``MANIFEST_SCHEMA`` asks.
+    """
+    manifest = _load_manifest(results / MANIFEST)
+    planned = manifest.loc[manifest["status"] == "planned", ["cell_id", "path", "gpu", "gpus"]]
+    read = read_rows(results, dict(zip(planned["cell_id"], planned["path"], strict=True)))
+    rows = _to_frame(read.rows)
+    failures = list(_failures(results, planned, read))
+    failed = pd.DataFrame(failures, columns=["cell_id", *FAILURE_FIELDS])
+    manifest = _with_states(manifest, rows, failed)
+    return Results(manifest, rows, failed, _load_communication(results, manifest))
+
+
+def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[dict[str, Any]]:
+    """Why planned cells have no row: those that have not run yet are not in it."""
+    refused = _failed_preflights(results)
+    measured = set(read.rows["cell_id"].to_pylist())
+    for cell_id, path, gpu, gpus in planned.itertuples(index=False, name=None):
+        record = results / FAILURES / f"{cell_id}.json"
+        reason = refused.get(preflight_record.class_name(gpu, gpus))
+        if cell_id in measured:
+            continue
+        if message := read.errors.get(cell_id):
+            said = f"unreadable row, counted as failed: {message}; the next run measures it"
+            print(f"{results / path}: {said}", file=sys.stderr)
+            yield _failure(cell_id, type="unreadable", message=message)
+        elif record.exists():
+            yield _read_failure(record, cell_id)
+        elif reason is not None:
+            yield _failure(cell_id, type="preflight", message=reason)
+
+
+def _load_communication(results: Path, manifest: pd.DataFrame) -> dict[str, Communication]:
+    """Reports on measured captures; one that cannot be read is named on stderr."""
+    captures = manifest[(manifest["workload"] == "capture") & (manifest["state"] == "measured")]
+    found = {}
+    for cell_id, path in zip(captures["cell_id"], captures["path"], strict=True):
+        try:
+            report = capture_report.read(results, path)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            continue
+        if report is not None:
+            found[cell_id] = report
+    return found
+
+
+def records(frame: pd.DataFrame, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """The frame's lines as dicts of plain Python values; what is absent (NaN, NA) is None."""
+    chosen = list(frame.columns if names is None else names)
+    columns = []
+    for name in chosen:
+        values = frame[name].astype(object)
+        columns.append(values.where(values.notna(), None).tolist())
+    return [dict(zip(chosen, line, strict=True)) for line in zip(*columns, strict=True)]
+
+
+def _load_manifest(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        raise ResultsError(f"{path}: no such manifest; a run of the sweep writes it")
+    try:
+        table = pq.ParquetFile(path).read(use_threads=False)
+        required = set(MANIFEST_SCHEMA.names) - LATER
+        frame = _to_frame(conform(table, MANIFEST_SCHEMA, sorted(required)))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ResultsError(f"{path}: not a manifest of tpsweep: {_one_line(error)}") from error
+    unknown = sorted(set(frame["status"].dropna()) - set(STATUSES))
+    if unknown or frame["status"].isna().any():
+        found = ", ".join(unknown) or "null"
+        raise ResultsError(f"{path}: status {found}, allowed: {', '.join(STATUSES)}")
+    if frame["cell_id"].duplicated().any():
+        twice = frame.loc[frame["cell_id"].duplicated(), "cell_id"].iloc[0]
+        raise ResultsError(f"{path}: cell_id {twice} stands in it more than once")
+    return frame
+
+
+def _failed_preflights(results: Path) -> dict[str, str]:
+    """Why classes (``<gpu>x<gpus>``) failed their last preflight."""
+    found = {}
+    for path in sorted((results / preflight_record.FOLDER).glob("*.json")):
+        try:
+            record = preflight_record.Record.read(path)
+        except (OSError, ValueError) as error:
+            print(f"{path}: unreadable preflight record: {_one_line(error)}", file=sys.stderr)
+            continue
+        if not record.ok:
+            found[record.name] = f"preflight of {record.name}: {record.reason}"
+    return found
+
+
+def _to_frame(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_DTYPES.get)
+    return frame
+
+
+def _read_failure(path: Path, cell_id: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict) or not isinstance(found.get("type"), str):
+            raise ValueError("not a JSON object with a type")
+    except (OSError, ValueError) as error:
+        print(f"{path}: unreadable failure record: {_one_line(error)}", file=sys.stderr)
+        return _failure(cell_id, type="unknown", message="its failure record is unreadable")
+    return _failure(cell_id, **{name: found.get(name) for name in FAILURE_FIELDS})
+
+
+def _failure(cell_id: str, **fields: Any) -> dict[str, Any]:
+    return {"cell_id": cell_id, **dict.fromkeys(FAILURE_FIELDS), **fields}
+
+
+def _with_states(
+    manifest: pd.DataFrame, rows: pd.DataFrame, failures: pd.DataFrame
+) -> pd.DataFrame:
+    frame = manifest.copy()
+    planned = frame["status"] == "planned"
+    frame["state"] = frame["status"].mask(planned, "missing")
+    frame.loc[planned & frame["cell_id"].isin(failures["cell_id"]), "state"] = "failed"
+    frame.loc[planned & frame["cell_id"].isin(rows["cell_id"]), "state"] = "measured"
+    by_id = failures.set_index("cell_id").astype(object)
+    failed = frame["state"] == "failed"
+    frame["failure_type"] = frame["cell_id"].map(by_id["type"])
+    frame["reason"] = frame["reason"].astype(object)
+    frame.loc[failed, "reason"] = frame.loc[failed, "cell_id"].map(by_id["message"])
+    return frame
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

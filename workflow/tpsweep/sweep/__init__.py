@@ -1,0 +1,1 @@
+"""From config and site to the cells of the matrix and the jobs of Snakemake."""

@@ -1,0 +1,85 @@
+"""What a site can never do for a sweep: refused before anything runs, in one line.
+
+Single cells that cannot run are no mistake (a matrix has corners): they are in the manifest with
+their reason. A model that no class can hold, a TP that no node has GPUs for, or a time that no QOS
+allows, is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from snakemake_executor_plugin_submitit.site import Site
+from tpsweep.config.errors import ConfigError
+from tpsweep.config.load import Config
+from tpsweep.perfmodel.memory import FITS_FROM
+from tpsweep.sweep.expand import Planned, hold_problem
+
+
+def refuse(config: Config, site: Site, planned: Sequence[Planned]) -> None:
+    """Raise ``ConfigError`` for what the site can never do."""
+    _refuse_tp(site, planned)
+    _refuse_models(config, site, planned)
+    _refuse_times(config, {site.qos or "": site, **_others(site)}, planned)
+
+
+def refuse_times(config: Config, site: Site, planned: Sequence[Planned]) -> None:
+    """Raise ``ConfigError`` for a cell that takes longer than the site's QOS allows."""
+    _refuse_times(config, {site.qos or "": site}, planned)
+
+
+def _refuse_tp(site: Site, planned: Sequence[Planned]) -> None:
+    """Only where the site file says how many GPUs a node has: a host is what it is, and the same
+    config is for several."""
+    most = max(gpu.per_node for gpu in site.gpus.values())
+    for item in planned:
+        tp = item.cell.engine.tp
+        if site.cluster == "slurm" and tp > most and item.status != "excluded":
+            allowed = f"allowed: up to {most}, the GPUs of the largest node of site {site.name}"
+            raise ConfigError("tp", tp, allowed)
+
+
+def _refuse_models(config: Config, site: Site, planned: Sequence[Planned]) -> None:
+    """A model none of whose cells runs, on classes that the site has, for nodes or memory."""
+    problems: dict[str, list[str]] = {}
+    runs = set()
+    for item in planned:
+        engine = item.cell.engine
+        name = engine.model.name
+        if item.status != "infeasible" or engine.gpu not in site.gpus:
+            runs.add(name)
+        elif name not in runs:
+            problem = hold_problem(item.cell, config, site)
+            if problem is None:
+                runs.add(name)
+            else:
+                problems.setdefault(name, []).append(problem)
+    for name, found in problems.items():
+        if name not in runs:
+            telling = next((said for said in found if FITS_FROM in said), found[0])
+            allowed = f"no class of site {site.name} that it is asked for can hold it: {telling}"
+            raise ConfigError("models", name, allowed)
+
+
+def _others(site: Site) -> dict[str, Site]:
+    """The site under each of its QOS: which one a run takes is not known here."""
+    return {name: site.with_qos(name) for name in site.qos_limits}
+
+
+def _refuse_times(config: Config, sites: Mapping[str, Site], planned: Sequence[Planned]) -> None:
+    start = config.engine_start_minutes
+    known: set[tuple[str, str]] = set()
+    for item in planned:
+        gpu = item.cell.engine.gpu
+        if item.status != "planned" or (item.entry, gpu) in known:
+            continue
+        known.add((item.entry, gpu))
+        limits = {qos: site.work_minutes(gpu) for qos, site in sites.items()}
+        longest = max((-1 if n is None else n for n in limits.values()), default=-1)
+        if None in limits.values() or start + item.minutes <= longest:
+            continue
+        where = f"{gpu} of site {next(iter(sites.values())).name}"
+        named = f" (QOS {', '.join(filter(None, limits))})" if any(limits) else ""
+        key = f"workloads.{item.entry}.minutes + engine_start_minutes"
+        allowed = f"allowed: up to {longest} minutes on {where}{named}"
+        raise ConfigError(key, start + item.minutes, allowed)

@@ -1,0 +1,51 @@
+"""A part of a sweep for one run: ``snakemake ... --config only='{model: llama-3.1-8b, tp: 2}'``.
+
+What it leaves out stays in the manifest, and is missing in the tables until another run makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from tpsweep.config.errors import ConfigError, of_pydantic
+from tpsweep.config.settings import Axes
+from tpsweep.core.cell import Cell
+from tpsweep.sweep.expand import matches
+
+
+def selected(given: object, cells: Iterable[Cell]) -> set[str]:
+    """Ids of the cells that agree with ``given``: a mapping of axes, or a list of such mappings.
+
+    Values may be text: the command line knows no other type. Raises ``ConfigError``.
+    """
+    if isinstance(given, Mapping):
+        wanted = [_axes("only", given)]
+    elif isinstance(given, list) and given:
+        wanted = [_axes(f"only.{i}", entry) for i, entry in enumerate(given)]
+    else:
+        raise ConfigError(
+            "only", given, "allowed: axes and their values, like {model: name, tp: 2}"
+        )
+    ids: set[str] = set()
+    unused = set(range(len(wanted)))
+    for cell in cells:
+        here = {i for i, axes in enumerate(wanted) if matches(axes, cell)}
+        unused -= here
+        if here:
+            ids.add(cell.cell_id)
+    for i in sorted(unused):
+        raise ConfigError("only", wanted[i], "it matches no cell that is planned")
+    return ids
+
+
+def _axes(key: str, given: object) -> dict[str, Any]:
+    try:
+        axes = Axes.model_validate(given, strict=False).axes
+    except ValidationError as error:
+        raise of_pydantic(error.errors()[0], key) from None
+    if not axes:
+        raise ConfigError(key, given, "allowed: at least one axis")
+    return axes

@@ -1,0 +1,341 @@
+"""A checked config and a site, put together: what the Snakefile and the commands work on."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_plugin_submitit.repeated import repeated_key
+from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
+from tpsweep.config.load import Config, ConfigError, load_config
+from tpsweep.config.settings import ModelEntry
+from tpsweep.core.capture_report import PICTURE, REPORT, is_report
+from tpsweep.core.cell import Cell, slug
+from tpsweep.core.preflight_record import Request, class_name, marker
+from tpsweep.sweep.damaged import damaged
+from tpsweep.sweep.expand import Planned, expand
+from tpsweep.sweep.feasibility import refuse
+from tpsweep.sweep.filters import selected
+from tpsweep.sweep.manifest import is_of
+
+AGAIN = ".again"
+"""There only while rows that cannot be read are measured again, below the results root."""
+CAPTURES_LAST = 10**12
+"""A profiler that has run may leave its mark on the engine: nothing is timed after a capture."""
+REASONS = 3
+"""How many reasons are said when a sweep starts; the manifest has them all."""
+
+
+class InputError(ValueError):
+    """The config or the site is not usable; the text is one line with key, value and choice."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A planned cell as a Snakemake job. Paths are relative to where Snakemake runs."""
+
+    cell: Cell
+    minutes: int
+    model_marker: str  # the file that says that the model's files are there
+    session_command: str  # the command line that starts the engine daemon
+    dataset: str  # the file of the cell's requests; "" without one
+
+    @property
+    def json(self) -> str:
+        """The cell as its client gets it: a change of it reruns the cell."""
+        return self.cell.to_json()
+
+    @property
+    def gpu_type(self) -> str:
+        """The site's node class."""
+        return self.cell.engine.gpu
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the class that the engine holds."""
+        return self.cell.engine.gpus
+
+    @property
+    def session(self) -> str:
+        """Cells with an equal key share an engine."""
+        return self.cell.engine.session
+
+    @property
+    def order(self) -> int:
+        """Cheap cells first, so that a broken engine shows early: a weight of a repeat's tokens.
+
+        For arrivals by a rate it is the time that they take (ms): sessions do not mix the two.
+        """
+        if self.cell.workload == "capture":
+            return CAPTURES_LAST + (self.cell.batch or 0)
+        batch, rate = self.cell.batch or self.cell.num_prompts or 1, self.cell.request_rate
+        if rate is not None:
+            return 0 if math.isinf(rate) else round(1e3 * batch / rate)
+        # An output token is a step of its own, input tokens go through many at a time.
+        return batch * ((self.cell.input_len or 0) + 16 * (self.cell.output_len or 0))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A config on a site. ``planned`` is every cell of the matrix, feasible or not.
+
+    ``only`` are the ids of the cells that this run is to make, if it is not to make all.
+    """
+
+    config: Config
+    site: Site
+    raw: str  # config and site as canonical JSON, as Snakemake merged them
+    planned: list[Planned]
+    only: set[str] | None = None
+
+    @property
+    def results(self) -> str:
+        """The results root as the config has it."""
+        return self.config.results
+
+    @cached_property
+    def jobs(self) -> dict[str, Job]:
+        """Planned cells by the path of their row, results root included."""
+        commands: dict[str, str] = {}
+        jobs = {}
+        for item in self.planned:
+            if item.status != "planned":
+                continue
+            cell, session = item.cell, item.cell.engine.session
+            if session not in commands:
+                commands[session] = self._session_command(cell)
+            marker = self._model_marker(cell.engine.model.name)
+            entry = self.config.settings.workloads[item.entry]
+            dataset = getattr(entry, "dataset_path", None) or ""
+            job = Job(cell, item.minutes, marker, commands[session], dataset)
+            jobs[f"{self.results}/{cell.path}"] = job
+        return jobs
+
+    @cached_property
+    def wanted(self) -> list[str]:
+        """Paths of the rows that this run asks for: those of ``only``, and those that are there."""
+        if self.only is None:
+            return list(self.jobs)
+        only = self.only
+        return [
+            path for path, job in self.jobs.items() if job.cell.cell_id in only or _is_there(path)
+        ]
+
+    @property
+    def communication(self) -> list[str]:
+        """Report and picture of each capture that this run asks for."""
+        wanted = (self.jobs[path].cell for path in self.wanted)
+        captures = (cell for cell in wanted if cell.workload == "capture")
+        stems = [f"{self.results}/{cell.capture_stem}" for cell in captures]
+        return [f"{stem}{suffix}" for stem in stems for suffix in (REPORT, PICTURE)]
+
+    def job(self, path: str) -> Job:
+        """The job that makes the row at ``path`` below the results root."""
+        return self.jobs[f"{self.results}/{path}"]
+
+    def is_manifest_current(self) -> bool:
+        """Whether the results root has the manifest of this config and site."""
+        return is_of(Path(self.results, "matrix.parquet"), self.raw)
+
+    @property
+    def to_repeat(self) -> str:
+        """One line on the rows that are measured again because they say nothing; "" if none."""
+        if not self.damaged:
+            return ""
+        first, n = next(iter(self.damaged)), len(self.damaged)
+        more = f" and {n - 1} more" if n > 1 else ""
+        return f"{self.results}/{first}{more}: not readable as a row, measured again"
+
+    @property
+    def left_out(self) -> str:
+        """One line on the cells that become no job, with the most frequent reasons; "" if none."""
+        left = Counter((p.status, p.reason) for p in self.planned if p.status != "planned")
+        if not left:
+            return ""
+        said = [f"{n} {status}: {reason}" for (status, reason), n in left.most_common(REASONS)]
+        more = f"; and {len(left) - REASONS} more reasons" if len(left) > REASONS else ""
+        planned = len(self.jobs)
+        return f"{planned} of {len(self.planned)} cells planned ({'; '.join(said)}{more})"
+
+    @property
+    def part(self) -> str:
+        """One line on what ``only`` leaves for other runs; "" without it."""
+        if self.only is None:
+            return ""
+        return f"only: {len(self.only)} of {len(self.jobs)} planned cells are asked for"
+
+    def inputs(self, path: str) -> list[str]:
+        """The markers of model and preflight, for a row that is still to be measured.
+
+        A row that is there needs none: in a copied or cloned results folder the model is missing,
+        or newer than the rows, and neither must rerun a cell.
+        """
+        again = [f"{self.results}/{AGAIN}"] if path in self.damaged else []
+        if not again and Path(self.results, path).exists():
+            return []
+        job = self.job(path)
+        preflight = [self._marker(_class(job))] if self._has_preflight else []
+        return [job.model_marker, *preflight, *again]
+
+    @cached_property
+    def damaged(self) -> dict[str, None]:
+        """Rows that are there and cannot be read, by their paths below the results root."""
+        rows = (path.removeprefix(f"{self.results}/") for path in self.wanted)
+        return dict.fromkeys(damaged(Path(self.results), rows))
+
+    @cached_property
+    def unread(self) -> list[str]:
+        """Reports on captures that are there and cannot be read: they are made again."""
+        reports = (Path(path) for path in self.communication if path.endswith(REPORT))
+        return [str(path) for path in reports if path.exists() and not is_report(path)]
+
+    def analysis_inputs(self, stem: str) -> list[str]:
+        """What makes the analysis of a capture run again; ``stem``: of its files in captures/."""
+        report = f"{self.results}/captures/{stem}{REPORT}"
+        return [f"{self.results}/{AGAIN}"] if report in self.unread else []
+
+    def failure_record(self, path: str) -> str:
+        """Where to say why a row is missing."""
+        return f"{self.results}/failures/{self.job(path).cell.cell_id}.json"
+
+    @property
+    def preflight_markers(self) -> list[str]:
+        """The markers of all classes that have a planned cell."""
+        return [self._marker(name) for name in sorted(self._preflights)]
+
+    def preflights_to_run(self, paths: Iterable[str]) -> set[str]:
+        """The classes whose preflight the cells of these rows wait for, and that are not made."""
+        if not self._has_preflight:
+            return set()
+        names = {_class(self.jobs[path]) for path in paths}
+        return {name for name in names if not Path(self._marker(name)).exists()}
+
+    def preflight(self, name: str) -> Request:
+        """What is asked of a class (``<gpu>x<gpus>``) before its cells run."""
+        return self._preflights[name]
+
+    def preflight_models(self, name: str) -> list[str]:
+        """The markers of the models that a class is to load.
+
+        Those of rows that are still to be measured: weights that no cell needs any more are not
+        fetched again. All of them if every row is there: the preflight was asked for by hand.
+        """
+        jobs = [(path, job) for path, job in self.jobs.items() if _class(job) == name]
+        wanted = {job.model_marker for path, job in jobs if not Path(path).exists()}
+        return sorted(wanted or {job.model_marker for _, job in jobs})
+
+    @property
+    def _has_preflight(self) -> bool:
+        asked = self.site.preflight
+        return self.site.cluster == "slurm" if asked is None else asked
+
+    def _marker(self, name: str) -> str:
+        return f"{self.results}/{marker(name)}"
+
+    @cached_property
+    def _preflights(self) -> dict[str, Request]:
+        real: dict[tuple[str, int, str], set[str]] = {}
+        for job in (self.jobs[path] for path in self.wanted):
+            engine = job.cell.engine
+            markers = real.setdefault((job.gpu_type, job.gpus, engine.vllm_version), set())
+            if engine.model.weights == "real":
+                markers.add(job.model_marker)
+        requests = [
+            Request(
+                gpu=gpu,
+                gpus=gpus,
+                card=self.site.gpus[gpu].card,
+                is_cpu=self.site.gpus[gpu].is_cpu,
+                vllm_version=version,
+                real_weights=sorted(markers),
+                memory_gib=self.site.gpus[gpu].memory_gib,
+            )
+            for (gpu, gpus, version), markers in real.items()
+        ]
+        return {request.name: request for request in requests}
+
+    def model(self, slugged: str) -> ModelEntry:
+        """A model of the config by the slug of its name."""
+        return self._models_by_slug[slugged][1]
+
+    def fetch_request(self, slugged: str) -> str:
+        """What the fetch rule needs of a model, as JSON (``tpsweep.sweep.download.Request``)."""
+        name, model = self._models_by_slug[slugged]
+        fields = {"name": name, "path": model.path, "revision": model.revision}
+        fields |= {"weights": model.weights, "hf_home": self.config.hf_home}
+        return json.dumps(fields, sort_keys=True)
+
+    @cached_property
+    def _models_by_slug(self) -> dict[str, tuple[str, ModelEntry]]:
+        return {slug(name): (name, model) for name, model in self.config.models.items()}
+
+    def _model_marker(self, name: str) -> str:
+        made_here = self.config.models[name].path is None
+        marker = "config.json" if made_here else "available.json"
+        return f"{self.results}/models/{slug(name)}/{marker}"
+
+    def _session_command(self, cell: Cell) -> str:
+        words = [sys.executable, "-m", "tpsweep.measure.daemon", "--engine", cell.engine.to_json()]
+        words += ["--starts", f"{self.results}/engine_starts.jsonl"]
+        if self.config.hf_home:
+            words += ["--hf-home", self.config.hf_home]
+        return shlex.join(words)
+
+
+def _is_there(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _class(job: Job) -> str:
+    """The name of a node class and a number of GPUs, as ``Request.name``."""
+    return class_name(job.gpu_type, job.gpus)
+
+
+def check_files(paths: Iterable[str | Path]) -> None:
+    """What is lost once the config's files have been read: keys that are there twice.
+
+    Raises ``InputError``.
+    """
+    for path in map(Path, paths):
+        if twice := repeated_key(path.read_text("utf-8")):
+            raise InputError(f"config: {twice} of {path.name}, allowed: once")
+
+
+def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
+    """Check a config (with the key ``site``: the path of a site.yaml) and expand its matrix.
+
+    ``base`` is where relative paths start. The key ``only`` says which cells this run is to make.
+    Raises ``InputError`` with one line.
+    """
+    data = dict(raw)
+    only = data.pop("only", None)
+    site_file = data.pop("site", None)
+    if not isinstance(site_file, str):
+        raise InputError(
+            "site: missing, allowed: the path of a site.yaml; use --profile cluster/<site>, or add "
+            "site=cluster/<site>/site.yaml to --config"
+        )
+    try:
+        site = load_site(base / site_file)
+        config = load_config(data, base)
+        planned = expand(config, site)
+        refuse(config, site, planned)
+    except (ConfigError, SiteError) as error:
+        raise InputError(str(error)) from error
+    kept = {key: value for key, value in raw.items() if key != "only"}
+    canonical = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    whole = Sweep(config, site, canonical, planned)
+    if only is None:
+        return whole
+    try:
+        return replace(whole, only=selected(only, (job.cell for job in whole.jobs.values())))
+    except ConfigError as error:
+        raise InputError(str(error)) from error

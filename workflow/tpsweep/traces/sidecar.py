@@ -1,0 +1,122 @@
+"""What a capture alone does not tell: model, TP, lengths, link (``<capture>.json`` beside it)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from tpsweep.core.errors import CaptureError
+from tpsweep.perfmodel import nvlink
+
+_TEXTS = ("dtype", "link", "gpu_card", "model_name", "vllm_version")
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+class Sizes(Protocol):
+    """The sizes that the analysis needs; ``tpsweep.perfmodel.model_shape.Shape`` has them."""
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+
+    @property
+    def hidden(self) -> int:
+        """Width of the residual stream: what every all-reduce carries per token."""
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """``Sizes`` of a config.json, whatever its architecture."""
+
+    layers: int
+    hidden: int
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], source: Path) -> ModelSizes:
+        """Raises ``CaptureError`` for a missing or impossible size."""
+        found = {}
+        for key in ("num_hidden_layers", "hidden_size"):
+            value = config.get(key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise CaptureError(f"{source}: {key}: {value!r}; a whole number above 0 is needed")
+            found[key] = value
+        return cls(found["num_hidden_layers"], found["hidden_size"])
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """All fields may be unknown (None); lengths are tokens, ``link`` is a word of ``topo -m``.
+
+    ``facts`` is all that the file says.
+    """
+
+    model: Sizes | None = None
+    dtype: str | None = None
+    tp: int | None = None
+    batch: int | None = None
+    input_len: int | None = None
+    output_len: int | None = None
+    link: str | None = None
+    gpu_card: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dtype_bytes(self) -> int | None:
+        """Bytes per activation; None if the dtype is not known."""
+        return DTYPE_BYTES.get(self.dtype or "")
+
+    @property
+    def link_gb_s(self) -> float | None:
+        """Peak of one direction between two GPUs in GB/s; None for anything but ``NV<k>``."""
+        return nvlink.peak_gb_s(self.link, self.gpu_card)
+
+
+def place(capture: Path) -> Path:
+    """Where a capture's sidecar is: the name without rank and suffixes, plus ``.json``."""
+    stem = re.sub(r"(\.(sqlite|nsys-rep|qdstrm|xz|gz|json|trace|pt))+$", "", capture.name)
+    return capture.with_name(re.sub(r"[._-]rank[_-]?\d+.*$", "", stem) + ".json")
+
+
+def find(capture: Path) -> Sidecar:
+    """The sidecar of a capture; an empty one if there is none. Raises ``CaptureError``."""
+    path = place(capture)
+    if path == capture or not path.is_file():
+        return Sidecar()
+    data = read_json(path)
+    model = data.get("model")
+    numbers: dict[str, int | None] = {}
+    for key in ("tp", "batch", "input_len", "output_len"):
+        numbers[key] = value = data.get(key)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and (not whole or value < 1):
+            raise CaptureError(f"{path}: {key}: {value!r}; a whole number above 0 or null")
+    for key in _TEXTS:
+        if data.get(key) is not None and not isinstance(data[key], str):
+            raise CaptureError(f"{path}: {key}: {data[key]!r}; a text or null")
+    if model is not None and not isinstance(model, dict):
+        raise CaptureError(f"{path}: model: {model!r}; the content of a config.json or null")
+    return Sidecar(
+        model=ModelSizes.from_config(model, path) if isinstance(model, dict) else None,
+        dtype=data.get("dtype"),
+        link=data.get("link"),
+        gpu_card=data.get("gpu_card"),
+        facts=data,
+        **numbers,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises ``CaptureError``."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CaptureError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CaptureError(f"{path}: not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CaptureError(f"{path}: not a JSON object")
+    return data
