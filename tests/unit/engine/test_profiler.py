@@ -101,7 +101,8 @@ def test_a_session_has_the_profiler_that_it_runs_under(
 
 def test_an_engine_starts_itself_anew_under_nsys(nsys: Path) -> None:
     program = (
-        "import os, sys; from tpsweep.engine import nsys_session; from tests.unit.cells import engine; "
+        "import os, sys; from tpsweep.engine import nsys_session; "
+        "from tests.unit.cells import engine; "
         "nsys_session.enter(engine(mode='nsys')); print(os.getpid(), sys.argv[1:], "
         "nsys_session.session_of(os.environ))"
     )
