@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from tpsweep.core.preflight_record import MARKERS, record_path
-from tpsweep.config.settings import WORKLOADS
+from tpsweep.core.workloads import WORKLOADS
 from tpsweep.sweep.sweep import AGAIN, InputError, check_files, load_sweep
 
 try:

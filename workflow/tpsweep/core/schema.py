@@ -8,8 +8,11 @@ that does not apply to a workload, or could not be known, is null; ``invalid_rea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
+
+from tpsweep.core.axes import AXES
 
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 FLOATS, TEXTS, INTS, BOOLS = (pa.list_(kind) for kind in (FLOAT, TEXT, INT, BOOL))
@@ -17,37 +20,21 @@ FLOATS, TEXTS, INTS, BOOLS = (pa.list_(kind) for kind in (FLOAT, TEXT, INT, BOOL
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its Arrow type and what it holds (unit and shape included)."""
+    """One column: its Arrow type and what it holds (unit and shape included).
+
+    ``default``: what a file that is older than the column means by not having it.
+    """
 
     name: str
     type: pa.DataType
     doc: str
+    default: Any = None
 
 
+_ARROW = {str: TEXT, int: INT, float: FLOAT, bool: BOOL}
 IDENTITY = (
     Column("cell_id", TEXT, "hash of the cell's resolved identity, 12 hex digits"),
-    Column("workload", TEXT, "latency, throughput, serve or capture"),
-    Column("site", TEXT, "name of the cluster or host, from site.yaml"),
-    Column("gpu", TEXT, "the site's name of the node class"),
-    Column("gpu_card", TEXT, "the silicon that the site promises for it"),
-    Column("gpus", INT, "GPUs that the engine holds (tp x replicas)"),
-    Column("model", TEXT, "the model's name in the config"),
-    Column("model_revision", TEXT, "hub revision as asked; null for a local folder"),
-    Column("dtype", TEXT, "as asked"),
-    Column("weights", TEXT, "real, or dummy (random values: see the rules of measuring)"),
-    Column("tp", INT, "tensor-parallel size"),
-    Column("replicas", INT, "engines side by side (data parallelism); 1 unless asked"),
-    Column("variant", TEXT, "name of the set of engine arguments"),
-    Column("allreduce_backend", TEXT, "all-reduce as asked; none at tp=1"),
-    Column("vllm_version", TEXT, "vLLM as asked"),
-    Column("batch", INT, "sequences in the static batch"),
-    Column("input_len", INT, "prompt tokens per sequence"),
-    Column("output_len", INT, "generated tokens per sequence"),
-    Column("dataset", TEXT, "random, or the request set's name"),
-    Column("num_prompts", INT, "requests of an offline or online set"),
-    Column("request_rate", FLOAT, "requests/s offered; null: not a rate workload"),
-    Column("max_concurrency", INT, "most requests in flight"),
-    Column("run", INT, "replicate: another run is another engine start"),
+    *(Column(axis.name, _ARROW[axis.type], axis.doc, axis.default) for axis in AXES),
 )
 
 SAMPLES = (

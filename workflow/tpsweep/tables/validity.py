@@ -14,9 +14,9 @@ from typing import Any
 from tpsweep.analysis import provenance_diff
 from tpsweep.analysis.series import KEY, ORDER, Series, load_series
 from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, identity, sort_key, text
-from tpsweep.config.settings import WORKLOADS
 from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, TEXT, Column
+from tpsweep.core.workloads import WORKLOADS
 from tpsweep.engine.provenance import same_version
 from tpsweep.results.load import Results, records
 from tpsweep.tables import floors
