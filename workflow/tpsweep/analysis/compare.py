@@ -18,6 +18,7 @@ from tpsweep.analysis.compare_values import FIGURES, Change, changes, columns
 from tpsweep.analysis.series import Line, load_cells, unlike
 from tpsweep.analysis.table import Record
 from tpsweep.core import schema
+from tpsweep.core.layout import Layout
 from tpsweep.core.stats import NOT_SIGNIFICANT, SIGNIFICANT
 from tpsweep.results.load import Results, ResultsError, load
 
@@ -169,10 +170,7 @@ def _lines(
             if len(values) > 1:
                 found = ", ".join(values)
                 raise ResultsError(f"--across {name}: {folder} holds the same cell with {found}")
-    return {
-        key: Line(cells[0]["tp"], cells[0]["replicas"], cells[0]["gpus"], cells)
-        for key, cells in groups.items()
-    }
+    return {key: Line(Layout.of(cells[0]), cells) for key, cells in groups.items()}
 
 
 def _cells(results: Results) -> Iterator[Record]:

@@ -31,7 +31,7 @@ PAIR_ORDER = (*(c.name for c in _OF_SERIES if c.name != "batch"), "tp_from", "tp
 
 def pairs(series: Series) -> Iterator[tuple[Line, Line]]:
     """Every two lines of one engine each, measured or not, that differ in TP; the smaller first."""
-    single = [line for line in series.lines if line.replicas == 1]
+    single = [line for line in series.lines if line.layout.is_tp_alone]
     yield from combinations(single, 2)
 
 

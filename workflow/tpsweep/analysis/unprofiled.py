@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from tpsweep.analysis.series import NO_ALLREDUCE
 from tpsweep.analysis.table import Record
 from tpsweep.core import schema
+from tpsweep.core.layout import Layout
 from tpsweep.results.load import Results, records
 
 _FREE = ("cell_id", "workload", "output_len", "run")
@@ -78,8 +78,9 @@ class DecodeTimes:
 
 def at_tp(cell: Record, tp: int) -> Record:
     """What the same cell is called at another TP: at TP=1 it has no all-reduce."""
-    backend = NO_ALLREDUCE if tp == 1 else cell["allreduce_backend"]
-    return {**cell, "tp": tp, "gpus": tp * cell["replicas"], "allreduce_backend": backend}
+    layout = replace(Layout.of(cell), tp=tp)
+    backend = layout.backend(cell["allreduce_backend"])
+    return {**cell, "tp": tp, "gpus": layout.gpus, "allreduce_backend": backend}
 
 
 def _key(line: Record) -> tuple[Any, ...]:

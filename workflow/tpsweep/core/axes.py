@@ -40,6 +40,7 @@ class Group(Enum):
     LENGTHS = "lengths"
     BATCH = "batch"
     LAYOUT = "layout"
+    SIZE = "size"
     RUN = "run"
 
 
@@ -119,6 +120,7 @@ AXES = (
         lists={SWEEP: REQUIRED},
     ),
     Axis("gpu_card", str, "the silicon that the site promises for it", Group.PLACE, "Card", "{}"),
+    Axis("gpus", int, "GPUs that the engine holds", Group.SIZE, "GPUs"),
     Axis(
         "model",
         str,
@@ -170,7 +172,6 @@ AXES = (
         multiplies_gpus=True,
         vllm_arg="data_parallel_size",
     ),
-    Axis("gpus", int, "GPUs that the engine holds", Group.LAYOUT, "GPUs"),
     Axis(
         "variant",
         str,
@@ -272,9 +273,7 @@ AXES = (
 """In the order of the identity columns, which is that of a file name, too."""
 
 BY_NAME = {axis.name: axis for axis in AXES}
-LAYOUT = tuple(
-    axis for axis in AXES if axis.group is Group.LAYOUT and (axis.config_key is not None)
-)
+LAYOUT = tuple(axis for axis in AXES if axis.group is Group.LAYOUT)
 """The axes that say how one model is spread over GPUs."""
 LISTED = tuple(axis for axis in AXES if axis.config_key is not None)
 """The axes that config.yaml has a list of."""

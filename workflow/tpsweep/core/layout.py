@@ -48,6 +48,11 @@ class Layout:
         return self.gpus // self.replicas
 
     @property
+    def is_tp_alone(self) -> bool:
+        """Whether TP is the only kind of parallelism: what a comparison of TPs may hold."""
+        return self.layout == Layout(tp=self.tp)
+
+    @property
     def has_allreduce(self) -> bool:
         """Whether the ranks of a step exchange anything by all-reduce."""
         return self.tp > 1

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tpsweep.core.axes import ENGINE_AXES
 from tpsweep.core.cell import Engine
 
 OLDEST, NEWEST = (0, 25), (0, 33)
@@ -199,8 +200,8 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
     if is_cpu(engine):
         available = sorted(cpus)
         if len(available) < engine.gpus:
-            asked = f"tp {engine.tp} x replicas {engine.replicas}"
-            raise ValueError(f"{asked} needs as many processors, usable: {len(available)}")
+            said = f"{engine.product}: as many processors are needed, usable: {len(available)}"
+            raise ValueError(said)
         env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(cpu) for cpu in available[: engine.gpus])
         env["VLLM_CPU_KVCACHE_SPACE"] = "1"
         if engine.args.get("enforce_eager"):
@@ -211,12 +212,21 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
     return env | engine.environment
 
 
+def axis_arguments(engine: Engine) -> dict[str, Any]:
+    """The engine arguments that axes set; one at its default is left to vLLM."""
+    return {
+        axis.vllm_arg: value
+        for axis in ENGINE_AXES
+        if axis.vllm_arg and not axis.is_default(value := getattr(engine, axis.name))
+    }
+
+
 def llm_arguments(engine: Engine) -> dict[str, Any]:
     """Arguments of ``vllm.LLM`` for an offline engine: the pins, the variant, the backend."""
     arguments: dict[str, Any] = {
         "model": engine.model.path,
         "dtype": engine.model.dtype,
-        "tensor_parallel_size": engine.tp,
+        **axis_arguments(engine),
         "enable_prefix_caching": False,  # a cached prompt is no prefill
         "disable_log_stats": False,  # or RequestOutput.metrics stays empty
         "seed": 0,
@@ -232,8 +242,6 @@ def server_arguments(engine: Engine, served_name: str) -> dict[str, Any]:
     """Arguments of vLLM's API server for an engine, by their names in Python."""
     arguments = llm_arguments(engine)
     del arguments["disable_log_stats"]  # a plain flag there, and off unless given
-    if engine.replicas > 1:
-        arguments["data_parallel_size"] = engine.replicas
     return {**arguments, "served_model_name": served_name}
 
 

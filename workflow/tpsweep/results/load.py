@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpsweep.core import capture_report, preflight_record, schema
+from tpsweep.core.axes import AXES
 from tpsweep.core.capture_report import Communication
 from tpsweep.core.results_paths import FAILURES, MANIFEST
 from tpsweep.results.row_cache import Read, conform, read_rows
@@ -41,6 +42,7 @@ MANIFEST_SCHEMA = pa.schema(
 )
 """What is asked of the manifest; it may hold more. Types alone: the file is all that is shared."""
 LATER = {
+    *(axis.name for axis in AXES if axis.added),
     *("settings", "minutes", "expected_prefill_ms", "expected_tpot_ms"),
     *("expected_s", "expected_start_s", "expectation_note", "gpu_hour_usd"),
 }

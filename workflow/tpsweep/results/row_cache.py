@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from tpsweep.core import schema
 from tpsweep.core.atomic import replacing
+from tpsweep.core.axes import BY_NAME
 
 CACHE = ".rows.arrow"
 MANY = 400
@@ -76,8 +77,9 @@ def read_file(path: Path, cell_id: str) -> pa.Table:
 
 
 def conform(table: pa.Table, schema: pa.Schema, required: Sequence[str]) -> pa.Table:
-    """``table`` with the columns and types of ``schema``; absent columns become null.
+    """``table`` with the columns and types of ``schema``.
 
+    An absent axis has its default: the file is older than the axis. Other absent columns are null.
     Raises ``ValueError`` if one of ``required`` is absent, or a column cannot be cast.
     """
     if table.schema.equals(schema):
@@ -89,10 +91,19 @@ def conform(table: pa.Table, schema: pa.Schema, required: Sequence[str]) -> pa.T
     arrays = [
         table[field.name].cast(field.type)
         if field.name in present
-        else pa.nulls(table.num_rows, field.type)
+        else _absent(field, table.num_rows)
         for field in schema
     ]
     return pa.table(arrays, schema=schema)
+
+
+def _absent(field: pa.Field, length: int) -> pa.Array:
+    default = BY_NAME[field.name].default if field.name in BY_NAME else None
+    return (
+        pa.array([default] * length, field.type)
+        if default is not None
+        else pa.nulls(length, field.type)
+    )
 
 
 def _stamp(results: Path, path: str) -> tuple[str, int, int] | None:

@@ -45,6 +45,7 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core import stats
+from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
 from tpsweep.perfmodel.gpu_specs import card_by_name
 from tpsweep.results.load import Results
@@ -124,8 +125,8 @@ class _Spot:
         return (*map(self._of, others), self.series.backend, self.size)
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        return (self.line.tp, self.line.replicas, self.line.gpus)
+    def size(self) -> Layout:
+        return self.line.layout
 
     def _of(self, name: str) -> Any:
         return self.series.key[KEY.index(name)]
@@ -152,7 +153,7 @@ def build(results: Results) -> Table:
 def _ladders(series: list[Series]) -> Iterator[list[_Spot]]:
     """Spots that differ in the batch alone, rising."""
     for group in by_batch(series):
-        by_size: dict[tuple[int, int, int], list[_Spot]] = defaultdict(list)
+        by_size: dict[Layout, list[_Spot]] = defaultdict(list)
         for one in group:
             for line in one.lines:
                 spot = _Spot(one, line)

@@ -81,7 +81,7 @@ def build(results: Results) -> Table:
 
 def _records(group: list[Series]) -> Iterator[Record]:
     """``group``: series that agree in all but the batch, rising."""
-    by_tp = [{line.tp: line for line in one.lines if line.replicas == 1} for one in group]
+    by_tp = [{line.tp: line for line in one.lines if line.layout.is_tp_alone} for one in group]
     for low_tp, high_tp in combinations(sorted({tp for lines in by_tp for tp in lines}), 2):
         sides = [(lines.get(low_tp), lines.get(high_tp)) for lines in by_tp]
         both = [(low, high) for low, high in sides if low is not None and high is not None]

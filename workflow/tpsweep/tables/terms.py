@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpsweep.analysis.once import once
-from tpsweep.analysis.series import NO_ALLREDUCE
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -27,6 +26,7 @@ from tpsweep.analysis.table import (
 )
 from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes
 from tpsweep.core import schema
+from tpsweep.core.axes import NO_ALLREDUCE
 from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
 from tpsweep.results.load import Results
 from tpsweep.tables import communication

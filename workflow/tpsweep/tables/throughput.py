@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpsweep.analysis import prices, verdicts
-from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.analysis.series import (
+    BASELINE,
+    DUMMY,
+    HEAD,
+    LINE,
+    ORDER,
+    TAIL,
+    Line,
+    Series,
+    load_series,
+)
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -82,7 +92,7 @@ def build(results: Results) -> Table:
         for series in load_series(results, "throughput", _FROM_ROWS)
         for record in (*_measured(series), *_computed(series))
     ]
-    order = (*(name for name in ORDER if name not in ("tp", "replicas", "gpus")), "gpus", "tp")
+    order = (*(name for name in ORDER if name not in LINE), "gpus", "tp")
     lines.sort(key=lambda record: sort_key(record, order))
     legend = (*LEGEND, *prices.legend(lines))
     return Table("throughput", "Throughput", COLUMNS, VIEWS, lines, legend, EMPTY)
@@ -108,7 +118,7 @@ def _measured(series: Series) -> Iterator[Record]:
 def _computed(series: Series) -> Iterator[Record]:
     """The baseline times ``n`` beside every larger line on ``n`` times as many GPUs."""
     one = series.baseline
-    if one is None or one.replicas != 1:
+    if one is None or one.layout.replicas != 1:
         return
     rates = _rates(one)
     known = {(line.tp, line.gpus) for line in series.lines if line.measured}

@@ -23,6 +23,7 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core import stats
+from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.results.load import Results
 
@@ -99,7 +100,7 @@ def build(results: Results) -> Table:
     """
     series = load_series(results, "latency", _FROM_ROWS)
     throughput = {
-        (one.place(one.batch), line.tp, line.replicas): line.output_tok_s
+        (one.place(one.batch), line.layout): line.output_tok_s
         for one in series
         for line in one.lines
     }
@@ -110,7 +111,7 @@ def build(results: Results) -> Table:
 
 
 def _records(
-    series: Series, throughput: dict[tuple[tuple[Any, ...], int, int], float | None]
+    series: Series, throughput: dict[tuple[tuple[Any, ...], Layout], float | None]
 ) -> Iterator[Record]:
     baseline = series.baseline
     for line in series.lines:
@@ -145,7 +146,7 @@ def _speedup(baseline: Line | None, line: Line, samples: str, name: str) -> Reco
 
 
 def _rates(
-    series: Series, line: Line, throughput: dict[tuple[tuple[Any, ...], int, int], float | None]
+    series: Series, line: Line, throughput: dict[tuple[tuple[Any, ...], Layout], float | None]
 ) -> Record:
     """Throughput, per GPU, and beside the baseline's on as many GPUs (measuring rule 9)."""
     rate, baseline = line.output_tok_s, series.baseline
@@ -157,7 +158,7 @@ def _rates(
         engines, rest = divmod(line.gpus, baseline.gpus)
         if series.batch is not None and engines > 1 and rest == 0 and series.batch % engines == 0:
             place = series.place(series.batch // engines)
-            share = throughput.get((place, baseline.tp, baseline.replicas))
+            share = throughput.get((place, baseline.layout))
             split = None if share is None else share * engines
     return {
         "output_tok_s": rate,

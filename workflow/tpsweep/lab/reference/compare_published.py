@@ -149,7 +149,7 @@ def _is_of(one: Figure, line: Line, reference: Reference) -> bool:
     card = reference.cards[one.gpu].name
     return (
         (one.workload, one.metric) in OWN
-        and line.replicas == 1
+        and line.layout.is_tp_alone
         and (one.workload, one.model, one.tp) == (cell["workload"], cell["model"], line.tp)
         and (one.gpu == cell["gpu"] or card == cell["gpu_card"])
         and one.batch == cell["batch"]
