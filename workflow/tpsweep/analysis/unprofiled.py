@@ -10,6 +10,7 @@ from typing import Any
 from tpsweep.analysis.table import Record
 from tpsweep.core import schema
 from tpsweep.core.layout import Layout
+from tpsweep.core.workloads import LATENCY
 from tpsweep.results.load import Results, records
 
 _FREE = ("cell_id", "workload", "output_len", "run")
@@ -36,7 +37,7 @@ class DecodeTimes:
     """Every measured decode time of a results folder, by what was measured."""
 
     def __init__(self, results: Results) -> None:
-        rows = results.rows[results.rows["workload"] == "latency"]
+        rows = results.rows[results.rows["workload"] == LATENCY]
         settings = dict(
             zip(results.manifest["cell_id"], records(results.manifest, ("settings",)), strict=True)
         )

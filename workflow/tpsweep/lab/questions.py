@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tpsweep.core.workloads import CAPTURE, LATENCY
 from tpsweep.lab.answers import answer_questions, check_expectations, lines_of
 from tpsweep.report.boxes import Box, Part
 from tpsweep.results.load import Results
@@ -14,7 +15,7 @@ LEGEND = (
 
 def make_questions(results: Results, limit: int) -> Part:
     """Both boxes; at most ``limit`` sentences. None in a matrix without latency and captures."""
-    if not results.manifest["workload"].isin(["latency", "capture"]).any():
+    if not results.manifest["workload"].isin([LATENCY, CAPTURE]).any():
         return Part([], "No latency or capture cells in the matrix.")
     lines = lines_of(results)
     answers = [

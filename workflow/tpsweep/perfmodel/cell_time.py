@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from tpsweep.core.cell import Cell, Engine
+from tpsweep.core.workloads import LATENCY, THROUGHPUT
 from tpsweep.perfmodel.constants import NoExpectationError, document
 from tpsweep.perfmodel.gpu_specs import Card, card_by_name
 from tpsweep.perfmodel.model_shape import Shape
@@ -90,7 +91,7 @@ def _static(
     each = step.decode(batch, input_len, output_len)
     whole = first + (output_len - 1) * each
     seconds = (cell.warmups + cell.repeats) * whole / 1e3
-    if cell.workload == "latency":  # and its cross-check: one token each
+    if cell.workload == LATENCY:  # and its cross-check: one token each
         seconds += (1 + cell.repeats) * first / 1e3
     tpot = each if output_len > 1 else None
     return CellExpectation(first, tpot, seconds + cost("cell_gap_s"))
@@ -113,7 +114,7 @@ def _requests(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellE
     else:
         tpot = _in_flight(step, input_len, output_len, rate, first, most)
         duration = requests / rate + output_len * tpot / 1e3
-    times = cell.repeats + (cell.warmups if cell.workload == "throughput" else 0)
+    times = cell.repeats + (cell.warmups if cell.workload == THROUGHPUT else 0)
     seconds = times * duration + cost("cell_gap_s")
     return CellExpectation(step.prefill(1, input_len, output_len), tpot, seconds)
 

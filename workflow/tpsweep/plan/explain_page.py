@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
+from tpsweep.core.workloads import LATENCY
 from tpsweep.perfmodel.gpu_specs import card_by_name
 from tpsweep.perfmodel.model_shape import Shape, read_config
 from tpsweep.perfmodel.step_time import Batch, Expected, decode
@@ -97,7 +98,7 @@ def _terms(results: Path, shape: Shape) -> str:
         raise ValueError("cards.yaml: no NVIDIA H200")
     rows = []
     for line in _read(results, "expected"):
-        if line["workload"] != "latency":
+        if line["workload"] != LATENCY:
             continue
         tp, batch = line["tp"], line["batch"]
         run = Batch(tp, batch, line["input_len"], line["output_len"])

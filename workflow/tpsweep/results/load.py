@@ -21,6 +21,7 @@ from tpsweep.core import capture_report, preflight_record, schema
 from tpsweep.core.axes import AXES
 from tpsweep.core.capture_report import Communication
 from tpsweep.core.results_paths import FAILURES, MANIFEST
+from tpsweep.core.workloads import CAPTURE
 from tpsweep.results.row_cache import Read, conform, read_rows
 
 MANIFEST_SCHEMA = pa.schema(
@@ -120,7 +121,7 @@ def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[dict
 
 def _load_communication(results: Path, manifest: pd.DataFrame) -> dict[str, Communication]:
     """Reports on measured captures; one that cannot be read is named on stderr."""
-    captures = manifest[(manifest["workload"] == "capture") & (manifest["state"] == "measured")]
+    captures = manifest[(manifest["workload"] == CAPTURE) & (manifest["state"] == "measured")]
     found = {}
     for cell_id, path in zip(captures["cell_id"], captures["path"], strict=True):
         try:

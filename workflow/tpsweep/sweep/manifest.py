@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from tpsweep.core.atomic import replacing
 from tpsweep.core.schema import FLOAT, IDENTITY, INT, TEXT, Column
+from tpsweep.core.workloads import KINDS
 from tpsweep.perfmodel.cell_time import expected_of, start_seconds
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.sweep.expand import Planned
@@ -99,10 +100,10 @@ def _expected(item: Planned, shapes: Mapping[str, Shape | None] | None) -> dict[
         return {}
     engine = item.cell.engine
     found = expected_of(item.cell, shapes.get(engine.model.name))
-    workload = item.cell.workload
+    kind = KINDS[item.cell.workload]
     return {
-        "expected_prefill_ms": found.prefill_ms if workload == "latency" else None,
-        "expected_tpot_ms": found.tpot_ms if workload in ("latency", "serve") else None,
+        "expected_prefill_ms": found.prefill_ms if kind.has_prefill else None,
+        "expected_tpot_ms": found.tpot_ms if kind.has_decode else None,
         "expected_s": found.seconds,
         "expected_start_s": start_seconds(engine, shapes),
         "expectation_note": found.note,

@@ -20,6 +20,7 @@ from tpsweep.config.settings import ModelEntry
 from tpsweep.core.capture_report import PICTURE, REPORT, is_report
 from tpsweep.core.cell import Cell, slug
 from tpsweep.core.preflight_record import Request, class_name, marker
+from tpsweep.core.workloads import CAPTURE, KINDS
 from tpsweep.sweep.damaged import damaged
 from tpsweep.sweep.expand import Planned, expand
 from tpsweep.sweep.feasibility import refuse
@@ -74,7 +75,7 @@ class Job:
 
         For arrivals by a rate it is the time that they take (ms): sessions do not mix the two.
         """
-        if self.cell.workload == "capture":
+        if KINDS[self.cell.workload].is_profiled:
             return CAPTURES_LAST + (self.cell.batch or 0)
         batch, rate = self.cell.batch or self.cell.num_prompts or 1, self.cell.request_rate
         if rate is not None:
@@ -133,7 +134,7 @@ class Sweep:
     def communication(self) -> list[str]:
         """Report and picture of each capture that this run asks for."""
         wanted = (self.jobs[path].cell for path in self.wanted)
-        captures = (cell for cell in wanted if cell.workload == "capture")
+        captures = (cell for cell in wanted if cell.workload == CAPTURE)
         stems = [f"{self.results}/{cell.capture_stem}" for cell in captures]
         return [f"{stem}{suffix}" for stem in stems for suffix in (REPORT, PICTURE)]
 

@@ -47,6 +47,7 @@ from tpsweep.analysis.table import (
 from tpsweep.core import stats
 from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
+from tpsweep.core.workloads import LATENCY
 from tpsweep.perfmodel.gpu_specs import card_by_name
 from tpsweep.results.load import Results
 
@@ -134,7 +135,7 @@ class _Spot:
 
 def build(results: Results) -> Table:
     """Every TP and batch of every node class that the manifest has, measured or not."""
-    ladders = list(_ladders(load_series(results, "latency", (DECODE, "output_tok_s"))))
+    ladders = list(_ladders(load_series(results, LATENCY, (DECODE, "output_tok_s"))))
     spots = [spot for ladder in ladders for spot in ladder]
     at_batch = {(spot.peers, spot.node_class, spot.series.batch): spot for spot in spots}
     references = _references(spots)

@@ -21,6 +21,7 @@ from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes
 from tpsweep.core import schema
 from tpsweep.core.capture_report import Communication, Counts, Percentiles, PerRank, Phase
 from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
+from tpsweep.core.workloads import CAPTURE
 from tpsweep.results.load import Results, records
 
 _FROM_ROWS = (
@@ -156,9 +157,9 @@ def build(results: Results) -> Table:
 
 def lines(results: Results) -> list[Record]:
     """The table's records, in the order of the identity."""
-    rows = results.rows[results.rows["workload"] == "capture"]
+    rows = results.rows[results.rows["workload"] == CAPTURE]
     by_id = {line["cell_id"]: line for line in records(rows, ("cell_id", *_FROM_ROWS))}
-    manifest = results.manifest[results.manifest["workload"] == "capture"]
+    manifest = results.manifest[results.manifest["workload"] == CAPTURE]
     times = DecodeTimes(results)
     names = (*schema.IDENTITY_NAMES, "state", "reason")
     found = [

@@ -25,6 +25,7 @@ from tpsweep.analysis.series import Line, Series, by_batch, load_series
 from tpsweep.analysis.table import Record, Table, View, identity, sort_key, text
 from tpsweep.core import stats
 from tpsweep.core.schema import INT, TEXT, Column
+from tpsweep.core.workloads import LATENCY
 from tpsweep.results.load import Results
 
 RATE = "output_tok_s"
@@ -72,7 +73,7 @@ def build(results: Results) -> Table:
     """Every pair of TPs of every series, measured or not."""
     lines = [
         record
-        for group in by_batch(load_series(results, "latency", (DECODE, RATE)))
+        for group in by_batch(load_series(results, LATENCY, (DECODE, RATE)))
         for record in _records(group)
     ]
     lines.sort(key=lambda record: sort_key(record, _ORDER))

@@ -23,6 +23,7 @@ from tpsweep.analysis.table import (
 )
 from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, FLOAT, TEXT, Column
+from tpsweep.core.workloads import LATENCY, SERVE
 from tpsweep.perfmodel.constants import document
 from tpsweep.results.load import Results, records
 
@@ -104,7 +105,7 @@ def build(results: Results) -> Table:
     )
     at_tp: dict[tuple[object, ...], dict[int, float]] = defaultdict(dict)
     for cell in cells:
-        if cell["expected_tpot_ms"] is not None and cell["workload"] == "latency":
+        if cell["expected_tpot_ms"] is not None and cell["workload"] == LATENCY:
             at_tp[_setting(cell)][cell["tp"]] = cell["expected_tpot_ms"]
     lines = [_line(cell, by_id.get(cell["cell_id"]), at_tp[_setting(cell)]) for cell in cells]
     lines.sort(key=lambda line: sort_key(line, _ORDER))
@@ -125,7 +126,7 @@ def _line(cell: Record, measured: Record | None, at_tp: dict[int, float]) -> Rec
     if measured is None:
         return line
     line |= {name: measured[name] for name in _INTERVALS}
-    is_served = cell["workload"] == "serve"
+    is_served = cell["workload"] == SERVE
     if is_served:
         line["tpot_ms"] = measured[_SERVED]
     line["synthetic"] = bool(measured["synthetic"])

@@ -15,6 +15,7 @@ from tpsweep.analysis.table import (
 )
 from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, TEXT, Column
+from tpsweep.core.workloads import LATENCY
 from tpsweep.results.load import Results, records
 
 _SHOWN = (
@@ -61,10 +62,10 @@ _ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 @once
 def build(results: Results) -> Table:
     """One line per latency cell of the manifest, measured or not."""
-    rows = results.rows[results.rows["workload"] == "latency"]
+    rows = results.rows[results.rows["workload"] == LATENCY]
     names = ("cell_id", *_SHOWN, "floor_note", "synthetic")
     by_id = {line["cell_id"]: line for line in records(rows, names)}
-    manifest = results.manifest[results.manifest["workload"] == "latency"]
+    manifest = results.manifest[results.manifest["workload"] == LATENCY]
     cells = records(manifest, (*schema.IDENTITY_NAMES, "state", "reason"))
     lines = [_line(cell, by_id.get(cell["cell_id"])) for cell in cells]
     lines.sort(key=lambda line: sort_key(line, _ORDER))

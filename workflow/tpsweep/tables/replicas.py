@@ -24,6 +24,7 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
+from tpsweep.core.workloads import LATENCY, SERVE
 from tpsweep.results.load import Results
 
 TIMES = ("tpot_ms", "prefill_ms", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms")
@@ -91,11 +92,11 @@ class _Other:
 
 def build(results: Results) -> Table:
     """Every engine over several GPUs beside all smaller ones that its series could have."""
-    static = load_series(results, "latency", _FROM_ROWS)
+    static = load_series(results, LATENCY, _FROM_ROWS)
     by_place = {_place(s, s.batch, line): line for s in static for line in s.lines}
     lines = [
         record
-        for series in (*static, *load_series(results, "serve", _FROM_ROWS))
+        for series in (*static, *load_series(results, SERVE, _FROM_ROWS))
         for record in _records(series, by_place)
     ]
     lines.sort(key=lambda record: sort_key(record, _ORDER))

@@ -26,6 +26,7 @@ from tpsweep.analysis.table import (
 from tpsweep.core.schema import BOOL, FLOAT, INT, SERVE_METRICS, TEXT, Column
 from tpsweep.core.schema import PERCENTILES as PERCENTILES_KEPT
 from tpsweep.core.stats import MIN_RUNS
+from tpsweep.core.workloads import SERVE
 from tpsweep.results.load import Results
 
 COMPARED = ("ttft_p50_ms", "itl_p50_ms", "ttft_p99_ms")
@@ -133,7 +134,7 @@ EMPTY = "No serve cells in the matrix."
 @once
 def build(results: Results) -> Table:
     """Every TP and number of replicas at every offered rate, measured or not."""
-    series = load_series(results, "serve", _FROM_ROWS)
+    series = load_series(results, SERVE, _FROM_ROWS)
     lines = [record for one in series for record in _records(one)]
     lines.sort(key=lambda record: sort_key(record, ORDER))
     return Table("serving", "Serving", COLUMNS, VIEWS, lines, LEGEND, EMPTY)

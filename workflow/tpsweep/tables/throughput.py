@@ -29,6 +29,7 @@ from tpsweep.analysis.table import (
 )
 from tpsweep.core import stats
 from tpsweep.core.schema import FLOAT, TEXT, Column
+from tpsweep.core.workloads import THROUGHPUT
 from tpsweep.results.load import Results
 
 SAMPLES = {"request_s": "request_s_samples", "output_tok_s": "output_tok_s_samples"}
@@ -89,7 +90,7 @@ def build(results: Results) -> Table:
     """Every TP of every request set, measured or not, by GPUs: computed lines stand between."""
     lines = [
         record
-        for series in load_series(results, "throughput", _FROM_ROWS)
+        for series in load_series(results, THROUGHPUT, _FROM_ROWS)
         for record in (*_measured(series), *_computed(series))
     ]
     order = (*(name for name in ORDER if name not in LINE), "gpus", "tp")

@@ -25,6 +25,7 @@ from tpsweep.analysis.table import (
 from tpsweep.core import stats
 from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, TEXT, Column
+from tpsweep.core.workloads import LATENCY
 from tpsweep.results.load import Results
 
 DECODE, PREFILL = "tpot_ms_samples", "prefill_ms_samples"
@@ -98,7 +99,7 @@ def build(results: Results) -> Table:
     Other workloads have tables of their own; captures have none, for profiled is not unprofiled
     (measuring rule 6).
     """
-    series = load_series(results, "latency", _FROM_ROWS)
+    series = load_series(results, LATENCY, _FROM_ROWS)
     throughput = {
         (one.place(one.batch), line.layout): line.output_tok_s
         for one in series

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tpsweep.core.errors import CaptureError
 from tpsweep.core.row_file import read_row
+from tpsweep.core.workloads import LATENCY
 from tpsweep.traces.sidecar import DTYPE_BYTES, Sidecar
 
 _SAME = {
@@ -36,7 +37,7 @@ def decode_ms(path: Path, known: Sidecar) -> float:
     except ValueError as error:
         raise CaptureError(str(error)) from error
     workload, tpot = row.get("workload"), row.get("tpot_ms")
-    if workload != "latency":
+    if workload != LATENCY:
         raise CaptureError(f"{path}: workload: {workload!r}; the row of a latency cell is needed")
     if not isinstance(tpot, float) or not 0 < tpot < math.inf:
         raise CaptureError(f"{path}: tpot_ms: {tpot!r}; a decode time above 0 is needed")

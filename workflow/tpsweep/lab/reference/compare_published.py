@@ -20,6 +20,7 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
+from tpsweep.core.workloads import LATENCY, SERVE, THROUGHPUT
 from tpsweep.lab.reference.checks import CHECKS, examine
 from tpsweep.lab.reference.figure import Figure
 from tpsweep.lab.reference.reading import Reference
@@ -38,20 +39,20 @@ def _per_token(line: Line) -> float | None:
 
 
 OWN: dict[tuple[str, str], tuple[str, Own]] = {
-    ("latency", "batch_latency"): ("e2e_ms", _column("e2e_ms")),
-    ("latency", "per_token_latency"): ("e2e_ms / output_len", _per_token),
-    ("latency", "throughput"): ("output_tok_s", _column("output_tok_s")),
-    ("throughput", "throughput"): ("output_tok_s", _column("output_tok_s")),
-    ("throughput", "offline_throughput"): ("request_s", _column("request_s")),
-    ("serve", "ttft_p50"): ("ttft_p50_ms", _column("ttft_p50_ms")),
-    ("serve", "itl_p50"): ("itl_p50_ms", _column("itl_p50_ms")),
-    ("serve", "throughput"): ("output_tok_s", _column("output_tok_s")),
+    (LATENCY, "batch_latency"): ("e2e_ms", _column("e2e_ms")),
+    (LATENCY, "per_token_latency"): ("e2e_ms / output_len", _per_token),
+    (LATENCY, "throughput"): ("output_tok_s", _column("output_tok_s")),
+    (THROUGHPUT, "throughput"): ("output_tok_s", _column("output_tok_s")),
+    (THROUGHPUT, "offline_throughput"): ("request_s", _column("request_s")),
+    (SERVE, "ttft_p50"): ("ttft_p50_ms", _column("ttft_p50_ms")),
+    (SERVE, "itl_p50"): ("itl_p50_ms", _column("itl_p50_ms")),
+    (SERVE, "throughput"): ("output_tok_s", _column("output_tok_s")),
 }
 """By workload and published metric: the columns of one's own that are the same quantity."""
 _FROM_ROWS = {
-    "latency": ("e2e_ms", "output_tok_s"),
-    "throughput": ("output_tok_s", "request_s"),
-    "serve": ("ttft_p50_ms", "itl_p50_ms", "output_tok_s"),
+    LATENCY: ("e2e_ms", "output_tok_s"),
+    THROUGHPUT: ("output_tok_s", "request_s"),
+    SERVE: ("ttft_p50_ms", "itl_p50_ms", "output_tok_s"),
 }
 _LENGTH_IS_ALL = ("batch_latency",)
 """Metrics that say nothing of another output length."""
@@ -161,7 +162,7 @@ def _record(series: Series, line: Line, one: Figure, reference: Reference) -> Re
     own_is, compute = OWN[one.workload, one.metric]
     own, length = compute(line), line.cells[0]["output_len"]
     warnings = []
-    if one.workload == "latency" and one.output_len != length:
+    if one.workload == LATENCY and one.output_len != length:
         stated = "not stated" if one.output_len is None else str(one.output_len)
         warnings.append(f"output tokens: own {length}, reference {stated}")
     if any(cell["weights"] == "dummy" for cell in line.measured):
