@@ -179,7 +179,7 @@ AXES = (
         Group.SETTING,
         "Variant",
         config_key="variants",
-        lists={SWEEP: REQUIRED},
+        lists={SWEEP: ["default"]},
     ),
     Axis(
         "allreduce_backend",
