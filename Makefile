@@ -42,28 +42,28 @@ slurm-demo: install  ## the small sweep on a private Slurm on this machine
 	$(BIN)/python -m tests.slurm.demo
 	@echo; cat results/slurm-demo/tables/tp_comparison.md
 
-faults: install  ## every fault on a private Slurm; writes docs/faults.md
+faults: install  ## every fault on a private Slurm; writes docs/generated/faults.md
 	install/slurm.sh
 	$(BIN)/python -m tests.slurm.fault_table
 
-bad-inputs: install  ## every bad input and fault on this machine; writes docs/bad-input.md
+bad-inputs: install  ## every bad input and fault on this machine; writes docs/generated/bad-input.md
 	$(BIN)/python -m tests.bad_input.table
 
 # In an environment of its own: the peer pulls in packages that are too new for vLLM.
-bench: bench-capture bench-plan bench-tables  ## the executor beside its peers, and with 10,000 cells; writes docs/speed.md
+bench: bench-capture bench-plan bench-tables  ## the executor beside its peers, and with 10,000 cells; writes docs/generated/speed.md
 	install/slurm.sh
 	python3 -m venv .venv-bench
 	.venv-bench/bin/pip install -q $(PLUGIN) snakemake-executor-plugin-slurm
 	.venv-bench/bin/python -m tests.bench.report
 
-bench-capture: install  ## a capture of a million kernels, beside pandas; writes docs/speed-capture.md
-	$(BIN)/python -m tests.bench.capture_million --write docs/speed-capture.md
+bench-capture: install  ## a capture of a million kernels, beside pandas; writes docs/generated/speed-capture.md
+	$(BIN)/python -m tests.bench.capture_million --write docs/generated/speed-capture.md
 
-bench-plan: install  ## the plan of PACE's matrix and of 10,000 cells; writes docs/speed-plan.md
-	$(BIN)/python -m tests.bench.plan --write docs/speed-plan.md
+bench-plan: install  ## the plan of PACE's matrix and of 10,000 cells; writes docs/generated/speed-plan.md
+	$(BIN)/python -m tests.bench.plan --write docs/generated/speed-plan.md
 
-bench-tables: install  ## tables and page of 10,000 cells; writes docs/speed-tables.md
-	$(BIN)/python -m tests.bench.tables_scale --write docs/speed-tables.md
+bench-tables: install  ## tables and page of 10,000 cells; writes docs/generated/speed-tables.md
+	$(BIN)/python -m tests.bench.tables_scale --write docs/generated/speed-tables.md
 
 bench-loops: install  ## shell loops around vLLM's benchmark, beside the same cells here; prints a page
 	$(BIN)/python -m tests.bench.loops tests/bench/loops.yaml
