@@ -1,6 +1,6 @@
-"""``make faults``: run all faults on a private Slurm and write docs/faults.md.
+"""``make faults``: run all faults on a private Slurm and write docs/generated/faults.md.
 
-Typed again after one went wrong, it runs that one and those after it that have no report yet.
+Run again after a failure, it repeats that fault and runs those that have no report yet.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from tests.slurm.workflow import matrix
 
 KEPT = Path(".faults.jsonl")
 CONTROLLER_LOST = ("controller_restarted", "forgotten_by_everybody")
-"""These have a Slurm of their own: one that was killed gives ids anew, and nodes mind."""
+"""These get a Slurm of their own: a killed slurmctld hands out ids again, which nodes reject."""
 
 HEADER = """\
-# Faults
+# Faults on Slurm
 
-Written by `make faults` on {date}: Slurm {version} of this machine, {cells} cells of {sessions}
-sessions on five nodes with fake GPUs, real processes, cells that compute nothing. Each fault
-strikes while the second of three cells of a session runs; then the same command is typed again
-until all is done. Counted from the cells' own append-only log (begun, done): *lost* cells have no
-output at the end, *twice* were done more than once, *rerun* began more than once, which should be
-exactly what was cut off unfinished; *left* processes outlived their session.
+Written by `make faults` on {date}: Slurm {version} on this machine, {cells} cells in {sessions}
+sessions on five nodes with fake GPUs; real processes, cells that compute nothing. Each fault
+strikes while the second of a session's three cells runs. Then the same command is run again until
+everything is done. The counts come from the cells' own append-only log (begun, done): *lost* cells
+have no output at the end, *twice* cells finished more than once, *rerun* cells began more than
+once. *rerun* should equal *unfinished*, the cells that the fault interrupted. *left* counts
+processes that outlived their session.
 
-| fault | Slurm said | the user saw | lost | twice | rerun | unfinished | left | seconds |
+| fault | Slurm's answer | what the user saw | lost | twice | rerun | unfinished | left | seconds |
 |---|---|---|---|---|---|---|---|---|
 """
 
@@ -59,13 +60,13 @@ def _judge(name: str, lab: Lab, root: Path) -> Report:
 
 
 def _kept() -> dict[str, Report]:
-    """Good reports of an earlier run that did not come to its end, by name."""
+    """Good reports of an earlier, interrupted run, by name."""
     lines = KEPT.read_text("utf-8").splitlines() if KEPT.exists() else []
     return {data.pop("name"): Report(**data) for data in map(json.loads, lines)}
 
 
 def main() -> int:
-    """Run all faults (or those named); docs/faults.md if all went well, else exit code 1."""
+    """Run all faults (or those named). Write the page if all went well, else return 1."""
     names = sys.argv[1:] or list(FAULTS)
     reports: list[Report] = []
     kept = {} if sys.argv[1:] else _kept()
@@ -94,7 +95,7 @@ def main() -> int:
                 with KEPT.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"name": name, **asdict(report)}) + "\n")
     if not wrong and names == list(FAULTS):
-        Path("docs/faults.md").write_text(table(reports, version), "utf-8")
+        Path("docs/generated/faults.md").write_text(table(reports, version), "utf-8")
         KEPT.unlink()
     return 1 if wrong else 0
 

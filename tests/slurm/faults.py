@@ -43,7 +43,7 @@ def one_cell_fails(case: Case) -> None:
 
 @fault
 def retries_are_for_what_may_pass(case: Case) -> None:
-    """with --retries 2, one cell exits with 3 and one with 65 (it would fail again)"""
+    """one cell exits with 3 and another with 65 (retrying is pointless), with --retries 2"""
     for cell, code in ((HELD, 3), ("h200x4-1", 65)):
         (case.flow.root / f"fail-{cell}").write_text(str(code))
     case.begin("--retries", "2", hold=())
@@ -82,7 +82,7 @@ def session_over_its_time(case: Case) -> None:
 
 @fault
 def scancel_of_one(case: Case) -> None:
-    """scancel of one session's job, with --retries 1 (not retried: somebody wanted it)"""
+    """scancel of one session's job, with --retries 1 (not retried: it was deliberate)"""
     case.begin("--retries", "1")
     job = case.job(HELD)
     case.call("scancel", job)
@@ -140,7 +140,7 @@ def preempted_by_cancel(case: Case) -> None:
 
 @fault
 def preempted_by_requeue(case: Case) -> None:
-    """the same where the QOS requeues: the session goes on where it was"""
+    """the same with a QOS that requeues: the session resumes where it was"""
     site = SITE.replace("slurm: {mem: 300M}", "slurm: {mem: 300M, requeue: true}")
     site += "qos: scavenge-requeue\nqos_limits: {scavenge-requeue: {}}\n"
     case.begin(hold=["h200x4-1"], site=site)
@@ -184,7 +184,7 @@ def node_lost(case: Case) -> None:
 
 @fault
 def node_cut_off_while_its_jobs_live_on(case: Case) -> None:
-    """slurmd dies, its jobs live on: they must not finish what is run elsewhere (--retries 1)"""
+    """slurmd dies but its jobs live on: they must not redo what now runs elsewhere (--retries 1)"""
     case.begin("--retries", "1")
     job, node = case.job(HELD), case.node(HELD)
     case.lab.kill_node(node, with_jobs=False)
@@ -197,7 +197,7 @@ def node_cut_off_while_its_jobs_live_on(case: Case) -> None:
 
 @fault
 def out_of_host_memory(case: Case) -> None:
-    """a cell takes 900 MB where 300 MB were asked, with --retries 1 (not retried)"""
+    """a cell uses 900 MB of the 300 MB requested, with --retries 1 (not retried)"""
     (case.flow.root / f"eat-{HELD}").touch()
     case.begin("--retries", "1", hold=())
     assert case.finish() == 1
@@ -239,7 +239,7 @@ def submitted_while_the_controller_is_down(case: Case) -> None:
 
 @fault
 def refused_for_submit_limit(case: Case) -> None:
-    """a QOS takes 3 jobs at a time (MaxSubmitJobs), 8 sessions are ready"""
+    """a QOS allows 3 jobs at a time (MaxSubmitJobs); 8 sessions are ready"""
     cells = {
         f"s{s}-{k}": {"gpu": "h100", "gpus": 1, "session": f"s{s}", "order": k}
         for s in range(8)
@@ -253,7 +253,7 @@ def refused_for_submit_limit(case: Case) -> None:
 
 @fault
 def refused_for_good(case: Case) -> None:
-    """8 GPUs are asked of nodes that have 4: that session alone fails, with Slurm's words"""
+    """8 GPUs requested on nodes with 4: only that session fails, with Slurm's message"""
     cells = matrix() | {"h100x8-0": {"gpu": "h100", "gpus": 8, "session": "h100x8"}}
     site = SITE.replace("FAKE H100, per_node: 4", "FAKE H100, per_node: 8")
     case.flow.write(cells, site)
@@ -282,7 +282,7 @@ def main_process_killed(case: Case) -> None:
 
 @fault
 def main_process_killed_in_sbatch(case: Case) -> None:
-    """SIGKILL of Snakemake after sbatch took an array and before anybody could note its id"""
+    """SIGKILL of Snakemake after sbatch accepted an array, before its id was recorded"""
     real = case.call("bash", "-c", "command -v sbatch")
     shims = case.flow.root / "shims"
     shims.mkdir()
@@ -305,7 +305,7 @@ def main_process_killed_in_sbatch(case: Case) -> None:
 
 @fault
 def ledger_cut_short(case: Case) -> None:
-    """SIGKILL of Snakemake, and the last line of its ledger is cut in half"""
+    """SIGKILL of Snakemake, with the last line of its ledger truncated"""
     case.begin()
     job = case.job(HELD)
     case.kill()

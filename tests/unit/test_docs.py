@@ -175,7 +175,7 @@ def test_every_type_of_failure_is_described() -> None:
 
 
 @pytest.mark.parametrize(
-    "file", [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))], ids=lambda f: f.name
+    "file", [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))], ids=lambda f: f.name
 )
 def test_every_link_leads_somewhere(file: Path) -> None:
     text = re.sub(r"^```.*?^```", "", file.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
