@@ -15,6 +15,7 @@ from tpsweep.core.atomic import replacing
 from tpsweep.core.cell import Cell
 from tpsweep.engine.api_server import Server
 from tpsweep.engine.load_generator import Sent
+from tpsweep.engine.nvml import LEAST_ENERGY_S
 from tpsweep.engine.offline import OfflineEngine
 from tpsweep.measure import capture, latency, serving, throughput
 from tpsweep.measure.build_row import EngineRecord
@@ -41,14 +42,16 @@ def measure(cell: Cell, engine: Loaded, files: Files, about: EngineRecord) -> Me
     Raises ``ValueError`` for what cannot be measured as asked, ``EngineDiedError``, and
     ``OSError`` if vLLM's results cannot be kept.
     """
+    # Where no energy is counted nothing has to go on for it.
+    least_s = LEAST_ENERGY_S if about.gpus else 0.0
     if cell.workload == "latency" and isinstance(engine, OfflineEngine):
-        return latency.run(cell, engine.generate, engine.vocabulary)
+        return latency.run(cell, engine.static_batch, engine.vocabulary, least_s)
     if cell.workload == "capture" and isinstance(engine, OfflineEngine):
         return capture.run(cell, engine, files.results, about)
     read = partial(sharegpt.read, tokenizer=engine.tokenizer)
     requests = request_set.of_cell(cell, files.dataset, engine.vocabulary, read)
     if cell.workload == "throughput" and isinstance(engine, OfflineEngine):
-        return throughput.run(cell, requests, engine.generate)
+        return throughput.run(cell, requests, engine.generate, least_s)
     if cell.workload == "serve" and isinstance(engine, Server):
         send = partial(engine.send, slo=cell.extra.get("slo") or {})
         measurement, runs = serving.run(cell, requests, send, engine.counters)
