@@ -70,7 +70,7 @@ SAMPLES = (
     Column(
         "scheduled_instants_samples",
         INTS,
-        "latency, per repeat: scheduler steps in which requests began; 1: an exact static batch",
+        "static batches, per repeat: scheduler steps in which requests began; 1: an exact one",
     ),
     Column("ttft_ms_samples", FLOATS, "serve, per request: time to first token"),
     Column("request_s_samples", FLOATS, "throughput and serve, per repeat: requests/s"),
@@ -195,6 +195,11 @@ PROVENANCE = (
     Column("request_set_digest", TEXT, "sha256 of the request set: its token ids and lengths"),
     Column("slo", TEXT, "serve: the limits of goodput as JSON; null without"),
     Column("profiler_ran", TEXT, "capture: torch or nsys, with its version"),
+    Column(
+        "capture_steady_from",
+        INT,
+        "capture: so many decode steps after each prefill are in no figure of the decode",
+    ),
     Column("capture_files", TEXTS, "capture: the capture's files, below the results root"),
     Column("vllm_results", TEXTS, "serve: vLLM's own result JSON per seed, below the results root"),
     Column("model_digest", TEXT, "sha256 of the model's shape and weight files' sizes"),
