@@ -18,3 +18,8 @@ FIRST = 1
 def method_of(value: int | None) -> int:
     """A row's method from its column, which older rows do not have."""
     return FIRST if value is None else value
+
+
+LEAST_ENERGY_S = 5.0
+"""NVML's energy counter moves about ten times a second: over less, its steps are in the value.
+Repeats go on until they have taken as long."""

@@ -21,11 +21,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tpsweep.core.method import LEAST_ENERGY_S
 from tpsweep.perfmodel import nvlink
 
 INTERVAL_S = 0.1
-LEAST_ENERGY_S = 5.0
-"""The energy counter moves about ten times a second: over less, its steps are in the figure."""
 LEAST_PHASE_SAMPLES = 5
 """Of a phase, all its repeats together: over fewer the clock would be that of an instant."""
 POWER_INSTANT = 186

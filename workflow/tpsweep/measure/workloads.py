@@ -13,9 +13,9 @@ from typing import Any
 
 from tpsweep.core.atomic import replacing
 from tpsweep.core.cell import Cell
+from tpsweep.core.method import LEAST_ENERGY_S
 from tpsweep.engine.api_server import Server
 from tpsweep.engine.load_generator import Sent
-from tpsweep.engine.nvml import LEAST_ENERGY_S
 from tpsweep.engine.offline import OfflineEngine
 from tpsweep.measure import capture, latency, serving, throughput
 from tpsweep.measure.build_row import EngineRecord
