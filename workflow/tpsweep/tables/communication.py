@@ -142,8 +142,8 @@ LEGEND = (
     " rank's own duration is its wait for the slowest. With more ranks the shortest leans lower.",
     "Share of decode time: of the latency cell like it, without a profiler. A profiler stretches"
     " steps and makes gaps and waits: compute, wait and gap are of the profiled step.",
-    "Decode steps are those of the whole batch. Up to method 1 requests reached the engine one by one,"
-    " so that some steps hold a part of it: partial steps, which cost less and are in no figure. From"
+    "Decode steps are those of the whole batch. Up to method 1 requests came one by one, so that"
+    " some steps hold a part of it: partial steps, which cost less and are in no figure. From"
     " method 2 on a batch is whole, and the first decode steps after a prefill are left out.",
 )
 EMPTY = "No capture cells in the matrix."
