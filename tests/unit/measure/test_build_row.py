@@ -14,8 +14,9 @@ import pytest
 from tests.unit.cells import engine, latency_cell, model
 from tpsweep.core import row_file, schema
 from tpsweep.core.cell import Cell
+from tpsweep.core.method import METHOD, method_of
 from tpsweep.core.request import Request
-from tpsweep.engine.nvml import GpuInfo, GpuWindow
+from tpsweep.engine.nvml import GpuInfo, GpuWindow, PhaseState
 from tpsweep.engine.repeat import Finished, Repeat
 from tpsweep.engine.vllm_api import LogFacts, RequestTimes
 from tpsweep.measure import latency
@@ -199,7 +200,9 @@ def test_a_row_goes_through_its_file_unchanged(tmp_path: Path) -> None:
     left_out = {column.name for column in (*schema.GPU_STATE, *schema.PROVENANCE)} - set(made)
     assert left_out == {"gpu_note", "cpu_model", "cuda_version", "tpsweep_version",
                         "request_set_digest", "slo", "vllm_results",
-                        "profiler_ran", "capture_files"}  # fmt: skip
+                        "profiler_ran", "capture_files", "gpu_phase_note",
+                        "gpu_sm_clock_prefill_mhz", "gpu_sm_clock_decode_mhz",
+                        "gpu_power_prefill_w", "gpu_power_decode_w"}  # fmt: skip
 
 
 def test_figures_times_and_energy_of_a_row() -> None:
@@ -251,3 +254,20 @@ def test_energy_that_one_gpu_lacks_is_no_sum() -> None:
     windows: list[GpuWindow | None] = [gpu_window("GPU-a"), gpu_window("GPU-b", energy_j=None)]
     made = make_row(CELL, engine_record(), measurement(), windows, CONTEXT)
     assert made["energy_j"] is made["energy_j_per_tok"] is None
+
+
+def test_clocks_and_power_stand_by_phase() -> None:
+    phases = {"prefill": PhaseState(3), "decode": PhaseState(20, 1755.0, 610.0)}
+    seen = [gpu_window(uuid, phases=phases) for uuid in UUIDS]
+    row = make_row(CELL, engine_record(), measurement(), seen, CONTEXT)
+    assert row["gpu_sm_clock_decode_mhz"] == [1755.0, 1755.0]
+    assert row["gpu_power_decode_w"] == [610.0, 610.0]
+    assert row["gpu_sm_clock_prefill_mhz"] is row["gpu_power_prefill_w"] is None
+    assert row["gpu_phase_note"] == "prefill: 3 NVML samples, at least 5 needed"
+
+
+def test_a_row_says_by_which_method_it_was_measured() -> None:
+    row = make_row(CELL, engine_record(), measurement(), WINDOWS, CONTEXT)
+    assert row["method"] == METHOD["latency"] == 2
+    assert row["session_shuffled"] is True
+    assert (method_of(None), method_of(2)) == (1, 2)

@@ -68,6 +68,7 @@ class Communication(_Read):
     self_check: SelfCheck
     phases: dict[str, Phase]
     warnings: list[str] = []
+    steady_from: Whole = 0
     synthetic: bool = False
     picture: Path | None = None
 

@@ -145,10 +145,8 @@ class Daemon:
             times = measured.times
             time.sleep(max(0.0, times.kept_until + 2 * nvml.INTERVAL_S - ended))
             samples = self.sampler.read()
-            windows = [
-                nvml.window(samples, i.uuid, times.began, times.measured, times.kept_until)
-                for i in self.record.gpus
-            ]
+            span = times.began, times.measured, times.kept_until
+            windows = [nvml.window(samples, i.uuid, *span, times.phases) for i in self.record.gpus]
         context = Context(request, self.order, self.last_end, ended, utc_at_zero)
         self.order, self.last_end = self.order + 1, ended
         row = make_row(cell, self.record, measured, windows, context)

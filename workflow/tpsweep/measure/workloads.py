@@ -13,6 +13,7 @@ from typing import Any
 
 from tpsweep.core.atomic import replacing
 from tpsweep.core.cell import Cell
+from tpsweep.core.method import LEAST_ENERGY_S
 from tpsweep.core.workloads import CAPTURE, KINDS, LATENCY, SERVE, SERVER, THROUGHPUT
 from tpsweep.engine.api_server import Server
 from tpsweep.engine.load_generator import Sent
@@ -50,16 +51,18 @@ def measure(cell: Cell, engine: Loaded, files: Files, about: EngineRecord) -> Me
     return MEASURE[cell.workload](cell, engine, files, about)
 
 
-def _latency(cell: Cell, engine: OfflineEngine, _: Files, __: EngineRecord) -> Measurement:
-    return latency.run(cell, engine.generate, engine.vocabulary)
+def _latency(cell: Cell, engine: OfflineEngine, _: Files, about: EngineRecord) -> Measurement:
+    return latency.run(cell, engine.static_batch, engine.vocabulary, _least_s(about))
 
 
 def _capture(cell: Cell, engine: OfflineEngine, files: Files, about: EngineRecord) -> Measurement:
     return capture.run(cell, engine, files.results, about)
 
 
-def _throughput(cell: Cell, engine: OfflineEngine, files: Files, _: EngineRecord) -> Measurement:
-    return throughput.run(cell, _requests(cell, engine, files), engine.generate)
+def _throughput(
+    cell: Cell, engine: OfflineEngine, files: Files, about: EngineRecord
+) -> Measurement:
+    return throughput.run(cell, _requests(cell, engine, files), engine.generate, _least_s(about))
 
 
 def _serve(cell: Cell, engine: Server, files: Files, _: EngineRecord) -> Measurement:
@@ -77,6 +80,11 @@ MEASURE: Mapping[str, Callable[[Cell, Any, Files, EngineRecord], Measurement]] =
     CAPTURE: _capture,
 }
 """Kind of workload -> what measures it, on an engine of the kind's mode."""
+
+
+def _least_s(about: EngineRecord) -> float:
+    """How long repeats go on for their energy; where none is counted, not at all."""
+    return LEAST_ENERGY_S if about.gpus else 0.0
 
 
 def _requests(cell: Cell, engine: Loaded, files: Files) -> RequestSet:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from tpsweep.core.cell import Cell, Engine
+from tpsweep.core.method import LEAST_ENERGY_S
 from tpsweep.core.workloads import LATENCY, THROUGHPUT
 from tpsweep.perfmodel.constants import NoExpectationError, document
 from tpsweep.perfmodel.gpu_specs import Card, card_by_name
@@ -90,9 +91,10 @@ def _static(
     first = step.prefill(batch, input_len, output_len)
     each = step.decode(batch, input_len, output_len)
     whole = first + (output_len - 1) * each
-    seconds = (cell.warmups + cell.repeats) * whole / 1e3
-    if cell.workload == LATENCY:  # and its cross-check: one token each
-        seconds += (1 + cell.repeats) * first / 1e3
+    repeats = cell.repeats * whole / 1e3
+    seconds = cell.warmups * whole / 1e3 + repeats
+    if cell.workload == LATENCY:  # it goes on for the energy; and its cross-check: one token each
+        seconds += max(0.0, LEAST_ENERGY_S - repeats) + (1 + cell.repeats) * first / 1e3
     tpot = each if output_len > 1 else None
     return CellExpectation(first, tpot, seconds + cost("cell_gap_s"))
 

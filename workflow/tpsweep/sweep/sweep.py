@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import random
 import shlex
 import sys
 from collections import Counter
@@ -71,17 +71,13 @@ class Job:
 
     @property
     def order(self) -> int:
-        """Cheap cells first, so that a broken engine shows early: a weight of a repeat's tokens.
+        """Where in its session the cell runs: shuffled, so that no axis is the order, too.
 
-        For arrivals by a rate it is the time that they take (ms): sessions do not mix the two.
+        Drawn from the cell's id, which has the run in it: every run has an order of its own, and
+        a sweep that goes on keeps it. Captures come last.
         """
-        if KINDS[self.cell.workload].is_profiled:
-            return CAPTURES_LAST + (self.cell.batch or 0)
-        batch, rate = self.cell.batch or self.cell.num_prompts or 1, self.cell.request_rate
-        if rate is not None:
-            return 0 if math.isinf(rate) else round(1e3 * batch / rate)
-        # An output token is a step of its own, input tokens go through many at a time.
-        return batch * ((self.cell.input_len or 0) + 16 * (self.cell.output_len or 0))
+        drawn = random.Random(f"order {self.cell.cell_id}").randrange(CAPTURES_LAST)
+        return drawn + (CAPTURES_LAST if KINDS[self.cell.workload].is_profiled else 0)
 
 
 @dataclass(frozen=True)

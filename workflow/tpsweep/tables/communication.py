@@ -43,6 +43,8 @@ COLUMNS = (
     Column("allreduce_backend_ran", TEXT, "what vLLM's log says runs first in dispatch order"),
     Column("allreduce_backend_seen", TEXT, "backends of the all-reduces in the capture"),
     Column("decode_steps", INT, "decode steps of the whole batch: those that figures are of"),
+    Column("early_steps", INT, "decode steps that recover from a prefill: in no figure"),
+    Column("steady_from", INT, "so many decode steps after each prefill are early"),
     Column("partial_steps", INT, "prefill or decode of a part of the batch: in no figure"),
     Column("step_ms", FLOAT, "decode step under the profiler, median"),
     Column("transfer_us", FLOAT, "per all-reduce of a decode step: shortest rank's, median"),
@@ -104,6 +106,13 @@ def _transfer_ms(line: Record) -> str:
     return NA if line["transfer_ms"] is None else _at_least(line) + digits(line["transfer_ms"])
 
 
+def _decode_steps(line: Record) -> str:
+    if not line["early_steps"]:
+        return text("decode_steps", NA)(line)
+    decode, early = line["decode_steps"], line["early_steps"]
+    return f"{decode} of {decode + early}, from the {line['steady_from'] + 1}th on"
+
+
 VIEWS = (
     *IDENTITY_VIEWS,
     identity("Run", "run"),
@@ -112,7 +121,7 @@ VIEWS = (
     View("Self-check", text("self_check", NA)),
     View("All-reduces (per step)", text("all_reduce_per_step", NA)),
     View("All-reduce seen", text("allreduce_backend_seen", NA)),
-    View("Decode steps", text("decode_steps", NA)),
+    View("Decode steps", _decode_steps),
     View("Partial steps", text("partial_steps", NA)),
     View("Transfer (us per all-reduce)", _transfer_us),
     View("Transfer (ms per step)", _transfer_ms),
@@ -134,8 +143,9 @@ LEGEND = (
     " rank's own duration is its wait for the slowest. With more ranks the shortest leans lower.",
     "Share of decode time: of the latency cell like it, without a profiler. A profiler stretches"
     " steps and makes gaps and waits: compute, wait and gap are of the profiled step.",
-    "Decode steps are those of the whole batch. Requests reach the engine one by one, so that some"
-    " steps hold a part of it: partial steps, which cost less and are in no figure.",
+    "Decode steps are those of the whole batch. Up to method 1 requests came one by one, so that"
+    " some steps hold a part of it: partial steps, which cost less and are in no figure. From"
+    " method 2 on a batch is whole, and the first decode steps after a prefill are left out.",
 )
 EMPTY = "No capture cells in the matrix."
 _ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
@@ -234,6 +244,8 @@ def _analysed(found: Communication, decode_ms: float | None) -> Record:
         "all_gather_per_step": _one(check.found, "all_gather"),
         "allreduce_backend_seen": found.backend,
         "decode_steps": decode.steps,
+        "early_steps": found.phase("early").steps,
+        "steady_from": found.steady_from,
         "partial_steps": found.phase("partial").steps,
         "step_ms": _median(decode.step_ms),
         "transfer_us": _median(decode.transfer_us),
