@@ -200,7 +200,7 @@ def test_a_row_goes_through_its_file_unchanged(tmp_path: Path) -> None:
     left_out = {column.name for column in (*schema.GPU_STATE, *schema.PROVENANCE)} - set(made)
     assert left_out == {"gpu_note", "cpu_model", "cuda_version", "tpsweep_version",
                         "request_set_digest", "slo", "vllm_results",
-                        "profiler_ran", "capture_files", "gpu_phase_note",
+                        "profiler_ran", "capture_files", "capture_steady_from", "gpu_phase_note",
                         "gpu_sm_clock_prefill_mhz", "gpu_sm_clock_decode_mhz",
                         "gpu_power_prefill_w", "gpu_power_decode_w"}  # fmt: skip
 
