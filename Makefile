@@ -5,16 +5,21 @@ STAMP := .venv/.installed
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables bench-loops lint format gpu-smoke clean
+.PHONY: help install constraints sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables bench-loops lint format gpu-smoke clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(STAMP)  ## make .venv: the executor plugin, the project, its CPU or CUDA engine
 
-$(STAMP): pyproject.toml $(PLUGIN)/pyproject.toml install/install.sh
+$(STAMP): pyproject.toml $(PLUGIN)/pyproject.toml install/install.sh $(wildcard install/constraints*.txt)
 	install/install.sh
 	@touch $@
+
+constraints: install  ## the versions that install takes, from .venv; see install/README.md
+	$(BIN)/pip install --quiet uv
+	$(BIN)/python -m tools.constraints
+	@touch $(STAMP)
 
 sweep: install  ## a small real sweep on this machine: cells, rows, tables
 	$(BIN)/snakemake --profile cluster/local
