@@ -5,18 +5,31 @@ STAMP := .venv/.installed
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help install sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables bench-loops lint docs picture format gpu-smoke clean
+=======
+.PHONY: help install constraints sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables bench-loops lint format gpu-smoke clean
+>>>>>>> wt-repo
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(STAMP)  ## create .venv: executor plugin, project, CPU or CUDA engine
 
-$(STAMP): pyproject.toml $(PLUGIN)/pyproject.toml install/install.sh
+$(STAMP): pyproject.toml $(PLUGIN)/pyproject.toml install/install.sh $(wildcard install/constraints*.txt)
 	install/install.sh
 	@touch $@
 
+<<<<<<< HEAD
 sweep: install  ## run a small real sweep on this machine
+=======
+constraints: install  ## the versions that install takes, from .venv; see install/README.md
+	$(BIN)/pip install --quiet uv
+	$(BIN)/python -m tools.constraints
+	@touch $(STAMP)
+
+sweep: install  ## a small real sweep on this machine: cells, rows, tables
+>>>>>>> wt-repo
 	$(BIN)/snakemake --profile cluster/local
 	@echo; cat results/tables/tp_comparison.md
 
