@@ -124,6 +124,11 @@ class Series:
         """The smallest measured TP."""
         return next((line for line in self.lines if line.measured), None)
 
+    @property
+    def baseline_tp(self) -> int | None:
+        """Value of the column ``BASELINE``, which not every table has."""
+        return self.baseline.tp if self.baseline else None
+
     def place(self, batch: int | None) -> tuple[Any, ...]:
         """Identifies the series with this batch in place of its own."""
         at = KEY.index("batch")
@@ -140,7 +145,6 @@ class Series:
             "state": line.state,
             "runs": len(line.measured),
             "runs_planned": len(line.cells),
-            "baseline_tp": self.baseline.tp if self.baseline else None,
             "note": "; ".join([*self.differences, *warnings]) or None,
             "synthetic": any(cell["synthetic"] for cell in line.measured),
         }

@@ -62,14 +62,13 @@ class Results:
     missing if planned, else its status), ``failure_type`` and ``reason`` (of the failure or of
     the plan). ``rows``: the schema of ``row``. ``failures``: ``cell_id`` and ``FAILURE_FIELDS``,
     of planned cells without a row. ``communication``: what the analysis said of the captures, by
-    ``cell_id``; those that are not analysed are not in it. ``made``: tables made of it already.
+    ``cell_id``; those that are not analysed are not in it.
     """
 
     manifest: pd.DataFrame
     rows: pd.DataFrame
     failures: pd.DataFrame
     communication: dict[str, Communication] = field(default_factory=dict)
-    made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def count(self, *states: str) -> int:
         """Cells in any of ``states``."""

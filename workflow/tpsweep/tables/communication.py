@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from statistics import fmean
 
-from tpsweep.analysis.once import once
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -140,7 +139,6 @@ EMPTY = "No capture cells in the matrix."
 _ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 
 
-@once
 def build(results: Results) -> Table:
     """One line per capture cell of the manifest, measured or not."""
     return Table(
@@ -148,13 +146,13 @@ def build(results: Results) -> Table:
         title="Communication",
         columns=COLUMNS,
         views=VIEWS,
-        records=lines(results),
+        records=_lines(results),
         legend=LEGEND,
         empty=EMPTY,
     )
 
 
-def lines(results: Results) -> list[Record]:
+def _lines(results: Results) -> list[Record]:
     """The table's records, in the order of the identity."""
     rows = results.rows[results.rows["workload"] == "capture"]
     by_id = {line["cell_id"]: line for line in records(rows, ("cell_id", *_FROM_ROWS))}

@@ -10,7 +10,6 @@ from itertools import combinations
 
 from tpsweep.analysis.crossing import Crossing, Point, Sign, find_crossing
 from tpsweep.analysis.decode_figures import DECODE
-from tpsweep.analysis.once import once
 from tpsweep.analysis.pairs import (
     NOTE,
     PAIR_HEAD,
@@ -67,7 +66,6 @@ EMPTY = "No latency cells of two TPs in the matrix."
 _ORDER = (*(name for name in PAIR_ORDER if name != "batch"),)
 
 
-@once
 def build(results: Results) -> Table:
     """Every pair of TPs of every series, measured or not."""
     lines = [

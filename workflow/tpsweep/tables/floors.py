@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tpsweep.analysis.once import once
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -58,7 +57,6 @@ EMPTY = "No latency cells in the matrix."
 _ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 
 
-@once
 def build(results: Results) -> Table:
     """One line per latency cell of the manifest, measured or not."""
     rows = results.rows[results.rows["workload"] == "latency"]

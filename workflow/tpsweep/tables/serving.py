@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from itertools import chain
 
 from tpsweep.analysis import verdicts
-from tpsweep.analysis.once import once
 from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
@@ -130,7 +129,6 @@ LEGEND = (
 EMPTY = "No serve cells in the matrix."
 
 
-@once
 def build(results: Results) -> Table:
     """Every TP and number of replicas at every offered rate, measured or not."""
     series = load_series(results, "serve", _FROM_ROWS)
@@ -145,6 +143,7 @@ def _records(series: Series) -> Iterator[Record]:
     for line in series.lines:
         found = base if line is before else _figures(line)
         record = {**series.record(line, *_warnings(line)), **found, "per_gpu_ratio": None}
+        record["baseline_tp"] = series.baseline_tp
         compared = before if line is not before else None
         for name in COMPARED:
             record |= _change(name, compared, base.get(name), line, found[name])

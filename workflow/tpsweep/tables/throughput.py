@@ -98,6 +98,7 @@ def _measured(series: Series) -> Iterator[Record]:
         rates = _rates(line)
         yield {
             **series.record(line, *_warnings(line)),
+            "baseline_tp": series.baseline_tp,
             "source": source,
             **rates,
             **prices.cost_of(line, line.gpus, rates["output_tok_s"]),
@@ -120,6 +121,7 @@ def _computed(series: Series) -> Iterator[Record]:
         # As many engines on as many GPUs: each token costs what it costs the one.
         yield {
             **series.record(one, *_warnings(one)),
+            "baseline_tp": series.baseline_tp,
             **{n: v * engines if _scales(n, v) else v for n, v in rates.items()},
             **prices.cost_of(one, one.gpus, rates["output_tok_s"]),
             "replicas": engines,

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpsweep.analysis import prices, verdicts
-from tpsweep.analysis.once import once
 from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
@@ -90,7 +89,6 @@ LEGEND = (
 )
 
 
-@once
 def build(results: Results) -> Table:
     """Every TP of every series of static batches that the manifest has, measured or not.
 
@@ -115,6 +113,7 @@ def _records(
     baseline = series.baseline
     for line in series.lines:
         record: Record = {**series.record(line, *_warnings(line)), "interval_kind": None}
+        record["baseline_tp"] = series.baseline_tp
         record |= _interval(line, DECODE, "tpot_ms") | _interval(line, PREFILL, "prefill_ms")
         record |= _speedup(baseline, line, DECODE, "decode")
         record |= _speedup(baseline, line, PREFILL, "prefill")
