@@ -6,13 +6,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import Table, View, read_table
 from tpsweep.results.load import Results
 
 
 @dataclass(frozen=True)
 class Builder:
-    """How the table ``name`` is made: ``build(results, *needed)``.
+    """How the table ``name`` is made: ``build(source, *needed)``.
 
     ``needs``: names of the tables that it is made from, too. ``views``: those of the table; a file
     does not hold them.
@@ -26,10 +27,11 @@ class Builder:
 
 def build_tables(results: Results, builders: Sequence[Builder], mark: str = "") -> dict[str, Table]:
     """Every table by its name, with ``mark``; a builder stands after those that it needs."""
+    source = Source(results)
     made: dict[str, Table] = {}
     for builder in builders:
         needed = [made[name] for name in builder.needs]
-        made[builder.name] = replace(builder.build(results, *needed), mark=mark)
+        made[builder.name] = replace(builder.build(source, *needed), mark=mark)
     return made
 
 

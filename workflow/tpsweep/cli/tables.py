@@ -21,7 +21,7 @@ def run(results: Path) -> int:
     cannot be read is (1): it leaves a failure record, by which the next run measures it again.
     """
     try:
-        loaded = load(results)
+        loaded = load(results, keep=True)
         summary = tables.write_tables(results, loaded, BUILDERS)
     except ResultsError as error:
         print(f"tpsweep tables: {error}", file=sys.stderr)

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tpsweep.analysis.series import KEY
+from tpsweep.analysis.series import KEY, Source
 from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, digits, sort_key, text
 from tpsweep.core.schema import BOOL, FLOAT, IDENTITY, INT, TEXT, Column
-from tpsweep.results.load import Results
 from tpsweep.tables import crossover
 
 NEEDS = ("tp_comparison", "communication", "serving", "crossover")
@@ -107,7 +106,7 @@ LEGEND = (
 EMPTY = "No cells in the matrix."
 
 
-def build(_: Results, compared: Table, captures: Table, served: Table, crossovers: Table) -> Table:
+def build(_: Source, compared: Table, captures: Table, served: Table, crossovers: Table) -> Table:
     """Every metric of every model and node class that the matrix has cells for."""
     lines = [
         *_of_batches(compared.records, LATENCY, "tp_comparison"),

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from tpsweep.core import capture_report, preflight_record, schema
 from tpsweep.core.capture_report import Communication
 from tpsweep.core.results_paths import FAILURES, MANIFEST
-from tpsweep.results.row_cache import Read, conform, read_rows
+from tpsweep.results.rows import Read, conform, keep_rows, read_rows
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -80,8 +80,8 @@ class Results:
         return self.count("measured", "failed", "missing")
 
 
-def load(results: Path) -> Results:
-    """Read a results folder.
+def load(results: Path, *, keep: bool = False) -> Results:
+    """Read a results folder; with ``keep`` also write its ``rows.parquet``.
 
     A row that cannot be read counts as a failure of type ``unreadable`` and is named on stderr.
     Raises ``ResultsError`` if the manifest is missing or lacks what ``MANIFEST_SCHEMA`` asks.
@@ -89,7 +89,9 @@ def load(results: Path) -> Results:
     manifest = _load_manifest(results / MANIFEST)
     planned = manifest.loc[manifest["status"] == "planned", ["cell_id", "path", "gpu", "gpus"]]
     read = read_rows(results, dict(zip(planned["cell_id"], planned["path"], strict=True)))
-    rows = _to_frame(read.rows)
+    if keep:
+        keep_rows(results, read)
+    rows = _to_frame(read.rows.select(schema.SCHEMA.names))
     failures = list(_failures(results, planned, read))
     failed = pd.DataFrame(failures, columns=["cell_id", *FAILURE_FIELDS])
     manifest = _with_states(manifest, rows, failed)

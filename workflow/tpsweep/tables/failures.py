@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import Record, Table, View, text
 from tpsweep.core import schema
 from tpsweep.core.schema import TEXT, Column
-from tpsweep.results.load import Results, records
+from tpsweep.results.load import records
 
 COLUMNS = (
     *schema.IDENTITY,
@@ -56,15 +57,15 @@ VIEWS = (
 EMPTY = "No cell failed."
 
 
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """One line per failed cell, by failure type."""
-    cells = {cell["cell_id"]: cell for cell in records(results.manifest, schema.IDENTITY_NAMES)}
+    cells = {cell["cell_id"]: cell for cell in source.cells}
     lines = [
         {
-            **cells[found["cell_id"]],
+            **{name: cells[found["cell_id"]][name] for name in schema.IDENTITY_NAMES},
             **{name: _text(found[name]) for name in ("type", "message", "log", "when")},
         }
-        for found in records(results.failures)
+        for found in records(source.results.failures)
     ]
     lines.sort(key=lambda line: (line["type"], line["cell_id"]))
     return Table("failures", "Failed cells", COLUMNS, VIEWS, lines, empty=EMPTY)

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import Record, Table, View, digits, joined, text
 from tpsweep.core.schema import BOOL, FLOATS, INT, TEXT, TEXTS, Column
-from tpsweep.results.load import Results, records
 
 _DISTINCT = {
     "card": ("gpu_names", TEXTS, "the cards by NVML"),
@@ -36,7 +36,6 @@ COLUMNS = (
     Column("synthetic", BOOL, "true: from made-up rows, never measured"),
 )
 _DAYS = ("started_at", "ended_at")
-_FROM_ROWS = ("gpu", "gpus", *(row for row, _, _ in _DISTINCT.values()), "engine_id", *_DAYS)
 
 
 def _listed(name: str, absent: str = "n/a") -> Callable[[Record], str]:
@@ -79,11 +78,12 @@ VIEWS = (
 EMPTY = "No cell has a row yet: nothing is known of what ran."
 
 
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """One line per node class and number of GPUs that has a row."""
     groups: dict[tuple[str, int], list[Record]] = defaultdict(list)
-    for row in records(results.rows, (*_FROM_ROWS, "synthetic")):
-        groups[row["gpu"], row["gpus"]].append(row)
+    for cell in source.cells:
+        if cell["state"] == "measured":
+            groups[cell["gpu"], cell["gpus"]].append(cell)
     lines = [_line(gpu, gpus, rows) for (gpu, gpus), rows in sorted(groups.items())]
     return Table("machines", "Where it ran", COLUMNS, VIEWS, lines, empty=EMPTY)
 

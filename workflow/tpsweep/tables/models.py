@@ -10,10 +10,9 @@ from collections import defaultdict
 from typing import Any
 
 from tpsweep.analysis import verdicts
-from tpsweep.analysis.series import KEY
+from tpsweep.analysis.series import KEY, Source
 from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, figure, sort_key, text
 from tpsweep.core.schema import FLOAT, TEXT, Column
-from tpsweep.results.load import Results
 from tpsweep.tables import tp_comparison
 
 NEEDS = ("tp_comparison",)
@@ -51,7 +50,7 @@ EMPTY = "No latency cells in the matrix."
 _ORDER = (*(name for name in _PLACE if name != "batch"), "batch", "allreduce_backend", "tp")
 
 
-def build(_: Results, compared: Table) -> Table:
+def build(_: Source, compared: Table) -> Table:
     """One line per model, TP and batch of each node class, measured or not."""
     places: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for line in compared.records:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from tpsweep.analysis.series import NO_ALLREDUCE
+from tpsweep.analysis.series import NO_ALLREDUCE, Source
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -27,7 +27,6 @@ from tpsweep.analysis.table import (
 from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes
 from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
-from tpsweep.results.load import Results
 
 NEEDS = ("communication",)
 _FREE = ("cell_id", "tp", "gpus", "allreduce_backend", "run")
@@ -90,14 +89,14 @@ def solve(base_tp: int, base_ms: float, tp: int, ms: float) -> Terms:
     return Terms(scaling, base_ms - scaling / base_tp)
 
 
-def build(results: Results, captures: Table) -> Table:
+def build(source: Source, captures: Table) -> Table:
     """One line per capture cell at TP above 1, whether it could be measured or not."""
     return Table(
         name="terms",
         title="What TP divides, and what it does not",
         columns=COLUMNS,
         views=VIEWS,
-        records=_lines(captures.records, DecodeTimes(results)),
+        records=_lines(captures.records, DecodeTimes(source.results)),
         legend=LEGEND,
         empty=EMPTY,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpsweep.analysis import prices, verdicts
-from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -19,10 +19,8 @@ from tpsweep.analysis.table import (
 )
 from tpsweep.core import stats
 from tpsweep.core.schema import FLOAT, TEXT, Column
-from tpsweep.results.load import Results
 
 SAMPLES = {"request_s": "request_s_samples", "output_tok_s": "output_tok_s_samples"}
-_FROM_ROWS = (*SAMPLES, *SAMPLES.values(), "total_tok_s")
 _KIND = "95 % interval of the kind interval_kind"
 
 COLUMNS = (
@@ -75,11 +73,11 @@ LEGEND = (
 EMPTY = "No throughput cells in the matrix."
 
 
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """Every TP of every request set, measured or not, by GPUs: computed lines stand between."""
     lines = [
         record
-        for series in load_series(results, "throughput", _FROM_ROWS)
+        for series in source.series("throughput")
         for record in (*_measured(series), *_computed(series))
     ]
     order = (*(name for name in ORDER if name not in ("tp", "replicas", "gpus")), "gpus", "tp")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpsweep.analysis import prices, verdicts
-from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -23,10 +23,8 @@ from tpsweep.analysis.table import (
 )
 from tpsweep.core import stats
 from tpsweep.core.schema import FLOAT, TEXT, Column
-from tpsweep.results.load import Results
 
 DECODE, PREFILL = "tpot_ms_samples", "prefill_ms_samples"
-_FROM_ROWS = (DECODE, PREFILL, "output_tok_s", "prefill_chunked")
 
 
 def _speedup_columns(name: str) -> tuple[Column, ...]:
@@ -89,13 +87,13 @@ LEGEND = (
 )
 
 
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """Every TP of every series of static batches that the manifest has, measured or not.
 
     Other workloads have tables of their own; captures have none, for profiled is not unprofiled
     (measuring rule 6).
     """
-    series = load_series(results, "latency", _FROM_ROWS)
+    series = source.series("latency")
     throughput = {
         (one.place(one.batch), line.tp, line.replicas): line.output_tok_s
         for one in series
@@ -135,10 +133,9 @@ def _speedup(baseline: Line | None, line: Line, samples: str, name: str) -> Reco
     names = [column.name for column in _speedup_columns(name)]
     if baseline is None or line is baseline:
         return dict.fromkeys(names)
-    before, after = baseline.runs(samples), line.runs(samples)
-    if not before or not after:
+    if not baseline.runs(samples) or not line.runs(samples):
         return dict.fromkeys(names)
-    found = stats.speedup(before, after)
+    found = baseline.ratio_to(line, samples)
     values = (found.value, found.lo, found.hi, found.kind, found.verdict)
     return dict(zip(names, values, strict=True))
 
