@@ -5,11 +5,7 @@ STAMP := .venv/.installed
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help install sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables bench-loops lint docs picture format gpu-smoke clean
-=======
-.PHONY: help install constraints sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables bench-loops lint format gpu-smoke clean
->>>>>>> wt-repo
+.PHONY: help install constraints sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables bench-loops lint docs picture format gpu-smoke clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,16 +16,12 @@ $(STAMP): pyproject.toml $(PLUGIN)/pyproject.toml install/install.sh $(wildcard 
 	install/install.sh
 	@touch $@
 
-<<<<<<< HEAD
-sweep: install  ## run a small real sweep on this machine
-=======
 constraints: install  ## the versions that install takes, from .venv; see install/README.md
 	$(BIN)/pip install --quiet uv
 	$(BIN)/python -m tools.constraints
 	@touch $(STAMP)
 
-sweep: install  ## a small real sweep on this machine: cells, rows, tables
->>>>>>> wt-repo
+sweep: install  ## run a small real sweep on this machine
 	$(BIN)/snakemake --profile cluster/local
 	@echo; cat results/tables/tp_comparison.md
 

@@ -45,11 +45,13 @@ rule all:
 
 # A rule whose input failed never runs, so after a failure tables and page are made from here: they
 # say INCOMPLETE n/m and name what is missing. A preflight alone has no manifest to make them from.
+# Exit code 1 of `tables`: a row could not be read, and the tables say so. From 2 on there are none,
+# or old ones, from which nothing may be made.
 onerror:
     shell(
         f"rm -f {ROOT}/.new-config {ROOT}/{AGAIN};"
-        f" if [ -e {MANIFEST_FILE} ]; then {PYTHON} -m tpsweep tables {ROOT} || true;"
-        f" {PYTHON} -m tpsweep figures {ROOT} || true;"
+        f" if [ -e {MANIFEST_FILE} ] && {{{{ {PYTHON} -m tpsweep tables {ROOT} || [ $? -eq 1 ]; }}}};"
+        f" then {PYTHON} -m tpsweep figures {ROOT} || true;"
         f" {PYTHON} -m tpsweep page {ROOT} || true; fi"
     )
 

@@ -26,10 +26,11 @@ from pathlib import Path
 from types import ModuleType
 
 from tools import cut_export, cut_trace
-from tpsweep.atomic import replacing
-from tpsweep.capture import reading, report, sidecar, steps, timeline, timeline_svg
-from tpsweep.capture.cut_capture import read_capture
-from tpsweep.capture.events import Annotation, CaptureError, RankEvents
+from tpsweep.core.atomic import replacing
+from tpsweep.core.errors import CaptureError
+from tpsweep.traces import reading, report, sidecar, steps, timeline, timeline_svg
+from tpsweep.traces.cut_capture import read_capture
+from tpsweep.traces.events import Annotation, RankEvents
 
 _CUTTERS: dict[str, ModuleType] = {".trace.json.gz": cut_trace, ".sqlite.xz": cut_export}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.grouping import grouped
-from tpsweep.capture.events import parse_annotation
+from tpsweep.traces.events import parse_annotation
 
 _DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 _LAUNCH = ("cuda_runtime", "cuda_driver")

@@ -13,7 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
 from tests.unit.made_up import Sweep
-from tpsweep import report
+from tpsweep.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "results" / "smoke"
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.browser
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page") / "smoke"
     shutil.copytree(ROWS, folder, ignore=shutil.ignore_patterns("report.html"))
-    assert report.run_page(folder) == 0
+    assert main(["report", str(folder)]) == 0
     return folder / "report.html"
 
 
@@ -189,6 +189,6 @@ def test_made_up_rows_carry_a_watermark(browser: Any, page: Path, tmp_path: Path
     made = Sweep(tmp_path / "made-up")
     made.add(1, tpot=5.0)
     made.write_manifest()
-    assert report.run_page(made.root) == 0
+    assert main(["report", str(made.root)]) == 0
     open_page(browser, made.root / "report.html", 1440)
     assert "SYNTHETIC" in browser.execute_script(mark)

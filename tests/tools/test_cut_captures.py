@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tools import cut_trace
 from tools.cut_captures import Analysed, captures, main
 from tools.grouping import grouped
-from tpsweep import capture
-from tpsweep.capture import timeline
+from tpsweep import traces
+from tpsweep.traces import timeline
 
 DATA = Path(__file__).parents[1] / "data/captures"
 H200, CPU = "llama8b-tp2-bs1-h200x2", "tiny4l-tp2-bs2-cpu"
@@ -43,11 +43,11 @@ def rewritten(trace: Path, kept: list[dict[str, object]]) -> None:
 @pytest.mark.parametrize("names", [NSYS, TORCH, OPERATORS], ids=["nsys", "torch", "operators"])
 def test_report_and_picture_are_the_same_from_less(names: list[str], tmp_path: Path) -> None:
     files = copied(names, tmp_path)
-    report, picture = capture.analyse(files), timeline.draw(files)
+    report, picture = traces.analyse(files), timeline.draw(files)
     before = sum(file.stat().st_size for file in files)
     assert main([str(tmp_path)]) == 0
     assert sum(file.stat().st_size for file in files) < 0.6 * before
-    assert capture.analyse(files) == report
+    assert traces.analyse(files) == report
     assert timeline.draw(files) == picture
 
 

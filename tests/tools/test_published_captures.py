@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tools.cut_captures import captures, is_cut
-from tpsweep import capture
+from tpsweep import traces
 
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 15_000_000
@@ -27,7 +27,7 @@ def test_there_are_published_captures() -> None:
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row.parts[-7]}-{row.stem}")
 def test_a_published_capture_gives_its_report(row: Path) -> None:
-    made = json.loads(json.dumps(capture.analyse([row]).to_dict()))
+    made = json.loads(json.dumps(traces.analyse([row]).to_dict()))
     assert made == json.loads(report_of(row).read_text("utf-8"))
 
 

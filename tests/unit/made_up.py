@@ -10,9 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpsweep import tables
+from tpsweep.analysis.builder import build_tables
+from tpsweep.analysis.table import Table
+from tpsweep.cli.tables import BUILDERS
 from tpsweep.core import capture_report, row_file
 from tpsweep.core.failure import Failure
-from tpsweep.results.load import MANIFEST_SCHEMA
+from tpsweep.results.load import MANIFEST_SCHEMA, load
 
 Record = dict[str, Any]
 
@@ -159,7 +162,12 @@ class Sweep:
 
     def tables(self) -> tables.Summary:
         self.write_manifest()
-        return tables.write_tables(self.root)
+        return tables.write_tables(self.root, load(self.root), BUILDERS)
+
+    def built(self) -> dict[str, Table]:
+        """Every table, without a file."""
+        self.write_manifest()
+        return build_tables(load(self.root), BUILDERS)
 
     def read(self, name: str) -> list[Record]:
         lines: list[Record] = pq.read_table(self.root / "tables" / f"{name}.parquet").to_pylist()

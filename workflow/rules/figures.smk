@@ -1,12 +1,10 @@
-# The figures as files, drawn from the numbers of the tables: SVG and PNG, and an index.
+# The figures as files, drawn from the tables: SVG and PNG, and an index.
 FIGURES = f"{RESULTS}/figures"
 
 
 rule figures:
     input:
-        manifest=MANIFEST,
-        cells=SWEEP.wanted,
-        captures=COMMUNICATION,
+        rules.tables.output.data,
     output:
         report(
             directory(FIGURES),

@@ -1,11 +1,10 @@
-# The page, from the rows, failures and manifest: as the tables, made anew from onerror.
+# The page, from the tables and the pictures of captured steps.
 REPORT = f"{RESULTS}/report.html"
 
 
 rule report:
     input:
-        manifest=MANIFEST,
-        cells=SWEEP.wanted,
+        tables=rules.tables.output.data,
         captures=COMMUNICATION,
     output:
         report(REPORT, caption="../report/page.rst", category="Page"),

@@ -1,7 +1,8 @@
-# From the rows and the manifest to the comparison tables.
+# From the rows and the manifest to the tables. Figures and page are made from their Parquet files.
 TABLES = expand(
     f"{RESULTS}/tables/{{table}}",
-    table=["cells", "tp_comparison", "throughput", "serving", "communication", "terms"]
+    table=["cells", "machines", "failures"]
+    + ["tp_comparison", "throughput", "serving", "communication", "terms"]
     + ["batch_scaling", "tp_pairs", "crossover", "floors", "replicas"]
     + ["expected", "cost", "models", "metrics", "validity"],
 )
@@ -48,7 +49,8 @@ rule tables:
             caption="../report/tables.rst",
             category="Tables",
         ),
-        expand("{table}.{format}", table=TABLES, format=["parquet", "md"]),
+        expand("{table}.md", table=TABLES),
+        data=expand("{table}.parquet", table=TABLES),
     log:
         f"{RESULTS}/logs/tables.log",
     shell:

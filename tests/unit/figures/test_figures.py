@@ -13,14 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tests.unit.made_up import Sweep
+from tpsweep.analysis.table import Table
 from tpsweep.cli.main import main
 from tpsweep.figures import files
 from tpsweep.figures.batch_scaling import draw_batch_scaling
 from tpsweep.figures.pareto import frontier
 from tpsweep.figures.plot import Picture
 from tpsweep.figures.speedup import draw_speedup
-from tpsweep.results.load import Results, load
-from tpsweep.tables import floors, tp_comparison
 
 
 @pytest.fixture
@@ -28,13 +27,8 @@ def sweep(tmp_path: Path) -> Sweep:
     return Sweep(tmp_path / "results")
 
 
-def loaded(sweep: Sweep) -> Results:
-    sweep.write_manifest()
-    return load(sweep.root)
-
-
-def named(results: Results) -> dict[str, Picture]:
-    drawn, _ = files.pictures(results)
+def named(tables: dict[str, Table]) -> dict[str, Picture]:
+    drawn, _ = files.pictures(tables)
     assert len({picture.name for picture in drawn}) == len(drawn)
     return {picture.name: picture for picture in drawn}
 
@@ -59,7 +53,7 @@ def test_points_are_the_tables_numbers(sweep: Sweep) -> None:
         for batch in (1, 8, 32):
             # Decode 8 and 4 ms at batch 1, growing by an eighth of it up to batch 32.
             sweep.add(tp, tpot=(8 + batch / 8) / tp, batch=batch, rate=100.0 * batch * tp)
-    pictures = named(loaded(sweep))
+    pictures = named(sweep.built())
     assert pictures.keys() >= {"batch_scaling0", "speedup0", "pareto0", "models0", "decode0"}
     scaling = pictures["batch_scaling0"]
     expected = [(1, 4.0625), (8, 4.5), (32, 6.0)]
@@ -76,7 +70,7 @@ def test_a_missing_cell_is_a_gap(sweep: Sweep) -> None:
     for batch in (1, 8, 32):
         sweep.add(1, tpot=8.0, batch=batch)
         sweep.add(2, tpot=None if batch == 8 else 4.0, batch=batch)
-    found = curve(painted(named(loaded(sweep))["batch_scaling0"]), "TP=2")
+    found = curve(painted(named(sweep.built())["batch_scaling0"]), "TP=2")
     assert same(found, [(1, 4.0), (8, math.nan), (32, 4.0)])
 
 
@@ -84,8 +78,7 @@ def test_floors_stand_below_their_tp(sweep: Sweep) -> None:
     for batch, floor in ((1, 3.0), (8, 3.5)):
         measured = {"decode_floor_ms": 3.0, "decode_floor_kv_ms": floor}
         sweep.add(1, tpot=8.0, batch=batch, measured=measured)
-    results = loaded(sweep)
-    records = tp_comparison.build(results).records, floors.build(results).records
+    records = [sweep.built()[name].records for name in ("tp_comparison", "floors")]
     (picture,), more = draw_batch_scaling(*records, 1)
     lines = [line for line in painted(picture).get_lines() if line.get_marker() == "None"]
     drawn = [list(map(float, line.get_ydata())) for line in lines]
@@ -95,7 +88,7 @@ def test_floors_stand_below_their_tp(sweep: Sweep) -> None:
 def test_the_three_terms_are_a_line(sweep: Sweep) -> None:
     for tp, tpot in ((1, 8.0), (2, 5.0), (4, 4.0)):
         sweep.add(tp, tpot=tpot)
-    records = tp_comparison.build(loaded(sweep)).records
+    records = sweep.built()["tp_comparison"].records
     one: dict[str, Any] = {**next(r for r in records if r["tp"] == 2), "baseline_tp": 1}
     # 8 = 6 + 2, 5 = 6 / 2 + 2 - 0.5 + 0.5: at TP=4, 6 / 4 + 1.5 + 0.5.
     terms = {**one, "scaling_ms": 3.0, "fixed_ms": 1.5, "communication_ms": 0.5}
@@ -118,7 +111,7 @@ def test_a_model_that_cannot_run_is_named(sweep: Sweep) -> None:
     sweep.add(2, tpot=4.0)
     sweep.add(1, model="large", status="infeasible", reason="141 GB on 80 GB")
     sweep.add(2, model="large", tpot=20.0)
-    picture = named(loaded(sweep))["models0"]
+    picture = named(sweep.built())["models0"]
     assert "No bar: large H200 TP=1 (infeasible)." in picture.caption
     heights = [bar.get_height() for bar in painted(picture).patches]
     assert heights == pytest.approx([8.0, 4.0, 20.0])
@@ -129,7 +122,7 @@ def test_node_classes_stand_side_by_side(sweep: Sweep) -> None:
         for batch in (1, 8):
             sweep.add(2, tpot=4.0 * factor, batch=batch, gpu=gpu, rate=800 * batch / factor)
         sweep.online(2, 20.0 * factor, request_rate=4.0, gpu=gpu)
-    pictures = named(loaded(sweep))
+    pictures = named(sweep.built())
     assert same(curve(painted(pictures["classes_batch0"]), "A100, TP=2"), [(1, 400), (8, 3200)])
     bars = painted(pictures["classes_serve0"]).patches
     assert [bar.get_height() for bar in bars] == pytest.approx([40.0, 20.0])
@@ -140,7 +133,7 @@ def test_files(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     sweep.add(1, tpot=9.0, batch=8)
     sweep.add(2)
     sweep.add(2, batch=8)
-    sweep.write_manifest()
+    sweep.tables()
     (sweep.root / "figures").mkdir()
     (sweep.root / "figures/old.svg").touch()
     assert main(["figures", str(sweep.root)]) == 0
@@ -162,11 +155,6 @@ def test_files(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_empty_sweep_has_an_index_alone(sweep: Sweep) -> None:
     sweep.add(1)
-    assert files.write_figures(sweep.root, loaded(sweep)) == 0
+    assert files.write_figures(sweep.root, sweep.built()) == 0
     assert [path.name for path in (sweep.root / "figures").iterdir()] == ["index.md"]
     assert "No figure: no line is measured." in (sweep.root / "figures/index.md").read_text("utf-8")
-
-
-def test_no_manifest_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["figures", str(tmp_path)]) == 2
-    assert "matrix.parquet: no such manifest" in capsys.readouterr().err

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.made_up import Sweep, report
+from tpsweep.analysis.builder import build_tables
+from tpsweep.cli.tables import BUILDERS
 from tpsweep.lab.answers import answer_questions, check_expectations, lines_of
 from tpsweep.lab.answers.expectations import FAILS, HOLDS, PARTLY, UNKNOWN
 from tpsweep.lab.answers.questions import NO_CAPTURE, NO_PAIR
@@ -21,13 +23,11 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 def sentences(sweep: Sweep) -> list[str]:
-    sweep.tables()
-    return [" ".join(a.sentences) for a in answer_questions(lines_of(load(sweep.root)))]
+    return [" ".join(a.sentences) for a in answer_questions(lines_of(sweep.built()))]
 
 
 def verdicts(sweep: Sweep) -> list[str]:
-    sweep.tables()
-    return [check.verdict for check in check_expectations(lines_of(load(sweep.root)))]
+    return [check.verdict for check in check_expectations(lines_of(sweep.built()))]
 
 
 def test_what_is_not_measured_is_said_with_what_it_needs(sweep: Sweep) -> None:
@@ -94,7 +94,7 @@ def test_the_answers_have_the_tables_numbers(sweep: Sweep) -> None:
 
 
 def test_every_number_of_the_smoke_rows_is_in_a_table() -> None:
-    lines = lines_of(load(SMOKE))
+    lines = lines_of(build_tables(load(SMOKE), BUILDERS))
     halving, share, *_ = (" ".join(a.sentences) for a in answer_questions(lines))
     assert "1.405 times as fast" in halving  # results/smoke/README.md: 4.936 / 3.513 ms
     assert "65 all-reduces" in share

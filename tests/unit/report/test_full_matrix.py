@@ -13,15 +13,24 @@ import numpy as np
 import pytest
 
 from tests.unit.made_up import Sweep, report
+from tpsweep.cli.main import main
 from tpsweep.figures import files
-from tpsweep.report import run_page
-from tpsweep.results.load import load
 
 BANDWIDTH = {"H100": 3.35, "H200": 4.8, "A100": 2.04}
 MODELS = {"llama-3.1-8b": (1.0, 8.0), "llama-3.1-70b": (8.8, 80.0)}
 TPS, BATCHES, RUNS = (1, 2, 4), (1, 4, 16, 64), (0, 1, 2)
 TABLES = {
-    *("cells", "tp_comparison", "batch_scaling", "models", "tp_pairs", "metrics", "replicas"),
+    *(
+        "cells",
+        "machines",
+        "failures",
+        "tp_comparison",
+        "batch_scaling",
+        "models",
+        "tp_pairs",
+        "metrics",
+        "replicas",
+    ),
     *("floors", "validity", "throughput", "serving", "communication", "terms", "crossover"),
     *("expected", "cost"),
 }
@@ -67,7 +76,8 @@ def test_everything_comes_out(tmp_path: Path, holes: float) -> None:
     summary = sweep.tables()
     assert summary.infeasible >= 4 * 2 and summary.complete == (holes == 0)
     assert {path.stem for path in (sweep.root / "tables").glob("*.md")} == TABLES
-    for name in TABLES - {"cost", "expected"}:  # these two need a plan's expectations
+    # Two of them need a plan's expectations, one a failed cell.
+    for name in TABLES - {"cost", "expected", "failures"}:
         lines = sweep.read(name)
         assert lines, name
         assert "SYNTHETIC, never measured" in sweep.markdown(name)
@@ -76,10 +86,10 @@ def test_everything_comes_out(tmp_path: Path, holes: float) -> None:
     cells = sweep.read("cells")
     assert len(cells) == len(sweep.manifest)
     assert all((line["state"] == "measured") or line["tpot_ms"] is None for line in cells)
-    drawn, _ = files.pictures(load(sweep.root))
+    drawn, _ = files.pictures(sweep.built())
     kinds = {re.sub(r"\d+$", "", picture.name) for picture in drawn}
     assert kinds >= FIGURES | {"decode", "serving", "share", "step", "pareto_serve"}
-    assert run_page(sweep.root) == 0
+    assert main(["page", str(sweep.root)]) == 0
     page = (sweep.root / "report.html").read_text("utf-8")
     assert len(page) < 5e6 and "SYNTHETIC: made-up rows, never measured." in page
 

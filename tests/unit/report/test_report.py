@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.unit.made_up import Sweep
-from tpsweep import report
 from tpsweep.cli.main import main
 from tpsweep.figures import plot
 
@@ -52,8 +51,8 @@ class Reader(HTMLParser):
 
 
 def page(sweep: Sweep) -> str:
-    sweep.write_manifest()
-    assert report.run_page(sweep.root) == 0
+    sweep.tables()
+    assert main(["page", str(sweep.root)]) == 0
     return (sweep.root / "report.html").read_text("utf-8")
 
 
@@ -196,14 +195,17 @@ def test_every_model_has_its_share_of_the_page(sweep: Sweep) -> None:
 
 
 def test_the_command(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("page", "report"):
+    for command in ("tables", "report"):
         assert main([command, str(sweep.root)]) == 2
         assert "matrix.parquet: no such manifest" in capsys.readouterr().err
     sweep.add(1, tpot=8.0)
     sweep.write_manifest()
-    assert main(["page", str(sweep.root)]) == 0
+    for command in ("page", "figures"):
+        assert main([command, str(sweep.root)]) == 2
+        assert "no such table; `tpsweep tables` makes it" in capsys.readouterr().err
+    for command in ("tables", "figures", "page"):
+        assert main([command, str(sweep.root)]) == 0
     assert "report.html" in capsys.readouterr().err
-    assert not (sweep.root / "tables").exists()
     first = (sweep.root / "report.html").read_bytes()
     assert main(["report", str(sweep.root)]) == 0
     assert (sweep.root / "report.html").read_bytes() == first

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.made_up import Sweep
+from tpsweep.analysis.series import Source
 from tpsweep.results.load import Results, ResultsError
 from tpsweep.results.merge import load_all
 from tpsweep.tables import tp_comparison
@@ -32,7 +33,7 @@ def test_days_of_a_sweep_are_runs_of_it(tmp_path: Path) -> None:
     results = load_all(folders)
     assert runs(results) == [("tp1", i, "measured") for i in range(3)]
     assert sorted(results.rows["tpot_ms"]) == [8.0, 8.1, 8.2]
-    (line,) = tp_comparison.build(results).records
+    (line,) = tp_comparison.build(Source(results)).records
     assert line["runs"] == 3 and line["tpot_ms"] == pytest.approx(8.1)
     assert line["interval_kind"] == "between runs"
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.made_up import Sweep, report
 from tests.unit.tables.test_communication_tables import DATA, lines
-from tpsweep import report as page
+from tpsweep.cli.main import main
 from tpsweep.core.capture_report import PICTURE, stem_of
 from tpsweep.figures.communication import draw_communication
 from tpsweep.results.load import load
@@ -30,8 +30,8 @@ def put_picture(sweep: Sweep, svg: str) -> None:
 
 
 def rendered(sweep: Sweep) -> str:
-    sweep.write_manifest()
-    assert page.run_page(sweep.root) == 0
+    sweep.tables()
+    assert main(["page", str(sweep.root)]) == 0
     return (sweep.root / "report.html").read_text("utf-8")
 
 

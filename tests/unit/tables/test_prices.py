@@ -18,6 +18,7 @@ from tpsweep import tables
 from tpsweep.analysis.prices import COST, PRICE
 from tpsweep.cli.main import main
 from tpsweep.config.load import ConfigError, load_config
+from tpsweep.results.load import load
 from tpsweep.sweep.expand import expand
 from tpsweep.sweep.manifest import read_manifest
 
@@ -153,7 +154,7 @@ def test_real_rows_and_a_price_made_up_here(tmp_path: Path) -> None:
     if "gpu_hour_usd" in manifest.column_names:
         manifest = manifest.drop_columns("gpu_hour_usd")
     pq.write_table(manifest.append_column("gpu_hour_usd", [priced_at]), path)
-    tables.write_tables(real)
+    tables.write_tables(real, load(real), tables.BUILDERS)
     lines = pq.read_table(real / "tables" / "tp_comparison.parquet").to_pylist()
     assert len(lines) == 4
     for line in lines:

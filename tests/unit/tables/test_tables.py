@@ -14,17 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.made_up import Sweep
-from tpsweep import tables
 from tpsweep.analysis.table import digits, figure
+from tpsweep.cli.main import main
 from tpsweep.core import stats
 from tpsweep.results.load import MANIFEST_SCHEMA, ResultsError, load
 from tpsweep.sweep import manifest
+from tpsweep.tables import Summary, tp_comparison
 from tpsweep.tables import cells as cells_table
-from tpsweep.tables import tp_comparison
 
 Record = dict[str, Any]
 NAMES = (
-    *("cells", "tp_comparison", "throughput", "serving", "communication", "terms"),
+    *("cells", "machines", "failures"),
+    *("tp_comparison", "throughput", "serving", "communication", "terms"),
     *("batch_scaling", "tp_pairs", "crossover", "floors", "replicas"),
     *("expected", "cost", "models", "metrics", "validity"),
 )
@@ -111,7 +112,7 @@ def test_holes_are_named_in_the_line_of_their_tp(sweep: Sweep) -> None:
     assert lines[4]["baseline_tp"] == 2
     assert lines[4]["decode_speedup"] == pytest.approx(2.0)
     assert lines[8]["tpot_ms"] is None and lines[8]["decode_speedup"] is None
-    expected = tables.Summary(5, 2, 2, 1, infeasible=1, excluded=1)
+    expected = Summary(measured=2, failed=2, missing=1, infeasible=1, excluded=1)
     assert summary == expected
     assert str(summary).startswith("INCOMPLETE 2/5 cells measured, 2 failed, 1 missing")
     title = sweep.markdown("tp_comparison").splitlines()[0]
@@ -254,11 +255,11 @@ def test_writes_leave_nothing_but_the_tables(sweep: Sweep) -> None:
 
 
 def test_run_reports_in_one_line(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tables.run(sweep.root) == 2
+    assert main(["tables", str(sweep.root)]) == 2
     assert "matrix.parquet: no such manifest" in capsys.readouterr().err
     sweep.add(1, tpot=8.0)
     sweep.write_manifest()
-    assert tables.run(sweep.root) == 0
+    assert main(["tables", str(sweep.root)]) == 0
     message = capsys.readouterr().err
     assert "1/1 cells measured" in message and message.count("\n") == 1
 
@@ -290,7 +291,7 @@ def test_two_thousand_cells(sweep: Sweep) -> None:
                 sweep.add(tp, tpot=8.0 / tp + 0.01 * run, batch=batch, run=run)
     sweep.write_manifest()
     start = time.perf_counter()
-    summary = tables.write_tables(sweep.root)
+    summary = sweep.tables()
     print(f"tables of 2,000 synthetic cells: {time.perf_counter() - start:.1f} s")
     assert summary.measured == 2000
     assert len(sweep.read("tp_comparison")) == 1000

@@ -14,8 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tpsweep.analysis.compare_values import FIGURES, Change, changes, columns
-from tpsweep.analysis.series import Line, load_cells, unlike
+from tpsweep.analysis.compare_values import FIGURES, Change, changes
+from tpsweep.analysis.series import Line, Source, unlike
 from tpsweep.analysis.table import Record
 from tpsweep.core import schema
 from tpsweep.core.layout import Layout
@@ -174,8 +174,9 @@ def _lines(
 
 
 def _cells(results: Results) -> Iterator[Record]:
+    source = Source(results)
     for workload in dict.fromkeys((*FIGURES, *results.manifest["workload"])):
-        yield from load_cells(results, workload, columns(workload))
+        yield from source.of(workload)
 
 
 def _order(key: Key) -> tuple[tuple[bool, Any], ...]:

@@ -72,12 +72,6 @@ FIGURES: dict[str, tuple[_Figure, ...]] = {
 """By workload. A workload that is not here has cells, but no figures that can be compared."""
 
 
-def columns(workload: str) -> tuple[str, ...]:
-    """What is needed of the rows."""
-    figures = FIGURES.get(workload, ())
-    return tuple(name for figure in figures for name in (figure.column, figure.samples))
-
-
 def changes(workload: str, a: Line, b: Line) -> Iterator[Change]:
     """From ``a`` to ``b``, every figure of the workload that the measured runs of both have."""
     compare = _served if workload == SERVE else _repeated

@@ -50,7 +50,7 @@ def time_ratio(name: str, above: Line, below: Line | None, samples: str = DECODE
     names = [column.name for column in ratio_columns(name, "")]
     if below is None or not above.runs(samples) or not below.runs(samples):
         return dict.fromkeys(names)
-    found = stats.speedup(above.runs(samples), below.runs(samples))
+    found = above.ratio_to(below, samples)
     values = (found.value, found.lo, found.hi, found.kind, found.verdict)
     return dict(zip(names, values, strict=True))
 

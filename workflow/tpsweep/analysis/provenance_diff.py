@@ -84,8 +84,6 @@ COMPARED = (
         "memory clock", "gpu_mem_clock_mhz", "decode goes with memory bandwidth", words=_megahertz
     ),
 )
-COLUMNS = (*(compared.column for compared in COMPARED), CLOCK, POWER)
-"""What ``find`` needs of the rows."""
 ALIKE = "every line has the same ones: it explains no difference between them"
 
 

@@ -101,6 +101,22 @@ class Line:
         """What ``runs`` has found: every pair that a line is in asks again."""
         return {}
 
+    def ratio_to(self, other: Line, samples: str) -> stats.Speedup:
+        """``stats.speedup`` of ``other`` over this line; both must have ``runs``.
+
+        Asked again, by another table, it is not computed again.
+        """
+        key = (id(other), samples)
+        if key not in self._ratios:
+            found = stats.speedup(self.runs(samples), other.runs(samples))
+            self._ratios[key] = (other, found)
+        return self._ratios[key][1]
+
+    @cached_property
+    def _ratios(self) -> dict[tuple[int, str], tuple[Line, stats.Speedup]]:
+        """What ``ratio_to`` has found; the other line is kept so that its id stays its own."""
+        return {}
+
     def median(self, name: str) -> float | None:
         """Median over the measured runs of a figure, in its unit; None if no run has it."""
         found = [cell[name] for cell in self.measured if cell[name] is not None]
@@ -131,6 +147,11 @@ class Series:
         """The smallest measured TP."""
         return next((line for line in self.lines if line.measured), None)
 
+    @property
+    def baseline_tp(self) -> int | None:
+        """Value of the column ``BASELINE``, which not every table has."""
+        return self.baseline.tp if self.baseline else None
+
     def place(self, batch: int | None) -> tuple[Any, ...]:
         """Identifies the series with this batch in place of its own."""
         at = KEY.index("batch")
@@ -146,7 +167,6 @@ class Series:
             "state": line.state,
             "runs": len(line.measured),
             "runs_planned": len(line.cells),
-            "baseline_tp": self.baseline.tp if self.baseline else None,
             "note": "; ".join([*self.differences, *warnings]) or None,
             "synthetic": any(cell["synthetic"] for cell in line.measured),
         }
@@ -186,31 +206,39 @@ def unlike(one: Line, other: Line) -> list[str]:
     ]
 
 
-def load_series(results: Results, workload: str, columns: tuple[str, ...]) -> list[Series]:
-    """Every series of a workload that the manifest has, measured or not.
+class Source:
+    """What tables are built from: the cells of a results folder, joined and grouped once.
 
-    ``columns``: what the table needs of the rows, beyond what ``Series.record`` says.
+    Lines are shared by all tables, so that what one table asked of their samples is there for the
+    next. Nobody may change a cell or a line.
     """
-    return list(_series(load_cells(results, workload, columns)))
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        self._series: dict[str, list[Series]] = {}
+
+    @cached_property
+    def cells(self) -> list[Record]:
+        """Every cell of the manifest with the columns of its row; these are None without a row."""
+        names = [name for name in schema.SCHEMA.names if name not in schema.IDENTITY_NAMES]
+        measured = records(self.results.rows, ("cell_id", *names))
+        by_id = {row["cell_id"]: row for row in measured}
+        nothing = dict.fromkeys(names)
+        planned = records(self.results.manifest)
+        return [{**by_id.get(cell["cell_id"], nothing), **cell} for cell in planned]
+
+    def of(self, workload: str) -> list[Record]:
+        """The cells of a workload."""
+        return [cell for cell in self.cells if cell["workload"] == workload]
+
+    def series(self, workload: str) -> list[Series]:
+        """Every series of a workload that the manifest has, measured or not."""
+        if workload not in self._series:
+            self._series[workload] = list(_series(self.of(workload)))
+        return self._series[workload]
 
 
-def load_cells(results: Results, workload: str, columns: tuple[str, ...]) -> Iterator[Record]:
-    """The workload's cells of the manifest, with what the table needs of their rows."""
-    wanted = dict.fromkeys(("cell_id", *columns, RAN, "synthetic", *_COMPARED.values()))
-    rows = results.rows[results.rows["workload"] == workload]
-    by_id = {line["cell_id"]: line for line in records(rows, wanted)}
-    names = (
-        *schema.IDENTITY_NAMES,
-        "settings",
-        "gpu_hour_usd",
-        *("state", "failure_type", "reason"),
-    )
-    manifest = results.manifest[results.manifest["workload"] == workload]
-    for cell in records(manifest, names):
-        yield {**cell, **by_id.get(cell["cell_id"], {})}
-
-
-def _series(cells: Iterator[Record]) -> Iterator[Series]:
+def _series(cells: Iterable[Record]) -> Iterator[Series]:
     by_key: dict[tuple[Any, ...], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
         by_key[tuple(cell[name] for name in KEY)][cell["allreduce_backend"]].append(cell)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
@@ -18,6 +20,9 @@ from tpsweep.core.axes import READ
 from tpsweep.core.schema import Column
 
 Record = dict[str, Any]
+_METADATA = b"tpsweep"
+_WORDS = ("title", "mark", "legend", "empty")
+"""Parts of a table that its Parquet file holds beside the records, as JSON."""
 _PLAIN = re.compile(r"(?:[A-Za-z0-9.,:;%+=()/-]+(?: [A-Za-z0-9.,:;%+=()/-]+)*)?")
 """Text that is the same in Markdown: nearly all of a large table."""
 
@@ -40,7 +45,7 @@ class Table:
     """A named table. ``columns`` is the schema of the data files, ``views`` the Markdown's.
 
     ``legend`` lines stand below the Markdown table; ``empty`` stands in its place if there are no
-    records.
+    records. ``mark`` (incomplete, synthetic) stands in the title.
     """
 
     name: str
@@ -50,26 +55,30 @@ class Table:
     records: list[Record]
     legend: tuple[str, ...] = ()
     empty: str = ""
+    mark: str = ""
 
     @property
     def schema(self) -> pa.Schema:
         """The same for every sweep: types do not depend on what was measured."""
         return pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in self.columns])
 
-    def write(self, folder: Path, mark: str = "") -> None:
+    def write(self, folder: Path) -> None:
         """Write ``<name>.parquet``, ``.csv`` and ``.md``, each atomically.
 
-        ``mark`` (incomplete, synthetic) stands in the Markdown's title and in the Parquet file's
-        metadata.
+        The Parquet file holds all but the views: ``read_table`` gives the table back.
         """
-        title = f"{self.title}: {mark}" if mark else self.title
-        data = pa.Table.from_pylist(self.records, schema=self.schema)
-        titled = data.replace_schema_metadata({"title": title})
+        title = f"{self.title}: {self.mark}" if self.mark else self.title
+        names = [column.name for column in self.columns]
+        columns = [[record.get(name) for record in self.records] for name in names]
+        arrays = [pa.array(v, c.type) for v, c in zip(columns, self.columns, strict=True)]
+        data = pa.Table.from_arrays(arrays, schema=self.schema)
+        words = {name: getattr(self, name) for name in _WORDS}
+        titled = data.replace_schema_metadata({"title": title, _METADATA: json.dumps(words)})
         base = folder / self.name
         with replacing(base.with_suffix(".parquet")) as path:
             pq.write_table(titled, path)
         with replacing(base.with_suffix(".csv")) as path:
-            pa_csv.write_csv(data, path)
+            pa_csv.write_csv(_flat(data), path)
         with replacing(base.with_suffix(".md")) as path:
             path.write_text(self._markdown(title), "utf-8")
 
@@ -77,15 +86,85 @@ class Table:
         if self.empty and not self.records:
             return f"# {escape(title)}\n\n{escape(self.empty)}\n"
         grid = make_grid(self.views, self.records)
-        said = ", ".join(f"{escape(heading)}: {escape(word)}" for heading, word in grid.common)
+        common = ", ".join(f"{escape(heading)}: {escape(word)}" for heading, word in grid.common)
         body = pipe_table(
             {
-                escape(heading): [escape(line[at]) for line in grid.lines]
-                for at, heading in enumerate(grid.headings)
+                escape(heading): [escape(word) for word in column]
+                for heading, column in zip(grid.headings, grid.columns, strict=True)
             }
         )
-        parts = [f"# {escape(title)}", said, body, *self.legend]
+        parts = [f"# {escape(title)}", common, body, *self.legend]
         return "\n\n".join(part for part in parts if part) + "\n"
+
+
+class TableError(ValueError):
+    """A table's file is missing or unusable; one line for people."""
+
+
+def read_table(
+    path: Path, views: tuple[View, ...] = (), names: Collection[str] | None = None
+) -> Table:
+    """The table that ``Table.write`` left in the Parquet file ``path``, with ``views``.
+
+    ``names``: the columns to read; all without. Raises ``TableError`` for a file that is missing
+    or none of this version's.
+    """
+    try:
+        # Read as one file: pq.read_table would take the folders above for partitions.
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        words = json.loads((file.schema_arrow.metadata or {}).get(_METADATA, b"null"))
+        if words is None:
+            raise TableError(f"{path}: made by an older tpsweep: `tpsweep tables` makes it again")
+        data = file.read(columns=None if names is None else list(names), use_threads=False)
+    except FileNotFoundError as error:
+        raise TableError(f"{path}: no such table; `tpsweep tables` makes it") from error
+    except (pa.ArrowException, OSError, json.JSONDecodeError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise TableError(f"{path}: not a table of tpsweep: {told}") from error
+    return Table(
+        name=path.stem,
+        title=words["title"],
+        columns=tuple(Column(f.name, f.type, _doc(f)) for f in data.schema),
+        views=views,
+        records=to_records(data),
+        legend=tuple(words["legend"]),
+        empty=words["empty"],
+        mark=words["mark"],
+    )
+
+
+def to_records(data: pa.Table) -> list[Record]:
+    """Lines of an Arrow table as dicts of plain Python values; null is None."""
+    columns = [_values(data[name]) for name in data.column_names]
+    return [dict(zip(data.column_names, line, strict=True)) for line in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """As ``to_pylist``, which takes ten times as long for numbers and text."""
+    if pa.types.is_nested(column.type):
+        found: list[Any] = column.to_pylist()
+        return found
+    if pa.types.is_string(column.type):
+        values: list[Any] = column.to_numpy().tolist()
+        return values
+    nulls = pc.is_null(column).to_numpy()
+    values = column.fill_null(False if pa.types.is_boolean(column.type) else 0).to_numpy().tolist()
+    for at in nulls.nonzero()[0] if column.null_count else ():
+        values[at] = None
+    return values
+
+
+def _doc(field: pa.Field) -> str:
+    return str((field.metadata or {}).get(b"doc", b"").decode())
+
+
+def _flat(data: pa.Table) -> pa.Table:
+    """Lists as text: CSV has none."""
+    for at, field in enumerate(data.schema):
+        if pa.types.is_list(field.type):
+            texts = data[field.name].cast(pa.list_(pa.string()))
+            data = data.set_column(at, field.name, pc.binary_join(texts, "; "))
+    return data
 
 
 @dataclass(frozen=True)
@@ -94,33 +173,79 @@ class Grid:
 
     common: list[tuple[str, str]]
     headings: list[str]
-    lines: list[list[str]]
+    columns: list[list[str]]
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """The same, line by line."""
+        return [list(line) for line in zip(*self.columns, strict=True)]
 
 
 def make_grid(views: Iterable[View], records: list[Record]) -> Grid:
     """``records`` through ``views``; a column ``once`` in which all agree is ``common``."""
-    shown = {view: [view.show(record) for record in records] for view in views}
-    common = {view: column[0] for view, column in shown.items() if view.once and _agree(column)}
-    columns = {view.heading: column for view, column in shown.items() if view not in common}
+    common: list[tuple[str, str]] = []
+    shown: dict[str, list[str]] = {}
+    for view in views:
+        column = _column(view, records)
+        if view.once and len(set(column)) == 1:
+            common.append((view.heading, column[0]))
+        else:
+            shown[view.heading] = column
     return Grid(
-        common=[(view.heading, word) for view, word in common.items() if word],
-        headings=list(columns),
-        lines=[list(line) for line in zip(*columns.values(), strict=True)],
+        common=[(heading, word) for heading, word in common if word],
+        headings=list(shown),
+        columns=list(shown.values()),
     )
 
 
-def _agree(column: list[str]) -> bool:
-    return len(set(column)) == 1
+def _column(view: View, records: list[Record]) -> list[str]:
+    """Text of every record; what shows a column as it is needs one look at each value."""
+    if not isinstance(view.show, _AsItIs):
+        return [view.show(record) for record in records]
+    values = [record[view.show.name] for record in records]
+    # Keys with their types: 1, 1.0 and True are equal, and read unlike.
+    words = {key: view.show.word(key[1]) for key in {(type(value), value) for value in values}}
+    return [words[type(value), value] for value in values]
+
+
+@dataclass(frozen=True)
+class _AsItIs:
+    """See ``text``."""
+
+    name: str
+    absent: str
+
+    def __call__(self, record: Record) -> str:
+        return self.word(record[self.name])
+
+    def word(self, value: Any) -> str:
+        return self.absent if value is None else str(value)
 
 
 def text(name: str, absent: str = "") -> Callable[[Record], str]:
     """Shows a column as it is; ``absent`` if it is null."""
-    return lambda record: absent if record[name] is None else str(record[name])
+    return _AsItIs(name, absent)
 
 
 def identity(heading: str, name: str) -> View:
     """A column of the identity."""
     return View(heading, text(name), once=True)
+
+
+def joined(values: Iterable[Any], limit: int = 4) -> str:
+    """Distinct values as a list for people; what is null is left out."""
+    found = list(dict.fromkeys(str(value) for value in _each(values)))
+    more = f" and {len(found) - limit} more" if len(found) > limit else ""
+    return ", ".join(found[:limit]) + more
+
+
+def _each(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            if value is not None and value == value:  # NaN is not itself
+                yield value
+        else:
+            yield from _each(value)
 
 
 IDENTITY_VIEWS = tuple(identity(axis.heading, axis.name) for axis in READ)

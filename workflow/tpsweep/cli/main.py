@@ -166,25 +166,25 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _tables(options: argparse.Namespace) -> int:
-    from tpsweep import tables
+    from tpsweep.cli import tables
 
     return tables.run(options.results)
 
 
 def _figures(options: argparse.Namespace) -> int:
-    from tpsweep.figures import files
+    from tpsweep.cli import figures
 
-    return files.run(options.results)
+    return figures.run(options.results)
 
 
 def _page(options: argparse.Namespace) -> int:
-    from tpsweep import report
+    from tpsweep.cli import page
 
-    return report.run_page(options.results)
+    return page.run(options.results)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from tpsweep import report
+    from tpsweep.cli import report
     from tpsweep.lab.reference import SHIPPED
 
     reference = SHIPPED if options.reference is True else options.reference

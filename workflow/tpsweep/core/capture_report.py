@@ -61,7 +61,7 @@ class Phase(_Read):
 
 
 class Communication(_Read):
-    """One analysed capture. ``picture`` is the SVG of a decode step, if there is one."""
+    """One analysed capture."""
 
     ranks: Whole
     backend: str
@@ -70,7 +70,6 @@ class Communication(_Read):
     warnings: list[str] = []
     steady_from: Whole = 0
     synthetic: bool = False
-    picture: Path | None = None
 
     def phase(self, name: str) -> Phase:
         """A phase; one without steps and times if the capture has none of it."""
@@ -81,6 +80,12 @@ def stem_of(results: Path, cell_path: str) -> Path:
     """A capture's files without their suffixes, from the place of its row below the root."""
     place = cell_path.replace("cells/capture/", "captures/", 1).removesuffix(".parquet")
     return results / place
+
+
+def picture_of(results: Path, cell_path: str) -> Path:
+    """Where the SVG of a decode step of that capture is, if there is one."""
+    stem = stem_of(results, cell_path)
+    return stem.with_name(stem.name + PICTURE)
 
 
 def is_report(path: Path) -> bool:
@@ -98,7 +103,7 @@ def read(results: Path, cell_path: str) -> Communication | None:
     Raises ``ValueError``, one line, for one that cannot be read.
     """
     stem = stem_of(results, cell_path)
-    path, picture = (stem.with_name(stem.name + suffix) for suffix in (REPORT, PICTURE))
+    path = stem.with_name(stem.name + REPORT)
     try:
         found = Communication.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -109,4 +114,4 @@ def read(results: Path, cell_path: str) -> Communication | None:
         first: Any = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ValueError(f"{path}: not a report of tpsweep comm: {key}: {first['msg']}") from error
-    return found.model_copy(update={"picture": picture if picture.is_file() else None})
+    return found

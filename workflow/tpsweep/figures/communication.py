@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ def draw_communication(records: list[Record], limit: int) -> tuple[list[Picture]
     return pictures[:limit], max(0, len(pictures) - limit)
 
 
-def step_picture(records: list[Record], pictures: dict[str, Path]) -> list[Drawing]:
+def step_picture(records: list[Record], pictures: Mapping[str, Path]) -> list[Drawing]:
     """The picture of one decode step: of the largest TP, and of its smallest batch.
 
     ``pictures``: the analysis's SVG files by ``cell_id``.

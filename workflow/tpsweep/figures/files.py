@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from tpsweep import tables
-from tpsweep.analysis.table import escape
+from tpsweep.analysis.table import Table, escape
 from tpsweep.core.atomic import replacing
 from tpsweep.figures import plot
 from tpsweep.figures.batch_scaling import draw_batch_scaling
@@ -19,39 +18,39 @@ from tpsweep.figures.pareto import draw_pareto
 from tpsweep.figures.plot import Picture
 from tpsweep.figures.serving import draw_serving
 from tpsweep.figures.speedup import draw_speedup
-from tpsweep.results.load import Results, ResultsError, load
-from tpsweep.tables import communication, floors, serving, terms, tp_comparison
 
 FOLDER = "figures"
 INDEX = "index.md"
+NEEDS = ("tp_comparison", "serving", "floors", "terms", "communication")
+"""The tables that the figures are drawn from."""
 LIMIT = 12
 """Most figures of a kind: nobody looks at hundreds, and each takes a third of a second."""
 
 
-def pictures(results: Results) -> tuple[list[Picture], int]:
+def pictures(tables: Mapping[str, Table]) -> tuple[list[Picture], int]:
     """All figures in the order of the page, and how many were left out."""
-    compared, online = tp_comparison.build(results).records, serving.build(results).records
+    compared, online, floors, terms, captures = (tables[name].records for name in NEEDS)
     kinds = (
         draw_models(compared, LIMIT),
         draw_classes(compared, online, LIMIT),
         draw_decode(compared, LIMIT),
-        draw_batch_scaling(compared, floors.build(results).records, LIMIT),
-        draw_speedup(compared, terms.build(results).records, LIMIT),
+        draw_batch_scaling(compared, floors, LIMIT),
+        draw_speedup(compared, terms, LIMIT),
         draw_pareto(compared, online, LIMIT),
         draw_serving(online, LIMIT),
-        draw_communication(communication.build(results).records, LIMIT),
+        draw_communication(captures, LIMIT),
     )
     found = [picture for drawn, _ in kinds for picture in drawn]
     return found, sum(more for _, more in kinds)
 
 
-def write_figures(folder: Path, results: Results) -> int:
-    """Write ``folder/figures`` anew; returns how many figures it has.
+def write_figures(folder: Path, tables: Mapping[str, Table]) -> int:
+    """Write ``folder/figures`` anew, from the tables ``NEEDS``; returns how many figures it has.
 
     Without matplotlib, or without a measured line, only the index is written: it says so.
     """
-    drawn, more = pictures(results) if plot.available() else ([], 0)
-    mark = tables.mark(results, tables.summarise(results))
+    drawn, more = pictures(tables) if plot.available() else ([], 0)
+    mark = tables[NEEDS[0]].mark
     target = folder / FOLDER
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -74,17 +73,3 @@ def _index(drawn: list[Picture], more: int, mark: str) -> str:
     if more:
         parts.append(f"{more} more figures are left out; their numbers are in the tables.")
     return "\n\n".join(parts) + "\n"
-
-
-def run(results: Path) -> int:
-    """``tpsweep figures``: writes them, a line on stderr; exit code 0, or 2 without a manifest."""
-    try:
-        count = write_figures(results, load(results))
-    except ResultsError as error:
-        print(f"tpsweep figures: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"tpsweep figures: {results}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    print(f"tpsweep figures: {count} figures; see {results / FOLDER}", file=sys.stderr)
-    return 0

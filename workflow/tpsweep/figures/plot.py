@@ -262,7 +262,8 @@ def draw(picture: Picture) -> Drawing:
     """
     with _style(PAGE):
         file = io.StringIO()
-        _paint(picture).savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        figure = _laid_out(_paint(picture))
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     width = "wide" if len(picture.panels) > 1 else "narrow"
     svg = _for_page(file.getvalue(), picture.name, picture.description, width)
     return Drawing(picture.caption, picture.description, svg)
@@ -278,6 +279,7 @@ def save(picture: Picture, folder: Path, mark: str = "") -> None:
         figure.supxlabel(fill(picture.caption, WIDE * len(picture.panels)), fontsize=7.5)
         if mark:
             figure.suptitle(mark, color=WRONG, fontsize=10, fontweight="bold")
+        _laid_out(figure)
         base = folder / picture.name
         figure.savefig(base.with_suffix(".svg"), metadata={"Date": None}, facecolor=FILE.paper)
         figure.savefig(base.with_suffix(".png"), dpi=150, facecolor=FILE.paper)
@@ -290,6 +292,16 @@ def _paint(picture: Picture) -> Figure:
     figure = Figure(figsize=(SIZE[0] * count, SIZE[1]), layout="constrained")
     for at, panel in enumerate(picture.panels):
         panel(figure.add_subplot(1, count, at + 1))
+    return figure
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """``figure`` with everything in its place: savefig would find the places for every file, by
+    drawing it twice more."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     return figure
 
 

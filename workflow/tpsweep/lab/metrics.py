@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tpsweep.analysis.series import KEY
+from tpsweep.analysis.series import KEY, Source
 from tpsweep.analysis.table import Record, Table, View, digits, identity, sort_key, text
 from tpsweep.core.axes import BY_NAME, LAYOUT, READ, Group
 from tpsweep.core.schema import BOOL, FLOAT, IDENTITY, INT, TEXT, Column
-from tpsweep.results.load import Results
-from tpsweep.tables import communication, crossover, serving, tp_comparison
+from tpsweep.tables import crossover
 
+NEEDS = ("tp_comparison", "communication", "serving", "crossover")
 _SUBJECT = (
     *("site", "gpu", "gpu_card", "model", "model_revision", "dtype", "weights", "vllm_version"),
     *("variant", "allreduce_backend", "input_len", "output_len"),
@@ -108,13 +108,13 @@ LEGEND = (
 EMPTY = "No cells in the matrix."
 
 
-def build(results: Results) -> Table:
+def build(_: Source, compared: Table, captures: Table, served: Table, crossovers: Table) -> Table:
     """Every metric of every model and node class that the matrix has cells for."""
     lines = [
-        *_of_batches(tp_comparison.build(results).records, LATENCY, "tp_comparison"),
-        *_of_batches(communication.build(results).records, CAPTURE, "communication"),
-        *_of_serving(serving.build(results).records),
-        *_of_crossovers(crossover.build(results).records),
+        *_of_batches(compared.records, LATENCY, "tp_comparison"),
+        *_of_batches(captures.records, CAPTURE, "communication"),
+        *_of_serving(served.records),
+        *_of_crossovers(crossovers.records),
     ]
     lines.sort(key=_order)
     return Table("metrics", "Metrics", COLUMNS, VIEWS, lines, LEGEND, EMPTY)

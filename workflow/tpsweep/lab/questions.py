@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from tpsweep.analysis.table import Table
 from tpsweep.core.workloads import CAPTURE, LATENCY
 from tpsweep.lab.answers import answer_questions, check_expectations, lines_of
 from tpsweep.report.boxes import Box, Part
-from tpsweep.results.load import Results
 
 LEGEND = (
     "Sentences are made from the tables below; each number stands in one of them. An expectation"
@@ -13,11 +15,11 @@ LEGEND = (
 )
 
 
-def make_questions(results: Results, limit: int) -> Part:
+def make_questions(tables: Mapping[str, Table], limit: int) -> Part:
     """Both boxes; at most ``limit`` sentences. None in a matrix without latency and captures."""
-    if not results.manifest["workload"].isin([LATENCY, CAPTURE]).any():
+    if not any(cell["workload"] in (LATENCY, CAPTURE) for cell in tables["cells"].records):
         return Part([], "No latency or capture cells in the matrix.")
-    lines = lines_of(results)
+    lines = lines_of(tables)
     answers = [
         [answer.question if at == 0 else "", sentence]
         for answer in answer_questions(lines)

@@ -15,6 +15,7 @@ from typing import Any
 from tpsweep.core.cell import Cell
 from tpsweep.core.method import METHOD
 from tpsweep.core.request import Request
+from tpsweep.core.workloads import CAPTURE
 from tpsweep.engine.nvml import LEAST_PHASE_SAMPLES, GpuInfo, GpuWindow, PhaseState
 from tpsweep.engine.vllm_api import LogFacts
 from tpsweep.measure.measurement import Measurement, Times
@@ -183,7 +184,7 @@ def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context
         **engine.software,
         **engine.host,
         "method": METHOD[cell.workload],
-        "session_shuffled": cell.workload != "capture",
+        "session_shuffled": cell.workload != CAPTURE,
         "nccl_version": engine.log_facts.nccl_version,
         "allreduce_backend_ran": engine.log_facts.allreduce_backend,
         "fusions_enabled": engine.log_facts.fusions,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -89,31 +88,15 @@ def _short_state(record: Record) -> str:
     return word if word in UNPLANNED else state
 
 
-def joined(values: Iterable[Any], limit: int = 4) -> str:
-    """Distinct values as a list for people; what is null is left out."""
-    found = list(dict.fromkeys(str(value) for value in _flat(values)))
-    more = f" and {len(found) - limit} more" if len(found) > limit else ""
-    return ", ".join(found[:limit]) + more
-
-
-def _flat(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
-            if value is not None and value == value:  # NaN is not itself
-                yield value
-        else:
-            yield from _flat(value)
-
-
 def _box(caption: str, grid: Grid) -> Box:
     """``grid`` without empty columns; lines without a figure have no interval to be unlike."""
     common = [(name, word) for name, word in grid.common if name not in _IN_CAPTION]
-    kept = []
-    for at, heading in enumerate(grid.headings):
-        words = {line[at] for line in grid.lines if line[at]}
+    kept: dict[str, list[str]] = {}
+    for heading, column in zip(grid.headings, grid.columns, strict=True):
+        words = set(column) - {""}
         if heading == "Intervals" and len(words) == 1:
             common.append((heading, words.pop()))
         elif words:
-            kept.append(at)
-    lines = [[line[at] for at in kept] for line in grid.lines]
-    return Box(caption, [grid.headings[at] for at in kept], lines, common)
+            kept[heading] = column
+    lines = [list(line) for line in zip(*kept.values(), strict=True)]
+    return Box(caption, list(kept), lines, common)

@@ -1,17 +1,19 @@
-"""The page from loaded results: sections, figures, marks, and the template that holds them."""
+"""The page from the tables: sections, figures, marks, and the template that holds them."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tpsweep import __version__
-from tpsweep.analysis.table import Table
+from tpsweep.analysis.table import Record, Table, joined
+from tpsweep.core.atomic import replacing
 from tpsweep.figures import plot
 from tpsweep.figures.batch_scaling import draw_batch_scaling
 from tpsweep.figures.classes import draw_classes
@@ -21,30 +23,10 @@ from tpsweep.figures.models import draw_models
 from tpsweep.figures.pareto import draw_pareto
 from tpsweep.figures.serving import draw_serving
 from tpsweep.figures.speedup import draw_speedup
-from tpsweep.lab import metrics
-from tpsweep.lab.questions import make_questions
-from tpsweep.report.boxes import Part, joined, make_part, make_plain
+from tpsweep.report.boxes import Part, make_part
 from tpsweep.report.holes import make_failures, make_holes
-from tpsweep.report.provenance import dates, make_provenance
-from tpsweep.results.load import Results
-from tpsweep.tables import (
-    Summary,
-    batch_scaling,
-    cost,
-    crossover,
-    expected,
-    floors,
-    models,
-    replicas,
-    serving,
-    summarise,
-    terms,
-    throughput,
-    tp_comparison,
-    tp_pairs,
-    validity,
-)
-from tpsweep.tables import communication as communication_table
+from tpsweep.report.provenance import make_provenance
+from tpsweep.tables import Summary
 
 PAGE = "report.html"
 LINES = 400
@@ -54,6 +36,12 @@ FEWER_LINES = 100
 FIGURES = 12
 FEWER_FIGURES = 6
 """Of a kind that is not the first of its section; all are in ``figures/``."""
+CELL_COLUMNS = (
+    *("cell_id", "workload", "site", "gpu", "model", "model_revision", "dtype", "weights", "tp"),
+    *("vllm_version", "state", "reason", "path"),
+    *("engine_id", "vllm_version_ran", "started_at", "ended_at", "synthetic"),
+)
+"""What the page needs of the table ``cells``, which is the widest of all."""
 Drawn = tuple[list[plot.Picture], int]
 NO_LATENCY = "No latency cells in the matrix."
 
@@ -70,6 +58,14 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """A section that another room adds: it stands after ``after``, an anchor; None: at the end."""
+
+    after: str | None
+    section: Section
+
+
+@dataclass(frozen=True)
 class Caution:
     """Something that the reader must know before any number. ``bad``: the page is not whole."""
 
@@ -77,10 +73,27 @@ class Caution:
     bad: bool = False
 
 
-def render(results: Results, name: str, beside: Sequence[Table] = ()) -> str:
-    """The page as HTML. ``name``: of the results folder, for the title.
+def write_page(
+    path: Path,
+    tables: Mapping[str, Table],
+    name: str,
+    added: Sequence[Placed] = (),
+    steps: Mapping[str, Path] | None = None,
+) -> None:
+    """Write the page. Arguments as those of ``render``. Raises ``OSError``."""
+    html = render(tables, name, added, steps or {})
+    with replacing(path) as temporary:
+        temporary.write_text(html, "utf-8")
 
-    ``beside``: the tables of published figures, if they are asked for.
+
+def render(
+    tables: Mapping[str, Table], name: str, added: Sequence[Placed], steps: Mapping[str, Path]
+) -> str:
+    """The page as HTML.
+
+    ``tables``: all of ``tpsweep.tables.BUILDERS`` (of ``cells`` the columns ``CELL_COLUMNS``), and
+    those of ``added``; each is linked. ``name``: of the results folder, for the title. ``steps``:
+    pictures of a decode step, by the capture's ``cell_id``.
     """
     environment = Environment(
         loader=PackageLoader("tpsweep.report"),
@@ -90,18 +103,20 @@ def render(results: Results, name: str, beside: Sequence[Table] = ()) -> str:
         lstrip_blocks=True,
     )
     style, script = (_source(environment, name) for name in ("page.css", "page.js"))
-    summary = summarise(results)
+    cells = tables["cells"].records
+    summary = Summary.of(cell["state"] for cell in cells)
     return environment.get_template("page.html").render(
         name=name,
         summary=str(summary),
-        warnings=_warnings(results, summary),
-        facts=_facts(results),
-        sections=[*_sections(results), *_published(beside)],
-        beside=bool(beside),
+        warnings=_warnings(cells, summary),
+        facts=_facts(cells, summary),
+        sections=_placed(_sections(tables, steps), added),
+        tables=list(tables),
+        published="reference" in tables,
         style=Markup(style),
         script=Markup(script),
         script_hash=_hash(script),
-        synthetic=bool(results.rows["synthetic"].any()),
+        synthetic=_is_synthetic(cells),
         version=__version__,
     )
 
@@ -117,53 +132,52 @@ def _hash(script: str) -> str:
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-def _sections(results: Results) -> list[Section]:
-    compared, online = tp_comparison.build(results), serving.build(results)
-    captured, split, floor = (
-        table.build(results) for table in (communication_table, terms, floors)
+def _sections(tables: Mapping[str, Table], steps: Mapping[str, Path]) -> list[Section]:
+    compared, online, captured, split, floor = (
+        tables[name] for name in ("tp_comparison", "serving", "communication", "terms", "floors")
     )
+    cells = tables["cells"].records
     by_model = draw_models(compared.records, FEWER_FIGURES)
     classes = draw_classes(compared.records, online.records, FEWER_FIGURES)
     scaling = draw_batch_scaling(compared.records, floor.records, FEWER_FIGURES)
     speedups = draw_speedup(compared.records, split.records, FEWER_FIGURES)
     pareto = draw_pareto(compared.records, online.records, FEWER_FIGURES)
-    steps = {i: found.picture for i, found in results.communication.items() if found.picture}
     communication = _of_table(captured, LINES, draw_communication(captured.records, FIGURES))
     return [
-        Section("ran", "What ran on what", make_provenance(results, LINES)),
-        Section("questions", "Questions and expectations", make_questions(results, LINES)),
+        Section("ran", "What ran on what", make_provenance(tables["machines"], cells, LINES)),
         replace(
             _of_table(compared, LINES, draw_decode(compared.records, FIGURES)),
             anchor="tp",
             part=make_part(compared, LINES, NO_LATENCY),
         ),
-        _of_table(metrics.build(results)),
-        _of_table(models.build(results), FEWER_LINES, by_model),
-        _of_table(tp_pairs.build(results), FEWER_LINES, speedups),
-        _of_table(crossover.build(results)),
-        _of_table(batch_scaling.build(results), FEWER_LINES, classes, scaling),
-        _of_table(throughput.build(results)),
+        _of_table(tables["models"], FEWER_LINES, by_model),
+        _of_table(tables["tp_pairs"], FEWER_LINES, speedups),
+        _of_table(tables["crossover"]),
+        _of_table(tables["batch_scaling"], FEWER_LINES, classes, scaling),
+        _of_table(tables["throughput"]),
         _of_table(online, LINES, draw_serving(online.records, FIGURES)),
         replace(
             communication,
             drawings=(*communication.drawings, *step_picture(captured.records, steps)),
         ),
         _of_table(split),
-        _of_table(replicas.build(results), FEWER_LINES, pareto),
+        _of_table(tables["replicas"], FEWER_LINES, pareto),
         _of_table(floor),
-        _of_table(expected.build(results)),
-        _of_table(cost.build(results)),
-        _of_table(validity.build(results)),
-        Section("failures", "Failures", make_failures(results, LINES)),
-        Section("holes", "Not measured", make_holes(results, LINES)),
+        _of_table(tables["expected"]),
+        _of_table(tables["cost"]),
+        _of_table(tables["validity"]),
+        Section("failures", "Failures", make_failures(tables["failures"], LINES)),
+        Section("holes", "Not measured", make_holes(cells, LINES)),
     ]
 
 
-def _published(beside: Sequence[Table]) -> Iterator[Section]:
-    for table in beside:
-        groups = "gpu" in table.schema.names
-        part = make_part(table, FEWER_LINES, "") if groups else make_plain(table)
-        yield Section(table.name, table.title, part)
+def _placed(sections: Iterable[Section], added: Sequence[Placed]) -> list[Section]:
+    """``sections`` with those that are ``added`` in their places."""
+    found = []
+    for section in sections:
+        found.append(section)
+        found += [one.section for one in added if one.after == section.anchor]
+    return [*found, *(one.section for one in added if one.after is None)]
 
 
 def _of_table(table: Table, lines: int = FEWER_LINES, *drawn: Drawn) -> Section:
@@ -181,14 +195,19 @@ def _of_table(table: Table, lines: int = FEWER_LINES, *drawn: Drawn) -> Section:
     return Section(table.name, table.title, part, tuple(drawings), note)
 
 
-def _warnings(results: Results, summary: Summary) -> list[Caution]:
+def _is_synthetic(cells: list[Record]) -> bool:
+    return any(cell["synthetic"] for cell in cells)
+
+
+def _warnings(cells: list[Record], summary: Summary) -> list[Caution]:
     found = []
-    if results.rows["synthetic"].any():
+    if _is_synthetic(cells):
         found.append(Caution("SYNTHETIC: made-up rows, never measured.", bad=True))
     if not summary.complete:
         text = f"INCOMPLETE {summary.measured}/{summary.planned}: cells failed or were not run."
         found.append(Caution(text, bad=True))
-    dummy = joined(results.rows.loc[results.rows["weights"] == "dummy", "model"])
+    measured = (cell for cell in cells if cell["state"] == "measured")
+    dummy = joined(cell["model"] for cell in measured if cell["weights"] == "dummy")
     if dummy:
         found.append(
             Caution(
@@ -199,15 +218,21 @@ def _warnings(results: Results, summary: Summary) -> list[Caution]:
     return found
 
 
-def _facts(results: Results) -> list[tuple[str, str]]:
-    rows, manifest = results.rows, results.manifest
+def _facts(cells: list[Record], summary: Summary) -> list[tuple[str, str]]:
+    values = {name: [cell[name] for cell in cells] for name in CELL_COLUMNS}
     facts = [
-        ("Site", joined(manifest["site"])),
-        ("GPU classes", joined(manifest["gpu"])),
-        ("Models", joined(manifest["model"])),
-        ("vLLM", joined(rows["vllm_version_ran"]) or joined(manifest["vllm_version"])),
-        ("Cells measured", f"{results.count('measured')} of {results.planned}"),
-        ("Engine starts", str(rows["engine_id"].nunique())),
-        ("Measured (UTC)", dates(rows)),
+        ("Site", joined(values["site"])),
+        ("GPU classes", joined(values["gpu"])),
+        ("Models", joined(values["model"])),
+        ("vLLM", joined(values["vllm_version_ran"]) or joined(values["vllm_version"])),
+        ("Cells measured", f"{summary.measured} of {summary.planned}"),
+        ("Engine starts", str(len(set(values["engine_id"]) - {None}))),
+        ("Measured (UTC)", _days([*values["started_at"], *values["ended_at"]])),
     ]
     return [(label, value) for label, value in facts if value]
+
+
+def _days(times: list[str | None]) -> str:
+    """First and last day, UTC; empty if no time is known."""
+    days = [time[:10] for time in times if time]
+    return " to ".join(dict.fromkeys((min(days), max(days)))) if days else ""

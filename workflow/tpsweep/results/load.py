@@ -22,7 +22,7 @@ from tpsweep.core.axes import AXES
 from tpsweep.core.capture_report import Communication
 from tpsweep.core.results_paths import FAILURES, MANIFEST
 from tpsweep.core.workloads import CAPTURE
-from tpsweep.results.row_cache import Read, conform, read_rows
+from tpsweep.results.rows import Read, conform, keep_rows, read_rows
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -65,14 +65,13 @@ class Results:
     missing if planned, else its status), ``failure_type`` and ``reason`` (of the failure or of
     the plan). ``rows``: the schema of ``row``. ``failures``: ``cell_id`` and ``FAILURE_FIELDS``,
     of planned cells without a row. ``communication``: what the analysis said of the captures, by
-    ``cell_id``; those that are not analysed are not in it. ``made``: tables made of it already.
+    ``cell_id``; those that are not analysed are not in it.
     """
 
     manifest: pd.DataFrame
     rows: pd.DataFrame
     failures: pd.DataFrame
     communication: dict[str, Communication] = field(default_factory=dict)
-    made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def count(self, *states: str) -> int:
         """Cells in any of ``states``."""
@@ -84,8 +83,8 @@ class Results:
         return self.count("measured", "failed", "missing")
 
 
-def load(results: Path) -> Results:
-    """Read a results folder.
+def load(results: Path, *, keep: bool = False) -> Results:
+    """Read a results folder; with ``keep`` also write its ``rows.parquet``.
 
     A row that cannot be read counts as a failure of type ``unreadable`` and is named on stderr.
     Raises ``ResultsError`` if the manifest is missing or lacks what ``MANIFEST_SCHEMA`` asks.
@@ -93,7 +92,9 @@ def load(results: Path) -> Results:
     manifest = _load_manifest(results / MANIFEST)
     planned = manifest.loc[manifest["status"] == "planned", ["cell_id", "path", "gpu", "gpus"]]
     read = read_rows(results, dict(zip(planned["cell_id"], planned["path"], strict=True)))
-    rows = _to_frame(read.rows)
+    if keep:
+        keep_rows(results, read)
+    rows = _to_frame(read.rows.select(schema.SCHEMA.names))
     failures = list(_failures(results, planned, read))
     failed = pd.DataFrame(failures, columns=["cell_id", *FAILURE_FIELDS])
     manifest = _with_states(manifest, rows, failed)

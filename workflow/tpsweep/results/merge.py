@@ -24,6 +24,12 @@ def load_all(folders: Sequence[Path]) -> Results:
     return together
 
 
+def folder_of(cell_id: str, folders: Sequence[Path]) -> list[Path]:
+    """Of ``folders``, put together, those that the cell's row can be from: the likeliest first."""
+    name = cell_id.partition("@")[2]
+    return [folder for folder in folders if not name or str(folder) == name]
+
+
 def _joined(first: Results, second: Results, name: str) -> Results:
     ours, theirs = (dict.fromkeys(results.manifest["cell_id"]) for results in (first, second))
     ours |= _engines(first)

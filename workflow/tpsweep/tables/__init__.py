@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpsweep.lab import metrics
-from tpsweep.results.integrity import leave_records
-from tpsweep.results.load import Results, ResultsError, load
+from tpsweep.analysis.builder import Builder, build_tables
+from tpsweep.results.load import Results
 from tpsweep.tables import (
     batch_scaling,
     cells,
@@ -16,7 +16,9 @@ from tpsweep.tables import (
     cost,
     crossover,
     expected,
+    failures,
     floors,
+    machines,
     models,
     replicas,
     serving,
@@ -29,10 +31,23 @@ from tpsweep.tables import (
 
 FOLDER = "tables"
 BUILDERS = (
-    *(cells.build, tp_comparison.build, throughput.build, serving.build),
-    *(communication.build, terms.build, batch_scaling.build),
-    *(tp_pairs.build, crossover.build, floors.build, replicas.build),
-    *(expected.build, cost.build, models.build, metrics.build, validity.build),
+    Builder("cells", cells.build, cells.VIEWS),
+    Builder("machines", machines.build, machines.VIEWS),
+    Builder("failures", failures.build, failures.VIEWS),
+    Builder("tp_comparison", tp_comparison.build, tp_comparison.VIEWS),
+    Builder("throughput", throughput.build, throughput.VIEWS),
+    Builder("serving", serving.build, serving.VIEWS),
+    Builder("communication", communication.build, communication.VIEWS),
+    Builder("terms", terms.build, terms.VIEWS, terms.NEEDS),
+    Builder("batch_scaling", batch_scaling.build, batch_scaling.VIEWS),
+    Builder("tp_pairs", tp_pairs.build, tp_pairs.VIEWS),
+    Builder("crossover", crossover.build, crossover.VIEWS),
+    Builder("floors", floors.build, floors.VIEWS),
+    Builder("replicas", replicas.build, replicas.VIEWS),
+    Builder("expected", expected.build, expected.VIEWS),
+    Builder("cost", cost.build, cost.VIEWS),
+    Builder("models", models.build, models.VIEWS, models.NEEDS),
+    Builder("validity", validity.build, validity.VIEWS),
 )
 """Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
 
@@ -41,12 +56,23 @@ BUILDERS = (
 class Summary:
     """What the tables were made of, in cells. ``planned`` = measured + failed + missing."""
 
-    planned: int
     measured: int
     failed: int
     missing: int
     infeasible: int
     excluded: int
+
+    @classmethod
+    def of(cls, states: Iterable[str]) -> Summary:
+        """Counts cells by their ``state``, as the manifest and the table ``cells`` have it."""
+        count = Counter(states)
+        names = ("measured", "failed", "missing", "infeasible", "excluded")
+        return cls(**{name: count[name] for name in names})
+
+    @property
+    def planned(self) -> int:
+        """Cells that are to be measured."""
+        return self.measured + self.failed + self.missing
 
     @property
     def complete(self) -> bool:
@@ -60,52 +86,17 @@ class Summary:
         return ", ".join([f"{mark}{self.measured}/{self.planned} cells measured", *others])
 
 
-def write_tables(results: Path, loaded: Results | None = None) -> Summary:
-    """Write every table of the results folder ``results``.
-
-    Raises ``ResultsError`` if its manifest is missing or unusable.
-    """
-    loaded = load(results) if loaded is None else loaded
-    summary = summarise(loaded)
-    title_mark = mark(loaded, summary)
-    for build in BUILDERS:
-        build(loaded).write(results / FOLDER, title_mark)
+def write_tables(folder: Path, results: Results, builders: Sequence[Builder]) -> Summary:
+    """Build every table once and write it below ``folder``. Raises ``OSError``."""
+    summary = Summary.of(results.manifest["state"])
+    mark = _mark(summary, synthetic=bool(results.rows["synthetic"].any()))
+    for table in build_tables(results, builders, mark).values():
+        table.write(folder / FOLDER)
     return summary
 
 
-def run(results: Path) -> int:
-    """The command: writes the tables, a summary on stderr; exit code 0, or 2 without a manifest.
-
-    An incomplete sweep is no error of this program: its tables say so themselves. A row that
-    cannot be read is (1): it leaves a failure record, by which the next run measures it again.
-    """
-    try:
-        loaded = load(results)
-        summary = write_tables(results, loaded)
-    except ResultsError as error:
-        print(f"tpsweep tables: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"tpsweep tables: {results}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    print(f"tpsweep tables: {summary}; see {results / FOLDER}", file=sys.stderr)
-    return 1 if leave_records(results, loaded) else 0
-
-
-def summarise(results: Results) -> Summary:
-    """Counts the cells of the manifest by state."""
-    return Summary(
-        planned=results.planned,
-        measured=results.count("measured"),
-        failed=results.count("failed"),
-        missing=results.count("missing"),
-        infeasible=results.count("infeasible"),
-        excluded=results.count("excluded"),
-    )
-
-
-def mark(results: Results, summary: Summary) -> str:
+def _mark(summary: Summary, *, synthetic: bool) -> str:
     """What every table's title must say: incomplete, synthetic; empty if neither."""
     incomplete = "" if summary.complete else f"INCOMPLETE {summary.measured}/{summary.planned}"
-    synthetic = "SYNTHETIC, never measured" if results.rows["synthetic"].any() else ""
-    return ", ".join(word for word in (incomplete, synthetic) if word)
+    words = (incomplete, "SYNTHETIC, never measured" if synthetic else "")
+    return ", ".join(word for word in words if word)

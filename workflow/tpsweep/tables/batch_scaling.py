@@ -30,8 +30,8 @@ from tpsweep.analysis.series import (
     TAIL,
     Line,
     Series,
+    Source,
     by_batch,
-    load_series,
     unlike,
 )
 from tpsweep.analysis.table import (
@@ -49,7 +49,6 @@ from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
 from tpsweep.perfmodel.gpu_specs import card_by_name
-from tpsweep.results.load import Results
 
 _CLASS = ("site", "gpu", "gpu_card")
 
@@ -133,9 +132,9 @@ class _Spot:
         return self.series.key[KEY.index(name)]
 
 
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """Every TP and batch of every node class that the manifest has, measured or not."""
-    ladders = list(_ladders(load_series(results, LATENCY, (DECODE, "output_tok_s"))))
+    ladders = list(_ladders(source.series(LATENCY)))
     spots = [spot for ladder in ladders for spot in ladder]
     at_batch = {(spot.peers, spot.node_class, spot.series.batch): spot for spot in spots}
     references = _references(spots)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import IDENTITY_VIEWS, Table, View, figure, identity, sort_key, text
 from tpsweep.core import schema
 from tpsweep.core.schema import TEXT, Column
-from tpsweep.results.load import Results, records
 
 STATE = (
     Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
@@ -38,16 +38,10 @@ VIEWS = (
 _ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 
 
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """One line per cell of the manifest, in the order of the identity."""
-    measured = [c.name for c in (*schema.FIGURES, *_PROVENANCE)]
-    by_id = {line["cell_id"]: line for line in records(results.rows, ["cell_id", *measured])}
-    nothing = dict.fromkeys(measured)
-    planned = [*schema.IDENTITY_NAMES, *(column.name for column in STATE)]
-    lines = [
-        {**nothing, **by_id.get(cell["cell_id"], {}), **cell}
-        for cell in records(results.manifest, planned)
-    ]
+    names = [column.name for column in COLUMNS]
+    lines = [{name: cell[name] for name in names} for cell in source.cells]
     lines.sort(key=lambda line: sort_key(line, _ORDER))
     return Table(
         name="cells",

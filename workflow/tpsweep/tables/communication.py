@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from statistics import fmean
 
-from tpsweep.analysis.once import once
+from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -22,12 +22,10 @@ from tpsweep.core import schema
 from tpsweep.core.capture_report import Communication, Counts, Percentiles, PerRank, Phase
 from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
 from tpsweep.core.workloads import CAPTURE
-from tpsweep.results.load import Results, records
 
 _FROM_ROWS = (
     "profiler_ran",
     "allreduce_backend_ran",
-    "gpu_nvlink_tx_gb_s",
     "nvlink_share",
     "synthetic",
 )
@@ -151,51 +149,43 @@ EMPTY = "No capture cells in the matrix."
 _ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 
 
-@once
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """One line per capture cell of the manifest, measured or not."""
     return Table(
         name="communication",
         title="Communication",
         columns=COLUMNS,
         views=VIEWS,
-        records=lines(results),
+        records=_lines(source),
         legend=LEGEND,
         empty=EMPTY,
     )
 
 
-def lines(results: Results) -> list[Record]:
+def _lines(source: Source) -> list[Record]:
     """The table's records, in the order of the identity."""
-    rows = results.rows[results.rows["workload"] == CAPTURE]
-    by_id = {line["cell_id"]: line for line in records(rows, ("cell_id", *_FROM_ROWS))}
-    manifest = results.manifest[results.manifest["workload"] == CAPTURE]
-    times = DecodeTimes(results)
-    names = (*schema.IDENTITY_NAMES, "state", "reason")
-    found = [
-        _line(cell, by_id.get(cell["cell_id"]), results.communication.get(cell["cell_id"]), times)
-        for cell in records(manifest, names)
-    ]
+    times = DecodeTimes(source.results)
+    reports = source.results.communication
+    found = [_line(cell, reports.get(cell["cell_id"]), times) for cell in source.of(CAPTURE)]
     return sorted(found, key=lambda line: sort_key(line, (*_ORDER, "profiler_ran")))
 
 
-def _line(
-    cell: Record, measured: Record | None, found: Communication | None, times: DecodeTimes
-) -> Record:
-    line: Record = {**dict.fromkeys(column.name for column in COLUMNS), **cell}
-    if measured is None:
+def _line(cell: Record, found: Communication | None, times: DecodeTimes) -> Record:
+    line: Record = dict.fromkeys(column.name for column in COLUMNS)
+    line |= {name: cell[name] for name in (*schema.IDENTITY_NAMES, "state", "reason")}
+    if cell["state"] != "measured":
         return line
     time = times.of(cell)
-    sent = measured.pop("gpu_nvlink_tx_gb_s")
+    sent = cell["gpu_nvlink_tx_gb_s"]
     line |= {
-        **measured,
+        **{name: cell[name] for name in _FROM_ROWS},
         "nvlink_gb_s": None if sent is None or not len(sent) else fmean(sent),
         "decode_ms": time.ms,
         "decode_output_len": time.output_len,
     }
     if found is not None:
         line |= _analysed(found, time.ms)
-    made_up = (measured["synthetic"], time.synthetic, found is not None and found.synthetic)
+    made_up = (cell["synthetic"], time.synthetic, found is not None and found.synthetic)
     notes = _notes(line, found, time)
     return {**line, "synthetic": any(made_up), "note": "; ".join(notes) or None}
 

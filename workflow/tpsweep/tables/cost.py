@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import Record, Table, View, figure, identity, text
 from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
 from tpsweep.perfmodel.cell_time import cost
-from tpsweep.results.load import Results, records
 
 COLUMNS = (
     Column("site", TEXT, "name of the cluster or host"),
@@ -60,10 +60,7 @@ LEGEND = (
 )
 EMPTY = "Nothing is planned, or the manifest has no expectations: an older one."
 _CLASS = ("model", "gpu", "gpus")
-_PLANNED = (*_CLASS, "site", "gpu_card", "session", "minutes")
-_EXPECTED = ("expected_s", "expected_start_s")
 _TIMES = ("started_at", "measured_at", "ended_at")
-_TAKEN = (*_CLASS, "session_id", "engine_start_s", *_TIMES, "synthetic")
 
 
 @dataclass(frozen=True)
@@ -75,16 +72,16 @@ class Spent:
     unpacked: float
 
 
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """One line per model, node class and number of GPUs."""
-    manifest = results.manifest[results.manifest["status"] == "planned"]
     planned: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    for cell in records(manifest, (*_PLANNED, *_EXPECTED)):
-        if cell["expected_start_s"] is not None:
+    for cell in source.cells:
+        if cell["status"] == "planned" and cell["expected_start_s"] is not None:
             planned[tuple(cell[name] for name in _CLASS)].append(cell)
     taken: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    for row in records(results.rows, _TAKEN):
-        taken[tuple(row[name] for name in _CLASS)].append(row)
+    for cell in source.cells:
+        if cell["state"] == "measured":
+            taken[tuple(cell[name] for name in _CLASS)].append(cell)
     lines = [_line(cells, taken.get(key, [])) for key, cells in sorted(planned.items())]
     return Table("cost", "Cost: planned and taken", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 

@@ -10,7 +10,6 @@ from itertools import combinations
 
 from tpsweep.analysis.crossing import Crossing, Point, Sign, find_crossing
 from tpsweep.analysis.decode_figures import DECODE
-from tpsweep.analysis.once import once
 from tpsweep.analysis.pairs import (
     NOTE,
     PAIR_HEAD,
@@ -21,12 +20,11 @@ from tpsweep.analysis.pairs import (
     identify,
     synthetic,
 )
-from tpsweep.analysis.series import Line, Series, by_batch, load_series
+from tpsweep.analysis.series import Line, Series, Source, by_batch
 from tpsweep.analysis.table import Record, Table, View, identity, sort_key, text
 from tpsweep.core import stats
 from tpsweep.core.schema import INT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
-from tpsweep.results.load import Results
 
 RATE = "output_tok_s"
 METRICS = {
@@ -68,14 +66,9 @@ EMPTY = "No latency cells of two TPs in the matrix."
 _ORDER = (*(name for name in PAIR_ORDER if name != "batch"),)
 
 
-@once
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """Every pair of TPs of every series, measured or not."""
-    lines = [
-        record
-        for group in by_batch(load_series(results, LATENCY, (DECODE, RATE)))
-        for record in _records(group)
-    ]
+    lines = [record for group in by_batch(source.series(LATENCY)) for record in _records(group)]
     lines.sort(key=lambda record: sort_key(record, _ORDER))
     return Table("crossover", "Crossover", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 
@@ -140,9 +133,11 @@ def _point(metric: str, batch: int, low: Line | None, high: Line | None) -> Poin
             return Point(batch, None, f"{state} (TP={line.tp})")
     if low is None or high is None:  # for the type checker: seen above
         raise AssertionError
-    before, after = _runs(metric, low), _runs(metric, high)
-    # stats.speedup is made for times, where less is better: for rates the sides change places.
-    found = stats.speedup(*((before, after) if metric == "decode" else (after, before)))
+    if metric == "decode":
+        found = low.ratio_to(high, DECODE)
+    else:
+        # stats.speedup is made for times, where less is better: for rates the sides change places.
+        found = stats.speedup(_runs(metric, high), _runs(metric, low))
     sign: Sign = 0
     if found.verdict == stats.SIGNIFICANT:
         sign = 1 if found.value > 1 else -1

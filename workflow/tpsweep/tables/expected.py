@@ -10,6 +10,7 @@ from collections import defaultdict
 from datetime import datetime
 from functools import cache
 
+from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -25,7 +26,6 @@ from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, FLOAT, TEXT, Column
 from tpsweep.core.workloads import LATENCY, SERVE
 from tpsweep.perfmodel.constants import document
-from tpsweep.results.load import Results, records
 
 _FIGURES = {column.name: column for column in schema.FIGURES}
 _INTERVALS = ("tpot_ms", "tpot_ms_lo", "tpot_ms_hi", "prefill_ms", "prefill_ms_lo", "prefill_ms_hi")
@@ -68,8 +68,6 @@ _ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 _TIMES = ("started_at", "ended_at")
 _SERVED = "tpot_p50_ms"
 """What a serve row has in the place of ``tpot_ms``."""
-_SEEN = ("prefill_chunked", "engine_args", "gpu_names", "tp_ran", "synthetic")
-_FROM_ROW = (*_INTERVALS, _SERVED, *_TIMES, *_SEEN)
 _WANTED = ("expected_prefill_ms", "expected_tpot_ms", "expected_s")
 _OF_TP = ("cell_id", "tp", "gpus", "allreduce_backend", "run")
 """What tells cells of one setting at different TP apart."""
@@ -97,17 +95,13 @@ def legend() -> tuple[str, ...]:
     )
 
 
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """One line per cell of the manifest, measured or not."""
-    by_id = {line["cell_id"]: line for line in records(results.rows, ("cell_id", *_FROM_ROW))}
-    cells = records(
-        results.manifest, (*schema.IDENTITY_NAMES, "state", "reason", *_WANTED, "expectation_note")
-    )
     at_tp: dict[tuple[object, ...], dict[int, float]] = defaultdict(dict)
-    for cell in cells:
+    for cell in source.cells:
         if cell["expected_tpot_ms"] is not None and cell["workload"] == LATENCY:
             at_tp[_setting(cell)][cell["tp"]] = cell["expected_tpot_ms"]
-    lines = [_line(cell, by_id.get(cell["cell_id"]), at_tp[_setting(cell)]) for cell in cells]
+    lines = [_line(cell, at_tp[_setting(cell)]) for cell in source.cells]
     lines.sort(key=lambda line: sort_key(line, _ORDER))
     return Table("expected", "Expected and measured", COLUMNS, VIEWS, lines, legend(), EMPTY)
 
@@ -116,27 +110,27 @@ def _setting(cell: Record) -> tuple[object, ...]:
     return tuple(cell[name] for name in schema.IDENTITY_NAMES if name not in _OF_TP)
 
 
-def _line(cell: Record, measured: Record | None, at_tp: dict[int, float]) -> Record:
+def _line(cell: Record, at_tp: dict[int, float]) -> Record:
     line: Record = {**dict.fromkeys(column.name for column in COLUMNS), "synthetic": False}
-    line |= {name: value for name, value in cell.items() if name in line}
+    line |= {name: cell[name] for name in (*schema.IDENTITY_NAMES, "state", "reason", *_WANTED)}
     line["note"] = cell["expectation_note"]
     nothing = all(cell[name] is None for name in _WANTED)
     if cell["state"] == "measured" and not line["note"] and nothing:
         line["note"] = OLD
-    if measured is None:
+    if cell["state"] != "measured":
         return line
-    line |= {name: measured[name] for name in _INTERVALS}
+    line |= {name: cell[name] for name in _INTERVALS}
     is_served = cell["workload"] == SERVE
     if is_served:
-        line["tpot_ms"] = measured[_SERVED]
-    line["synthetic"] = bool(measured["synthetic"])
-    line["seconds"] = _seconds(measured)
+        line["tpot_ms"] = cell[_SERVED]
+    line["synthetic"] = bool(cell["synthetic"])
+    line["seconds"] = _seconds(cell)
     if line["seconds"] is not None and cell["expected_s"]:
         line["seconds_ratio"] = line["seconds"] / cell["expected_s"]
     for name in ("tpot", "prefill"):
         found, wanted = line[f"{name}_ms"], cell[f"expected_{name}_ms"]
         line[f"{name}_ratio"] = found / wanted if found is not None and wanted else None
-    line["flag"] = None if is_served else "; ".join(_flags(line, measured, at_tp)) or None
+    line["flag"] = None if is_served else "; ".join(_flags(line, cell, at_tp)) or None
     return line
 
 

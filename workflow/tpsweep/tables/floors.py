@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tpsweep.analysis.once import once
+from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -16,7 +16,6 @@ from tpsweep.analysis.table import (
 from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, TEXT, Column
 from tpsweep.core.workloads import LATENCY
-from tpsweep.results.load import Results, records
 
 _SHOWN = (
     *("tpot_ms", "decode_floor_ms", "decode_floor_ratio"),
@@ -59,29 +58,22 @@ EMPTY = "No latency cells in the matrix."
 _ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 
 
-@once
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """One line per latency cell of the manifest, measured or not."""
-    rows = results.rows[results.rows["workload"] == LATENCY]
-    names = ("cell_id", *_SHOWN, "floor_note", "synthetic")
-    by_id = {line["cell_id"]: line for line in records(rows, names)}
-    manifest = results.manifest[results.manifest["workload"] == LATENCY]
-    cells = records(manifest, (*schema.IDENTITY_NAMES, "state", "reason"))
-    lines = [_line(cell, by_id.get(cell["cell_id"])) for cell in cells]
+    lines = [_line(cell) for cell in source.of(LATENCY)]
     lines.sort(key=lambda line: sort_key(line, _ORDER))
     return Table("floors", "Floors", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 
 
-def _line(cell: Record, measured: Record | None) -> Record:
-    line: Record = {**dict.fromkeys(column.name for column in COLUMNS), **cell, "synthetic": False}
-    if measured is None:
-        return line
-    note = measured.pop("floor_note")
+def _line(cell: Record) -> Record:
+    line: Record = dict.fromkeys(column.name for column in COLUMNS)
+    line |= {name: cell[name] for name in (*schema.IDENTITY_NAMES, "state", "reason", *_SHOWN)}
+    line["synthetic"] = bool(cell["synthetic"])
+    note = cell["floor_note"]
     below = [
         f"{what} is faster than its floor: no valid row"
         for name, what in RATIOS.items()
-        if measured[name] is not None and measured[name] < 1
+        if cell[name] is not None and cell[name] < 1
     ]
     notes = [*([note] if note else []), *below]
-    synthetic = bool(measured["synthetic"])
-    return {**line, **measured, "note": "; ".join(notes) or None, "synthetic": synthetic}
+    return {**line, "note": "; ".join(notes) or None}

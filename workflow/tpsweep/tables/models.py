@@ -10,13 +10,13 @@ from collections import defaultdict
 from typing import Any
 
 from tpsweep.analysis import verdicts
-from tpsweep.analysis.series import KEY
+from tpsweep.analysis.series import KEY, Source
 from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, figure, sort_key, text
 from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, TEXT, Column
-from tpsweep.results.load import Results
 from tpsweep.tables import tp_comparison
 
+NEEDS = ("tp_comparison",)
 _OF_MODEL = ("model", "model_revision", "settings", "allreduce_backend")
 _PLACE = tuple(name for name in KEY if name not in _OF_MODEL)
 _LAST = ("decode_verdict", "note", "synthetic")
@@ -51,10 +51,10 @@ EMPTY = "No latency cells in the matrix."
 _ORDER = (*(name for name in _PLACE if name != "batch"), "batch", "allreduce_backend", "tp")
 
 
-def build(results: Results) -> Table:
+def build(_: Source, compared: Table) -> Table:
     """One line per model, TP and batch of each node class, measured or not."""
     places: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    for line in tp_comparison.build(results).records:
+    for line in compared.records:
         places[tuple(line[name] for name in _PLACE)].append(line)
     names = [column.name for column in COLUMNS]
     lines = [

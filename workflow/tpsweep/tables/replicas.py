@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tpsweep.analysis import prices
-from tpsweep.analysis.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.analysis.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -25,12 +25,11 @@ from tpsweep.analysis.table import (
 )
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
 from tpsweep.core.workloads import LATENCY, SERVE
-from tpsweep.results.load import Results
 
 TIMES = ("tpot_ms", "prefill_ms", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms")
 RATES = ("request_s", "output_tok_s")
 ENERGY = "energy_j_per_tok"
-_FROM_ROWS = (*TIMES, *RATES, ENERGY)
+_FIGURES = (*TIMES, *RATES, ENERGY)
 RATIOS = ("output_tok_s", "tpot_ms", "ttft_p50_ms", "itl_p50_ms")
 COLUMNS = (
     *HEAD,
@@ -90,13 +89,13 @@ class _Other:
     source: str | None
 
 
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """Every engine over several GPUs beside all smaller ones that its series could have."""
-    static = load_series(results, LATENCY, _FROM_ROWS)
+    static = source.series(LATENCY)
     by_place = {_place(s, s.batch, line): line for s in static for line in s.lines}
     lines = [
         record
-        for series in (*static, *load_series(results, SERVE, _FROM_ROWS))
+        for series in (*static, *source.series(SERVE))
         for record in _records(series, by_place)
     ]
     lines.sort(key=lambda record: sort_key(record, _ORDER))
@@ -190,7 +189,7 @@ def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
 
 def _figures(line: Line, times: int) -> Record:
     """Medians over runs; rates are those of ``times`` such engines."""
-    found: Record = {name: line.median(name) for name in _FROM_ROWS}
+    found: Record = {name: line.median(name) for name in _FIGURES}
     for name in RATES:
         if found[name] is not None:
             found[name] *= times

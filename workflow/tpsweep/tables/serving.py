@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from tpsweep.analysis import verdicts
-from tpsweep.analysis.once import once
-from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -27,7 +26,6 @@ from tpsweep.core.schema import BOOL, FLOAT, INT, SERVE_METRICS, TEXT, Column
 from tpsweep.core.schema import PERCENTILES as PERCENTILES_KEPT
 from tpsweep.core.stats import MIN_RUNS
 from tpsweep.core.workloads import SERVE
-from tpsweep.results.load import Results
 
 COMPARED = ("ttft_p50_ms", "itl_p50_ms", "ttft_p99_ms")
 PERCENTILES = {
@@ -38,15 +36,6 @@ PERCENTILES = {
 }
 """Figures of all requests, or tokens, of a run's seeds together: a median over runs, no range."""
 PLAIN = (*PERCENTILES, "goodput_request_s", "goodput_share", "steady_share")
-_WARNED_OF = ("tokens_per_chunk", "client_cpu_share")
-_FROM_ROWS = (
-    *verdicts.RANGED,
-    *verdicts.RANGED.values(),
-    *PLAIN,
-    *_WARNED_OF,
-    "saturated",
-    "max_in_flight",
-)
 CHUNKED = 1.01
 """Tokens per streamed chunk from which on ITL is not a time per token."""
 BUSY = 0.9
@@ -131,10 +120,9 @@ LEGEND = (
 EMPTY = "No serve cells in the matrix."
 
 
-@once
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """Every TP and number of replicas at every offered rate, measured or not."""
-    series = load_series(results, SERVE, _FROM_ROWS)
+    series = source.series(SERVE)
     lines = [record for one in series for record in _records(one)]
     lines.sort(key=lambda record: sort_key(record, ORDER))
     return Table("serving", "Serving", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
@@ -146,6 +134,7 @@ def _records(series: Series) -> Iterator[Record]:
     for line in series.lines:
         found = base if line is before else _figures(line)
         record = {**series.record(line, *_warnings(line)), **found, "per_gpu_ratio": None}
+        record["baseline_tp"] = series.baseline_tp
         compared = before if line is not before else None
         for name in COMPARED:
             record |= _change(name, compared, base.get(name), line, found[name])

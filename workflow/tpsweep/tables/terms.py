@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from tpsweep.analysis.once import once
+from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -28,9 +28,8 @@ from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes
 from tpsweep.core import schema
 from tpsweep.core.axes import NO_ALLREDUCE
 from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
-from tpsweep.results.load import Results
-from tpsweep.tables import communication
 
+NEEDS = ("communication",)
 _FREE = ("cell_id", "tp", "gpus", "allreduce_backend", "run")
 _SERIES = tuple(name for name in schema.IDENTITY_NAMES if name not in _FREE)
 COLUMNS = (
@@ -91,15 +90,14 @@ def solve(base_tp: int, base_ms: float, tp: int, ms: float) -> Terms:
     return Terms(scaling, base_ms - scaling / base_tp)
 
 
-@once
-def build(results: Results) -> Table:
+def build(source: Source, captures: Table) -> Table:
     """One line per capture cell at TP above 1, whether it could be measured or not."""
     return Table(
         name="terms",
         title="What TP divides, and what it does not",
         columns=COLUMNS,
         views=VIEWS,
-        records=_lines(communication.lines(results), DecodeTimes(results)),
+        records=_lines(captures.records, DecodeTimes(source.results)),
         legend=LEGEND,
         empty=EMPTY,
     )

@@ -6,17 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpsweep.analysis import prices, verdicts
-from tpsweep.analysis.series import (
-    BASELINE,
-    DUMMY,
-    HEAD,
-    LINE,
-    ORDER,
-    TAIL,
-    Line,
-    Series,
-    load_series,
-)
+from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, LINE, ORDER, TAIL, Line, Series, Source
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -30,10 +20,8 @@ from tpsweep.analysis.table import (
 from tpsweep.core import stats
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import THROUGHPUT
-from tpsweep.results.load import Results
 
 SAMPLES = {"request_s": "request_s_samples", "output_tok_s": "output_tok_s_samples"}
-_FROM_ROWS = (*SAMPLES, *SAMPLES.values(), "total_tok_s")
 _KIND = "95 % interval of the kind interval_kind"
 
 COLUMNS = (
@@ -86,11 +74,11 @@ LEGEND = (
 EMPTY = "No throughput cells in the matrix."
 
 
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """Every TP of every request set, measured or not, by GPUs: computed lines stand between."""
     lines = [
         record
-        for series in load_series(results, THROUGHPUT, _FROM_ROWS)
+        for series in source.series(THROUGHPUT)
         for record in (*_measured(series), *_computed(series))
     ]
     order = (*(name for name in ORDER if name not in LINE), "gpus", "tp")
@@ -109,6 +97,7 @@ def _measured(series: Series) -> Iterator[Record]:
         rates = _rates(line)
         yield {
             **series.record(line, *_warnings(line)),
+            "baseline_tp": series.baseline_tp,
             "source": source,
             **rates,
             **prices.cost_of(line, line.gpus, rates["output_tok_s"]),
@@ -131,6 +120,7 @@ def _computed(series: Series) -> Iterator[Record]:
         # As many engines on as many GPUs: each token costs what it costs the one.
         yield {
             **series.record(one, *_warnings(one)),
+            "baseline_tp": series.baseline_tp,
             **{n: v * engines if _scales(n, v) else v for n, v in rates.items()},
             **prices.cost_of(one, one.gpus, rates["output_tok_s"]),
             "replicas": engines,

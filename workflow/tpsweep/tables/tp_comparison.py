@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpsweep.analysis import prices, verdicts
-from tpsweep.analysis.once import once
-from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -26,10 +25,8 @@ from tpsweep.core import stats
 from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
-from tpsweep.results.load import Results
 
 DECODE, PREFILL = "tpot_ms_samples", "prefill_ms_samples"
-_FROM_ROWS = (DECODE, PREFILL, "output_tok_s", "prefill_chunked")
 
 
 def _speedup_columns(name: str) -> tuple[Column, ...]:
@@ -92,14 +89,13 @@ LEGEND = (
 )
 
 
-@once
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """Every TP of every series of static batches that the manifest has, measured or not.
 
     Other workloads have tables of their own; captures have none, for profiled is not unprofiled
     (measuring rule 6).
     """
-    series = load_series(results, LATENCY, _FROM_ROWS)
+    series = source.series(LATENCY)
     throughput = {
         (one.place(one.batch), line.layout): line.output_tok_s
         for one in series
@@ -117,6 +113,7 @@ def _records(
     baseline = series.baseline
     for line in series.lines:
         record: Record = {**series.record(line, *_warnings(line)), "interval_kind": None}
+        record["baseline_tp"] = series.baseline_tp
         record |= _interval(line, DECODE, "tpot_ms") | _interval(line, PREFILL, "prefill_ms")
         record |= _speedup(baseline, line, DECODE, "decode")
         record |= _speedup(baseline, line, PREFILL, "prefill")
@@ -138,10 +135,9 @@ def _speedup(baseline: Line | None, line: Line, samples: str, name: str) -> Reco
     names = [column.name for column in _speedup_columns(name)]
     if baseline is None or line is baseline:
         return dict.fromkeys(names)
-    before, after = baseline.runs(samples), line.runs(samples)
-    if not before or not after:
+    if not baseline.runs(samples) or not line.runs(samples):
         return dict.fromkeys(names)
-    found = stats.speedup(before, after)
+    found = baseline.ratio_to(line, samples)
     values = (found.value, found.lo, found.hi, found.kind, found.verdict)
     return dict(zip(names, values, strict=True))
 

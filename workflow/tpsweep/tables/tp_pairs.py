@@ -15,12 +15,11 @@ from tpsweep.analysis.pairs import (
     pairs,
     synthetic,
 )
-from tpsweep.analysis.series import Line, Series, load_series
+from tpsweep.analysis.series import Line, Series, Source
 from tpsweep.analysis.table import Record, Table, View, figure, sort_key, text
 from tpsweep.core import stats
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
-from tpsweep.results.load import Results
 
 PREFILL = "prefill_ms_samples"
 COLUMNS = (
@@ -60,11 +59,11 @@ LEGEND = (
 EMPTY = "No latency cells of two TPs in the matrix."
 
 
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """Every pair of TPs at every batch that the manifest has, measured or not."""
     lines = [
         _record(series, low, high)
-        for series in load_series(results, LATENCY, (DECODE, PREFILL, "output_tok_s"))
+        for series in source.series(LATENCY)
         for low, high in pairs(series)
     ]
     lines.sort(key=lambda record: sort_key(record, PAIR_ORDER))

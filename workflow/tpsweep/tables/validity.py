@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpsweep.analysis import provenance_diff
-from tpsweep.analysis.series import KEY, ORDER, Series, load_series
+from tpsweep.analysis.series import KEY, ORDER, Series, Source
 from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, identity, sort_key, text
 from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, TEXT, Column
 from tpsweep.core.workloads import WORKLOADS
 from tpsweep.engine.provenance import same_version
-from tpsweep.results.load import Results, records
+from tpsweep.results.load import Results
 from tpsweep.tables import floors
 
 REFUSED, COMPARISON = "refused", "comparison"
@@ -61,16 +61,12 @@ LEGEND = (
     "A provenance that no row of a line has (CPU, older rows) is not compared.",
 )
 EMPTY = "No cells in the matrix."
-_FROM_ROWS = (
-    *("cell_id", "allreduce_backend_ran", "vllm_version_ran", "tp_ran"),
-    *("tpot_ms", "prefill_ms", *floors.RATIOS, "synthetic"),
-)
 _ORDER = tuple(dict.fromkeys((*ORDER, "run")))
 
 
-def build(results: Results) -> Table:
+def build(source: Source) -> Table:
     """Refused cells first, then comparisons: flagged, differing, alike."""
-    lines = [*_refused(results), *_comparisons(results)]
+    lines = [*_refused(source), *_comparisons(source)]
     lines.sort(
         key=lambda line: (
             line["kind"] != REFUSED,
@@ -83,16 +79,13 @@ def build(results: Results) -> Table:
     return Table("validity", "Validity", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 
 
-def _refused(results: Results) -> Iterator[Record]:
-    names = (*schema.IDENTITY_NAMES, "settings", "state", "failure_type", "reason")
-    rows = {line["cell_id"]: line for line in records(results.rows, _FROM_ROWS)}
-    for cell in records(results.manifest, names):
+def _refused(source: Source) -> Iterator[Record]:
+    for cell in source.cells:
         if cell["state"] == "failed" and cell["failure_type"] in REFUSED_TYPES:
             yield _refusal(cell, cell["failure_type"], cell["reason"], synthetic=False)
         elif cell["state"] == "measured":
-            measured = rows[cell["cell_id"]]
-            for subject, detail in (*_broken(cell, measured), *_uncounted(cell, results)):
-                yield _refusal(cell, subject, detail, synthetic=bool(measured["synthetic"]))
+            for subject, detail in (*_broken(cell), *_uncounted(cell, source.results)):
+                yield _refusal(cell, subject, detail, synthetic=bool(cell["synthetic"]))
 
 
 def _refusal(cell: Record, subject: str, detail: Any, *, synthetic: bool) -> Record:
@@ -106,20 +99,20 @@ def _refusal(cell: Record, subject: str, detail: Any, *, synthetic: bool) -> Rec
     }
 
 
-def _broken(cell: Record, measured: Record) -> Iterator[tuple[str, str]]:
+def _broken(cell: Record) -> Iterator[tuple[str, str]]:
     """Rules that a row breaks by its own columns; what is null is not judged."""
     for name, what in floors.RATIOS.items():
-        ratio = measured[name]
+        ratio = cell[name]
         if ratio is not None and ratio < 1:
             yield "floor", f"{what} is faster than its floor ({name}={ratio:.3f})"
-    asked, ran = cell["allreduce_backend"], measured["allreduce_backend_ran"]
+    asked, ran = cell["allreduce_backend"], cell["allreduce_backend_ran"]
     if ran is not None and asked != ran and asked not in ("auto", "none"):
         yield "all-reduce", f"{asked} was asked, {ran} ran"
-    asked, ran = cell["vllm_version"], measured["vllm_version_ran"]
+    asked, ran = cell["vllm_version"], cell["vllm_version_ran"]
     if ran is not None and not same_version(asked, ran):
         yield "vLLM", f"{asked} was asked, {ran} ran"
-    if measured["tp_ran"] is not None and measured["tp_ran"] != cell["tp"]:
-        yield "TP", f"{cell['tp']} was asked, {measured['tp_ran']} ran"
+    if cell["tp_ran"] is not None and cell["tp_ran"] != cell["tp"]:
+        yield "TP", f"{cell['tp']} was asked, {cell['tp_ran']} ran"
 
 
 def _uncounted(cell: Record, results: Results) -> Iterator[tuple[str, str]]:
@@ -137,9 +130,9 @@ def _uncounted(cell: Record, results: Results) -> Iterator[tuple[str, str]]:
     yield "collectives", f"{wanted}, {said}: no communication time is given"
 
 
-def _comparisons(results: Results) -> Iterator[Record]:
+def _comparisons(source: Source) -> Iterator[Record]:
     for workload in WORKLOADS:
-        for series in load_series(results, workload, provenance_diff.COLUMNS):
+        for series in source.series(workload):
             yield from _of_series(series)
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tpsweep.analysis.table import Record, digits
+from tpsweep.analysis.table import Record, Table, digits
 from tpsweep.core.layout import Layout
-from tpsweep.results.load import Results
-from tpsweep.tables import communication, terms, tp_comparison
 
 _SUBJECT = ("site", "model", "gpu", "variant", "input_len")
 
@@ -40,13 +38,9 @@ class Lines:
         return sorted(found, key=lambda line: (*_subject(line), line["batch"]))
 
 
-def lines_of(results: Results) -> Lines:
-    """All of them, of a results folder."""
-    return Lines(
-        tp_comparison.build(results).records,
-        communication.lines(results),
-        terms.build(results).records,
-    )
+def lines_of(tables: Mapping[str, Table]) -> Lines:
+    """All of them, of the tables of a results folder."""
+    return Lines(*(tables[name].records for name in ("tp_comparison", "communication", "terms")))
 
 
 def by_subject(lines: Iterable[Record]) -> dict[str, list[Record]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tpsweep.analysis.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, load_series
+from tpsweep.analysis.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -24,7 +24,6 @@ from tpsweep.core.workloads import LATENCY, SERVE, THROUGHPUT
 from tpsweep.lab.reference.checks import CHECKS, examine
 from tpsweep.lab.reference.figure import Figure
 from tpsweep.lab.reference.reading import Reference
-from tpsweep.results.load import Results
 
 Own = Callable[[Line], float | None]
 
@@ -49,11 +48,6 @@ OWN: dict[tuple[str, str], tuple[str, Own]] = {
     (SERVE, "throughput"): ("output_tok_s", _column("output_tok_s")),
 }
 """By workload and published metric: the columns of one's own that are the same quantity."""
-_FROM_ROWS = {
-    LATENCY: ("e2e_ms", "output_tok_s"),
-    THROUGHPUT: ("output_tok_s", "request_s"),
-    SERVE: ("ttft_p50_ms", "itl_p50_ms", "output_tok_s"),
-}
 _LENGTH_IS_ALL = ("batch_latency",)
 """Metrics that say nothing of another output length."""
 
@@ -100,12 +94,12 @@ FINDING_VIEWS = (
 )
 
 
-def build(results: Results, reference: Reference) -> Table:
+def build(source: Source, reference: Reference) -> Table:
     """Every reference figure beside every line of the matrix, measured or not, that it is of."""
     found = [
         (one, _record(series, line, one, reference))
-        for workload, columns in _FROM_ROWS.items()
-        for series in load_series(results, workload, columns)
+        for workload in dict.fromkeys(workload for workload, _ in OWN)
+        for series in source.series(workload)
         for line in series.lines
         for one in reference.figures
         if _is_of(one, line, reference)

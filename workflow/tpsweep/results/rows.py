@@ -1,13 +1,12 @@
-"""Rows from their files: thousands of small ones, read in processes side by side, and only once.
+"""Rows from their files, thousands of small ones, and ``results/rows.parquet``: all in one.
 
-What was read is kept in ``.rows.arrow`` below the results root, with each file's size and time of
-change: the next command reads the files that are new or changed. The cache may be deleted at any
-time, and nothing but its own speed depends on it.
+``tpsweep tables`` keeps ``rows.parquet``, with each file's size and time of change: whoever reads
+the rows next opens only the files that are new or changed. It may be deleted at any time, and
+nothing but speed depends on it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,42 +23,58 @@ from tpsweep.core import schema
 from tpsweep.core.atomic import replacing
 from tpsweep.core.axes import BY_NAME
 
-CACHE = ".rows.arrow"
+ROWS = "rows.parquet"
+"""Every row of the current manifest, with the columns of ``FILE`` beside those of a row."""
+FILE = pa.schema(
+    [("file_path", pa.string()), ("file_size", pa.int64()), ("file_changed_ns", pa.int64())]
+)
+"""The row's own file, below the results root, as it was when it was read."""
+JOINED = pa.schema([*schema.SCHEMA, *FILE])
 MANY = 400
-"""Files from which on processes and a cache are worth their start."""
+"""Files from which on processes are worth their start."""
 _PART = 100
-_STAMP = pa.schema([("path", pa.string()), ("size", pa.int64()), ("changed_ns", pa.int64())])
-_CACHED = pa.schema([*schema.SCHEMA, *(pa.field(f"file_{f.name}", f.type) for f in _STAMP)])
+Stamp = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
 class Read:
-    """``rows`` has the schema of ``row``; ``errors`` says why files cannot be read, by cell."""
+    """``rows`` has the schema ``JOINED``; ``errors`` says why files cannot be read, by cell.
+
+    ``is_kept``: ``rows.parquet`` holds just these rows.
+    """
 
     rows: pa.Table
     errors: dict[str, str]
+    is_kept: bool
 
 
 def read_rows(results: Path, places: Mapping[str, str]) -> Read:
     """The rows of the cells in ``places`` (``cell_id`` to a path below ``results``) that exist."""
     found = {cell_id: _stamp(results, path) for cell_id, path in places.items()}
     stamps = {cell_id: stamp for cell_id, stamp in found.items() if stamp is not None}
-    cached = _cached(results / CACHE, stamps)
-    known = set(cached["cell_id"].to_pylist())
+    kept = _kept(results / ROWS)
+    same = _unchanged(kept, stamps)
+    known = set(same["cell_id"].to_pylist())
     wanted = [(cell_id, stamp[0]) for cell_id, stamp in stamps.items() if cell_id not in known]
-    parts = [cached.select(schema.SCHEMA.names)]
+    parts = [same]
     errors: dict[str, str] = {}
     for table, failed in _read_all(results, wanted):
-        parts.append(table)
+        parts.append(_stamped(table, stamps))
         errors |= failed
-    rows = _in_order(pa.concat_tables(parts).combine_chunks(), stamps)
-    if wanted and len(rows) >= MANY:
-        _keep(results / CACHE, rows, stamps)
-    return Read(rows, errors)
+    rows = pa.concat_tables(parts).combine_chunks()
+    is_kept = len(same) == len(kept) == len(rows) and (results / ROWS).exists()
+    return Read(_in_order(rows, stamps), errors, is_kept)
+
+
+def keep_rows(results: Path, read: Read) -> None:
+    """Write ``rows.parquet``, unless it is there already. Raises ``OSError``."""
+    if not read.is_kept:
+        with replacing(results / ROWS) as path:
+            pq.write_table(read.rows, path, compression="zstd", write_page_checksum=True)
 
 
 def _in_order(rows: pa.Table, stamps: Mapping[str, object]) -> pa.Table:
-    """Rows as the cells were given: what was cached must not come first."""
+    """Rows as the cells were given: what was kept must not come first."""
     place = {cell_id: at for at, cell_id in enumerate(stamps)}
     order = [place[cell_id] for cell_id in rows["cell_id"].to_pylist()]
     return rows.take(np.argsort(order, kind="stable"))
@@ -106,7 +121,7 @@ def _absent(field: pa.Field, length: int) -> pa.Array:
     )
 
 
-def _stamp(results: Path, path: str) -> tuple[str, int, int] | None:
+def _stamp(results: Path, path: str) -> Stamp | None:
     try:
         found = (results / path).stat()
     except OSError:
@@ -146,31 +161,23 @@ def _read_part(results: Path, wanted: Sequence[tuple[str, str]]) -> tuple[bytes,
     return sink.getvalue().to_pybytes(), errors
 
 
-def _cached(path: Path, stamps: Mapping[str, tuple[str, int, int]]) -> pa.Table:
-    """Cached rows whose files are as they were; none if there is no cache of this schema."""
+def _kept(path: Path) -> pa.Table:
+    """``rows.parquet``; none of it if it is not there, damaged, or of another schema."""
     try:
-        with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
+        table = pq.ParquetFile(path, page_checksum_verification=True).read(use_threads=False)
     except (OSError, pa.ArrowException):
-        return _CACHED.empty_table()
-    if not table.schema.equals(_CACHED):
-        return _CACHED.empty_table()
-    columns = [table[name].to_pylist() for name in ("cell_id", *_STAMP_NAMES)]
+        return JOINED.empty_table()
+    return table if table.schema.equals(JOINED) else JOINED.empty_table()
+
+
+def _unchanged(kept: pa.Table, stamps: Mapping[str, Stamp]) -> pa.Table:
+    """The rows of ``kept`` whose files are as they were."""
+    columns = [kept[name].to_pylist() for name in ("cell_id", *FILE.names)]
     same = [stamps.get(cell_id) == (*stamp,) for cell_id, *stamp in zip(*columns, strict=True)]
-    return table.filter(pa.array(same, pa.bool_()))
+    return kept.filter(pa.array(same, pa.bool_()))
 
 
-_STAMP_NAMES = tuple(f"file_{name}" for name in _STAMP.names)
-
-
-def _keep(path: Path, rows: pa.Table, stamps: Mapping[str, tuple[str, int, int]]) -> None:
-    """Write the cache; a folder that cannot be written has none."""
-    kept = [stamps[cell_id] for cell_id in rows["cell_id"].to_pylist()]
-    columns = [pa.array([stamp[at] for stamp in kept], f.type) for at, f in enumerate(_STAMP)]
-    table = pa.table([*rows.columns, *columns], schema=_CACHED)
-    with (
-        contextlib.suppress(OSError),
-        replacing(path) as temporary,
-        pa.ipc.new_file(str(temporary), _CACHED) as writer,
-    ):
-        writer.write_table(table)
+def _stamped(rows: pa.Table, stamps: Mapping[str, Stamp]) -> pa.Table:
+    own = [stamps[cell_id] for cell_id in rows["cell_id"].to_pylist()]
+    columns = [pa.array([stamp[at] for stamp in own], f.type) for at, f in enumerate(FILE)]
+    return pa.table([*rows.columns, *columns], schema=JOINED)

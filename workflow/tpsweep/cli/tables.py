@@ -1,0 +1,33 @@
+"""``tpsweep tables``: from rows and manifest to the tables of a results folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tpsweep import tables
+from tpsweep.lab import builders as lab
+from tpsweep.results.integrity import leave_records
+from tpsweep.results.load import ResultsError, load
+
+BUILDERS = (*tables.BUILDERS, *lab.BUILDERS)
+"""Every table of a sweep."""
+
+
+def run(results: Path) -> int:
+    """Write the tables, a summary on stderr; exit code 0, or 2 if there are none.
+
+    An incomplete sweep is no error of this program: its tables say so themselves. A row that
+    cannot be read is (1): it leaves a failure record, by which the next run measures it again.
+    """
+    try:
+        loaded = load(results, keep=True)
+        summary = tables.write_tables(results, loaded, BUILDERS)
+    except ResultsError as error:
+        print(f"tpsweep tables: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"tpsweep tables: {results}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    print(f"tpsweep tables: {summary}; see {results / tables.FOLDER}", file=sys.stderr)
+    return 1 if leave_records(results, loaded) else 0
