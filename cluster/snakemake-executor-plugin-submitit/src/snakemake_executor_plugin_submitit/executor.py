@@ -18,15 +18,14 @@ from snakemake_interface_executor_plugins.executors.remote import (  # type: ign
     RemoteExecutor,
 )
 
-from .command import command_of, log_name
 from .local import LocalCluster
 from .lock import Lock, LockedError
 from .outcome import REFUSED, Outcome
-from .packing import PackingError, Request, Session, SessionKey, check, pack
+from .packing import PackingError, Request, Session, check, pack
 from .progress.report import progress_of
+from .request import failure_record_of, identity_of, readable_name, request_of
 from .site import Site, SiteError, load_site
 from .slurm.cluster import SlurmCluster
-from .spec import Cell
 
 INVOKED_FROM = Path.cwd()
 """Snakemake imports its plugins before ``--directory`` or ``workdir:`` lead it elsewhere."""
@@ -127,8 +126,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             is_running = self.cluster.reattach(request)
         except PackingError as error:
             outcome = Outcome(REFUSED, str(error))
-            self.progress.ended(_identity(job), outcome)
-            self._fail(info, outcome, _record_of(job))
+            self.progress.ended(identity_of(job), outcome)
+            self._fail(info, outcome, failure_record_of(job))
             return
         info.aux = {"cell": request.cell.id}
         if not is_running:
@@ -174,7 +173,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         logs = [str(path) for path in outcome.logs if path.exists()]
         if Quietness.RULES in (self.workflow.output_settings.quiet or ()):
             # Snakemake counts errors among what is said of rules, and would say nothing of this.
-            self.complain(f"{_name(info.job)}: {outcome.message}; {outcome.last_words()}")
+            self.complain(f"{readable_name(info.job)}: {outcome.message}; {outcome.last_words()}")
         self.report_job_error(info, msg=f"{outcome.message}. ", aux_logs=logs)
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
@@ -230,66 +229,13 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def _request(self, job: Any) -> Request:
         """What a job asks for; raises ``PackingError`` if it cannot be had."""
-        identity = _identity(job)
-        command = command_of(job, self.format_job_exec)
-        runtime = _number(job, "runtime")
-        cell = Cell(
-            id=identity,
-            argv=command.argv,
-            log=self.logdir / "cells" / log_name(job, identity),
-            limit_s=None if runtime is None else runtime * 60,
-            environment=command.environment,
-            folders=command.folders,
-            stale=command.stale,
-            markers=command.markers,
-        )
-        gpus = int(_number(job, "gpus") or 0)
-        is_counted = not gpus and self.site.cluster == "slurm"  # else GPUs say how much of a node
-        key = SessionKey(
-            session=_text(job, "session"),
-            command=_text(job, "session_command"),
-            gpu_type=_text(job, "gpu_type"),
-            gpus=gpus,
-            threads=job.threads if is_counted else 0,
-            mem_mb=int(_number(job, "mem_mb") or 0) if is_counted else 0,
-        )
-        order = int(_number(job, "session_order") or 0)
-        start = _number(job, "session_runtime")
-        request = Request(key, cell, order, start, is_stable=not command.is_nested)
+        request = request_of(job, self.format_job_exec, self.logdir, self._is_counted)
         check(request, self.site)
         self.cluster.check(request)
-        if record := _record_of(job):
-            self.records[identity] = record
+        if record := failure_record_of(job):
+            self.records[request.cell.id] = record
         return request
 
-
-def _identity(job: Any) -> str:
-    return str(job.jobid if job.is_group() else job.uuid())
-
-
-def _record_of(job: Any) -> Path | None:
-    record = _text(job, "failure_record")
-    return Path(record).absolute() if record else None
-
-
-def _name(job: Any) -> str:
-    """What a user calls a job: its rule, and its wildcards if it has any."""
-    if job.is_group():
-        return f"group {job.groupid}"
-    values = " ".join(f"{name}={value}" for name, value in job.wildcards.items())
-    return f"{job.rule.name} {values}".strip()
-
-
-def _text(job: Any, resource: str) -> str:
-    value = job.resources.get(resource)
-    return "" if value is None else str(value)
-
-
-def _number(job: Any, resource: str) -> float | None:
-    value = job.resources.get(resource)
-    if value is None or value == "":
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise PackingError(f"{resource}: {value!r}, allowed: a number") from error
+    def _is_counted(self, gpus: int) -> bool:
+        """Whether threads and memory are asked for: else GPUs say how much of a node."""
+        return not gpus and self.site.cluster == "slurm"

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 REVOKED = "revoked"
@@ -162,6 +163,11 @@ def says_out_of_memory(log: Path) -> bool:
             return bool(_OUT_OF_MEMORY.search(file.read().decode("utf-8", "replace")))
     except FileNotFoundError:
         return False
+
+
+def now() -> str:
+    """The time, for records: ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def write_atomically(path: Path, text: str) -> None:

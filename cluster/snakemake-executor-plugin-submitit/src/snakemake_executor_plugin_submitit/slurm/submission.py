@@ -10,12 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import submitit
-from submitit.core.utils import (
-    DelayedSubmission,
-    FailedJobError,
-    FailedSubmissionError,
-    JobPaths,
-)
+from submitit.helpers import DelayedSubmission
 
 from ..flags import SlurmParameters
 from ..runner import run_session_in
@@ -68,7 +63,7 @@ def submit(
     executor.update_parameters(**parameters.submitit(), job_name=name, array_parallelism=parallel)
     try:
         jobs = executor.map_array(run_session_in, spools)
-    except (FailedJobError, FailedSubmissionError) as error:
+    except RuntimeError as error:  # what submitit raises for an sbatch that failed
         said = " ".join(str(error).split()) or "sbatch: failed without a word"
         refusal = classify(said)
         if refusal is not Refusal.UNREACHABLE:
@@ -85,7 +80,7 @@ def adopt(folder: Path, array: str, spools: Sequence[Path], minutes: int) -> lis
     """
     ids = [array] if len(spools) == 1 else [f"{array}_{k}" for k in range(len(spools))]
     for job, spool in zip(ids, spools, strict=True):
-        pickled = JobPaths(folder, job_id=job).submitted_pickle
+        pickled = submitit.SlurmJob(folder, job).paths.submitted_pickle
         if not pickled.exists():
             order = DelayedSubmission(run_session_in, spool)
             order.set_timeout(minutes, max_num_timeout=1)

@@ -1,0 +1,81 @@
+"""From a Snakemake job to what it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .command import command_of, log_name
+from .packing import PackingError, Request, SessionKey
+from .spec import Cell
+
+
+def request_of(
+    job: Any, nested: Callable[[Any], str], logdir: Path, is_counted: Callable[[int], bool]
+) -> Request:
+    """What ``job`` asks for; raises ``PackingError`` for a resource that is no number.
+
+    ``nested`` formats the command line of a nested Snakemake. ``is_counted``: whether threads and
+    memory are asked for beside so many GPUs.
+    """
+    identity = identity_of(job)
+    command = command_of(job, nested)
+    runtime = _number(job, "runtime")
+    cell = Cell(
+        id=identity,
+        argv=command.argv,
+        log=logdir / "cells" / log_name(job, identity),
+        limit_s=None if runtime is None else runtime * 60,
+        environment=command.environment,
+        folders=command.folders,
+        stale=command.stale,
+        markers=command.markers,
+    )
+    gpus = int(_number(job, "gpus") or 0)
+    counted = is_counted(gpus)
+    key = SessionKey(
+        session=_text(job, "session"),
+        command=_text(job, "session_command"),
+        gpu_type=_text(job, "gpu_type"),
+        gpus=gpus,
+        threads=job.threads if counted else 0,
+        mem_mb=int(_number(job, "mem_mb") or 0) if counted else 0,
+    )
+    order = int(_number(job, "session_order") or 0)
+    start = _number(job, "session_runtime")
+    return Request(key, cell, order, start, is_stable=not command.is_nested)
+
+
+def identity_of(job: Any) -> str:
+    """A job's name that is the same in every run: of its rule and its wildcards."""
+    return str(job.jobid if job.is_group() else job.uuid())
+
+
+def failure_record_of(job: Any) -> Path | None:
+    """The file in which to say why a job has no output; None if it names none."""
+    record = _text(job, "failure_record")
+    return Path(record).absolute() if record else None
+
+
+def readable_name(job: Any) -> str:
+    """What a user calls a job: its rule, and its wildcards if it has any."""
+    if job.is_group():
+        return f"group {job.groupid}"
+    values = " ".join(f"{name}={value}" for name, value in job.wildcards.items())
+    return f"{job.rule.name} {values}".strip()
+
+
+def _text(job: Any, resource: str) -> str:
+    value = job.resources.get(resource)
+    return "" if value is None else str(value)
+
+
+def _number(job: Any, resource: str) -> float | None:
+    value = job.resources.get(resource)
+    if value is None or value == "":
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise PackingError(f"{resource}: {value!r}, allowed: a number") from error

@@ -1,0 +1,169 @@
+"""Sessions that Slurm has: followed by their files and by squeue, until each cell has ended."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ..ledger import Ledger
+from ..outcome import Outcome, of_result
+from ..progress.report import Progress
+from ..site import Site
+from ..spool import Result, take_news
+from . import queue
+from .complaints import Complaints
+from .followed import Followed, last_line, verdict
+from .queue import Status
+from .submission import logs
+
+SETTLE_S = 5.0
+"""A result may become visible here this long after Slurm has called its job over."""
+FENCE_S = 5.0
+"""What a revoked runner needs to notice, and to end its cell: more than OWNER_EVERY_S."""
+SOON_S = 1.0
+
+
+class Follower:
+    """Follows sessions from submission to the last cell's outcome.
+
+    ``outcomes`` are those of cells that Snakemake waits for, ``unasked`` those of sessions of an
+    earlier main process. ``on_close`` is called as a session ends.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        ledger: Ledger,
+        complaints: Complaints,
+        say: Callable[[str], None],
+        progress: Progress,
+        on_close: Callable[[], None],
+    ) -> None:
+        self.site = site
+        self.ledger = ledger
+        self.complaints = complaints
+        self.say = say
+        self.progress = progress
+        self.on_close = on_close
+        self.followed: dict[str, Followed] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self.unasked: dict[str, Outcome] = {}
+        self.next_status = 0.0
+        self.pending: dict[str, int] = {}  # reasons that may not pass by themselves -> sessions
+
+    def add(self, followed: Followed) -> None:
+        """Follow one more session."""
+        self.followed[followed.spec.id] = followed
+
+    def advance(self, logdir: Path) -> None:
+        """One round: results, states if it is time for them, and what follows from both."""
+        for name in take_news(logdir):
+            if name in self.followed:
+                self.collect(self.followed[name])
+        if self.followed and time.monotonic() >= self.next_status:
+            self.ask()
+        self._settle()
+
+    def collect(self, followed: Followed) -> None:
+        """Take the results that are there; they come in the order of the cells."""
+        spool = followed.spec.spool
+        while followed.left:
+            cell = followed.left[0]
+            result = Result.read(spool.result(cell.id))
+            if result is None:
+                if spool.end_reason is not None:  # Slurm will say more of it soon
+                    self.next_status = min(self.next_status, time.monotonic() + SOON_S)
+                return
+            followed.left.pop(0)
+            outcomes = self.outcomes if cell.id in followed.asked else self.unasked
+            outcomes[cell.id] = of_result(result, spool, cell.log, followed.job)
+        self.close(followed)
+
+    def ask(self) -> None:
+        """Note what Slurm says of each job; what nobody knows for long is lost."""
+        answer = queue.ask(names(self.followed.values()))
+        now = time.monotonic()
+        self.next_status = now + self.site.status_seconds
+        self.complaints.now(answer.trouble)
+        self._say_pending(answer.known.values())
+        for followed in self.followed.values():
+            status = answer.known.get(followed.job)
+            if status is not None:
+                known = status.is_alive or status.is_over
+                followed.unknown_since = None if known else followed.unknown_since or now
+                if status.is_over and followed.over is None:
+                    followed.over, followed.over_since = status, now
+                elif status.is_alive:
+                    followed.over = None  # requeued
+                    self._note(followed, status.is_running)
+            elif answer.squeue_answered:
+                followed.unknown_since = followed.unknown_since or now
+
+    def close(self, followed: Followed) -> None:
+        """The session is over: nobody will ask for it again."""
+        self.on_close()
+        try:
+            self.ledger.close(followed.spec.id)
+        except OSError as error:  # the next run will find that it is over
+            self.say(f"{self.ledger.path}: {error.strerror}")
+        self.followed.pop(followed.spec.id, None)
+
+    def _note(self, followed: Followed, is_running: bool) -> None:
+        if is_running != followed.is_running:
+            followed.is_running = is_running
+            cells = (cell.id for cell in followed.spec.cells)
+            self.progress.changed(followed.spec.id, cells, is_running)
+
+    def _say_pending(self, known: Iterable[Status]) -> None:
+        """Say why sessions wait, if it may be for ever; once for as long as it is the same."""
+        reasons = (status.reason for status in known if status.state == "PENDING")
+        found = dict(Counter(reason for reason in reasons if reason not in queue.WAITING))
+        if found.keys() - self.pending.keys():
+            said = ", ".join(f"{reason} ({count} sessions)" for reason, count in found.items())
+            self.say(f"pending: {said}")
+        self.pending = found
+
+    def _settle(self) -> None:
+        """Report the cells of sessions that have ended before they did."""
+        now = time.monotonic()
+        for followed in list(self.followed.values()):
+            if followed.over is not None:
+                if now - followed.over_since >= SETTLE_S:
+                    self._lose(followed, verdict(followed), f"Slurm: {followed.over.said}")
+            elif followed.unknown_since is not None:
+                limit = self.site.lost_minutes
+                if now - followed.unknown_since >= limit * 60:
+                    said = f"neither squeue nor sacct knows it for {limit:g} minutes"
+                    self._lose(followed, "lost", said)
+
+    def _lose(self, followed: Followed, kind: str, said: str) -> None:
+        """Give a session up: its cells may run again, but only when it cannot any more."""
+        now = time.monotonic()
+        if followed.revoked_at is None:
+            followed.revoked_at = now
+            followed.spec.spool.revoke()
+        self.collect(followed)
+        fenced = kind in ("lost", "node_failure") and now - followed.revoked_at < FENCE_S
+        if fenced or not followed.left:
+            return
+        spool, job = followed.spec.spool, followed.job
+        if kind == "crash" and (last := last_line(logs(followed.folder, job)[0])):
+            said += f"; its log ends: {last}"
+        message = (
+            f"session {followed.spec.id} (job {job}) ended before this job did: {kind}, {said}"
+        )
+        places = [spool.log, *logs(followed.folder, job)]
+        for number, cell in enumerate(followed.left):
+            # Only the first can have run, and be to blame for it.
+            blamed = "crash" if kind == "out_of_memory" and number else kind
+            if cell.id in followed.asked:
+                self.outcomes[cell.id] = Outcome(blamed, message, [cell.log, *places], job)
+        followed.left.clear()
+        self.close(followed)
+
+
+def names(followed: Iterable[Followed]) -> dict[str, str]:
+    """Ids of jobs and their names, which are those of their arrays' folders."""
+    return {one.job: one.folder.name for one in followed}

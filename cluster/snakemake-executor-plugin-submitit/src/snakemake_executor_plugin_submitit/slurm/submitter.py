@@ -1,0 +1,166 @@
+"""Sessions that wait to be submitted: in arrays, as many as sbatch takes."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..flags import SlurmParameters
+from ..ledger import Ledger
+from ..outcome import REFUSED, Outcome
+from ..packing import Session, renamed, spec_of
+from ..site import Site
+from ..spool import Spool
+from . import queue
+from .backoff import Backoff
+from .complaints import Complaints
+from .followed import Followed
+from .follower import Follower
+from .submission import Refusal, RefusedError, adopt, submit
+
+DEFAULT_ARRAY_SIZE = 1001
+"""Slurm's own default of MaxArraySize."""
+
+
+@dataclass
+class _Waiting:
+    session: Session
+    parameters: SlurmParameters
+
+
+class Submitter:
+    """Holds sessions until sbatch has taken them; then ``follower`` has them.
+
+    An intent is in ``ledger`` before sbatch is called.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        logdir: Path,
+        ledger: Ledger,
+        follower: Follower,
+        complaints: Complaints,
+        say: Callable[[str], None],
+    ) -> None:
+        self.site = site
+        self.logdir = logdir
+        self.ledger = ledger
+        self.follower = follower
+        self.complaints = complaints
+        self.say = say
+        self.workdir = Path.cwd()
+        self.waiting: list[_Waiting] = []
+        self.largest_array = site.max_array_size
+        self.backoff = Backoff()
+        self.fits = 0  # elements that sbatch takes at a time, once it has refused more; 0: any
+
+    def add(self, session: Session, parameters: SlurmParameters) -> None:
+        """Queue a session."""
+        self.waiting.append(_Waiting(session, parameters))
+
+    def clear(self) -> None:
+        """Forget what is not submitted."""
+        self.waiting.clear()
+
+    def there_is_room(self) -> None:
+        """A session has ended: what was refused may be taken now."""
+        self.backoff.until = time.monotonic()
+
+    def advance(self) -> None:
+        """Submit what fits, one array per set of parameters, until all is out or one is refused."""
+        if not self.waiting or not self.backoff.is_over:
+            return
+        groups: dict[SlurmParameters, list[_Waiting]] = {}
+        for waiting in self.waiting:
+            groups.setdefault(waiting.parameters, []).append(waiting)
+        for parameters, group in groups.items():
+            while group:
+                most = min(self._room(), self._largest_array())
+                if most < 1:
+                    return
+                chunk, group = group[:most], group[most:]
+                if not self._submit_array(parameters, [waiting.session for waiting in chunk]):
+                    for waiting in chunk:  # under another id: that one was revoked
+                        waiting.session = renamed(waiting.session)
+                    return
+                done = {id(waiting) for waiting in chunk}
+                self.waiting = [waiting for waiting in self.waiting if id(waiting) not in done]
+
+    def _room(self) -> int:
+        """How many more elements may be in the queue now."""
+        limit = self.site.submit_limit()
+        room = self.fits or DEFAULT_ARRAY_SIZE * 1000
+        return room if limit is None else min(room, limit - len(self.follower.followed))
+
+    def _largest_array(self) -> int:
+        if self.largest_array is None:
+            self.largest_array = queue.max_array_size() or DEFAULT_ARRAY_SIZE
+        return self.largest_array - 1  # MaxArraySize is one more than the highest index
+
+    def _submit_array(self, parameters: SlurmParameters, sessions: list[Session]) -> bool:
+        """Submit one array; False if sbatch does not take it now."""
+        name = f"{_readable(self.workdir.name)}-{uuid.uuid4().hex[:8]}"
+        limit_s = parameters.minutes * 60
+        environment = dict(self.site.environment)
+        specs = [spec_of(one, self.logdir, environment, limit_s=limit_s) for one in sessions]
+        for spec in specs:
+            spec.write()
+        self.ledger.intend(name, [spec.id for spec in specs], parameters.minutes)
+        folder = self.logdir / name
+        spools = [spec.folder for spec in specs]
+        try:
+            jobs = submit(folder, name, parameters, spools, self.site.parallel)
+        except RefusedError as error:
+            if error.refusal is not Refusal.UNREACHABLE:
+                return self._refused(name, sessions, error)
+            found = _look_for(name)
+            if found is None:
+                return self._refused(name, sessions, error)
+            jobs = adopt(folder, found, spools, parameters.minutes)
+        self.ledger.submitted(name, jobs)
+        for spec, job in zip(specs, jobs, strict=True):
+            cells = list(spec.cells)
+            self.follower.add(Followed(spec, job, folder, cells, {cell.id for cell in cells}))
+        total = sum(len(spec.cells) for spec in specs)
+        first, last = jobs[0], f" to {jobs[-1]}" if len(jobs) > 1 else ""
+        sessions_said = f"{len(jobs)} session{'' if len(jobs) == 1 else 's'}"
+        self.say(f"submitted {first}{last}: {total} jobs in {sessions_said}, {parameters}")
+        self.backoff.worked()
+        self.fits *= 2
+        return True
+
+    def _refused(self, name: str, sessions: list[Session], error: RefusedError) -> bool:
+        """Learn from a refusal; True if the sessions are dealt with: they will never be taken."""
+        self.ledger.refused(name)
+        for session in sessions:
+            # Should Slurm have taken it after all, its runner finds that it was revoked.
+            Spool(self.logdir / session.id).revoke()
+        if error.refusal is Refusal.FOR_GOOD:
+            for session in sessions:
+                for cell in session.cells:
+                    self.follower.outcomes[cell.id] = Outcome(REFUSED, str(error))
+            return True
+        if len(sessions) > 1 and error.refusal in (Refusal.FULL, Refusal.TOO_LARGE):
+            self.fits = len(sessions) // 2
+        else:
+            self.fits = int(error.refusal is Refusal.FULL)
+            self.backoff.failed()
+        self.complaints.now(f"{error}; {error.refusal.value}")
+        return False
+
+
+def _look_for(name: str) -> str | None:
+    """The array that sbatch may have taken though it failed."""
+    try:
+        return queue.array_named(name)
+    except OSError:
+        return None
+
+
+def _readable(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:32].strip("._-") or "snakemake"
