@@ -17,6 +17,8 @@ CORE = [
     "runner_killed",
     "main_process_killed",
     "main_process_killed_in_sbatch",
+    "parameter_changed_while_nobody_looked",
+    "parameter_changed_while_it_runs",
 ]
 
 

@@ -42,7 +42,16 @@ class Cluster(Protocol):
         """Raise ``PackingError`` for what can never run here."""
 
     def reattach(self, request: Request) -> bool:
-        """Whether a session of an earlier main process is at work on it, and is followed now."""
+        """Whether a session of an earlier main process is to be waited for.
+
+        Its outcome comes from there; or the job is ``released`` when that session has ended.
+        """
+
+    def released(self) -> list[Request]:
+        """Jobs that waited for the end of an earlier session, and can be submitted now."""
+
+    def recorded(self, cell_id: str) -> None:
+        """Snakemake has recorded how a job ended."""
 
     def submit(self, sessions: list[Session]) -> None:
         """Take sessions over; they start with an ``advance``."""
@@ -131,11 +140,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             return
         info.aux = {"cell": request.cell.id}
         if not is_running:
-            with self.lock:
-                now = time.monotonic()
-                self.first_at = self.first_at if self.gathered else now
-                self.last_at = now
-                self.gathered.append(request)
+            self._gather(request)
         self.has_jobs = True
         # The session marks its outputs as incomplete itself: see ``command._markers``.
         self.report_job_submission(info, register_job=not request.cell.markers)
@@ -148,6 +153,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             if self._is_due():
                 self._pack()
             self.cluster.advance()
+            for request in self.cluster.released():
+                self._gather(request)
         for info in active_jobs:
             outcome = self.cluster.outcome(info.aux["cell"])
             if outcome is None:
@@ -156,6 +163,23 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                 self.progress.ended(info.aux["cell"], outcome)
                 self._report(info, outcome)
         self.progress.look()
+
+    def handle_job_success(self, job: Any) -> None:
+        """Snakemake has recorded that a job ended well."""
+        super().handle_job_success(job)
+        self.cluster.recorded(identity_of(job))
+
+    def handle_job_error(self, job: Any) -> None:
+        """Snakemake has removed what a failed job had left."""
+        super().handle_job_error(job)
+        self.cluster.recorded(identity_of(job))
+
+    def _gather(self, request: Request) -> None:
+        with self.lock:
+            now = time.monotonic()
+            self.first_at = self.first_at if self.gathered else now
+            self.last_at = now
+            self.gathered.append(request)
 
     def _report(self, info: SubmittedJobInfo, outcome: Outcome) -> None:
         record = self.records.pop(info.aux["cell"], None)

@@ -74,6 +74,13 @@ class LocalCluster:
         """Never: a session on this host does not outlive its main process."""
         return False
 
+    def released(self) -> list[Request]:
+        """None: no job waits for a session of an earlier main process."""
+        return []
+
+    def recorded(self, cell_id: str) -> None:
+        """Nothing is kept for a next main process."""
+
     def detach(self) -> None:
         """Never: the executor does not ask for it."""
         self.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .site import Site
@@ -41,9 +41,11 @@ class Request:
     cell: Cell
     order: int = 0
     start_minutes: float | None = None
-
-    is_stable: bool = True
-    """The command is the same whenever it is asked for: no nested Snakemake's."""
+    outputs: list[Path] = field(default_factory=list)
+    inputs: list[Path] = field(default_factory=list)
+    """Files that no output may be older than."""
+    is_asked_anew: bool = False
+    """No earlier result will do."""
 
     @property
     def minutes(self) -> float:

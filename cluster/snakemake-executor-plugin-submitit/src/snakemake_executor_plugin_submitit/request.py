@@ -9,6 +9,7 @@ from typing import Any
 from .command import command_of, log_name
 from .packing import PackingError, Request, SessionKey
 from .spec import Cell
+from .wanted import digest, inputs_of, is_asked_anew, outputs_of
 
 
 def request_of(
@@ -22,16 +23,6 @@ def request_of(
     identity = identity_of(job)
     command = command_of(job, nested)
     runtime = _number(job, "runtime")
-    cell = Cell(
-        id=identity,
-        argv=command.argv,
-        log=logdir / "cells" / log_name(job, identity),
-        limit_s=None if runtime is None else runtime * 60,
-        environment=command.environment,
-        folders=command.folders,
-        stale=command.stale,
-        markers=command.markers,
-    )
     gpus = int(_number(job, "gpus") or 0)
     counted = is_counted(gpus)
     key = SessionKey(
@@ -42,9 +33,20 @@ def request_of(
         threads=job.threads if counted else 0,
         mem_mb=int(_number(job, "mem_mb") or 0) if counted else 0,
     )
+    cell = Cell(
+        id=identity,
+        argv=command.argv,
+        log=logdir / "cells" / log_name(job, identity),
+        limit_s=None if runtime is None else runtime * 60,
+        environment=command.environment,
+        folders=command.folders,
+        stale=command.stale,
+        markers=command.markers,
+        wanted=digest(job, command, key),
+    )
     order = int(_number(job, "session_order") or 0)
     start = _number(job, "session_runtime")
-    return Request(key, cell, order, start, is_stable=not command.is_nested)
+    return Request(key, cell, order, start, outputs_of(job), inputs_of(job), is_asked_anew(job))
 
 
 def identity_of(job: Any) -> str:

@@ -98,8 +98,7 @@ class Worker:
         while True:
             try:
                 if result.ok:
-                    for marker in cell.markers:
-                        marker.unlink(missing_ok=True)
+                    _mark(cell)  # a nested Snakemake has removed them
                 result.write(self.spec.spool.result(cell.id))
                 self.spec.spool.tell()
                 return
@@ -158,9 +157,7 @@ class Worker:
         try:
             for place in cell.folders:
                 place.mkdir(parents=True, exist_ok=True)
-            for marker in cell.markers:
-                marker.parent.mkdir(parents=True, exist_ok=True)
-                marker.write_text('{"external_jobid": null}', "utf-8")
+            _mark(cell)
             for place in cell.stale:
                 place.unlink(missing_ok=True)
             cell.log.unlink(missing_ok=True)
@@ -245,6 +242,14 @@ class Worker:
     @staticmethod
     def _deadline(limit_s: float | None) -> float:
         return float("inf") if limit_s is None else time.monotonic() + limit_s
+
+
+def _mark(cell: Cell) -> None:
+    """Mark the outputs as incomplete, as Snakemake does; their time is that of the start."""
+    for marker in cell.markers:
+        if not marker.exists():
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.write_text('{"external_jobid": null}', "utf-8")
 
 
 def _empty(folder: Path) -> None:

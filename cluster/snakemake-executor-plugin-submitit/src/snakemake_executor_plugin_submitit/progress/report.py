@@ -71,6 +71,11 @@ class Progress:
         with self.lock:
             self.model.followed(session, job, is_running, time.monotonic())
 
+    def moved(self, job: str) -> None:
+        """A job leaves the session that it was in, and will be in another."""
+        with self.lock:
+            self.model.moved(job, time.monotonic())
+
     def changed(self, session: str, jobs: Iterable[str], is_running: bool) -> None:
         """A session runs, or is back in the queue."""
         with self.lock:

@@ -17,7 +17,7 @@ from ..site import Site, SiteError
 from .cancelling import cancel
 from .complaints import Complaints
 from .follower import Follower, names
-from .recovery import find_previous
+from .recovery import Earlier, Previous
 from .submitter import DEFAULT_ARRAY_SIZE, Submitter
 
 __all__ = ["DEFAULT_ARRAY_SIZE", "SlurmCluster"]
@@ -55,7 +55,7 @@ class SlurmCluster:
         complaints = Complaints(say)
         self.follower = Follower(site, ledger, complaints, say, progress, self._on_close)
         self.submitter = Submitter(site, self.logdir, ledger, self.follower, complaints, say)
-        self.previous = find_previous(ledger, self.logdir, self.follower, say)
+        self.previous = Previous(ledger, self.logdir, self.follower, say)
 
     def check(self, request: Request) -> None:
         """Raise ``PackingError`` if no job could be submitted for ``request``."""
@@ -65,30 +65,24 @@ class SlurmCluster:
             raise PackingError(str(error)) from error
 
     def reattach(self, request: Request) -> bool:
-        """Follow a job's session of an earlier main process, if it has one that is still up."""
-        wanted = request.cell
+        """Whether a session of an earlier main process is to be waited for, one way or another."""
         with self.lock:
-            outcome = self.follower.unasked.pop(wanted.id, None)
-            outputs = wanted.stale
-            if outcome is not None and not outcome.kind and outputs:
-                # It ended well after Snakemake had looked for its outputs.
-                if all(path.exists() for path in outputs):
-                    self.follower.outcomes[wanted.id] = outcome
-                    return True
-                return False
-            followed = self.follower.followed.get(self.previous.get(wanted.id, ""))
-            cells = followed.left if followed else []
-            cell = next((cell for cell in cells if cell.id == wanted.id), None)
-            if followed is None or cell is None:
-                return False
-            if request.is_stable and cell.argv != wanted.argv:
-                raise PackingError(
-                    f"job {followed.job} still runs this job with another command: wait for it, "
-                    f"or scancel {followed.job}"
-                )
-            followed.asked.add(cell.id)
-            self.progress.followed(followed.spec.id, cell.id, followed.is_running)
-            return True
+            earlier = self.previous.take(request)
+            followed = self.previous.session_of(request.cell.id)
+            if earlier is Earlier.TAKEN and followed is not None:
+                job = request.cell.id
+                self.progress.followed(followed.spec.id, job, followed.is_running)
+            return earlier is not Earlier.NOTHING
+
+    def released(self) -> list[Request]:
+        """Jobs that waited for the end of an earlier session, and can be submitted now."""
+        with self.lock:
+            released, self.follower.released = self.follower.released, []
+        return released
+
+    def recorded(self, cell_id: str) -> None:
+        """Snakemake has recorded how a job ended."""
+        self.follower.unrecorded.recorded(cell_id)
 
     def submit(self, sessions: list[Session]) -> None:
         """Queue sessions; they are submitted with the next ``advance``."""
@@ -110,11 +104,13 @@ class SlurmCluster:
         """Cancel the sessions whose jobs are asked for, and wait until Slurm has ended them."""
         with self.lock:
             self.submitter.clear()
-            asked = [followed for followed in self.follower.followed.values() if followed.asked]
+            followed = self.follower.followed.values()
+            asked = [one for one in followed if one.asked or one.replaced]
             left = cancel(names(asked), self.say)
-            for followed in asked:
-                if followed.job not in left:
-                    self.follower.close(followed)
+            for one in asked:
+                if one.job not in left:
+                    self.follower.close(one)
+            self.follower.unrecorded.look()
 
     def detach(self) -> None:
         """Leave what is submitted to itself; the next main process follows it."""

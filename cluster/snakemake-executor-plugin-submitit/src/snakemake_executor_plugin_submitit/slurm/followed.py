@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..packing import Request
 from ..spec import Cell, SessionSpec
 from ..spool import says_out_of_memory
 from . import queue
@@ -14,7 +15,11 @@ from .submission import logs
 
 @dataclass
 class Followed:
-    """A session that Slurm has, with the cells whose end is still to come, in their order."""
+    """A session that Slurm has, with the cells whose end is still to come, in their order.
+
+    Of a session of an earlier main process ``taken`` are the jobs that are to have its results,
+    and ``replaced`` those that it does otherwise than is wanted now: they wait for its end.
+    """
 
     spec: SessionSpec
     job: str
@@ -26,6 +31,8 @@ class Followed:
     over_since: float = 0.0
     unknown_since: float | None = None
     revoked_at: float | None = None
+    taken: dict[str, Request] = field(default_factory=dict)
+    replaced: dict[str, Request] = field(default_factory=dict)
 
 
 def verdict(followed: Followed) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..ledger import Ledger
 from ..outcome import Outcome, of_result
+from ..packing import Request
 from ..progress.report import Progress
 from ..site import Site
 from ..spool import Result, take_news
@@ -17,6 +18,7 @@ from .complaints import Complaints
 from .followed import Followed, last_line, verdict
 from .queue import Status
 from .submission import logs
+from .unrecorded import Unrecorded
 
 SETTLE_S = 5.0
 """A result may become visible here this long after Slurm has called its job over."""
@@ -29,7 +31,8 @@ class Follower:
     """Follows sessions from submission to the last cell's outcome.
 
     ``outcomes`` are those of cells that Snakemake waits for, ``unasked`` those of sessions of an
-    earlier main process. ``on_close`` is called as a session ends.
+    earlier main process, ``released`` jobs that waited for the end of one. ``on_close`` is called
+    as a session ends.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class Follower:
         on_close: Callable[[], None],
     ) -> None:
         self.site = site
-        self.ledger = ledger
+        self.unrecorded = Unrecorded(ledger, say)
         self.complaints = complaints
         self.say = say
         self.progress = progress
@@ -50,6 +53,7 @@ class Follower:
         self.followed: dict[str, Followed] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.unasked: dict[str, Outcome] = {}
+        self.released: list[Request] = []
         self.next_status = 0.0
         self.pending: dict[str, int] = {}  # reasons that may not pass by themselves -> sessions
 
@@ -65,6 +69,7 @@ class Follower:
         if self.followed and time.monotonic() >= self.next_status:
             self.ask()
         self._settle()
+        self.unrecorded.look()
 
     def collect(self, followed: Followed) -> None:
         """Take the results that are there; they come in the order of the cells."""
@@ -77,9 +82,29 @@ class Follower:
                     self.next_status = min(self.next_status, time.monotonic() + SOON_S)
                 return
             followed.left.pop(0)
-            outcomes = self.outcomes if cell.id in followed.asked else self.unasked
-            outcomes[cell.id] = of_result(result, spool, cell.log, followed.job)
+            if cell.id in followed.replaced:
+                continue
+            outcome = of_result(result, spool, cell.log, followed.job)
+            if cell.id in followed.asked:
+                self.outcomes[cell.id] = outcome
+                self.unrecorded.took(cell.id, followed.spec.id)
+            else:
+                self.unasked[cell.id] = outcome
+                if not outcome.kind and any(marker.exists() for marker in cell.markers):
+                    self.unrecorded.took(cell.id, followed.spec.id)
         self.close(followed)
+
+    def replace(self, followed: Followed, request: Request) -> None:
+        """End a session that does a job otherwise than is wanted now; the job waits for that."""
+        if not followed.replaced:
+            self.say(
+                f"job {followed.job} of an earlier run does what is no longer wanted: it is "
+                "cancelled, and its jobs run again when it has ended"
+            )
+            followed.spec.spool.revoke()
+            followed.revoked_at = time.monotonic()
+        followed.replaced[request.cell.id] = request
+        self.next_status = 0.0
 
     def ask(self) -> None:
         """Note what Slurm says of each job; what nobody knows for long is lost."""
@@ -100,15 +125,25 @@ class Follower:
                     self._note(followed, status.is_running)
             elif answer.squeue_answered:
                 followed.unknown_since = followed.unknown_since or now
+        replaced = {
+            one.job
+            for one in self.followed.values()
+            if one.replaced and one.job in answer.known and answer.known[one.job].is_alive
+        }
+        if trouble := queue.cancel(replaced):
+            self.say(trouble)
+        if replaced:
+            self.next_status = min(self.next_status, now + SOON_S)
 
     def close(self, followed: Followed) -> None:
-        """The session is over: nobody will ask for it again."""
+        """The session is over, and so are the cells that it has left."""
         self.on_close()
-        try:
-            self.ledger.close(followed.spec.id)
-        except OSError as error:  # the next run will find that it is over
-            self.say(f"{self.ledger.path}: {error.strerror}")
+        self.unrecorded.over(followed.spec.id)
         self.followed.pop(followed.spec.id, None)
+        left = [followed.taken[cell.id] for cell in followed.left if cell.id in followed.taken]
+        for request in [*followed.replaced.values(), *left]:
+            self.progress.moved(request.cell.id)
+            self.released.append(request)
 
     def _note(self, followed: Followed, is_running: bool) -> None:
         if is_running != followed.is_running:
@@ -147,6 +182,9 @@ class Follower:
         self.collect(followed)
         fenced = kind in ("lost", "node_failure") and now - followed.revoked_at < FENCE_S
         if fenced or not followed.left:
+            return
+        if followed.replaced:
+            self.close(followed)
             return
         spool, job = followed.spec.spool, followed.job
         if kind == "crash" and (last := last_line(logs(followed.folder, job)[0])):

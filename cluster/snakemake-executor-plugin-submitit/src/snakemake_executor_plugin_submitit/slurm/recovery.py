@@ -2,33 +2,91 @@
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ..ledger import Entry, Ledger
-from ..spec import SessionSpec
+from ..packing import Request
+from ..spec import Cell, SessionSpec
+from ..wanted import is_newer
 from . import queue
 from .followed import Followed
 from .follower import FENCE_S, Follower
 from .submission import adopt
 
 
+class Earlier(enum.Enum):
+    """What sessions of an earlier main process mean for a job."""
+
+    NOTHING = "it is to be run"
+    TAKEN = "its outcome comes from one of them"
+    IN_THE_WAY = "it is to be run when one of them has ended"
+
+
+class Previous:
+    """The one place that says whether an earlier session does what is wanted now.
+
+    Raises ``OSError`` if it is not known whether sbatch took one and Slurm cannot be asked.
+    """
+
+    def __init__(
+        self, ledger: Ledger, logdir: Path, follower: Follower, say: Callable[[str], None]
+    ) -> None:
+        self.follower = follower
+        self.sessions: dict[str, tuple[str, Cell]] = {}  # by cell
+        for followed in find_previous(ledger, logdir, follower, say):
+            for cell in followed.spec.cells:
+                self.sessions[cell.id] = followed.spec.id, cell
+
+    def take(self, request: Request) -> Earlier:
+        """Have a job's outcome from an earlier session, if that does what is wanted."""
+        wanted = request.cell
+        session, earlier = self.sessions.get(wanted.id, ("", wanted))
+        is_same = not request.is_asked_anew and earlier.wanted == wanted.wanted
+        outcome = self.follower.unasked.pop(wanted.id, None)
+        if outcome is not None:
+            # It ended after Snakemake had looked for its outputs; the session has no more to do
+            # with it.
+            is_good = not outcome.kind and request.outputs
+            if is_same and is_good and is_newer(request.outputs, request.inputs):
+                self.follower.outcomes[wanted.id] = outcome
+                return Earlier.TAKEN
+            self.follower.unrecorded.recorded(wanted.id)
+            return Earlier.NOTHING
+        followed = self.follower.followed.get(session)
+        if followed is None or all(cell.id != wanted.id for cell in followed.left):
+            return Earlier.NOTHING
+        if not is_same:
+            self.follower.replace(followed, request)
+            return Earlier.IN_THE_WAY
+        followed.asked.add(wanted.id)
+        followed.taken[wanted.id] = request
+        return Earlier.TAKEN
+
+    def session_of(self, cell_id: str) -> Followed | None:
+        """The session that a job was found in, as long as it is followed."""
+        session, _ = self.sessions.get(cell_id, ("", None))
+        return self.follower.followed.get(session)
+
+
 def find_previous(
     ledger: Ledger, logdir: Path, follower: Follower, say: Callable[[str], None]
-) -> dict[str, str]:
-    """Have ``follower`` follow the sessions that Slurm still has: cell -> session.
+) -> list[Followed]:
+    """Have ``follower`` follow the sessions that Slurm still has; all that were still open.
 
     Raises ``OSError`` if it is not known whether sbatch took one and Slurm cannot be asked.
     """
     for entry in list(ledger.entries.values()):
         for followed in _find_entry(entry, ledger, logdir, say):
             follower.add(followed)
-    if not follower.followed:
-        return {}
-    found: dict[str, str] = {}
+    found = list(follower.followed.values())
+    if not found:
+        return []
+    jobs = 0
     follower.ask()
-    for session, followed in list(follower.followed.items()):
+    for followed in found:
         follower.collect(followed)
         if followed.over is not None:
             # Nothing runs any more: what has no output is asked for anew.
@@ -37,9 +95,9 @@ def find_previous(
                 followed.spec.spool.revoke()
                 time.sleep(FENCE_S)
         else:
-            found.update((cell.id, session) for cell in followed.left)
+            jobs += len(followed.left)
     if follower.followed:
-        say(f"reattached to {len(follower.followed)} sessions, {len(found)} jobs to come")
+        say(f"reattached to {len(follower.followed)} sessions, {jobs} jobs to come")
     return found
 
 
