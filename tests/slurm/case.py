@@ -84,6 +84,10 @@ class Case:
         """The Slurm job in which a cell began last."""
         return [event.job for event in self.flow.events() if event.cell == cell][-1]
 
+    def with_variables(self, **variables: str) -> None:
+        """Have the next Snakemake start with these in its environment."""
+        self.flow.environment = {**self.lab.env(), **variables}
+
     @property
     def logdir(self) -> Path:
         """The executor's folder."""

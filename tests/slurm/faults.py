@@ -12,10 +12,12 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.slurm.case import HELD, Case, Fault
+from tests.slurm.lag import lagging
 from tests.slurm.workflow import SITE, matrix
 
 FAULTS: dict[str, Fault] = {}
@@ -517,3 +519,200 @@ def all_forced_after_a_kill(case: Case) -> None:
     assert case.finish() == 0
     case.outdated = {cell for cell in matrix() if cell != "h100x1-2"}
     case.user, case.slurm = case.saw(r"does what is no longer wanted: [^\n]*"), case.state(job)
+
+
+HOSTILE = {
+    "SBATCH_ARRAY_INX": "0-3",
+    "SBATCH_EXPORT": "NONE",
+    "SBATCH_JOB_NAME": "mine",
+    "SBATCH_TIMELIMIT": "1",
+    "SBATCH_PARTITION": "nowhere",
+    "SBATCH_OUTPUT": "/dev/null",
+    "SLURM_MEM_PER_CPU": "100",
+    "SLURM_MEM_PER_NODE": "100",
+    "SCANCEL_STATE": "PENDING",
+    "SQUEUE_STATES": "PENDING",
+    "SLURM_CLUSTERS": "lab",
+}
+"""What does most harm; the variables that say which cluster and who asks are not among them."""
+VARIABLES = Path(__file__).with_name("variables.txt")
+NOT_TRIED = {"SLURM_CONF", "SLURM_JWT"}
+
+
+def variables() -> list[str]:
+    """All that the manual pages of Slurm's programs name."""
+    lines = VARIABLES.read_text("utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#") and line not in NOT_TRIED]
+
+
+@fault
+def every_variable_is_set(case: Case) -> None:
+    """every documented variable of Slurm's programs is set in the shell; then Ctrl-C"""
+    case.with_variables(**{**dict.fromkeys(variables(), "1"), **HOSTILE})
+    case.begin()
+    job = case.job(HELD)
+    limit = case.call("squeue", "-h", "-o", "%l", "-j", job)
+    assert limit == "10:00", limit
+    case.interrupt()
+    assert case.wait(60) != 0
+    case.user, case.slurm = case.saw(r"not given to Slurm[^,]*, [^,]*, [^,]*"), case.state(job)
+    case.cut_off = {HELD}
+    case.with_variables()
+
+
+def _inside(case: Case, *words: str) -> None:
+    case.flow.write(matrix())
+    case.process = case.flow.start(inside=words)
+    assert case.wait(150) == 0
+    case.user = case.saw(r"\d+ variables of job \d+")
+    case.slurm = case.state(case.job(HELD))
+
+
+@fault
+def inside_salloc(case: Case) -> None:
+    """Snakemake is started inside salloc --mem-per-cpu"""
+    _inside(case, "salloc", "--quiet", "-p", "gpu-h100", "--mem-per-cpu=700M", "-t", "9")
+
+
+@fault
+def inside_an_array_element(case: Case) -> None:
+    """Snakemake is started inside an array element, with a job name and memory per CPU"""
+    script = case.flow.root / "main.sh"
+    script.write_text('#!/bin/bash\nexec "$@" >> said.log 2>&1\n')
+    words = ["sbatch", "--quiet", "--wait", "--array=3", "-J", "mine", "-p", "gpu-h100"]
+    words += ["--mem-per-cpu=700M", "-t", "9", "-o", "/dev/null", str(script)]
+    _inside(case, *words)
+
+
+@fault
+def inside_sbatch_without_environment(case: Case) -> None:
+    """Snakemake is started with SBATCH_EXPORT=NONE, at a site that submits with export: NONE"""
+    case.with_variables(SBATCH_EXPORT="NONE")
+    path = case.lab.env()["PATH"]
+    site = SITE.replace("slurm: {mem: 300M}", "slurm: {mem: 300M, export: NONE}")
+    site += f'environment: {{PATH: "{path}", TEST_WORKFLOW: "{case.flow.root}"}}\n'
+    site += f'setup: ["export PYTHONPATH={os.environ.get("PYTHONPATH", "")}"]\n'
+    case.begin(hold=(), site=site)
+    assert case.finish() == 0
+    case.user = case.saw(r"not given to Slurm[^\n]*")
+    case.slurm = case.state(case.job(HELD))
+
+
+def _find_without(case: Case, damage: Callable[[Path], None]) -> None:
+    case.begin(hold=[HELD, "h200x4-1"])
+    case.kill()
+    case.flow.let_go(HELD)
+    case.flow.wait_for(lambda: case.flow.count("done")["h100x1-2"])
+    damage(case.logdir / "ledger.jsonl")
+    case.process = case.flow.start()
+    case.flow.wait_for(lambda: "reattached" in case.flow.said())
+    assert case.finish() == 0
+    case.user = case.saw(r"incomplete; \d+ arrays were found by their names in the queue")
+    case.slurm = case.state(case.job("h200x4-1"))
+
+
+@fault
+def ledger_deleted(case: Case) -> None:
+    """SIGKILL of Snakemake, its ledger is deleted while sessions run, the same command"""
+    _find_without(case, Path.unlink)
+
+
+@fault
+def ledger_garbled(case: Case) -> None:
+    """SIGKILL of Snakemake, all intents in its ledger are garbled, the same command"""
+
+    def garble(path: Path) -> None:
+        text = path.read_text().replace('"intent"', '"inte\\u0000nt').replace('"sessions": [', "[")
+        path.write_text(text)
+
+    _find_without(case, garble)
+
+
+@fault
+def ledger_not_writable(case: Case) -> None:
+    """the ledger cannot be written any more while sessions run and end"""
+    case.begin()
+    ledger = case.logdir / "ledger.jsonl"
+    ledger.unlink()
+    ledger.mkdir()
+    assert case.finish() == 0
+    case.user = case.saw(r"ledger.jsonl: [^\n]*")
+    case.slurm = case.state(case.job(HELD))
+    ledger.rmdir()
+
+
+@fault
+def result_of_no_length(case: Case) -> None:
+    """the file with a cell's result is empty, as after a power cut"""
+    case.begin()
+    case.kill()
+    case.finish_alone()
+    spool = case.logdir / case.session(HELD)
+    second = json.loads((spool / "spec.json").read_text())["cells"][1]["id"]
+    (spool / f"{second}.rc").write_text("")
+    case.process = case.flow.start()
+    assert case.finish() == 0
+    case.outdated = {HELD}
+    case.user, case.slurm = "that cell ran again, all others were kept", case.state(case.job(HELD))
+
+
+@fault
+def job_id_of_somebody_else(case: Case) -> None:
+    """ids begin anew after a reset: another job of the user has the id of ours; then Ctrl-C"""
+    case.begin()
+    case.kill()
+    job = case.job(HELD)
+    case.call("scancel", job)
+    case.state(job)
+    words = ["sbatch", "--parsable", "-p", "gpu-a100", "-J", "foreign", "--mem=100M", "-t", "5"]
+    foreign = case.call(*words, "-o", "/dev/null", "--wrap", "sleep 300")
+    ledger = case.logdir / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace(f'["{job}"]', f'["{foreign}"]'))
+    assert f'["{foreign}"]' in ledger.read_text()
+    case.process = case.flow.start()
+    case.flow.wait_for(lambda: "reattached" in case.flow.said())
+    time.sleep(2)
+    case.interrupt()
+    assert case.wait(90) != 0
+    state = case.call("squeue", "-h", "-o", "%T", "-j", foreign)
+    assert state == "RUNNING", state
+    case.call("scancel", foreign)
+    case.user, case.slurm = "the other job was left alone", f"the other job {foreign}: {state}"
+    case.cut_off = {HELD}
+
+
+@fault
+def chatty_sbatch(case: Case) -> None:
+    """a site's sbatch prints a banner with numbers before the id, or the banner alone"""
+    real = case.call("bash", "-c", "command -v sbatch")
+    shims = case.flow.root / "shims"
+    shims.mkdir()
+    shim = shims / "sbatch"
+    shim.write_text(
+        "#!/bin/bash\necho Dear user, 17 jobs wait, yours is job 99\n"
+        f'{real} "$@" > answer; code=$?\n[ -e quiet ] && cat answer; touch quiet\nexit $code\n'
+    )
+    shim.chmod(0o755)
+    case.with_variables(PATH=f"{shims}:{case.lab.env()['PATH']}")
+    case.begin(hold=())
+    assert case.finish() == 0
+    case.with_variables()
+    case.user, case.slurm = "nothing: the first was found by its name", case.state(case.job(HELD))
+
+
+@fault
+def files_appear_late(case: Case) -> None:
+    """files of nodes and of this host become visible 15 s late (24 cells in 8 sessions)"""
+    cells = {
+        f"s{s}-{k}": {"gpu": "h100", "gpus": 1, "session": f"s{s}", "order": k}
+        for s in range(8)
+        for k in range(3)
+    }
+    case.flow.write(cells)
+    store = case.flow.root.with_name("late-store")
+    with lagging(case.lab, [case.logdir, case.flow.root / "out"], store, 15):
+        case.process = case.flow.start("--latency-wait", "40")
+        assert case.wait(400) == 0
+        case.slurm = case.state(case.job("s0-0"))
+        case.user = case.saw(r"is over \(COMPLETED\): waiting up to [^\n]*")
+        time.sleep(16)

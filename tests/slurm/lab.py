@@ -71,6 +71,8 @@ class Lab:
         self.config = config or LabConfig()
         self.port = 0
         self.daemons = Daemons(self.folder)
+        self.node_prefix: list[str] = []
+        """Words that start a slurmd, before its own."""
 
     def __enter__(self) -> Lab:
         self.up()
@@ -190,7 +192,7 @@ class Lab:
     def start_node(self, name: str) -> None:
         """Start a node's slurmd."""
         (self.folder / "spool" / name).mkdir(parents=True, exist_ok=True)
-        self._start(f"slurmd-{name}", "slurmd", "-D", "-N", name)
+        self._start(f"slurmd-{name}", *self.node_prefix, "slurmd", "-D", "-N", name)
 
     def start_slurmctld(self) -> None:
         """Start the controller and wait until it answers."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,14 +125,17 @@ class SlurmWorkflow:
         (self.root / "cell.sh").write_text(CELL)
         (self.root / "site.yaml").write_text(site)
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
-        """Start Snakemake in a process group of its own; its output goes to ``said.log``."""
+    def start(self, *options: str, inside: Iterable[str] = ()) -> subprocess.Popen[str]:
+        """Start Snakemake in a process group of its own; its output goes to ``said.log``.
+
+        ``inside``: words of a program that starts it.
+        """
         words = [sys.executable, "-m", "snakemake", "--executor", "submitit", "--nolock"]
         words += ["--jobs", "1000", "--submitit-site", "site.yaml", "--rerun-incomplete"]
         words += ["--submitit-gather-seconds", "0.5", "--keep-going", "--latency-wait", "2"]
         with (self.root / "said.log").open("ab") as output:
             return subprocess.Popen(
-                [*words, *options],
+                [*inside, *words, *options],
                 cwd=self.root,
                 env={**self.environment, "TEST_WORKFLOW": str(self.root)},
                 stdout=output,

@@ -10,7 +10,7 @@ import pytest
 from snakemake_executor_plugin_submitit.memory import oom_kills
 from snakemake_executor_plugin_submitit.outcome import CUT_OFF, Outcome, of_result
 from snakemake_executor_plugin_submitit.slurm.queue import ALIVE, OVER, parse
-from snakemake_executor_plugin_submitit.slurm.submission import Refusal, classify
+from snakemake_executor_plugin_submitit.slurm.refusal import Refusal, classify
 from snakemake_executor_plugin_submitit.spool import Result, Spool, says_out_of_memory, take_news
 
 SQUEUE = "12_0|RUNNING|None|name-1\n12_1|PENDING|Priority|name-1\n13|COMPLETING|None|a|b\n\n"

@@ -99,7 +99,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         self.progress = progress_of(settings, bool(quiet), logger, self.logdir)
         try:
             self.log_lock = Lock(self.logdir / "lock")
-            self.cluster = self._cluster(self.site, parallel)
+            latency_s = float(workflow.execution_settings.latency_wait)
+            self.cluster = self._cluster(self.site, parallel, latency_s)
         except (LockedError, SiteError, OSError) as error:
             raise WorkflowError(str(error)) from error
         if not self.log_lock.is_held:
@@ -110,11 +111,11 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         self.has_jobs = self.cancelled = False
         super().__init__(workflow, logger)  # last: it starts the thread that asks for the status
 
-    def _cluster(self, site: Site, parallel: int) -> Cluster:
+    def _cluster(self, site: Site, parallel: int, latency_s: float) -> Cluster:
         if site.cluster == "local":
             return LocalCluster(site, self.logdir, parallel, self._started)
         site = site.model_copy(update={"parallel": parallel})
-        return SlurmCluster(site, self.logdir, self.say, self.progress)
+        return SlurmCluster(site, self.logdir, self.say, self.progress, latency_s)
 
     def _started(self, session: Session) -> None:
         self.say(str(session))

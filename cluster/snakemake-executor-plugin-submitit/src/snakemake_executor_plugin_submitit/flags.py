@@ -9,6 +9,7 @@ from typing import Any
 
 from .packing import SessionKey
 from .site import MARGIN_MINUTES, ONE_LINE, Site, SiteError, is_one_line
+from .slurm.environment import FOR_SRUN
 
 GRID = (5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440)
 """Time limits in minutes; beyond, whole days. Sessions of similar length share an array."""
@@ -87,8 +88,7 @@ def slurm_parameters(
         flags["no-requeue"] = True
     return SlurmParameters(
         flags=tuple(sorted(flags.items())),
-        # Since Slurm 22.05 srun no longer takes the number over from sbatch.
-        setup=(*_checked(site.setup), "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"),
+        setup=(*_checked(site.setup), *FOR_SRUN),
         minutes=_time_limit(minutes, site.session_minutes(key.gpu_type)),
         cpus=cpus,
     )

@@ -42,9 +42,12 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Result | None:
-        """The result at ``path``; None if the cell has not ended."""
+        """The result at ``path``; None if the cell has not ended, or nobody can read how."""
         text = _text(path)
-        return None if text is None else cls(**json.loads(text))
+        try:
+            return None if text is None else cls(**json.loads(text))
+        except (ValueError, TypeError):  # a file system that lost power, or was full
+            return None
 
 
 @dataclass(frozen=True)

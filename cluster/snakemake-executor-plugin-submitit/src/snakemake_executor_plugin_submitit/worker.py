@@ -74,7 +74,7 @@ class Worker:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, REASONS)
         try:
             for order, cell in enumerate(self.spec.cells):
-                if self.spec.spool.result(cell.id).exists():
+                if Result.read(self.spec.spool.result(cell.id)) is not None:
                     continue  # it ended before this session was cut off and run again
                 self._ensure_command()
                 if self._must_stop():

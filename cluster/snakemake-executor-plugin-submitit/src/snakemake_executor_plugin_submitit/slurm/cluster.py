@@ -16,6 +16,7 @@ from ..progress.report import Progress
 from ..site import Site, SiteError
 from .cancelling import cancel
 from .complaints import Complaints
+from .environment import left_out
 from .follower import Follower, names
 from .recovery import Earlier, Previous
 from .submitter import DEFAULT_ARRAY_SIZE, Submitter
@@ -26,8 +27,8 @@ __all__ = ["DEFAULT_ARRAY_SIZE", "SlurmCluster"]
 class SlurmCluster:
     """Has sessions submitted, followed, found again and cancelled, one of these at a time.
 
-    ``say`` is told what people may want to know, one line each. Raises ``SiteError`` if nothing can
-    be submitted from here.
+    ``say`` is told what people may want to know, one line each; ``latency_s`` is how late files may
+    become visible here. Raises ``SiteError`` if nothing can be submitted from here.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class SlurmCluster:
         logdir: Path,
         say: Callable[[str], None],
         progress: Progress,
+        latency_s: float = 0.0,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         account_of(site, environ)  # once, and not for each of thousands of jobs
@@ -43,17 +45,21 @@ class SlurmCluster:
             raise SiteError(
                 "cluster: 'slurm', but there is no sbatch on PATH, allowed here: 'local'"
             )
+        if bad := sorted(set("\\%") & set(str(logdir))):
+            raise SiteError(f"submitit-logdir: {str(logdir)!r}: sbatch takes no {bad[0]} in a path")
         self.site = site
         self.logdir = logdir.resolve()
         self.say = say
         self.progress = progress
         self.environ = environ
         self.lock = threading.Lock()  # a cancellation comes from another thread
-        ledger = Ledger(self.logdir / "ledger.jsonl")
+        ledger = Ledger(self.logdir / "ledger.jsonl", say)
+        if dropped := left_out(environ):
+            say(dropped)
         if ledger.damaged:
             say(f"{ledger.path}: {ledger.damaged} damaged lines were left out")
-        complaints = Complaints(say)
-        self.follower = Follower(site, ledger, complaints, say, progress, self._on_close)
+        self.complaints = complaints = Complaints(say)
+        self.follower = Follower(site, ledger, complaints, say, progress, self._on_close, latency_s)
         self.submitter = Submitter(site, self.logdir, ledger, self.follower, complaints, say)
         self.previous = Previous(ledger, self.logdir, self.follower, say)
 
@@ -93,8 +99,13 @@ class SlurmCluster:
     def advance(self) -> None:
         """One round: results, then states if it is time for them, then submissions."""
         with self.lock:
-            self.follower.advance(self.logdir)
-            self.submitter.advance()
+            try:
+                self.follower.advance(self.logdir)
+                self.submitter.advance()
+            except OSError as error:  # a file system that is away for a moment
+                self.complaints.now("the log folder", f"{error.filename}: {error.strerror}")
+            else:
+                self.complaints.now("the log folder", "")
 
     def outcome(self, cell_id: str) -> Outcome | None:
         """How a cell ended, given once; None as long as it has not."""
@@ -108,7 +119,8 @@ class SlurmCluster:
             asked = [one for one in followed if one.asked or one.replaced]
             left = cancel(names(asked), self.say)
             for one in asked:
-                if one.job not in left:
+                self.follower.collect(one)  # or what ended a moment ago would run again
+                if one.job not in left and one.spec.id in self.follower.followed:
                     self.follower.close(one)
             self.follower.unrecorded.look()
 

@@ -10,10 +10,10 @@ class Complaints:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
-        self._trouble = ""
+        self._troubles: dict[str, str] = {}
 
-    def now(self, trouble: str) -> None:
-        """What does not work now, in one line; "" if all does."""
-        if trouble != self._trouble:
-            self.say(trouble or "Slurm answers again")
-            self._trouble = trouble
+    def now(self, what: str, trouble: str) -> None:
+        """What does not work now with ``what``, in one line; "" if all does."""
+        if trouble != self._troubles.get(what, ""):
+            self.say(trouble or f"{what} works again")
+            self._troubles[what] = trouble

@@ -30,6 +30,7 @@ class Followed:
     over: Status | None = None
     over_since: float = 0.0
     unknown_since: float | None = None
+    is_waited_for: bool = False  # and somebody was told
     revoked_at: float | None = None
     taken: dict[str, Request] = field(default_factory=dict)
     replaced: dict[str, Request] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -21,7 +22,8 @@ from .submission import logs
 from .unrecorded import Unrecorded
 
 SETTLE_S = 5.0
-"""A result may become visible here this long after Slurm has called its job over."""
+"""A result may become visible here this long after Slurm has called its job over, at least."""
+SAY_WAIT_S = 5.0
 FENCE_S = 5.0
 """What a revoked runner needs to notice, and to end its cell: more than OWNER_EVERY_S."""
 SOON_S = 1.0
@@ -32,7 +34,7 @@ class Follower:
 
     ``outcomes`` are those of cells that Snakemake waits for, ``unasked`` those of sessions of an
     earlier main process, ``released`` jobs that waited for the end of one. ``on_close`` is called
-    as a session ends.
+    as a session ends. ``latency_s`` is how late files may become visible here.
     """
 
     def __init__(
@@ -43,9 +45,12 @@ class Follower:
         say: Callable[[str], None],
         progress: Progress,
         on_close: Callable[[], None],
+        latency_s: float,
     ) -> None:
+        self.settle_s = max(SETTLE_S, latency_s)
+        self.expected: set[str] = set()  # sessions whose news came before what it was about
         self.site = site
-        self.unrecorded = Unrecorded(ledger, say)
+        self.unrecorded = Unrecorded(ledger)
         self.complaints = complaints
         self.say = say
         self.progress = progress
@@ -63,9 +68,13 @@ class Follower:
 
     def advance(self, logdir: Path) -> None:
         """One round: results, states if it is time for them, and what follows from both."""
-        for name in take_news(logdir):
-            if name in self.followed:
-                self.collect(self.followed[name])
+        for name in {*take_news(logdir), *self.expected} & self.followed.keys():
+            followed = self.followed[name]
+            before = len(followed.left)
+            self.collect(followed)
+            is_new = len(followed.left) == before and followed.spec.spool.end_reason is None
+            (self.expected.add if is_new else self.expected.discard)(name)
+        self.expected &= self.followed.keys()
         if self.followed and time.monotonic() >= self.next_status:
             self.ask()
         self._settle()
@@ -74,14 +83,16 @@ class Follower:
     def collect(self, followed: Followed) -> None:
         """Take the results that are there; they come in the order of the cells."""
         spool = followed.spec.spool
-        while followed.left:
-            cell = followed.left[0]
-            result = Result.read(spool.result(cell.id))
+        for cell in list(followed.left):
+            path = spool.result(cell.id)
+            result = Result.read(path)
+            if result is None and path.exists():
+                continue  # nobody can read it: its cell is lost, those after it are not
             if result is None:
                 if spool.end_reason is not None:  # Slurm will say more of it soon
                     self.next_status = min(self.next_status, time.monotonic() + SOON_S)
                 return
-            followed.left.pop(0)
+            followed.left.remove(cell)
             if cell.id in followed.replaced:
                 continue
             outcome = of_result(result, spool, cell.log, followed.job)
@@ -92,7 +103,8 @@ class Follower:
                 self.unasked[cell.id] = outcome
                 if not outcome.kind and any(marker.exists() for marker in cell.markers):
                     self.unrecorded.took(cell.id, followed.spec.id)
-        self.close(followed)
+        if not followed.left:
+            self.close(followed)
 
     def replace(self, followed: Followed, request: Request) -> None:
         """End a session that does a job otherwise than is wanted now; the job waits for that."""
@@ -111,7 +123,7 @@ class Follower:
         answer = queue.ask(names(self.followed.values()))
         now = time.monotonic()
         self.next_status = now + self.site.status_seconds
-        self.complaints.now(answer.trouble)
+        self.complaints.now("Slurm", answer.trouble)
         self._say_pending(answer.known.values())
         for followed in self.followed.values():
             status = answer.known.get(followed.job)
@@ -126,7 +138,7 @@ class Follower:
             elif answer.squeue_answered:
                 followed.unknown_since = followed.unknown_since or now
         replaced = {
-            one.job
+            one.job: one.folder.name
             for one in self.followed.values()
             if one.replaced and one.job in answer.known and answer.known[one.job].is_alive
         }
@@ -165,13 +177,28 @@ class Follower:
         now = time.monotonic()
         for followed in list(self.followed.values()):
             if followed.over is not None:
-                if now - followed.over_since >= SETTLE_S:
+                waited = now - followed.over_since
+                if waited < self.settle_s and not followed.replaced:
+                    self._wait_for_results(followed, waited)
+                else:
                     self._lose(followed, verdict(followed), f"Slurm: {followed.over.said}")
             elif followed.unknown_since is not None:
                 limit = self.site.lost_minutes
                 if now - followed.unknown_since >= limit * 60:
                     said = f"neither squeue nor sacct knows it for {limit:g} minutes"
                     self._lose(followed, "lost", said)
+
+    def _wait_for_results(self, followed: Followed, waited: float) -> None:
+        """Look for results that are there, and not visible here yet."""
+        with contextlib.suppress(OSError):
+            list(followed.spec.folder.iterdir())  # has a network file system ask its server
+        self.collect(followed)
+        if followed.left and waited >= SAY_WAIT_S and not followed.is_waited_for:
+            followed.is_waited_for = True
+            self.say(
+                f"job {followed.job} is over ({followed.over.said if followed.over else ''}): "
+                f"waiting up to {self.settle_s:g} s for {len(followed.left)} results to appear"
+            )
 
     def _lose(self, followed: Followed, kind: str, said: str) -> None:
         """Give a session up: its cells may run again, but only when it cannot any more."""
@@ -196,12 +223,14 @@ class Follower:
         for number, cell in enumerate(followed.left):
             # Only the first can have run, and be to blame for it.
             blamed = "crash" if kind == "out_of_memory" and number else kind
+            why = f"; {path} is damaged" if (path := spool.result(cell.id)).exists() else ""
             if cell.id in followed.asked:
-                self.outcomes[cell.id] = Outcome(blamed, message, [cell.log, *places], job)
+                logged = [cell.log, *places]
+                self.outcomes[cell.id] = Outcome(blamed, message + why, logged, job)
         followed.left.clear()
         self.close(followed)
 
 
 def names(followed: Iterable[Followed]) -> dict[str, str]:
     """Ids of jobs and their names, which are those of their arrays' folders."""
-    return {one.job: one.folder.name for one in followed}
+    return {one.job: one.folder.name for one in followed if one.job}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from ..wanted import is_newer
 from . import queue
 from .followed import Followed
 from .follower import FENCE_S, Follower
-from .submission import adopt
+from .queue import Status
+from .submission import SESSIONS, adopt
 
 
 class Earlier(enum.Enum):
@@ -78,6 +80,8 @@ def find_previous(
 
     Raises ``OSError`` if it is not known whether sbatch took one and Slurm cannot be asked.
     """
+    if ledger.is_new or ledger.damaged:
+        _find_unlisted(ledger, logdir, say)
     for entry in list(ledger.entries.values()):
         for followed in _find_entry(entry, ledger, logdir, say):
             follower.add(followed)
@@ -116,9 +120,15 @@ def _find_entry(
     if specs and not entry.jobs:
         # Killed while sbatch ran: did Slurm take it?
         array = queue.array_named(entry.name)
-        if array is None:
+        if array is None and not any(_has_results(spec) for spec in specs.values()):
             ledger.refused(entry.name)
             return []
+        if array is None:  # it has ended, and Slurm has forgotten it
+            over = Status(entry.name, "COMPLETED", "COMPLETED")
+            return [
+                Followed(spec, "", folder, list(spec.cells), set(), over=over)
+                for spec in specs.values()
+            ]
         size = max(entry.sessions.values()) + 1
         places = {position: session for session, position in entry.sessions.items()}
         spools = [logdir / places.get(k, "") for k in range(size)]
@@ -127,3 +137,33 @@ def _find_entry(
         Followed(spec, entry.job_of(session), folder, list(spec.cells), set())
         for session, spec in specs.items()
     ]
+
+
+def _has_results(spec: SessionSpec) -> bool:
+    return any(spec.spool.result(cell.id).exists() for cell in spec.cells)
+
+
+def _find_unlisted(ledger: Ledger, logdir: Path, say: Callable[[str], None]) -> None:
+    """Enter submissions that the ledger has lost: they have folders, and names in the queue."""
+    folders = {path.parent for path in logdir.glob(f"*/{SESSIONS}")}
+    unlisted = [folder for folder in sorted(folders) if folder.name not in ledger.entries]
+    if not unlisted:
+        return
+    alive = queue.mine()
+    found = 0
+    for folder in unlisted:
+        try:
+            known = json.loads((folder / SESSIONS).read_text("utf-8"))
+            sessions, minutes = list(known["sessions"]), int(known["minutes"])
+            specs = [SessionSpec.read(logdir / session) for session in sessions]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            say(f"{folder}: cannot be read: {error}")
+            continue
+        unrecorded = any(
+            marker.exists() for spec in specs for cell in spec.cells for marker in cell.markers
+        )
+        if folder.name in alive or unrecorded:
+            ledger.intend(folder.name, sessions, minutes)
+            found += folder.name in alive
+    if found:
+        say(f"{ledger.path}: incomplete; {found} arrays were found by their names in the queue")

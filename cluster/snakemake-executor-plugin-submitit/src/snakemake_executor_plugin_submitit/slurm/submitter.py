@@ -20,7 +20,8 @@ from .backoff import Backoff
 from .complaints import Complaints
 from .followed import Followed
 from .follower import Follower
-from .submission import Refusal, RefusedError, adopt, submit
+from .refusal import Refusal, RefusedError
+from .submission import adopt, submit
 
 DEFAULT_ARRAY_SIZE = 1001
 """Slurm's own default of MaxArraySize."""
@@ -108,9 +109,15 @@ class Submitter:
         limit_s = parameters.minutes * 60
         environment = dict(self.site.environment)
         specs = [spec_of(one, self.logdir, environment, limit_s=limit_s) for one in sessions]
-        for spec in specs:
-            spec.write()
-        self.ledger.intend(name, [spec.id for spec in specs], parameters.minutes)
+        try:
+            for spec in specs:
+                spec.write()
+            self.ledger.intend(name, [spec.id for spec in specs], parameters.minutes)
+        except OSError as error:  # nothing is submitted that could not be found again
+            self.complaints.now("the log folder", f"{error.filename}: {error.strerror}")
+            self.backoff.failed()
+            return False
+        self.complaints.now("the log folder", "")
         folder = self.logdir / name
         spools = [spec.folder for spec in specs]
         try:
@@ -130,6 +137,7 @@ class Submitter:
         first, last = jobs[0], f" to {jobs[-1]}" if len(jobs) > 1 else ""
         sessions_said = f"{len(jobs)} session{'' if len(jobs) == 1 else 's'}"
         self.say(f"submitted {first}{last}: {total} jobs in {sessions_said}, {parameters}")
+        self.complaints.now("sbatch", "")
         self.backoff.worked()
         self.fits *= 2
         return True
@@ -150,7 +158,7 @@ class Submitter:
         else:
             self.fits = int(error.refusal is Refusal.FULL)
             self.backoff.failed()
-        self.complaints.now(f"{error}; {error.refusal.value}")
+        self.complaints.now("sbatch", f"{error}; {error.refusal.value}")
         return False
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from queue import SimpleQueue
 
 from ..ledger import Ledger
@@ -14,9 +13,8 @@ class Unrecorded:
     A main process that is killed in between leaves the results to the next one.
     """
 
-    def __init__(self, ledger: Ledger, say: Callable[[str], None]) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._say = say
         self._cells: dict[str, set[str]] = {}  # session -> cells
         self._sessions: dict[str, str] = {}  # cell -> session
         self._over: set[str] = set()
@@ -52,7 +50,4 @@ class Unrecorded:
     def _close(self, session: str) -> None:
         self._over.discard(session)
         self._cells.pop(session, None)
-        try:
-            self._ledger.close(session)
-        except OSError as error:  # the next run will find that it is over
-            self._say(f"{self._ledger.path}: {error.strerror}")
+        self._ledger.close(session)
