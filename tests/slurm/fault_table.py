@@ -17,11 +17,16 @@ from pathlib import Path
 from tests.slurm.case import Report, judge
 from tests.slurm.faults import FAULTS
 from tests.slurm.lab import Lab
+from tests.slurm.lab_config import LabConfig
 from tests.slurm.workflow import matrix
 
 KEPT = Path(".faults.jsonl")
-CONTROLLER_LOST = ("controller_restarted", "forgotten_by_everybody")
-"""These have a Slurm of their own: one that was killed gives ids anew, and nodes mind."""
+OWN_SLURM = {
+    # One that was killed gives ids anew, and nodes mind.
+    "controller_restarted": LabConfig(),
+    "forgotten_by_everybody": LabConfig(),
+    "prolog_fails": LabConfig(prolog=True),
+}
 
 HEADER = """\
 # Faults
@@ -52,9 +57,9 @@ def table(reports: Iterable[Report], version: str) -> str:
 
 
 def _judge(name: str, lab: Lab, root: Path) -> Report:
-    if name not in CONTROLLER_LOST:
+    if name not in OWN_SLURM:
         return judge(FAULTS[name], lab, root)
-    with Lab(root.with_name(f"{name}-slurm")) as own:
+    with Lab(root.with_name(f"{name}-slurm"), OWN_SLURM[name]) as own:
         return judge(FAULTS[name], own, root)
 
 

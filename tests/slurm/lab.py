@@ -250,6 +250,9 @@ class Lab:
         host, user = socket.gethostname().partition(".")[0], getpass.getuser()
         place = (self.config, self.folder, self.port, host, user)
         (self.folder / "slurm.conf").write_text(slurm_conf(*place))
+        prolog = self.folder / "prolog"
+        prolog.write_text(f"#!/bin/sh\n[ ! -e {self.folder}/bad-$SLURMD_NODENAME ]\n")
+        prolog.chmod(0o755)
         (self.folder / "gres.conf").write_text(gres_conf(self.config, self.folder))
         dbd = self.folder / "slurmdbd.conf"
         dbd.write_text(slurmdbd_conf(*place))

@@ -21,6 +21,8 @@ THREAD_VARIABLES = (
 """What Snakemake sets to a job's ``threads``."""
 TEMPORARY_VARIABLES = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
 """What Snakemake sets to a job's ``tmpdir`` resource."""
+UNKNOWN_HERE = "<TBD>"
+"""What Snakemake fills in for a resource that is known where the job runs."""
 PLAIN_FLAGS = {"temp", "protected", "report", "ensure", "nonempty", "sha256", "touch"}
 """Marks of outputs that the main process deals with."""
 
@@ -99,6 +101,8 @@ def _is_plain(job: Any) -> bool:
         return False
     files = [*job.input, *job.output, *job.log]
     if any(getattr(path, "is_storage", False) for path in files):
+        return False
+    if UNKNOWN_HERE in job.shellcmd:  # {resources.tmpdir}: only the node knows it
         return False
     flags = {flag for path in job.output for flag in getattr(path, "flags", {})}
     return flags <= PLAIN_FLAGS and len(job.shellcmd) < MAX_ARG_LEN

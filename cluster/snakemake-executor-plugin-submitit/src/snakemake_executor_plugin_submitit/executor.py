@@ -23,12 +23,19 @@ from .lock import Lock, LockedError
 from .outcome import REFUSED, Outcome
 from .packing import PackingError, Request, Session, check, pack
 from .progress.report import progress_of
-from .request import failure_record_of, identity_of, readable_name, request_of
+from .request import (
+    asks_for_more_memory,
+    failure_record_of,
+    identity_of,
+    readable_name,
+    request_of,
+)
 from .site import Site, SiteError, load_site
 from .slurm.cluster import SlurmCluster
 
 INVOKED_FROM = Path.cwd()
 """Snakemake imports its plugins before ``--directory`` or ``workdir:`` lead it elsewhere."""
+NESTED = "snakemake_executor_plugin_submitit.nested"
 POLL_S = 0.5
 """A local session is looked at this often: it costs a few stat() calls."""
 LONGEST_GATHER = 10
@@ -61,6 +68,9 @@ class Cluster(Protocol):
 
     def outcome(self, cell_id: str) -> Outcome | None:
         """How a cell ended, given once; None as long as it has not."""
+
+    def stop_waiting(self) -> None:
+        """Have what has not begun end as cancelled; what runs goes on."""
 
     def end(self) -> None:
         """End all sessions and what they started; return when they have."""
@@ -153,6 +163,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         if not self.cancelled:
             if self._is_due():
                 self._pack()
+            if self._is_told_to_stop() and not self.detach:
+                self.cluster.stop_waiting()
             self.cluster.advance()
             for request in self.cluster.released():
                 self._gather(request)
@@ -193,13 +205,18 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def _fail(self, info: SubmittedJobInfo, outcome: Outcome, record: Path | None) -> None:
         if record is not None and (not outcome.by_itself or not record.exists()):
             outcome.record(record)
-        if outcome.is_final:
+        if outcome.is_final and not (outcome.is_for_memory and asks_for_more_memory(info.job)):
             info.job.attempt = info.job.restart_times + 1  # the attempts are used up
         logs = [str(path) for path in outcome.logs if path.exists()]
         if Quietness.RULES in (self.workflow.output_settings.quiet or ()):
             # Snakemake counts errors among what is said of rules, and would say nothing of this.
             self.complain(f"{readable_name(info.job)}: {outcome.message}; {outcome.last_words()}")
         self.report_job_error(info, msg=f"{outcome.message}. ", aux_logs=logs)
+
+    def _is_told_to_stop(self) -> bool:
+        """Whether Snakemake has got SIGTERM: it hands nothing more over then."""
+        scheduler = getattr(self.workflow, "scheduler", None)
+        return getattr(scheduler, "_user_kill", None) == "graceful"
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """End all sessions, and with them everything that they started; or leave them."""
@@ -214,6 +231,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """Return when nothing runs any more: a session cleans up after its last cell."""
+        if self._is_told_to_stop():
+            self.say(self.progress.stopped())
         self.progress.close()
         if self.cancelled and self.detach:
             # Jobs of nested Snakemakes wait for the folder that is removed otherwise.
@@ -238,6 +257,11 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def get_job_exec_prefix(self, job: Any) -> str:
         """A nested Snakemake starts where this one was started."""
         return f"cd {shlex.quote(self.workflow.workdir_init)}"
+
+    def format_job_exec(self, job: Any) -> str:
+        """The command line of a nested Snakemake, which tries a job once."""
+        text: str = super().format_job_exec(job)
+        return text.replace(" -m snakemake ", f" -m {NESTED} ", 1)
 
     def _is_due(self) -> bool:
         with self.lock:

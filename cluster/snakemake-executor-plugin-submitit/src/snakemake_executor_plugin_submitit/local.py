@@ -81,6 +81,15 @@ class LocalCluster:
     def recorded(self, cell_id: str) -> None:
         """Nothing is kept for a next main process."""
 
+    def stop_waiting(self) -> None:
+        """End what has not begun; what runs goes on."""
+        with self.lock:
+            for session in self.waiting:
+                for cell in session.cells:
+                    said = "stopped by you before it began"
+                    self.outcomes[cell.id] = Outcome("cancelled", said)
+            self.waiting.clear()
+
     def detach(self) -> None:
         """Never: the executor does not ask for it."""
         self.end()

@@ -49,6 +49,23 @@ def request_of(
     return Request(key, cell, order, start, outputs_of(job), inputs_of(job), is_asked_anew(job))
 
 
+def asks_for_more_memory(job: Any) -> bool:
+    """Whether another attempt of ``job`` asks for more memory than this one."""
+    attempt = job.attempt
+    if job.restart_times < attempt or _number(job, "gpus"):
+        return False  # beside GPUs memory is the site's business
+    now = _memory(job)
+    job.attempt = attempt + 1
+    try:
+        return _memory(job) > now
+    finally:
+        job.attempt = attempt
+
+
+def _memory(job: Any) -> tuple[float, float]:
+    return _number(job, "mem_mb") or 0, _number(job, "mem_mb_per_cpu") or 0
+
+
 def identity_of(job: Any) -> str:
     """A job's name that is the same in every run: of its rule and its wildcards."""
     return str(job.jobid if job.is_group() else job.uuid())

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from .clock import Clock
 from .memory import oom_kills
 from .processes import (
     adopt_orphans,
@@ -52,7 +53,8 @@ class Worker:
         self.folder = folder
         self.supervisor = supervisor
         self.token = token
-        self.began = time.monotonic()
+        self.clock = Clock()
+        self.began = self.clock.now()
         self.command: subprocess.Popen[bytes] | None = None
         self.failed_starts = 0
         self.stopped: str | None = None
@@ -132,17 +134,17 @@ class Worker:
         with self.spec.spool.starts.open("a", encoding="utf-8") as starts:
             starts.write(f"{now()}\n")
         self.command = process = self._popen(["bash", "-c", command], self.spec.spool.log, {})
-        began = time.monotonic()
+        began = self.clock.now()
         end = self._deadline(self.spec.start_limit_s)
         while not (self.folder / READY).exists():
             if process.poll() is not None:
                 return f"session command {_exit_text(process.returncode)} before it was ready"
-            if time.monotonic() > end:
+            if self.clock.now() > end:
                 return f"session command was not ready after {self.spec.start_limit_s:.0f} s"
             if self._must_stop():
                 return f"session {self.stopped} before its command was ready"
             time.sleep(POLL_S)
-        self.spec.spool.say_ready(time.monotonic() - began)
+        self.spec.spool.say_ready(self.clock.now() - began)
         return None
 
     def _run_cell(self, order: int, cell: Cell) -> Result:
@@ -166,7 +168,7 @@ class Worker:
             cell.log.parent.mkdir(parents=True, exist_ok=True)
             cell.log.write_text(f"cannot start: {error}\n", "utf-8")
             return Result(127)
-        began = time.monotonic()
+        began = self.clock.now()
         end = self._deadline(cell.limit_s)
         kills = oom_kills()
         reason = ""
@@ -176,7 +178,7 @@ class Worker:
                 break
             if self._must_stop():
                 reason = self.stopped or ""
-            elif time.monotonic() > end:
+            elif self.clock.now() > end:
                 reason = "timeout"
         if reason:
             (self.folder / END_REASON).write_text(reason, "utf-8")
@@ -188,7 +190,7 @@ class Worker:
             reason = "out_of_memory"
         if process.returncode == 0 and self.stopped:
             reason = ""  # told to end when it was done, it said so
-        return Result(process.returncode, reason, round(time.monotonic() - began, 3))
+        return Result(process.returncode, reason, round(self.clock.now() - began, 3))
 
     def _popen(
         self, argv: list[str], log: Path, environment: dict[str, str]
@@ -219,7 +221,7 @@ class Worker:
 
     def _must_stop(self) -> bool:
         """A signal came, the watched process is gone, or the session is another's by now."""
-        now = time.monotonic()
+        now = self.clock.now()
         if self.spec.watched is not None and now > self.next_watch:
             self.next_watch = now + WATCH_EVERY_S
             pid, started = self.spec.watched
@@ -234,14 +236,15 @@ class Worker:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         reason = REASONS[signal.Signals(number)]
+        if self.spec.watched is not None:  # no scheduler takes this host away: somebody ends us
+            reason = "cancelled"
         limit = self.spec.limit_s
-        if limit is not None and time.monotonic() - self.began > limit - NEAR_LIMIT_S:
+        if limit is not None and self.clock.now() - self.began > limit - NEAR_LIMIT_S:
             reason = "timeout"  # the scheduler's announcement of it
         self.stopped = self.stopped or reason
 
-    @staticmethod
-    def _deadline(limit_s: float | None) -> float:
-        return float("inf") if limit_s is None else time.monotonic() + limit_s
+    def _deadline(self, limit_s: float | None) -> float:
+        return float("inf") if limit_s is None else self.clock.now() + limit_s
 
 
 def _mark(cell: Cell) -> None:

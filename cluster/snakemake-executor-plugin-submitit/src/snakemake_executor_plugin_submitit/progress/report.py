@@ -115,6 +115,13 @@ class Progress:
                 self.said = counts
                 self.say(total_line(self.model, now))
 
+    def stopped(self) -> str:
+        """What there is to say when the user has ended Snakemake."""
+        with self.lock:
+            done = self.model.done
+            left = self.model.jobs - done
+        return f"stopped by you: {done} jobs done, {left} left; the same command continues"
+
     def close(self) -> None:
         """Remove the block and say what it came to; nothing more is said or shown then."""
         with self.lock:

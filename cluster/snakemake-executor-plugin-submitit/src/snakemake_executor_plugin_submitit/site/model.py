@@ -53,6 +53,7 @@ ONLY_SLURM = {
     "max_submit",
     "status_seconds",
     "lost_minutes",
+    "stuck_minutes",
 }
 
 
@@ -144,7 +145,8 @@ class Site(Model):
     """One cluster or host. Times are minutes; ``parallel`` is sessions at a time.
 
     On Slurm ``parallel`` throttles each job array. ``max_submit`` is array elements in the queue
-    at once; a job that squeue and sacct do not know for ``lost_minutes`` is lost.
+    at once; a job that squeue and sacct do not know for ``lost_minutes`` is lost; one that
+    is held back for ``stuck_minutes`` by what does not pass by itself is given up (None: never).
     """
 
     name: Name
@@ -157,6 +159,7 @@ class Site(Model):
     max_submit: Positive | None = None
     status_seconds: float = Field(default=10, gt=0)
     lost_minutes: float = Field(default=10, gt=0)
+    stuck_minutes: float | None = Field(default=None, gt=0)
     preflight: bool | None = None
     setup: list[str] = []
     environment: dict[Variable, Text] = {}

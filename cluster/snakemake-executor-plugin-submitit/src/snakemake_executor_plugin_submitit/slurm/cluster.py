@@ -124,6 +124,15 @@ class SlurmCluster:
                     self.follower.close(one)
             self.follower.unrecorded.look()
 
+    def stop_waiting(self) -> None:
+        """Cancel what has not begun; what runs goes on."""
+        with self.lock:
+            for session in self.submitter.clear():
+                for cell in session.cells:
+                    said = "stopped by you before it was submitted"
+                    self.follower.outcomes[cell.id] = Outcome("cancelled", said)
+            self.follower.stop_waiting()
+
     def detach(self) -> None:
         """Leave what is submitted to itself; the next main process follows it."""
         with self.lock:

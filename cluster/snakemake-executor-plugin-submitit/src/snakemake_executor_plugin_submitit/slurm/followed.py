@@ -30,6 +30,11 @@ class Followed:
     over: Status | None = None
     over_since: float = 0.0
     unknown_since: float | None = None
+    is_pending: bool = False
+    waits_for: str = ""  # what may not pass by itself
+    waits_since: float | None = None
+    given_up: str = ""  # why it was cancelled by us
+    kind: str = ""  # of its end, once that is known
     is_waited_for: bool = False  # and somebody was told
     revoked_at: float | None = None
     taken: dict[str, Request] = field(default_factory=dict)
@@ -40,6 +45,9 @@ def verdict(followed: Followed) -> str:
     """Why the session ended, from Slurm's final state, its log and what the runner said."""
     assert followed.over is not None
     kind = queue.OVER[followed.over.state]
+    if kind == "cancelled" and followed.spec.spool.owner is None:  # it never began
+        is_node = not followed.given_up and queue.was_refused_by_its_node(followed.job)
+        return "node_failure" if is_node else kind
     if kind != "crash":
         return kind
     err = logs(followed.folder, followed.job)[0]

@@ -17,13 +17,13 @@ from ..spool import Result, take_news
 from . import queue
 from .complaints import Complaints
 from .followed import Followed, last_line, verdict
-from .queue import Status
 from .submission import logs
 from .unrecorded import Unrecorded
 
 SETTLE_S = 5.0
 """A result may become visible here this long after Slurm has called its job over, at least."""
 SAY_WAIT_S = 5.0
+SAY_PENDING_S = 60.0
 FENCE_S = 5.0
 """What a revoked runner needs to notice, and to end its cell: more than OWNER_EVERY_S."""
 SOON_S = 1.0
@@ -60,7 +60,8 @@ class Follower:
         self.unasked: dict[str, Outcome] = {}
         self.released: list[Request] = []
         self.next_status = 0.0
-        self.pending: dict[str, int] = {}  # reasons that may not pass by themselves -> sessions
+        self.pending: set[str] = set()  # reasons that may not pass by themselves
+        self.next_pending = 0.0
 
     def add(self, followed: Followed) -> None:
         """Follow one more session."""
@@ -124,7 +125,7 @@ class Follower:
         now = time.monotonic()
         self.next_status = now + self.site.status_seconds
         self.complaints.now("Slurm", answer.trouble)
-        self._say_pending(answer.known.values())
+        self._look_at_waiting(answer, now)
         for followed in self.followed.values():
             status = answer.known.get(followed.job)
             if status is not None:
@@ -134,6 +135,7 @@ class Follower:
                     followed.over, followed.over_since = status, now
                 elif status.is_alive:
                     followed.over = None  # requeued
+                    followed.kind = followed.kind if followed.given_up else ""
                     self._note(followed, status.is_running)
             elif answer.squeue_answered:
                 followed.unknown_since = followed.unknown_since or now
@@ -163,14 +165,29 @@ class Follower:
             cells = (cell.id for cell in followed.spec.cells)
             self.progress.changed(followed.spec.id, cells, is_running)
 
-    def _say_pending(self, known: Iterable[Status]) -> None:
-        """Say why sessions wait, if it may be for ever; once for as long as it is the same."""
-        reasons = (status.reason for status in known if status.state == "PENDING")
-        found = dict(Counter(reason for reason in reasons if reason not in queue.WAITING))
-        if found.keys() - self.pending.keys():
+    def _look_at_waiting(self, answer: queue.Answer, now: float) -> None:
+        """Say what sessions wait for, if it may be for ever: at once, and once a minute."""
+        found: Counter[str] = Counter()
+        for followed in self.followed.values():
+            status = answer.known.get(followed.job)
+            if status is None:
+                continue
+            followed.is_pending = status.state == "PENDING"
+            followed.waits_for = status.waits_for
+            if not followed.waits_for:
+                followed.waits_since = None
+                continue
+            if followed.waits_for == queue.LAUNCH_FAILED:
+                self._give_up(followed, "node_failure", "its node could not start it")
+                continue
+            if status.state not in queue.PAUSED:
+                followed.waits_since = followed.waits_since or now
+            found[followed.waits_for] += 1
+        if found and (found.keys() - self.pending or now >= self.next_pending):
             said = ", ".join(f"{reason} ({count} sessions)" for reason, count in found.items())
-            self.say(f"pending: {said}")
-        self.pending = found
+            self.say(f"waiting for {said}")
+            self.next_pending = now + SAY_PENDING_S
+        self.pending = set(found)
 
     def _settle(self) -> None:
         """Report the cells of sessions that have ended before they did."""
@@ -181,12 +198,42 @@ class Follower:
                 if waited < self.settle_s and not followed.replaced:
                     self._wait_for_results(followed, waited)
                 else:
-                    self._lose(followed, verdict(followed), f"Slurm: {followed.over.said}")
+                    followed.kind = followed.kind or verdict(followed)
+                    self._lose(followed, followed.kind, f"Slurm: {followed.over.said}")
+            elif self._is_stuck(followed, now):
+                said = f"{followed.waits_for} for {self.site.stuck_minutes:g} minutes"
+                self._give_up(followed, "stuck", said)
             elif followed.unknown_since is not None:
                 limit = self.site.lost_minutes
                 if now - followed.unknown_since >= limit * 60:
                     said = f"neither squeue nor sacct knows it for {limit:g} minutes"
                     self._lose(followed, "lost", said)
+
+    def stop_waiting(self) -> None:
+        """Cancel sessions that have not begun: Snakemake was told to end."""
+        waiting = [one for one in self.followed.values() if one.is_pending]
+        if not waiting:
+            return
+        if trouble := queue.cancel(names(waiting), only_pending=True):
+            self.say(trouble)
+        for followed in waiting:
+            followed.is_pending = False
+            followed.given_up = "stopped by you before it began"
+            followed.kind = "cancelled"
+        self.next_status = min(self.next_status, time.monotonic() + SOON_S)
+
+    def _is_stuck(self, followed: Followed, now: float) -> bool:
+        limit, since = self.site.stuck_minutes, followed.waits_since
+        return limit is not None and since is not None and now - since >= limit * 60
+
+    def _give_up(self, followed: Followed, kind: str, said: str) -> None:
+        """Cancel a session that somebody would have to help."""
+        followed.given_up, followed.kind = said, kind
+        followed.spec.spool.revoke()
+        if trouble := queue.cancel(names([followed])):
+            self.say(trouble)
+        followed.waits_since = None
+        self.next_status = min(self.next_status, time.monotonic() + SOON_S)
 
     def _wait_for_results(self, followed: Followed, waited: float) -> None:
         """Look for results that are there, and not visible here yet."""
@@ -214,6 +261,8 @@ class Follower:
             self.close(followed)
             return
         spool, job = followed.spec.spool, followed.job
+        if followed.given_up:
+            said = followed.given_up
         if kind == "crash" and (last := last_line(logs(followed.folder, job)[0])):
             said += f"; its log ends: {last}"
         message = (

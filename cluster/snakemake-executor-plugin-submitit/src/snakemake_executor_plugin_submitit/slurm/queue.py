@@ -55,6 +55,11 @@ OVER = {
 """Final states, and what they mean for cells that had not ended."""
 WAITING = frozenset(["None", "", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime"])
 """Reasons to be pending that pass by themselves."""
+LAUNCH_FAILED = "launch_failed_requeued_held"
+"""The reason of a job that a node could not start, where jobs are requeued."""
+PAUSED = frozenset(["SUSPENDED", "STOPPED"])
+HELD = frozenset(["SPECIAL_EXIT", "REQUEUE_HOLD", "RESV_DEL_HOLD"])
+"""States in which a job waits for somebody."""
 _NO_SUCH_JOB = re.compile(r"Invalid job id", re.IGNORECASE)
 
 
@@ -76,6 +81,14 @@ class Status:
     def is_running(self) -> bool:
         """It has its nodes."""
         return self.state in RUNNING
+
+    @property
+    def waits_for(self) -> str:
+        """Why it does not run, if that does not pass by itself as the queue moves; else ""."""
+        if self.state in PAUSED | HELD:
+            return self.state
+        is_held = self.state == "PENDING" and self.reason not in WAITING
+        return self.reason.replace(" ", "_") if is_held else ""
 
     @property
     def is_over(self) -> bool:
@@ -149,7 +162,7 @@ def mine() -> dict[str, str]:
     return {name: job for job, _, name in lines if name}
 
 
-def cancel(jobs: Mapping[str, str]) -> str:
+def cancel(jobs: Mapping[str, str], only_pending: bool = False) -> str:
     """Cancel jobs (id -> name); what scancel could not do, in one line ("" if nothing).
 
     A job of another name is another job: ids are given anew by a controller that lost its state.
@@ -157,10 +170,25 @@ def cancel(jobs: Mapping[str, str]) -> str:
     trouble = ""
     for name in sorted(set(jobs.values())):
         ids = sorted(job for job, its in jobs.items() if its == name)
-        done = _ask(["scancel", f"--name={name}", *ids])
+        words = ["--state=PENDING"] if only_pending else []
+        done = _ask(["scancel", f"--name={name}", *words, *ids])
         if done.returncode != 0 and not _NO_SUCH_JOB.search(done.stderr):
             trouble = one_line("scancel", done.stderr)
     return trouble
+
+
+def was_refused_by_its_node(job: str) -> bool:
+    """Whether a prolog has failed: Slurm drains the node, and cancels the job for all to see."""
+    words = ["--noheader", "--parsable2", "--allocations", "--format=NodeList", f"--jobs={job}"]
+    done = _ask(["sacct", *words])
+    nodes = done.stdout.strip() if done.returncode == 0 else ""
+    if not nodes or nodes.startswith("None"):
+        done = _ask(["squeue", "--noheader", "--states=all", "--format=%N", f"--jobs={job}"])
+        nodes = done.stdout.strip() if done.returncode == 0 else ""
+    if not nodes:
+        return False
+    done = _ask(["sinfo", "--noheader", "--Node", f"--nodes={nodes}", "--format=%E"])
+    return "prolog" in done.stdout.lower()
 
 
 def max_array_size() -> int | None:

@@ -64,9 +64,11 @@ class Submitter:
         """Queue a session."""
         self.waiting.append(_Waiting(session, parameters))
 
-    def clear(self) -> None:
-        """Forget what is not submitted."""
+    def clear(self) -> list[Session]:
+        """Forget what is not submitted; what it was."""
+        sessions = [waiting.session for waiting in self.waiting]
         self.waiting.clear()
+        return sessions
 
     def there_is_room(self) -> None:
         """A session has ended: what was refused may be taken now."""
@@ -101,7 +103,8 @@ class Submitter:
     def _largest_array(self) -> int:
         if self.largest_array is None:
             self.largest_array = queue.max_array_size() or DEFAULT_ARRAY_SIZE
-        return self.largest_array - 1  # MaxArraySize is one more than the highest index
+        # MaxArraySize is one more than the highest index; 1 or 0 leaves jobs without arrays.
+        return max(self.largest_array - 1, 1)
 
     def _submit_array(self, parameters: SlurmParameters, sessions: list[Session]) -> bool:
         """Submit one array; False if sbatch does not take it now."""
