@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from snakemake_executor_plugin_submitit.slurm.environment import KEPT, calm
-from tests.slurm.faults import NOT_TRIED, VARIABLES, variables
+from tests.slurm.faults_environment import NOT_TRIED, VARIABLES, variables
 
 PAGES = Path("/usr/share/man/man1")
 PROGRAMS = ("sbatch", "srun", "salloc", "squeue", "sacct", "scancel", "scontrol")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -29,6 +32,7 @@ from .request import (
     identity_of,
     readable_name,
     request_of,
+    unused_resources,
 )
 from .site import Site, SiteError, load_site
 from .slurm.cluster import SlurmCluster
@@ -94,6 +98,9 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             raise WorkflowError(
                 "submitit-detach: sessions of a local site end with their snakemake"
             )
+        if settings.dry_run and self.site.cluster == "local":
+            raise WorkflowError("submitit-dry-run: a local site submits nothing")
+        self.dry_run = bool(settings.dry_run)
         if settings.gather_seconds < 0:
             raise WorkflowError(
                 f"submitit-gather-seconds: {settings.gather_seconds}, allowed: >= 0"
@@ -118,6 +125,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         self.gathered: list[Request] = []
         self.first_at = self.last_at = 0.0
         self.records: dict[str, Path] = {}  # cell -> where to say why it has no output
+        self.said: set[str] = set()
         self.has_jobs = self.cancelled = False
         super().__init__(workflow, logger)  # last: it starts the thread that asks for the status
 
@@ -133,9 +141,35 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take all jobs of one scheduling round; they wait for further rounds to come."""
+        if self.dry_run:
+            self._print_scripts(jobs)
         for job in jobs:
             self.run_job_pre(job)
             self.run_job(job)
+
+    def _print_scripts(self, jobs: list[Any]) -> None:
+        """Print what would be submitted for the jobs of the first round, and end Snakemake.
+
+        Nothing of them was touched, so there is nothing to report of them either.
+        """
+        assert isinstance(self.cluster, SlurmCluster)
+        requests, code = [], 0
+        for job in jobs:
+            try:
+                requests.append(self._request(job))
+            except PackingError as error:
+                code = 1
+                print(f"# {readable_name(job)}: {error}")
+        for text, sessions in self.cluster.scripts(pack(requests, self.site)):
+            for session in sessions:
+                print(f"# {session}")
+            print(f"{text}\n")
+        print("# dry run: nothing was submitted; jobs that need the output of these are not shown")
+        sys.stdout.flush()
+        self.log_lock.release()
+        self.workflow.persistence.unlock()
+        shutil.rmtree(self.tmpdir, ignore_errors=True)
+        os._exit(code)
 
     def run_job(self, job: Any) -> None:
         """Take one job: from here on it is reported as ended exactly once."""
@@ -278,6 +312,10 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def _request(self, job: Any) -> Request:
         """What a job asks for; raises ``PackingError`` if it cannot be had."""
+        for line in unused_resources(job, self.site.cluster):
+            if line not in self.said:
+                self.said.add(line)
+                self.say(f"resource {line} (rule {readable_name(job).split()[0]})")
         request = request_of(job, self.format_job_exec, self.logdir, self._is_counted)
         check(request, self.site)
         self.cluster.check(request)

@@ -80,8 +80,14 @@ def slurm_parameters(
         flags["qos"] = site.qos
     if (account := account_of(site, environ)) is not None:
         flags["account"] = account
+    for name, asked in (("partition", key.partition), ("constraint", key.constraint)):
+        if asked:
+            flags[name] = asked
     flags = {name: value for name, value in flags.items() if value is not False}
-    if mem_mb:  # a job's own word on it counts more than the site's for all
+    if key.mem_mb_per_cpu:
+        flags = {name: value for name, value in flags.items() if name not in MEMORY}
+        flags["mem-per-cpu"] = f"{key.mem_mb_per_cpu}M"
+    elif mem_mb:  # a job's own word on it counts more than the site's for all
         flags = {name: value for name, value in flags.items() if name not in MEMORY}
         flags["mem"] = f"{mem_mb}M"
     if "requeue" not in flags:  # the cluster's default is to requeue, unknown to the executor

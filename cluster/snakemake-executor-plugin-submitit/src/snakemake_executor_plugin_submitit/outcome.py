@@ -35,6 +35,7 @@ FINAL = ("out_of_memory", "cancelled", STUCK, REFUSED)
 FINAL_EXIT_CODE = 65
 """EX_DATAERR of sysexits.h. A job says by it that it would fail again: ``--retries`` leaves it."""
 TELLING_LINES = 12
+_FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
 _TELLING = re.compile(r"error|exception|killed|out of memory|no space|traceback", re.IGNORECASE)
 
 
@@ -103,6 +104,10 @@ def of_result(result: Result, spool: Spool, log: Path, job: str = "") -> Outcome
         said = f"ended by the kernel for want of memory in session {session}"
         return Outcome("out_of_memory", said, [log], job, seconds=took)
     said = f"exit code {result.code} in session {session}"
+    if result.note:
+        said += f"; {result.note}"
+    elif log.exists() and (full := _FULL.search(_tail(log))):
+        said += f"; its log says: {full[0]}"
     return Outcome(FAILED, said, [log], job, result.code, took)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from .command import command_of, log_name
 from .packing import PackingError, Request, SessionKey
+from .site import ONE_LINE, is_one_line
 from .spec import Cell
 from .wanted import digest, inputs_of, is_asked_anew, outputs_of
 
@@ -25,13 +26,17 @@ def request_of(
     runtime = _number(job, "runtime")
     gpus = int(_number(job, "gpus") or 0)
     counted = is_counted(gpus)
+    per_cpu = int(_number(job, "mem_mb_per_cpu") or 0)
     key = SessionKey(
         session=_text(job, "session"),
         command=_text(job, "session_command"),
         gpu_type=_text(job, "gpu_type"),
         gpus=gpus,
         threads=job.threads if counted else 0,
-        mem_mb=int(_number(job, "mem_mb") or 0) if counted else 0,
+        mem_mb=int(_number(job, "mem_mb") or 0) if counted and not per_cpu else 0,
+        mem_mb_per_cpu=per_cpu,
+        partition=_flag(job, "slurm_partition"),
+        constraint=_flag(job, "constraint"),
     )
     cell = Cell(
         id=identity,
@@ -46,7 +51,47 @@ def request_of(
     )
     order = int(_number(job, "session_order") or 0)
     start = _number(job, "session_runtime")
-    return Request(key, cell, order, start, outputs_of(job), inputs_of(job), is_asked_anew(job))
+    return Request(
+        key,
+        cell,
+        order,
+        start,
+        outputs=outputs_of(job),
+        inputs=inputs_of(job),
+        is_alone=bool(_number(job, "session_alone")),
+        is_asked_anew=is_asked_anew(job),
+    )
+
+
+OF_OTHER_EXECUTORS = {
+    "account": "the site's account_env",
+    "clusters": "one site file per cluster",
+    "cpus_per_gpu": "the site's cpus_per_gpu",
+    "cpus_per_task": "threads",
+    "gpu": "gpus and gpu_type",
+    "gpu_model": "gpu_type",
+    "gres": "gpus and gpu_type",
+    "mpi": "one task per session",
+    "nodes": "one node per session",
+    "nvidia_gpu": "gpus and gpu_type",
+    "qos": "the site's qos",
+    "slurm_account": "the site's account_env",
+    "slurm_extra": "the site's slurm",
+    "slurm_qos": "the site's qos",
+    "tasks": "one task per session",
+    "tasks_per_gpu": "one task per session",
+}
+"""Resources that other executors for Slurm know, and what there is here instead."""
+ONLY_SLURM = ("mem_mb_per_cpu", "slurm_partition", "constraint")
+
+
+def unused_resources(job: Any, cluster: str) -> list[str]:
+    """Resources of ``job`` that mean something elsewhere and nothing here, a line each."""
+    given = [name for name in OF_OTHER_EXECUTORS if _text(job, name)]
+    lines = [f"{name}: not used by this executor: {OF_OTHER_EXECUTORS[name]}" for name in given]
+    if cluster == "local":
+        lines += [f"{name}: not used on this host" for name in ONLY_SLURM if _text(job, name)]
+    return lines
 
 
 def asks_for_more_memory(job: Any) -> bool:
@@ -88,6 +133,13 @@ def readable_name(job: Any) -> str:
 def _text(job: Any, resource: str) -> str:
     value = job.resources.get(resource)
     return "" if value is None else str(value)
+
+
+def _flag(job: Any, resource: str) -> str:
+    value = _text(job, resource)
+    if value and not is_one_line(value):
+        raise PackingError(f"{resource}: {value!r}, allowed: {ONE_LINE}")
+    return value
 
 
 def _number(job: Any, resource: str) -> float | None:

@@ -24,12 +24,13 @@ _OUT_OF_MEMORY = re.compile(r"oom-kill event|exceeded memory limit|oom_kill", re
 class Result:
     """How a cell ended: exit code, and ``reason`` if the runner ended it ("" if it did not).
 
-    ``seconds`` it took, None if it never ran.
+    ``seconds`` it took, None if it never ran; ``note`` is what else is known of a failure.
     """
 
     code: int
     reason: str = ""
     seconds: float | None = field(default=None, compare=False)
+    note: str = field(default="", compare=False)
 
     @property
     def ok(self) -> bool:

@@ -41,6 +41,7 @@ OWNER_EVERY_S = 2.0
 """Between two looks at who owns the session: a file that may be on a far file system."""
 NEAR_LIMIT_S = 120.0
 """A scheduler announces the time limit by SIGTERM up to this long before it."""
+NO_ROOM_BYTES = 64 << 10
 WRITE_LIMIT_S = 60.0
 """A result that cannot be written (a full disk) is tried for this long."""
 
@@ -190,7 +191,8 @@ class Worker:
             reason = "out_of_memory"
         if process.returncode == 0 and self.stopped:
             reason = ""  # told to end when it was done, it said so
-        return Result(process.returncode, reason, round(self.clock.now() - began, 3))
+        note = "" if process.returncode == 0 else _full_disk(cell)
+        return Result(process.returncode, reason, round(self.clock.now() - began, 3), note)
 
     def _popen(
         self, argv: list[str], log: Path, environment: dict[str, str]
@@ -253,6 +255,16 @@ def _mark(cell: Cell) -> None:
         if not marker.exists():
             marker.parent.mkdir(parents=True, exist_ok=True)
             marker.write_text('{"external_jobid": null}', "utf-8")
+
+
+def _full_disk(cell: Cell) -> str:
+    """Whether there is no room where the cell writes, in one line; "" if there is."""
+    for folder in [*cell.folders, cell.log.parent]:
+        with contextlib.suppress(OSError):
+            state = os.statvfs(folder)
+            if state.f_bavail * state.f_frsize < NO_ROOM_BYTES:
+                return f"no space left on device in {folder}"
+    return ""
 
 
 def _empty(folder: Path) -> None:

@@ -54,6 +54,7 @@ ONLY_SLURM = {
     "status_seconds",
     "lost_minutes",
     "stuck_minutes",
+    "pack_minutes",
 }
 
 
@@ -147,6 +148,7 @@ class Site(Model):
     On Slurm ``parallel`` throttles each job array. ``max_submit`` is array elements in the queue
     at once; a job that squeue and sacct do not know for ``lost_minutes`` is lost; one that
     is held back for ``stuck_minutes`` by what does not pass by itself is given up (None: never).
+    Jobs without ``session`` run one after another in one job of up to ``pack_minutes``.
     """
 
     name: Name
@@ -166,6 +168,7 @@ class Site(Model):
     parallel: Positive = 1
     max_minutes: Positive | None = None
     max_cells_per_session: Positive = 200
+    pack_minutes: float = Field(default=10, ge=0)
     gpus: dict[Name, GpuClass] = Field(min_length=1)
 
     @field_validator("slurm")

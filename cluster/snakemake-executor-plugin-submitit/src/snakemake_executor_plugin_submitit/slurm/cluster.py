@@ -96,6 +96,13 @@ class SlurmCluster:
             for session in sessions:
                 self.submitter.add(session, self._parameters(session.key, session.minutes))
 
+    def scripts(self, sessions: list[Session]) -> list[tuple[str, list[Session]]]:
+        """The batch scripts that would be submitted for ``sessions``, and whose they are."""
+        self.submit(sessions)
+        scripts = self.submitter.scripts()
+        self.submitter.clear()
+        return scripts
+
     def advance(self) -> None:
         """One round: results, then states if it is time for them, then submissions."""
         with self.lock:

@@ -19,6 +19,7 @@ class Followed:
 
     Of a session of an earlier main process ``taken`` are the jobs that are to have its results,
     and ``replaced`` those that it does otherwise than is wanted now: they wait for its end.
+    ``packed`` are jobs that share it without having asked for it.
     """
 
     spec: SessionSpec
@@ -37,6 +38,7 @@ class Followed:
     kind: str = ""  # of its end, once that is known
     is_waited_for: bool = False  # and somebody was told
     revoked_at: float | None = None
+    packed: dict[str, Request] = field(default_factory=dict)
     taken: dict[str, Request] = field(default_factory=dict)
     replaced: dict[str, Request] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..ledger import Ledger
-from ..outcome import Outcome, of_result
+from ..outcome import FINAL, Outcome, of_result
 from ..packing import Request
 from ..progress.report import Progress
 from ..site import Site
@@ -269,6 +269,12 @@ class Follower:
             f"session {followed.spec.id} (job {job}) ended before this job did: {kind}, {said}"
         )
         places = [spool.log, *logs(followed.folder, job)]
+        if kind not in FINAL or kind == "out_of_memory":  # those that had not begun try again
+            again = [cell for cell in followed.left[1:] if cell.id in followed.packed]
+            for cell in again:
+                followed.left.remove(cell)
+                self.progress.moved(cell.id)
+                self.released.append(followed.packed[cell.id])
         for number, cell in enumerate(followed.left):
             # Only the first can have run, and be to blame for it.
             blamed = "crash" if kind == "out_of_memory" and number else kind

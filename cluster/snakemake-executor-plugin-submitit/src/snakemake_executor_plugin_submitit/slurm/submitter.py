@@ -21,7 +21,7 @@ from .complaints import Complaints
 from .followed import Followed
 from .follower import Follower
 from .refusal import Refusal, RefusedError
-from .submission import adopt, submit
+from .submission import adopt, script, submit
 
 DEFAULT_ARRAY_SIZE = 1001
 """Slurm's own default of MaxArraySize."""
@@ -74,14 +74,32 @@ class Submitter:
         """A session has ended: what was refused may be taken now."""
         self.backoff.until = time.monotonic()
 
+    def scripts(self) -> list[tuple[str, list[Session]]]:
+        """The batch scripts that would be submitted, with their sessions."""
+        found = []
+        for parameters, group in self._groups().items():
+            for start in range(0, len(group), self._largest_array()):
+                sessions = [one.session for one in group[start : start + self._largest_array()]]
+                name = self._new_name()
+                where = self.logdir / name
+                text = script(where, name, parameters, len(sessions), self.site.parallel)
+                found.append((text, sessions))
+        return found
+
+    def _new_name(self) -> str:
+        return f"{_readable(self.workdir.name)}-{uuid.uuid4().hex[:8]}"
+
+    def _groups(self) -> dict[SlurmParameters, list[_Waiting]]:
+        groups: dict[SlurmParameters, list[_Waiting]] = {}
+        for waiting in self.waiting:
+            groups.setdefault(waiting.parameters, []).append(waiting)
+        return groups
+
     def advance(self) -> None:
         """Submit what fits, one array per set of parameters, until all is out or one is refused."""
         if not self.waiting or not self.backoff.is_over:
             return
-        groups: dict[SlurmParameters, list[_Waiting]] = {}
-        for waiting in self.waiting:
-            groups.setdefault(waiting.parameters, []).append(waiting)
-        for parameters, group in groups.items():
+        for parameters, group in self._groups().items():
             while group:
                 most = min(self._room(), self._largest_array())
                 if most < 1:
@@ -108,7 +126,7 @@ class Submitter:
 
     def _submit_array(self, parameters: SlurmParameters, sessions: list[Session]) -> bool:
         """Submit one array; False if sbatch does not take it now."""
-        name = f"{_readable(self.workdir.name)}-{uuid.uuid4().hex[:8]}"
+        name = self._new_name()
         limit_s = parameters.minutes * 60
         environment = dict(self.site.environment)
         specs = [spec_of(one, self.logdir, environment, limit_s=limit_s) for one in sessions]
@@ -133,9 +151,11 @@ class Submitter:
                 return self._refused(name, sessions, error)
             jobs = adopt(folder, found, spools, parameters.minutes)
         self.ledger.submitted(name, jobs)
-        for spec, job in zip(specs, jobs, strict=True):
+        for spec, job, session in zip(specs, jobs, sessions, strict=True):
             cells = list(spec.cells)
-            self.follower.add(Followed(spec, job, folder, cells, {cell.id for cell in cells}))
+            asked = {cell.id for cell in cells}
+            packed = dict(session.requests)
+            self.follower.add(Followed(spec, job, folder, cells, asked, packed=packed))
         total = sum(len(spec.cells) for spec in specs)
         first, last = jobs[0], f" to {jobs[-1]}" if len(jobs) > 1 else ""
         sessions_said = f"{len(jobs)} session{'' if len(jobs) == 1 else 's'}"
