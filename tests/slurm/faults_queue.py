@@ -81,11 +81,11 @@ def more_memory_in_the_next_attempt(case: Case) -> None:
 
 
 def _begin_one(case: Case, cells: dict[str, dict[str, Any]], site: str) -> None:
-    """Start a sweep on nodes that have room for its first session."""
+    """Start a sweep of one-cell sessions on nodes that have room for one of them."""
     case.flow.write(cells, site)
-    case.flow.hold("s0-0")
+    case.flow.hold(*cells)
     case.process = case.flow.start()
-    case.flow.wait_begun("s0-0")
+    case.flow.wait_for(lambda: case.flow.count("begin"))
 
 
 @fault
@@ -142,7 +142,10 @@ def told_to_stop(case: Case) -> None:
     case.flow.wait_for(lambda: "Will exit after" in case.flow.said())
     case.flow.wait_for(lambda: len(case.call("squeue", "-h", "-r", "-o", "%i").split()) == 1)
     assert case.finish() == 1
-    case.user, case.slurm = case.saw(r"stopped by you: [^\n]*"), case.state(case.job("s0-0"))
+    case.user, case.slurm = (
+        case.saw(r"stopped by you: [^\n]*"),
+        case.state(case.flow.events()[0].job),
+    )
 
 
 @fault

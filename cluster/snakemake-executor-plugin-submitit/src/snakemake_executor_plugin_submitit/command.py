@@ -88,7 +88,8 @@ def _markers(job: Any) -> list[Path]:
     if folder is None:
         return []
     outputs = [path for one in jobs_of(job) for path in one.output]
-    keys = (persistence._get_key(path) for path in outputs)
+    key_of = getattr(persistence, "_get_key", lambda path: path)  # older ones take the file itself
+    keys = (key_of(path) for path in outputs)
     return [Path(persistence._record_path(folder, key)).absolute() for key in keys]
 
 
