@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,3 +87,24 @@ def files_appear_late(case: Case) -> None:
         case.slurm = case.state(case.job("s0-0"))
         case.user = case.saw(r"is over \(COMPLETED\): waiting up to [^\n]*")
         time.sleep(16)
+
+
+@fault
+def output_disk_full(case: Case) -> None:
+    """the file system of the outputs is full as a cell writes (root only)"""
+    place = case.flow.root / "out"
+    place.mkdir()
+    case.shell("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place))
+    try:
+        case.begin()
+        case.shell("dd", "if=/dev/zero", f"of={place}/filler", "bs=4k", fails=True)
+        assert case.finish() == 1
+        case.user = case.saw(r"exit code \d+ in session [^;\n]*; no space left on device")
+        case.slurm = case.state(case.job(HELD))
+        (place / "filler").unlink()
+        case.cut_off = {HELD, "h100x1-2"}
+        shutil.copytree(place, case.flow.root / "kept")
+    finally:
+        case.abandon()
+        case.shell("umount", str(place))
+    shutil.copytree(case.flow.root / "kept", place, dirs_exist_ok=True)

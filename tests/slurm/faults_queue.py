@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 from tests.slurm.case import HELD, Case
@@ -169,3 +170,62 @@ def requeued_by_an_admin(case: Case) -> None:
     assert case.finish() == 0
     case.user, case.slurm = "nothing: the session went on where it was", case.state(job)
     case.cut_off = {HELD}
+
+
+@fault
+def arrays_smaller_than_the_sweep(case: Case) -> None:
+    """MaxArraySize is 4, 8 sessions are ready: three arrays"""
+    cells = {f"s{s}-0": {"gpu": "h100", "gpus": 1, "session": f"s{s}"} for s in range(8)}
+    case.begin(cells=cells, hold=(), site=SITE + "max_array_size: 4\n")
+    assert case.finish() == 0
+    assert case.flow.said().count("submitted ") == 3
+    case.user, case.slurm = "three arrays", case.state(case.job("s7-0"))
+
+
+@fault
+def two_thousand_cells(case: Case) -> None:
+    """2,000 cells in 10 sessions: calls of Slurm's programs are counted"""
+    cells = {
+        f"s{s}-{k}": {"gpu": "h100", "gpus": 1, "session": f"s{s}", "order": k}
+        for s in range(10)
+        for k in range(200)
+    }
+    shims = case.flow.root / "shims"
+    shims.mkdir()
+    for program in ("sbatch", "squeue", "sacct"):
+        real = case.call("bash", "-c", f"command -v {program}")
+        shim = shims / program
+        shim.write_text(
+            f'#!/bin/bash\necho {program} >> {case.flow.root}/calls\nexec {real} "$@"\n'
+        )
+        shim.chmod(0o755)
+    case.with_variables(PATH=f"{shims}:{case.lab.env()['PATH']}")
+    case.flow.write(cells, SITE.replace("status_seconds: 1\n", "status_seconds: 10\n"))
+    began = time.monotonic()
+    case.process = case.flow.start("--scheduler", "first-fit", "--max-jobs-per-timespan", "9999/1s")
+    assert case.finish(500) == 0
+    minutes = (time.monotonic() - began) / 60
+    case.with_variables()
+    calls = Counter((case.flow.root / "calls").read_text().split())
+    counts = ", ".join(f"{calls[program]} {program}" for program in ("sbatch", "squeue", "sacct"))
+    case.user = f"{counts} in {minutes:.1f} minutes"
+    case.slurm = case.state(case.job("s9-0"))
+
+
+@fault
+def preempted_while_the_controller_is_down(case: Case) -> None:
+    """a session is preempted, and the controller is down as Snakemake asks (--retries 1)"""
+    site = SITE + "qos: scavenge\nqos_limits: {scavenge: {}}\n"
+    case.begin("--retries", "1", hold=["h200x4-1"], site=site)
+    job = case.job("h200x4-1")
+    case.submit_urgent(5)
+    case.flow.wait_for(
+        lambda: "R" not in case.call("squeue", "-h", "-t", "R", "-o", "%t", "-j", job)
+    )
+    case.lab.stop_slurmctld(hard=False)
+    time.sleep(5)
+    case.lab.start_slurmctld()
+    case.flow.wait_for(lambda: case.flow.count("begin")["h200x4-1"] == 2, 120)
+    assert case.finish() == 0
+    case.user, case.slurm = f"{case.saw(ENDED)}; retried by itself", case.state(job)
+    case.cut_off = {"h200x4-1"}
