@@ -56,3 +56,15 @@ def test_short_jobs_share_a_job_and_fail_alone(lab: Lab, flow: SlurmWorkflow) ->
     assert made["alone"].split()[1] not in sessions
     assert made["asks"] == "gpu-h200 400\n"
     assert "resource slurm_extra: not used by this executor: the site's slurm (rule asks)" in said
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("logdir", ["back\\slash", "100%j"])
+def test_a_path_that_sbatch_would_change_is_refused_in_one_line(
+    lab: Lab, flow: SlurmWorkflow, logdir: str
+) -> None:
+    flow.write(matrix())
+    code, said = flow.run("--submitit-logdir", logdir)
+    assert code == 1
+    assert "sbatch takes no" in said
+    assert "Traceback" not in said

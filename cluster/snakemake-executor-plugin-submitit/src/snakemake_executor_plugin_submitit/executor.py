@@ -6,11 +6,10 @@ import asyncio
 import os
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from snakemake.settings.enums import Quietness
 from snakemake_interface_common.exceptions import WorkflowError
@@ -21,6 +20,8 @@ from snakemake_interface_executor_plugins.executors.remote import (  # type: ign
     RemoteExecutor,
 )
 
+from .cluster import Cluster
+from .dry_run import print_scripts
 from .local import LocalCluster
 from .lock import Lock, LockedError
 from .outcome import REFUSED, Outcome
@@ -44,43 +45,6 @@ POLL_S = 0.5
 """A local session is looked at this often: it costs a few stat() calls."""
 LONGEST_GATHER = 10
 """Jobs that keep coming are held for this many times the setting at most."""
-
-
-class Cluster(Protocol):
-    """Where sessions run: on this host, or on Slurm."""
-
-    def check(self, request: Request) -> None:
-        """Raise ``PackingError`` for what can never run here."""
-
-    def reattach(self, request: Request) -> bool:
-        """Whether a session of an earlier main process is to be waited for.
-
-        Its outcome comes from there; or the job is ``released`` when that session has ended.
-        """
-
-    def released(self) -> list[Request]:
-        """Jobs that waited for the end of an earlier session, and can be submitted now."""
-
-    def recorded(self, cell_id: str) -> None:
-        """Snakemake has recorded how a job ended."""
-
-    def submit(self, sessions: list[Session]) -> None:
-        """Take sessions over; they start with an ``advance``."""
-
-    def advance(self) -> None:
-        """One round: see what has ended, start what can start."""
-
-    def outcome(self, cell_id: str) -> Outcome | None:
-        """How a cell ended, given once; None as long as it has not."""
-
-    def stop_waiting(self) -> None:
-        """Have what has not begun end as cancelled; what runs goes on."""
-
-    def end(self) -> None:
-        """End all sessions and what they started; return when they have."""
-
-    def detach(self) -> None:
-        """Let sessions go on without a main process."""
 
 
 class Executor(RemoteExecutor):  # type: ignore[misc]
@@ -153,23 +117,17 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         Nothing of them was touched, so there is nothing to report of them either.
         """
         assert isinstance(self.cluster, SlurmCluster)
-        requests, code = [], 0
+        requests, refused = [], []
         for job in jobs:
             try:
                 requests.append(self._request(job))
             except PackingError as error:
-                code = 1
-                print(f"# {readable_name(job)}: {error}")
-        for text, sessions in self.cluster.scripts(pack(requests, self.site)):
-            for session in sessions:
-                print(f"# {session}")
-            print(f"{text}\n")
-        print("# dry run: nothing was submitted; jobs that need the output of these are not shown")
-        sys.stdout.flush()
+                refused.append(f"{readable_name(job)}: {error}")
+        print_scripts(self.cluster.scripts(pack(requests, self.site)), refused)
         self.log_lock.release()
         self.workflow.persistence.unlock()
         shutil.rmtree(self.tmpdir, ignore_errors=True)
-        os._exit(code)
+        os._exit(1 if refused else 0)
 
     def run_job(self, job: Any) -> None:
         """Take one job: from here on it is reported as ended exactly once."""
@@ -301,9 +259,19 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         with self.lock:
             if not self.gathered:
                 return False
+            if self._is_all():
+                return True
             now = time.monotonic()
             quiet = now - self.last_at >= self.gather_s
             return quiet or now - self.first_at >= LONGEST_GATHER * self.gather_s
+
+    def _is_all(self) -> bool:
+        """Whether no more jobs can become ready before those that wait here have ended."""
+        scheduler = getattr(self.workflow, "scheduler", None)
+        running = getattr(scheduler, "running", None)
+        if running is None or len(running) != len(self.gathered):
+            return False
+        return not getattr(scheduler, "open_jobs", True)
 
     def _pack(self) -> None:
         with self.lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -20,6 +21,9 @@ from .environment import left_out
 from .follower import Follower, names
 from .recovery import Earlier, Previous
 from .submitter import DEFAULT_ARRAY_SIZE, Submitter
+
+NOT_IN_PATHS = re.compile(r"\\|%\d*[A-Za-z%]")
+"""In the names of a job's output files: dropped by sbatch, or filled in."""
 
 __all__ = ["DEFAULT_ARRAY_SIZE", "SlurmCluster"]
 
@@ -45,7 +49,7 @@ class SlurmCluster:
             raise SiteError(
                 "cluster: 'slurm', but there is no sbatch on PATH, allowed here: 'local'"
             )
-        if bad := sorted(set("\\%") & set(str(logdir))):
+        if bad := NOT_IN_PATHS.search(str(logdir)):
             raise SiteError(f"submitit-logdir: {str(logdir)!r}: sbatch takes no {bad[0]} in a path")
         self.site = site
         self.logdir = logdir.resolve()
