@@ -89,6 +89,7 @@ def find_previous(
     if not found:
         return []
     jobs = 0
+    cut_off = False
     follower.ask()
     for followed in found:
         follower.collect(followed)
@@ -97,9 +98,11 @@ def find_previous(
             follower.close(followed)
             if followed.left and queue.OVER[followed.over.state] == "node_failure":
                 followed.spec.spool.revoke()
-                time.sleep(FENCE_S)
+                cut_off = True
         else:
             jobs += len(followed.left)
+    if cut_off:  # a node that was lost may live on: its runners have to notice
+        time.sleep(FENCE_S)
     if follower.followed:
         say(f"reattached to {len(follower.followed)} sessions, {jobs} jobs to come")
     return found

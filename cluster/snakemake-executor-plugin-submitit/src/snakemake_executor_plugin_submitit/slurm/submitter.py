@@ -135,10 +135,10 @@ class Submitter:
                 spec.write()
             self.ledger.intend(name, [spec.id for spec in specs], parameters.minutes)
         except OSError as error:  # nothing is submitted that could not be found again
-            self.complaints.now("the log folder", f"{error.filename}: {error.strerror}")
+            self.complaints.now("the ledger", f"{error.filename}: {error.strerror}")
             self.backoff.failed()
             return False
-        self.complaints.now("the log folder", "")
+        self.complaints.now("the ledger", "")
         folder = self.logdir / name
         spools = [spec.folder for spec in specs]
         try:
