@@ -66,7 +66,7 @@ def submit(
     path = folder / SCRIPT
     path.write_text(script(folder, name, parameters, len(spools), parallel), "utf-8")
     done = call(["sbatch", "--parsable", str(path)], os.environ, SBATCH_LIMIT_S)
-    if done.returncode == 0 and (array := _id_in(done.stdout)) is not None:
+    if done.returncode == 0 and (array := id_in(done.stdout)) is not None:
         return adopt(folder, array, spools, parameters.minutes)
     said = " ".join(done.stderr.split()) or " ".join(done.stdout.split())
     if done.returncode == 0 or done.returncode == 124:
@@ -98,7 +98,7 @@ def logs(folder: Path, job: str) -> list[Path]:
     return [folder / f"{job}_0_log.{end}" for end in ("err", "out")]
 
 
-def _id_in(answer: str) -> str | None:
+def id_in(answer: str) -> str | None:
     """The last line that is an id and nothing else: sites print banners of their own."""
     found = [_ID.fullmatch(line.strip()) for line in answer.splitlines()]
     ids = [match[1] for match in found if match]
