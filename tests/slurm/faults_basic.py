@@ -58,8 +58,8 @@ def cell_over_its_time(case: Case) -> None:
 
 @fault
 def session_over_its_time(case: Case) -> None:
-    """a session reaches the time limit of its job (1 minute)"""
-    site = SITE.replace("max_minutes: 30", "max_minutes: 1")
+    """a session reaches the time limit of its job (2 minutes)"""
+    site = SITE.replace("max_minutes: 30", "max_minutes: 2")
     case.begin(site=site, limited=False)
     assert case.wait(240) == 1
     case.user, case.slurm = case.saw(ENDED), case.state(case.job(HELD))
