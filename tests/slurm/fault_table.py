@@ -17,21 +17,28 @@ from pathlib import Path
 from tests.slurm.case import Report, judge
 from tests.slurm.faults import FAULTS
 from tests.slurm.lab import Lab
+from tests.slurm.lab_config import LabConfig
 from tests.slurm.workflow import matrix
 
 KEPT = Path(".faults.jsonl")
-CONTROLLER_LOST = ("controller_restarted", "forgotten_by_everybody")
-"""These get a Slurm of their own: a killed slurmctld hands out ids again, which nodes reject."""
+OWN_SLURM = {
+    # One that was killed gives ids anew, and nodes mind.
+    "controller_restarted": LabConfig(),
+    "forgotten_by_everybody": LabConfig(),
+    "prolog_fails": LabConfig(prolog=True),
+}
+MOUNTS = ("disk_full", "output_disk_full", "files_appear_late")
 
 HEADER = """\
 # Faults on Slurm
 
 Written by `make faults` on {date}: Slurm {version} on this machine, {cells} cells in {sessions}
 sessions on five nodes with fake GPUs; real processes, cells that compute nothing. Each fault
-strikes while the second of a session's three cells runs. Then the same command is run again until
+strikes while the second of a session's three cells runs, unless it says otherwise. Then the same command is run again until
 everything is done. The counts come from the cells' own append-only log (begun, done): *lost* cells
 have no output at the end, *twice* cells finished more than once, *rerun* cells began more than
-once. *rerun* should equal *unfinished*, the cells that the fault interrupted. *left* counts
+once. *rerun* should equal *unfinished*, the cells that the fault interrupted (or
+that were done, and are not wanted any more). *left* counts
 processes that outlived their session.
 
 | fault | Slurm's answer | what the user saw | lost | twice | rerun | unfinished | left | seconds |
@@ -53,9 +60,9 @@ def table(reports: Iterable[Report], version: str) -> str:
 
 
 def _judge(name: str, lab: Lab, root: Path) -> Report:
-    if name not in CONTROLLER_LOST:
+    if name not in OWN_SLURM:
         return judge(FAULTS[name], lab, root)
-    with Lab(root.with_name(f"{name}-slurm")) as own:
+    with Lab(root.with_name(f"{name}-slurm"), OWN_SLURM[name]) as own:
         return judge(FAULTS[name], own, root)
 
 
@@ -79,8 +86,8 @@ def main() -> int:
                 continue
             root = Path(folder, name)
             root.mkdir()
-            if name == "disk_full" and os.geteuid() != 0:
-                print("SKIPPED disk_full: only root can mount a small file system", flush=True)
+            if name in MOUNTS and os.geteuid() != 0:
+                print(f"SKIPPED {name}: only root can mount", flush=True)
                 continue
             try:
                 report = _judge(name, lab, root)
