@@ -26,7 +26,7 @@ def asked() -> Iterator[Requirement]:
                 yield requirement
 
 
-@pytest.mark.parametrize("requirement", asked(), ids=str)
+@pytest.mark.parametrize("requirement", list(asked()), ids=str)
 def test_every_requirement_has_a_pin_that_meets_it(requirement: Requirement) -> None:
     found = pins([*SHARED.read_text().splitlines(), *CPU.read_text().splitlines()])
     name = re.sub(r"[-_.]+", "-", requirement.name).lower()
