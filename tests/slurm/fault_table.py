@@ -34,12 +34,12 @@ HEADER = """\
 
 Written by `make faults` on {date}: Slurm {version} on this machine, {cells} cells in {sessions}
 sessions on five nodes with fake GPUs; real processes, cells that compute nothing. Each fault
-strikes while the second of a session's three cells runs, unless it says otherwise. Then the same command is run again until
-everything is done. The counts come from the cells' own append-only log (begun, done): *lost* cells
-have no output at the end, *twice* cells finished more than once, *rerun* cells began more than
-once. *rerun* should equal *unfinished*, the cells that the fault interrupted (or
-that were done, and are not wanted any more). *left* counts
-processes that outlived their session.
+strikes while the second of a session's three cells runs, unless it says otherwise. Then the same
+command is run again until everything is done. The counts come from the cells' own append-only log
+(begun, done): *lost* cells have no output at the end, *twice* cells finished more than once,
+*rerun* cells began more than once. *rerun* should equal *unfinished*, the cells that the fault
+interrupted (or that were done, and are not wanted any more). *left* counts processes that
+outlived their session.
 
 | fault | Slurm's answer | what the user saw | lost | twice | rerun | unfinished | left | seconds |
 |---|---|---|---|---|---|---|---|---|
