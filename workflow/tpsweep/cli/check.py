@@ -12,12 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tpsweep.core.results_paths import FAILURES
+from tpsweep.core import results_paths
 from tpsweep.results.load import Results, ResultsError, load, records
 
 STATES = ("measured", "failed", "missing", "infeasible", "excluded")
 UNPLANNED = ("infeasible", "excluded")
-ENGINE_STARTS = "engine_starts.jsonl"
 SHOWN = 10
 """Entries of a list that people see; ``--json`` has all."""
 
@@ -95,7 +94,7 @@ def examine(results: Path) -> Report:
         stale=stale,
         unreadable=[*_unreadable_cells(failed), *_unreadable_rows(results, stale)],
         temporary=sorted(temporary),
-        engine_starts=_lines_in(results / ENGINE_STARTS),
+        engine_starts=_lines_in(results / results_paths.ENGINE_STARTS),
     )
 
 
@@ -132,7 +131,9 @@ def _files(results: Path) -> tuple[set[str], set[str]]:
             if name.startswith("."):
                 if name.endswith(".tmp"):
                     temporary.add(path)
-            elif name.endswith(".parquet") and path.startswith("cells/"):
+            elif name.endswith(results_paths.ROW_SUFFIX) and below.parts[:1] == (
+                results_paths.CELLS,
+            ):
                 rows.add(path)
     return rows, temporary
 
@@ -143,7 +144,7 @@ def _unreadable_cells(failed: list[Failed]) -> Iterator[Unreadable]:
         if cell.type == "unreadable":
             yield Unreadable(cell.path, cell.message or "")
         elif cell.type == "unknown":
-            yield Unreadable(f"{FAILURES}/{cell.cell_id}.json", cell.message or "")
+            yield Unreadable(results_paths.failure_record(cell.cell_id), cell.message or "")
 
 
 def _unreadable_rows(results: Path, stale: list[str]) -> Iterator[Unreadable]:

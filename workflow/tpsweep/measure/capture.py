@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tpsweep.core import results_paths
 from tpsweep.core.atomic import replacing
 from tpsweep.core.cell import Cell
 from tpsweep.engine import repeat
@@ -55,7 +56,9 @@ def run(cell: Cell, engine: OfflineEngine, results: Path, about: EngineRecord) -
     }
     if not reasons:
         known = {**_sidecar(cell, about), "model": _model(engine), "profiler": profiler.name}
-        with _whole_or_nothing(profiler.collect(results / cell.capture_stem)) as files:
+        with _whole_or_nothing(
+            profiler.collect(results / results_paths.capture_stem(cell.path))
+        ) as files:
             place = sidecar.place(files[0])
             files.append(place)
             with replacing(place) as path:

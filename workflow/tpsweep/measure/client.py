@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from tpsweep.core import results_paths
 from tpsweep.core.cell import Cell
 from tpsweep.core.failure import (
     FINAL_EXIT_CODE,
@@ -93,7 +94,7 @@ def run(cell: Cell, results: Path, session_command: str, dataset: str = "") -> F
     """Have ``cell`` measured into ``results``; its failure record appears, or disappears."""
     log = os.environ.get("SESSION_LOG", "")
     offset = log_size(log)
-    failures = results / "failures"
+    failures = results / results_paths.FAILURES
     try:
         _end_on_signal()
         with _session_dir(session_command) as folder:
@@ -120,7 +121,7 @@ def run(cell: Cell, results: Path, session_command: str, dataset: str = "") -> F
         except OSError as unwritten:  # a full disk may be what failed the cell
             print(f"{failures}: failure record not written: {unwritten}", file=sys.stderr)
         return failure
-    (failures / f"{cell.cell_id}.json").unlink(missing_ok=True)
+    (results / results_paths.failure_record(cell.cell_id)).unlink(missing_ok=True)
     return None
 
 

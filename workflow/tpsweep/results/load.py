@@ -17,10 +17,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tpsweep.core import capture_report, preflight_record, schema
+from tpsweep.core import capture_report, preflight_record, results_paths, schema
 from tpsweep.core.axes import AXES
 from tpsweep.core.capture_report import Communication
-from tpsweep.core.results_paths import FAILURES, MANIFEST
 from tpsweep.core.workloads import CAPTURE
 from tpsweep.results.rows import Read, conform, keep_rows, read_rows
 
@@ -89,7 +88,7 @@ def load(results: Path, *, keep: bool = False) -> Results:
     A row that cannot be read counts as a failure of type ``unreadable`` and is named on stderr.
     Raises ``ResultsError`` if the manifest is missing or lacks what ``MANIFEST_SCHEMA`` asks.
     """
-    manifest = _load_manifest(results / MANIFEST)
+    manifest = _load_manifest(results / results_paths.MANIFEST)
     planned = manifest.loc[manifest["status"] == "planned", ["cell_id", "path", "gpu", "gpus"]]
     read = read_rows(results, dict(zip(planned["cell_id"], planned["path"], strict=True)))
     if keep:
@@ -106,7 +105,7 @@ def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[dict
     refused = _failed_preflights(results)
     measured = set(read.rows["cell_id"].to_pylist())
     for cell_id, path, gpu, gpus in planned.itertuples(index=False, name=None):
-        record = results / FAILURES / f"{cell_id}.json"
+        record = results / results_paths.failure_record(cell_id)
         reason = refused.get(preflight_record.class_name(gpu, gpus))
         if cell_id in measured:
             continue
