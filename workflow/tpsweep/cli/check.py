@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpsweep.core import results_paths
+from tpsweep.core.errors import one_line
 from tpsweep.results.load import Results, ResultsError, load, records
 
 STATES = ("measured", "failed", "missing", "infeasible", "excluded")
@@ -153,7 +154,7 @@ def _unreadable_rows(results: Path, stale: list[str]) -> Iterator[Unreadable]:
         try:
             pq.read_metadata(results / path)
         except (pa.ArrowException, OSError) as error:
-            yield Unreadable(path, " ".join(str(error).split()))
+            yield Unreadable(path, one_line(error))
 
 
 def _lines_in(path: Path) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snakemake_executor_plugin_submitit.site import SiteError
+from tpsweep.core.errors import one_line
 from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_config
 from tpsweep.plan import explain as explanation
 from tpsweep.plan import explain_text
@@ -35,7 +36,7 @@ def run(where: Where, *, as_json: bool) -> int:
     try:
         plan = make_plan(_sweep(where))
     except (OSError, ValueError) as error:
-        print(f"tpsweep plan: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"tpsweep plan: {one_line(error)}", file=sys.stderr)
         return 2
     print(json.dumps(plan.as_json(), indent=1) if as_json else text(plan), end="")
     return 0
@@ -82,7 +83,7 @@ def explain(asked: Asked, configfile: Path | None, *, as_json: bool) -> int:
         shape, dtype = _model(asked, configfile)
         found = explanation.explain(shape, dtype, asked.tp, asked.batch)
     except (OSError, ValueError) as error:
-        print(f"tpsweep plan: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"tpsweep plan: {one_line(error)}", file=sys.stderr)
         return 2
     if as_json:
         totals = {name: getattr(found, name) for name in ("weight_bytes_per_gpu", "all_reduces")}

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from tpsweep.core import capture_report, preflight_record, results_paths, schema
 from tpsweep.core.axes import AXES
 from tpsweep.core.capture_report import Communication
+from tpsweep.core.errors import one_line
 from tpsweep.core.workloads import CAPTURE
-from tpsweep.results.rows import Read, conform, keep_rows, read_rows
+from tpsweep.results.rows import LONGEST, Read, conform, keep_rows, read_rows
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -152,7 +153,9 @@ def _load_manifest(path: Path) -> pd.DataFrame:
         required = set(MANIFEST_SCHEMA.names) - LATER
         frame = _to_frame(conform(table, MANIFEST_SCHEMA, sorted(required)))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ResultsError(f"{path}: not a manifest of tpsweep: {_one_line(error)}") from error
+        raise ResultsError(
+            f"{path}: not a manifest of tpsweep: {one_line(error, LONGEST)}"
+        ) from error
     unknown = sorted(set(frame["status"].dropna()) - set(STATUSES))
     if unknown or frame["status"].isna().any():
         found = ", ".join(unknown) or "null"
@@ -170,7 +173,9 @@ def _failed_preflights(results: Path) -> dict[str, str]:
         try:
             record = preflight_record.Record.read(path)
         except (OSError, ValueError) as error:
-            print(f"{path}: unreadable preflight record: {_one_line(error)}", file=sys.stderr)
+            print(
+                f"{path}: unreadable preflight record: {one_line(error, LONGEST)}", file=sys.stderr
+            )
             continue
         if not record.ok:
             found[record.name] = f"preflight of {record.name}: {record.reason}"
@@ -188,7 +193,7 @@ def _read_failure(path: Path, cell_id: str) -> dict[str, Any]:
         if not isinstance(found, dict) or not isinstance(found.get("type"), str):
             raise ValueError("not a JSON object with a type")
     except (OSError, ValueError) as error:
-        print(f"{path}: unreadable failure record: {_one_line(error)}", file=sys.stderr)
+        print(f"{path}: unreadable failure record: {one_line(error, LONGEST)}", file=sys.stderr)
         return _failure(cell_id, type="unknown", message="its failure record is unreadable")
     return _failure(cell_id, **{name: found.get(name) for name in FAILURE_FIELDS})
 
@@ -211,7 +216,3 @@ def _with_states(
     frame["reason"] = frame["reason"].astype(object)
     frame.loc[failed, "reason"] = frame.loc[failed, "cell_id"].map(by_id["message"])
     return frame
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
