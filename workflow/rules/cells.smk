@@ -38,6 +38,6 @@ for WORKLOAD in WORKLOADS:
         params:
             cell=of_job(WORKLOAD, "json"),
         shell:
-            f"{PYTHON} scripts/{WORKLOAD}.py --cell {{params.cell:q}} --results {ROOT}"
+            f"{PYTHON} scripts/measure.py --workload {WORKLOAD} --cell {{params.cell:q}} --results {ROOT}"
             " --log {log:q} --dataset={resources.dataset:q}"
             " --session-command {resources.session_command:q}"

@@ -53,12 +53,13 @@ class CellError(Exception):
         self.type = type_
 
 
-def main(workload: str, arguments: list[str] | None = None) -> int:
-    """Run one cell of ``workload``; 0 if its row was written, else there is a failure record.
+def main(arguments: list[str] | None = None) -> int:
+    """Run one cell; 0 if its row was written, else there is a failure record.
 
     65 says that it would fail again, 1 that it may not, 2 bad usage.
     """
-    parser = argparse.ArgumentParser(description=f"Measure one {workload} cell.")
+    parser = argparse.ArgumentParser(description="Measure one cell.")
+    parser.add_argument("--workload", required=True, help="that of the rule, and of the cell")
     parser.add_argument("--cell", required=True, help="the cell, as canonical JSON")
     parser.add_argument("--results", required=True, type=Path, help="the results root")
     parser.add_argument("--session-command", required=True, help="starts the engine's daemon")
@@ -70,8 +71,9 @@ def main(workload: str, arguments: list[str] | None = None) -> int:
     except (KeyError, TypeError, ValueError) as error:
         print(f"--cell: not a cell: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    if cell.workload != workload:
-        print(f"--cell: its workload is {cell.workload!r}, allowed: {workload!r}", file=sys.stderr)
+    if cell.workload != options.workload:
+        said = f"its workload is {cell.workload!r}, allowed: {options.workload!r}"
+        print(f"--cell: {said}", file=sys.stderr)
         return 2
     failure = run(cell, options.results, options.session_command, options.dataset)
     said = f"{failure.type}: {failure.message}" if failure else f"measured {cell.path}"
