@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tpsweep.cli import check_site
 from tpsweep.core import results_paths
 from tpsweep.core.errors import one_line
 from tpsweep.results.load import Results, ResultsError, load, records
@@ -64,6 +66,25 @@ class Report:
     def good(self) -> bool:
         """Every planned cell has its row, and nothing is unreadable."""
         return self.complete and not self.unreadable
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("results", type=Path, nargs="?", default=Path("results"))
+    what.add_argument("--site", type=Path, help="a site.yaml: run the preflight of its classes")
+    parser.add_argument("--configfile", type=Path, help="with --site: another sweep")
+    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    if options.site is not None:
+        return check_site.run(options.site, options.configfile, as_json=options.json)
+    if options.configfile is not None:
+        print("tpsweep: --configfile: only with --site", file=sys.stderr)
+        return 2
+    return run(options.results, as_json=options.json)
 
 
 def run(results: Path, *, as_json: bool) -> int:

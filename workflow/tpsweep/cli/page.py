@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,16 @@ from tpsweep.core import results_paths
 from tpsweep.lab import page as lab
 from tpsweep.report.page import CELL_COLUMNS, PAGE, write_page
 from tpsweep.results.merge import folder_of
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("results", type=Path)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    return run(options.results)
 
 
 def run(results: Path) -> int:

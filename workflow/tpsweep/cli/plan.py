@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -18,6 +19,32 @@ from tpsweep.plan.text import text
 from tpsweep.sweep.feasibility import refuse_times
 from tpsweep.sweep.snakemake_profile import configfile_of, read_mapping, read_sweep, site_of
 from tpsweep.sweep.sweep import Sweep
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--configfile", type=Path, help="the sweep; without it the profile's")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--profile", type=Path, help="a folder like cluster/<site>")
+    where.add_argument("--site", type=Path, help="a site.yaml")
+    parser.add_argument("--qos", help="another QOS of the site than its default")
+    parser.add_argument("--explain", metavar="MODEL", help="instead: how TP splits this model")
+    parser.add_argument("--tp", type=int, help="with --explain: over how many GPUs")
+    parser.add_argument("--batch", type=int, default=1, help="with --explain: sequences of a step")
+    parser.add_argument("--dtype", help="with --explain: of weights; without it the model's own")
+    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    if options.explain is not None:
+        asked = Asked(options.explain, options.tp, options.batch, options.dtype)
+        return explain(asked, options.configfile, as_json=options.json)
+    if options.tp is not None:
+        print("tpsweep: --tp: only with --explain", file=sys.stderr)
+        return 2
+    where = Where(options.configfile, options.profile, options.site, options.qos)
+    return run(where, as_json=options.json)
 
 
 @dataclass(frozen=True)
