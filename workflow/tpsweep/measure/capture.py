@@ -105,7 +105,7 @@ def _sidecar(cell: Cell, about: EngineRecord) -> dict[str, Any]:
         "output_len": cell.output_len,
         "repeats": cell.repeats,
         "steady_from": steady_from(cell),
-        "vllm_version": about.software.get("vllm_version_ran"),
+        "vllm_version": about.software.vllm_version_ran,
         "allreduce_backend_ran": about.log_facts.allreduce_backend,
         "link": about.gpu_link,
         "cell_id": cell.cell_id,

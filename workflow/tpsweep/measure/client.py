@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -38,7 +37,7 @@ from tpsweep.core.failure import (
     log_size,
     telling_lines,
 )
-from tpsweep.core.request import SOCKET_NAME, START_FAILURE, Request
+from tpsweep.core.request import SOCKET_NAME, Answer, Request, StartFailure
 
 END_REASON = "cell_end_reason"
 OWN_START_LIMIT_S = 1800.0
@@ -145,16 +144,16 @@ def _measure(cell: Cell, results: Path, folder: Path, dataset: str) -> None:
             raise CellError("crash", f"lost the engine daemon: {error}") from error
     if not line.endswith(b"\n"):
         raise CellError("crash", "the engine daemon ended in the middle of this cell")
-    answer = json.loads(line)
-    if not answer["ok"]:
-        raise CellError(answer["type"], answer["message"])
+    answer = Answer.from_line(line)
+    if not answer.ok:
+        raise CellError(answer.type, answer.message)
 
 
 def _start_failed(folder: Path) -> CellError:
     """What the daemon said of its failed start; else what the session runner saw."""
     with contextlib.suppress(OSError, ValueError):
-        said = json.loads((folder / START_FAILURE).read_text("utf-8"))
-        return CellError(said["type"], said["message"])
+        said = StartFailure.read(folder)
+        return CellError(said.type, said.message)
     with contextlib.suppress(OSError):
         return CellError("engine_start", (folder / "failed").read_text("utf-8").strip())
     return CellError("engine_start", "the engine did not start")

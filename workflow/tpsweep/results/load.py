@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -49,8 +49,22 @@ LATER = {
 }
 """What older manifests do not have."""
 STATUSES = ("planned", "infeasible", "excluded")
-FAILURE_FIELDS = ("workload", "type", "message", "log", "telling_lines", "when")
 _DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+
+class FailureLine(NamedTuple):
+    """Why a planned cell has no row: a failure record's fields (``core.failure.Failure``).
+
+    ``type`` may also be ``unknown``: its record cannot be read.
+    """
+
+    cell_id: str
+    type: str
+    workload: str | None = None
+    message: str | None = None
+    log: str | None = None
+    telling_lines: list[str] | None = None
+    when: str | None = None
 
 
 class ResultsError(Exception):
@@ -63,7 +77,7 @@ class Results:
 
     ``manifest``: the columns of ``MANIFEST_SCHEMA`` and, per cell, ``state`` (measured, failed or
     missing if planned, else its status), ``failure_type`` and ``reason`` (of the failure or of
-    the plan). ``rows``: the schema of ``row``. ``failures``: ``cell_id`` and ``FAILURE_FIELDS``,
+    the plan). ``rows``: the schema of ``row``. ``failures``: the fields of ``FailureLine``,
     of planned cells without a row. ``communication``: what the analysis said of the captures, by
     ``cell_id``; those that are not analysed are not in it.
     """
@@ -96,12 +110,12 @@ def load(results: Path, *, keep: bool = False) -> Results:
         keep_rows(results, read)
     rows = _to_frame(read.rows.select(schema.SCHEMA.names))
     failures = list(_failures(results, planned, read))
-    failed = pd.DataFrame(failures, columns=["cell_id", *FAILURE_FIELDS])
+    failed = pd.DataFrame(failures, columns=FailureLine._fields)
     manifest = _with_states(manifest, rows, failed)
     return Results(manifest, rows, failed, _load_communication(results, manifest))
 
 
-def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[dict[str, Any]]:
+def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[FailureLine]:
     """Why planned cells have no row: those that have not run yet are not in it."""
     refused = _failed_preflights(results)
     measured = set(read.rows["cell_id"].to_pylist())
@@ -113,11 +127,11 @@ def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[dict
         if message := read.errors.get(cell_id):
             said = f"unreadable row, counted as failed: {message}; the next run measures it"
             print(f"{results / path}: {said}", file=sys.stderr)
-            yield _failure(cell_id, type="unreadable", message=message)
+            yield FailureLine(cell_id, "unreadable", message=message)
         elif record.exists():
             yield _read_failure(record, cell_id)
         elif reason is not None:
-            yield _failure(cell_id, type="preflight", message=reason)
+            yield FailureLine(cell_id, "preflight", message=reason)
 
 
 def _load_communication(results: Path, manifest: pd.DataFrame) -> dict[str, Communication]:
@@ -187,19 +201,15 @@ def _to_frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _read_failure(path: Path, cell_id: str) -> dict[str, Any]:
+def _read_failure(path: Path, cell_id: str) -> FailureLine:
     try:
         found = json.loads(path.read_text("utf-8"))
         if not isinstance(found, dict) or not isinstance(found.get("type"), str):
             raise ValueError("not a JSON object with a type")
     except (OSError, ValueError) as error:
         print(f"{path}: unreadable failure record: {one_line(error, LONGEST)}", file=sys.stderr)
-        return _failure(cell_id, type="unknown", message="its failure record is unreadable")
-    return _failure(cell_id, **{name: found.get(name) for name in FAILURE_FIELDS})
-
-
-def _failure(cell_id: str, **fields: Any) -> dict[str, Any]:
-    return {"cell_id": cell_id, **dict.fromkeys(FAILURE_FIELDS), **fields}
+        return FailureLine(cell_id, "unknown", message="its failure record is unreadable")
+    return FailureLine._make([cell_id, *map(found.get, FailureLine._fields[1:])])
 
 
 def _with_states(
