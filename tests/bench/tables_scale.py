@@ -25,10 +25,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tpsweep.results.row_cache import CACHE
 
 from tpsweep.core.row_file import read_row, write_row
 from tpsweep.results.load import MANIFEST_SCHEMA
-from tpsweep.results.row_cache import CACHE
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = {

@@ -17,6 +17,7 @@ from tpsweep.core.cell import Cell
 from tpsweep.core.method import METHOD, method_of
 from tpsweep.core.request import Request
 from tpsweep.engine.nvml import GpuInfo, GpuWindow, PhaseState
+from tpsweep.engine.provenance import Host, Software
 from tpsweep.engine.repeat import Finished, Repeat
 from tpsweep.engine.vllm_api import LogFacts, RequestTimes
 from tpsweep.measure import latency
@@ -70,8 +71,8 @@ def engine_record(**changes: Any) -> EngineRecord:
         "log_facts": LogFacts("nccl", "2.27.3", "none"),
         "arguments": {"model": "/models/8b", "seed": 0},
         "environment": {"A": "1"},
-        "software": {"vllm_version_ran": "0.32.0", "torch_version": "2.9.0"},
-        "host": {"hostname": "node1", "slurm_job_id": None},
+        "software": Software("0.32.0", "2.9.0", None, "0.1.0"),
+        "host": Host("node1", None, None),
         "gpus": [GpuInfo(uuid, CARD, 700.0, "570.1") for uuid in UUIDS],
         "gpu_link": "NV18",
         "gpu_note": None,

@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.cells import engine, latency_cell, model
 from tests.unit.measure.test_build_row import engine_record
-from tpsweep.core import row_file
+from tpsweep.core import results_paths, row_file
 from tpsweep.core.cell import Cell
 from tpsweep.engine.repeat import Finished, Repeat
 from tpsweep.engine.vllm_api import RequestTimes
@@ -98,7 +98,7 @@ def kept(folder: Path) -> list[str]:
 def test_a_capture_is_kept_with_what_it_does_not_tell(tmp_path: Path) -> None:
     measured, stand_in = run(tmp_path)
     assert stand_in.calls == [False, False, True]  # warm-ups run without the profiler
-    stem = CELL.capture_stem
+    stem = results_paths.capture_stem(CELL.path)
     assert stem.startswith("captures/H200/8b/tp2/b1-in256-out16-")
     assert stem.endswith(CELL.cell_id)
     traces = [f"{stem}.rank{rank}.pt.trace.json.gz" for rank in (0, 1)]

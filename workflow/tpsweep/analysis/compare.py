@@ -135,7 +135,7 @@ def _pair(cell: Record, a: Line, b: Line) -> Pair:
         runs_b=len(b.measured),
         changes=list(changes(cell["workload"], a, b)),
         unlike=unlike(a, b),
-        synthetic=any(one["synthetic"] for one in (*a.measured, *b.measured)),
+        synthetic=a.is_synthetic or b.is_synthetic,
     )
 
 

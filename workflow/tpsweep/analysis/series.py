@@ -81,6 +81,11 @@ class Line:
         return [cell for cell in self.cells if cell["state"] == "measured"]
 
     @property
+    def is_synthetic(self) -> bool:
+        """Whether a made-up row is among its rows."""
+        return any(cell["synthetic"] for cell in self.measured)
+
+    @property
     def state(self) -> str:
         """``measured``, or what kept the line, or some of its runs, from being so."""
         holes = dict.fromkeys(_hole(cell) for cell in self.cells if cell["state"] != "measured")
@@ -168,7 +173,7 @@ class Series:
             "runs": len(line.measured),
             "runs_planned": len(line.cells),
             "note": "; ".join([*self.differences, *warnings]) or None,
-            "synthetic": any(cell["synthetic"] for cell in line.measured),
+            "synthetic": line.is_synthetic,
         }
 
     @cached_property
@@ -193,6 +198,12 @@ def by_batch(series: Iterable[Series]) -> list[list[Series]]:
         if one.batch is not None:
             groups[one.place(None)].append(one)
     return [sorted(group, key=lambda one: one.batch or 0) for group in groups.values()]
+
+
+def dummy_note(*lines: Line) -> list[str]:
+    """What a table says of lines with a row of dummy weights; empty without."""
+    is_dummy = any(cell["weights"] == "dummy" for line in lines for cell in line.measured)
+    return [DUMMY] if is_dummy else []
 
 
 def unlike(one: Line, other: Line) -> list[str]:

@@ -15,6 +15,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from tpsweep.analysis.markdown import pipe_table
+from tpsweep.core import schema
 from tpsweep.core.atomic import replacing
 from tpsweep.core.axes import READ
 from tpsweep.core.schema import Column
@@ -250,6 +251,8 @@ def _each(values: Iterable[Any]) -> Iterator[Any]:
 
 IDENTITY_VIEWS = tuple(identity(axis.heading, axis.name) for axis in READ)
 """The identity but for the id and the run, in the order in which people read it."""
+IDENTITY_ORDER = tuple(column.name for column in schema.IDENTITY if column.name != "cell_id")
+"""Columns by which tables of single cells are sorted."""
 
 
 def figure(name: str, absent: str = "") -> Callable[[Record], str]:

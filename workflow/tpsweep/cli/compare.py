@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,25 @@ from tpsweep.results.load import ResultsError
 
 SHOWN = 20
 """Cells of a list that people see; ``--json`` has all."""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("a", type=Path, metavar="A")
+    parser.add_argument("b", type=Path, metavar="B")
+    parser.add_argument(
+        "--across",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="a column of the identity in which A and B may differ, such as vllm_version",
+    )
+    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    return run(options.a, options.b, as_json=options.json, across=options.across)
 
 
 def run(a: Path, b: Path, *, as_json: bool, across: Iterable[str] = ()) -> int:

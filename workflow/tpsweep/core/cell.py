@@ -196,11 +196,6 @@ class Cell:
         folder = f"cells/{slug(self.workload)}/{slug(engine.gpu)}/{slug(engine.model.name)}"
         return f"{folder}/tp{engine.tp}/{self.readable}-{self.cell_id}.parquet"
 
-    @property
-    def capture_stem(self) -> str:
-        """The place of a capture's files below the results root, without their suffixes."""
-        return self.path.replace("cells/capture/", "captures/", 1).removesuffix(".parquet")
-
     def to_json(self) -> str:
         """Canonical JSON: what the client hands to the daemon, and Snakemake's ``params`` trigger.
 

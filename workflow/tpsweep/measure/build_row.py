@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tpsweep.core.method import METHOD
 from tpsweep.core.request import Request
 from tpsweep.core.workloads import CAPTURE
 from tpsweep.engine.nvml import LEAST_PHASE_SAMPLES, GpuInfo, GpuWindow, PhaseState
+from tpsweep.engine.provenance import Host, Software
 from tpsweep.engine.vllm_api import LogFacts
 from tpsweep.measure.measurement import Measurement, Times
 from tpsweep.perfmodel import nvlink
@@ -37,8 +38,8 @@ class EngineRecord:
     log_facts: LogFacts
     arguments: dict[str, Any]
     environment: dict[str, str]
-    software: dict[str, str | None]
-    host: dict[str, str | None]
+    software: Software
+    host: Host
     gpus: list[GpuInfo] = field(repr=False)
     gpu_link: str | None
     gpu_note: str | None
@@ -181,8 +182,8 @@ def _phase_state(windows: Sequence[GpuWindow]) -> dict[str, Any]:
 def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context) -> dict[str, Any]:
     gap = None if context.last_end is None else times.began - context.last_end
     return {
-        **engine.software,
-        **engine.host,
+        **asdict(engine.software),
+        **asdict(engine.host),
         "method": METHOD[cell.workload],
         "session_shuffled": cell.workload != CAPTURE,
         "nccl_version": engine.log_facts.nccl_version,

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tpsweep.core import capture_match, results_paths
 from tpsweep.core.atomic import replacing
 from tpsweep.core.cell import Cell
 from tpsweep.engine import repeat
@@ -55,7 +56,9 @@ def run(cell: Cell, engine: OfflineEngine, results: Path, about: EngineRecord) -
     }
     if not reasons:
         known = {**_sidecar(cell, about), "model": _model(engine), "profiler": profiler.name}
-        with _whole_or_nothing(profiler.collect(results / cell.capture_stem)) as files:
+        with _whole_or_nothing(
+            profiler.collect(results / results_paths.capture_stem(cell.path))
+        ) as files:
             place = sidecar.place(files[0])
             files.append(place)
             with replacing(place) as path:
@@ -93,22 +96,17 @@ def _require_steps(files: list[Path], cell: Cell) -> None:
 
 def _sidecar(cell: Cell, about: EngineRecord) -> dict[str, Any]:
     """What the capture alone does not tell; ``tpsweep.traces.sidecar`` reads it."""
-    asked = cell.engine
+    columns = cell.columns()
     return {
-        "model_name": asked.model.name,
-        "dtype": asked.model.dtype,
-        "weights": asked.model.weights,
+        # What ``capture_match`` compares, so that `tpsweep comm --latency` can tell a wrong row.
+        **{name: columns[name] for name in capture_match.COMPARED if columns[name] is not None},
+        "model_name": columns["model"],
         "tp": about.tp_ran,
-        "batch": cell.batch,
-        "input_len": cell.input_len,
         "output_len": cell.output_len,
         "repeats": cell.repeats,
         "steady_from": steady_from(cell),
-        "variant": asked.variant,
-        "vllm_version": about.software.get("vllm_version_ran"),
-        "allreduce_backend": asked.allreduce_backend,
+        "vllm_version": about.software.vllm_version_ran,
         "allreduce_backend_ran": about.log_facts.allreduce_backend,
-        "gpu_card": asked.gpu_card,
         "link": about.gpu_link,
         "cell_id": cell.cell_id,
     }

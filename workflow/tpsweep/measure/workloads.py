@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tpsweep.core import results_paths
 from tpsweep.core.atomic import replacing
 from tpsweep.core.cell import Cell
 from tpsweep.core.method import LEAST_ENERGY_S
@@ -25,9 +26,6 @@ from tpsweep.sweep import request_set, sharegpt
 from tpsweep.sweep.request_set import RequestSet
 
 Loaded = OfflineEngine | Server
-KEPT = "vllm"
-"""Folder below the results root for vLLM's own result files. Not in ``cells/``: what lies there
-is read as Parquet, all of it."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def _requests(cell: Cell, engine: Loaded, files: Files) -> RequestSet:
 
 def _keep(cell: Cell, runs: Sequence[Sent], results: Path) -> list[str]:
     """Write vLLM's result of each seed; returns the paths below the results root."""
-    stem = Path(cell.path.replace("cells/", f"{KEPT}/", 1)).with_suffix("")
+    stem = results_paths.vllm_stem(cell.path)
     paths = []
     for seed, sent in enumerate(runs):
         path = f"{stem}.seed{seed}.json.gz"

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
+from tpsweep.analysis.table import Record
 from tpsweep.core.workloads import LATENCY
 from tpsweep.perfmodel.gpu_specs import card_by_name
 from tpsweep.perfmodel.model_shape import Shape, read_config
@@ -21,7 +21,6 @@ from tpsweep.plan.explain_text import text
 
 MODEL, DTYPE, TP = "llama-3.1-8b", "bfloat16", 2
 SHAPE = Path("workflow", "models", f"{MODEL}.json")
-Record = dict[str, Any]
 
 
 def page(results: Path) -> str:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from tpsweep.core import schema
 from tpsweep.core.atomic import replacing
 from tpsweep.core.axes import BY_NAME
+from tpsweep.core.errors import one_line
 
 ROWS = "rows.parquet"
 """Every row of the current manifest, with the columns of ``FILE`` beside those of a row."""
@@ -30,6 +31,8 @@ FILE = pa.schema(
 )
 """The row's own file, below the results root, as it was when it was read."""
 JOINED = pa.schema([*schema.SCHEMA, *FILE])
+LONGEST = 300
+"""Characters of a library's error that people get to see: some print all that they were given."""
 MANY = 400
 """Files from which on processes are worth their start."""
 _PART = 100
@@ -154,7 +157,7 @@ def _read_part(results: Path, wanted: Sequence[tuple[str, str]]) -> tuple[bytes,
         try:
             tables.append(read_file(results / path, cell_id))
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            errors[cell_id] = " ".join(str(error).split())[:300] or type(error).__name__
+            errors[cell_id] = one_line(error, LONGEST)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema.SCHEMA) as writer:
         writer.write_table(pa.concat_tables(tables).combine_chunks())

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpsweep.core.atomic import replacing
+from tpsweep.core.errors import one_line
 from tpsweep.core.schema import FLOAT, IDENTITY, INT, TEXT, Column
 from tpsweep.core.workloads import KINDS
 from tpsweep.perfmodel.cell_time import expected_of, start_seconds
@@ -88,8 +89,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     try:
         table = pq.read_table(path, schema=SCHEMA)
     except (pa.ArrowInvalid, OSError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a readable manifest: {said}") from error
+        raise ValueError(f"{path}: not a readable manifest: {one_line(error)}") from error
     frame: pd.DataFrame = table.to_pandas(types_mapper={INT: pd.Int64Dtype()}.get)
     return frame
 

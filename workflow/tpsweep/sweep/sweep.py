@@ -17,7 +17,8 @@ from snakemake_executor_plugin_submitit.repeated import repeated_key
 from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
 from tpsweep.config.load import Config, ConfigError, load_config
 from tpsweep.config.settings import ModelEntry
-from tpsweep.core.capture_report import PICTURE, REPORT, is_report
+from tpsweep.core import results_paths
+from tpsweep.core.capture_report import is_report
 from tpsweep.core.cell import Cell, slug
 from tpsweep.core.preflight_record import Request, class_name, marker
 from tpsweep.core.workloads import CAPTURE, KINDS
@@ -129,10 +130,14 @@ class Sweep:
     @property
     def communication(self) -> list[str]:
         """Report and picture of each capture that this run asks for."""
+        files = (results_paths.capture_report, results_paths.capture_picture)
+        return [f"{self.results}/{of(row)}" for row in self._captures for of in files]
+
+    @property
+    def _captures(self) -> list[str]:
+        """The places of the rows of captures that this run asks for, below the results root."""
         wanted = (self.jobs[path].cell for path in self.wanted)
-        captures = (cell for cell in wanted if cell.workload == CAPTURE)
-        stems = [f"{self.results}/{cell.capture_stem}" for cell in captures]
-        return [f"{stem}{suffix}" for stem in stems for suffix in (REPORT, PICTURE)]
+        return [cell.path for cell in wanted if cell.workload == CAPTURE]
 
     def job(self, path: str) -> Job:
         """The job that makes the row at ``path`` below the results root."""
@@ -140,7 +145,7 @@ class Sweep:
 
     def is_manifest_current(self) -> bool:
         """Whether the results root has the manifest of this config and site."""
-        return is_of(Path(self.results, "matrix.parquet"), self.raw)
+        return is_of(Path(self.results, results_paths.MANIFEST), self.raw)
 
     @property
     def to_repeat(self) -> str:
@@ -191,17 +196,17 @@ class Sweep:
     @cached_property
     def unread(self) -> list[str]:
         """Reports on captures that are there and cannot be read: they are made again."""
-        reports = (Path(path) for path in self.communication if path.endswith(REPORT))
+        reports = (Path(self.results, results_paths.capture_report(row)) for row in self._captures)
         return [str(path) for path in reports if path.exists() and not is_report(path)]
 
-    def analysis_inputs(self, stem: str) -> list[str]:
-        """What makes the analysis of a capture run again; ``stem``: of its files in captures/."""
-        report = f"{self.results}/captures/{stem}{REPORT}"
+    def analysis_inputs(self, row: str) -> list[str]:
+        """What makes the analysis of a capture run again; ``row``: the place of its row."""
+        report = str(Path(self.results, results_paths.capture_report(row)))
         return [f"{self.results}/{AGAIN}"] if report in self.unread else []
 
     def failure_record(self, path: str) -> str:
         """Where to say why a row is missing."""
-        return f"{self.results}/failures/{self.job(path).cell.cell_id}.json"
+        return f"{self.results}/{results_paths.failure_record(self.job(path).cell.cell_id)}"
 
     @property
     def preflight_markers(self) -> list[str]:
@@ -281,7 +286,7 @@ class Sweep:
 
     def _session_command(self, cell: Cell) -> str:
         words = [sys.executable, "-m", "tpsweep.measure.daemon", "--engine", cell.engine.to_json()]
-        words += ["--starts", f"{self.results}/engine_starts.jsonl"]
+        words += ["--starts", f"{self.results}/{results_paths.ENGINE_STARTS}"]
         if self.config.hf_home:
             words += ["--hf-home", self.config.hf_home]
         return shlex.join(words)

@@ -22,7 +22,6 @@ from tpsweep.analysis.decode_figures import (
     time_ratio,
 )
 from tpsweep.analysis.series import (
-    DUMMY,
     HEAD,
     KEY,
     LINE,
@@ -32,6 +31,7 @@ from tpsweep.analysis.series import (
     Series,
     Source,
     by_batch,
+    dummy_note,
     unlike,
 )
 from tpsweep.analysis.table import (
@@ -44,7 +44,6 @@ from tpsweep.analysis.table import (
     sort_key,
     text,
 )
-from tpsweep.core import stats
 from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
@@ -94,8 +93,7 @@ LEGEND = (
     "Reference: the measured node class whose card has the highest memory bandwidth by its"
     " datasheet. Were decode bound by bandwidth alone, its time would stand to the reference's as"
     " the bandwidths do. n/a: not measured, the line is itself the reference, or no datasheet.",
-    f"Between runs: at least {stats.MIN_RUNS} engine starts a side; only then can a difference be"
-    f" significant. Within session: {stats.DIFFERS_WITHIN.split('; ')[1]}.",
+    verdicts.KINDS_LEGEND,
 )
 EMPTY = "No latency cells in the matrix."
 _ORDER = (*(name for name in ORDER if name not in (*_CLASS, "batch", *LINE)), *LINE, "batch")
@@ -199,8 +197,7 @@ def _record(
 
 
 def _warnings(spot: _Spot, smallest: Line | None, reference: Line | None) -> Iterator[str]:
-    if any(cell["weights"] == "dummy" for cell in spot.line.measured):
-        yield DUMMY
+    yield from dummy_note(spot.line)
     for other, name in ((smallest, "the smallest batch"), (reference, "the reference")):
         if other is None or not spot.line.measured or not other.measured:
             continue

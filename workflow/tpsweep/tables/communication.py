@@ -7,6 +7,7 @@ from statistics import fmean
 
 from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
+    IDENTITY_ORDER,
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -146,7 +147,6 @@ LEGEND = (
     " method 2 on a batch is whole, and the first decode steps after a prefill are left out.",
 )
 EMPTY = "No capture cells in the matrix."
-_ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 
 
 def build(source: Source) -> Table:
@@ -167,7 +167,7 @@ def _lines(source: Source) -> list[Record]:
     times = DecodeTimes(source.results)
     reports = source.results.communication
     found = [_line(cell, reports.get(cell["cell_id"]), times) for cell in source.of(CAPTURE)]
-    return sorted(found, key=lambda line: sort_key(line, (*_ORDER, "profiler_ran")))
+    return sorted(found, key=lambda line: sort_key(line, (*IDENTITY_ORDER, "profiler_ran")))
 
 
 def _line(cell: Record, found: Communication | None, times: DecodeTimes) -> Record:

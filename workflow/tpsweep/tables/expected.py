@@ -12,6 +12,7 @@ from functools import cache
 
 from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
+    IDENTITY_ORDER,
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -64,7 +65,6 @@ VIEWS = (
     View("Note", text("note"), once=True),
 )
 EMPTY = "No cells in the matrix."
-_ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 _TIMES = ("started_at", "ended_at")
 _SERVED = "tpot_p50_ms"
 """What a serve row has in the place of ``tpot_ms``."""
@@ -102,7 +102,7 @@ def build(source: Source) -> Table:
         if cell["expected_tpot_ms"] is not None and cell["workload"] == LATENCY:
             at_tp[_setting(cell)][cell["tp"]] = cell["expected_tpot_ms"]
     lines = [_line(cell, at_tp[_setting(cell)]) for cell in source.cells]
-    lines.sort(key=lambda line: sort_key(line, _ORDER))
+    lines.sort(key=lambda line: sort_key(line, IDENTITY_ORDER))
     return Table("expected", "Expected and measured", COLUMNS, VIEWS, lines, legend(), EMPTY)
 
 

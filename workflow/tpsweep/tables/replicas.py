@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tpsweep.analysis import prices
-from tpsweep.analysis.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
+from tpsweep.analysis.series import HEAD, ORDER, TAIL, Line, Series, Source, dummy_note
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -166,7 +166,6 @@ def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
     line = other.line
     found = _figures(line, other.times)
     rate, gpus = found["output_tok_s"], line.gpus * other.times
-    dummy = any(cell["weights"] == "dummy" for cell in line.measured)
     ratios = {
         f"{name}_ratio": found[name] / whole[name]
         if line is not one and found[name] is not None and whole[name]
@@ -174,7 +173,7 @@ def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
         for name in RATIOS
     }
     return {
-        **series.record(line, *([DUMMY] if dummy else [])),
+        **series.record(line, *dummy_note(line)),
         **found,
         **ratios,
         "replicas": line.layout.replicas * other.times,

@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from itertools import chain
 
 from tpsweep.analysis import verdicts
-from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
+from tpsweep.analysis.series import (
+    BASELINE,
+    HEAD,
+    ORDER,
+    TAIL,
+    Line,
+    Series,
+    Source,
+    dummy_note,
+)
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -171,8 +180,7 @@ def _change(
 
 
 def _warnings(line: Line) -> Iterator[str]:
-    if any(cell["weights"] == "dummy" for cell in line.measured):
-        yield DUMMY
+    yield from dummy_note(line)
     chunk = line.median("tokens_per_chunk")
     if chunk is not None and chunk > CHUNKED:
         yield f"ITL is per streamed chunk of {chunk:.2f} tokens"

@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpsweep.analysis import prices, verdicts
-from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, LINE, ORDER, TAIL, Line, Series, Source
+from tpsweep.analysis.series import (
+    BASELINE,
+    HEAD,
+    LINE,
+    ORDER,
+    TAIL,
+    Line,
+    Series,
+    Source,
+    dummy_note,
+)
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -33,14 +43,14 @@ COLUMNS = (
     Column("output_tok_s", FLOAT, "output tokens/s: median of the run medians"),
     Column("output_tok_s_lo", FLOAT, _KIND),
     Column("output_tok_s_hi", FLOAT, _KIND),
-    Column("interval_kind", TEXT, "between runs, or within session"),
+    Column("interval_kind", TEXT, verdicts.KINDS),
     Column("total_tok_s", FLOAT, "input and output tokens/s, median over runs"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     BASELINE,
     Column("ratio", FLOAT, "output_tok_s / that of the baseline"),
     Column("ratio_lo", FLOAT, "95 % interval"),
     Column("ratio_hi", FLOAT, "95 % interval"),
-    Column("ratio_kind", TEXT, "between runs, or within session"),
+    Column("ratio_kind", TEXT, verdicts.KINDS),
     Column("ratio_verdict", TEXT, "what the interval allows to say; null for a computed line"),
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
     *prices.COLUMNS,
@@ -66,8 +76,7 @@ VIEWS = (
 LEGEND = (
     "Values are medians of the run medians, with 95 % intervals. Ratio: the line's output tokens/s"
     " divided by those of the baseline (smallest measured TP of the same series); above 1 is more.",
-    f"Between runs: at least {stats.MIN_RUNS} engine starts a side; only then can a difference be"
-    f" significant. Within session: {stats.DIFFERS_WITHIN.split('; ')[1]}.",
+    verdicts.KINDS_LEGEND,
     "Computed: so many times the baseline's figure, as if as many of its engines as fit on the same"
     " GPUs each worked off a request set of their own. No measurement.",
 )
@@ -165,5 +174,4 @@ def _ratio(baseline: Line | None, line: Line) -> Record:
 
 
 def _warnings(line: Line) -> Iterator[str]:
-    if any(cell["weights"] == "dummy" for cell in line.measured):
-        yield DUMMY
+    yield from dummy_note(line)

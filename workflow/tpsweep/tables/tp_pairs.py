@@ -17,7 +17,6 @@ from tpsweep.analysis.pairs import (
 )
 from tpsweep.analysis.series import Line, Series, Source
 from tpsweep.analysis.table import Record, Table, View, figure, sort_key, text
-from tpsweep.core import stats
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
 
@@ -53,8 +52,7 @@ VIEWS = (
 LEGEND = (
     "Speed-up: median time of the smaller TP / that of the larger, with its 95 % interval."
     " Efficiency: speed-up / (larger TP / smaller TP); 1 were perfect scaling.",
-    f"Between runs: at least {stats.MIN_RUNS} engine starts a side; only then can a difference be"
-    f" significant. Within session: {stats.DIFFERS_WITHIN.split('; ')[1]}.",
+    verdicts.KINDS_LEGEND,
 )
 EMPTY = "No latency cells of two TPs in the matrix."
 

@@ -144,7 +144,7 @@ def _of_series(series: Series) -> Iterator[Record]:
         "allreduce_backend": series.backend,
         "compared": ", ".join(map(provenance_diff.name_of, measured)) or None,
         "flagged": False,
-        "synthetic": any(cell["synthetic"] for line in measured for cell in line.measured),
+        "synthetic": any(line.is_synthetic for line in measured),
     }
     found = provenance_diff.find(series)
     for difference in found:

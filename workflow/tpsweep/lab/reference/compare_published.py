@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tpsweep.analysis.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
+from tpsweep.analysis.series import HEAD, ORDER, TAIL, Line, Series, Source, dummy_note
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -159,8 +159,7 @@ def _record(series: Series, line: Line, one: Figure, reference: Reference) -> Re
     if one.workload == LATENCY and one.output_len != length:
         stated = "not stated" if one.output_len is None else str(one.output_len)
         warnings.append(f"output tokens: own {length}, reference {stated}")
-    if any(cell["weights"] == "dummy" for cell in line.measured):
-        warnings.append(DUMMY)
+    warnings += dummy_note(line)
     same = one.metric not in _LENGTH_IS_ALL or one.output_len == length
     return {
         **series.record(line, *warnings),
