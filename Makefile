@@ -68,10 +68,11 @@ bench-tables: install  ## tables and page of 10,000 cells; writes docs/speed-tab
 bench-loops: install  ## shell loops around vLLM's benchmark, beside the same cells here; prints a page
 	$(BIN)/python -m tests.bench.loops tests/bench/loops.yaml
 
-lint: install  ## ruff, mypy, snakefmt, snakemake --lint
+lint: install  ## ruff, mypy, lint-imports, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/python tests/lint_workflow.py --profile cluster/local
 
