@@ -73,10 +73,11 @@ bench-tables: install  ## time tables and page of 10,000 cells; writes docs/gene
 bench-loops: install  ## compare with shell loops around vLLM's benchmark; prints a page
 	$(BIN)/python -m tests.bench.loops tests/bench/loops.yaml
 
-lint: install  ## run ruff, mypy, snakefmt, snakemake --lint and the link check
+lint: install  ## run ruff, mypy, lint-imports, snakefmt, snakemake --lint and the link check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/python tests/lint_workflow.py --profile cluster/local
 	$(BIN)/python tools/check_links.py README.md CONTRIBUTING.md docs cluster results
