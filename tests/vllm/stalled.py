@@ -81,9 +81,7 @@ def main() -> int:
     from tpsweep.measure import latency
 
     args = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 1024}
-    asked = engine(
-        tp=1, gpus=1, model=model(path=sys.argv[1]), args={**args, "enforce_eager": True}
-    )
+    asked = engine(tp=1, model=model(path=sys.argv[1]), args={**args, "enforce_eager": True})
     os.environ.update(vllm_api.engine_env(asked, provenance.usable_cpus()))
     from tpsweep.engine.offline import OfflineEngine
 
