@@ -111,7 +111,7 @@ UNKNOWN_KEYS = (
     Case(
         "only_nothing",
         "`only` matches no cell",
-        "config: only: {'tp': 3}: it matches no cell that is planned",
+        "config: only: {'tp': 3}: it matches no planned cell",
         change("only", {"tp": 3}),
     ),
 )

@@ -145,13 +145,13 @@ CASES = (
     Case(
         "results_a_file",
         "a file in place of the results folder",
-        "config: results: 'taken': allowed: a folder, or a name that is free",
+        "config: results: 'taken': allowed: a folder, or a name that does not exist yet",
         _file_in_place,
     ),
     Case(
         "read_only",
         "results/ on a read-only file system",
-        "tpsweep: config: results: 'results': allowed: a folder that can be written",
+        "tpsweep: config: results: 'results': allowed: a writable folder",
         act=_read_only,
         needs_root=True,
     ),

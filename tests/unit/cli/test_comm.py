@@ -49,8 +49,8 @@ def test_the_decode_time_without_profiler(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"workload": "serve"}, "workload: 'serve'; the row of a latency cell is needed"),
-        ({"tpot_ms": None}, "tpot_ms: None; a decode time above 0 is needed"),
+        ({"workload": "serve"}, "workload: 'serve'; allowed: the row of a latency cell"),
+        ({"tpot_ms": None}, "tpot_ms: None; allowed: a decode time above 0"),
         ({"tp": 1}, "tp: 1, but the capture's sidecar has 2"),
         ({"batch": 32}, "batch: 32, but the capture's sidecar has 1"),
         ({"input_len": 512}, "input_len: 512, but the capture's sidecar has 256"),

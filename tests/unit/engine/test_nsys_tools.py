@@ -128,7 +128,7 @@ def test_a_report_beside_its_export_counts_once(tmp_path: Path) -> None:
     ("body", "words"),
     [
         ("echo broken report >&2; exit 1", "nsys export failed: broken report"),
-        ("exit 0", "nsys export made no file"),
+        ("exit 0", "nsys export wrote no file"),
         ("exit 3", "nsys export failed: exit 3"),
         (
             "echo 'nsys: error while loading shared libraries: libdw.so.1: no such file' >&2; "

@@ -204,7 +204,7 @@ def test_prefix_hits_refuse_the_cell() -> None:
 def test_somebody_elses_requests_refuse_the_cell() -> None:
     measurement, _ = measure([sent()] * 3, foreign=2)
     (reason,) = measurement.refusals
-    assert reason == "the server answered 122 requests, 120 were sent: somebody else used it"
+    assert reason == "the server answered 122 requests, 120 were sent: someone else used it"
 
 
 def test_of_few_arrivals_in_a_crowd_nothing_can_be_told() -> None:

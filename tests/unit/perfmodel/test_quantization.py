@@ -9,9 +9,9 @@ import pytest
 
 from tpsweep.perfmodel.model_shape import Shape, UnknownShapeError, read_config
 from tpsweep.perfmodel.quantization import (
-    Quantisation,
-    UnknownQuantisationError,
-    quantisation_of,
+    Quantization,
+    UnknownQuantizationError,
+    quantization_of,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -71,7 +71,7 @@ def test_a_mixture_has_few_active_parameters() -> None:
         ("qwen2.5-7b", 4, 2 * 28 * 1 * 128 * 2),
         ("mistral-7b", 4, 2 * 32 * 2 * 128 * 2),
         ("qwen3-30b-a3b", 8, 2 * 48 * 1 * 128 * 2),  # four KV heads on eight ranks: each twice
-        ("llama-3.1-8b-awq", 2, 2 * 32 * 4 * 128 * 2),  # the cache is not quantised
+        ("llama-3.1-8b-awq", 2, 2 * 32 * 4 * 128 * 2),  # the cache is not quantized
     ],
 )
 def test_kv_bytes_of_a_token_on_a_rank(name: str, tp: int, by_hand: int) -> None:
@@ -111,7 +111,7 @@ def test_four_bit_weights_by_hand() -> None:
     ],
 )
 def test_bits_of_a_weight(given: dict[str, Any], bits: float) -> None:
-    found = quantisation_of({"quantization_config": given})
+    found = quantization_of({"quantization_config": given})
     assert found is not None
     assert 8 * found.bytes_per_weight == bits
 
@@ -129,13 +129,13 @@ def test_bits_of_a_weight(given: dict[str, Any], bits: float) -> None:
     ],
 )
 def test_what_cannot_be_counted_is_refused(given: Any, said: str) -> None:
-    with pytest.raises(UnknownQuantisationError, match=said):
-        quantisation_of({"quantization_config": given})
+    with pytest.raises(UnknownQuantizationError, match=said):
+        quantization_of({"quantization_config": given})
     config = read_config(FOLDERS[0] / "llama-3.1-8b.json")
     with pytest.raises(UnknownShapeError, match="quantization_config"):
         Shape.from_config({**config, "quantization_config": given})
 
 
 def test_only_eight_bits_may_exceed_the_peak_of_bf16() -> None:
-    assert Quantisation("fp8", 8, 0).peak_factor == 2
-    assert Quantisation("awq", 4, 0).peak_factor == 1
+    assert Quantization("fp8", 8, 0).peak_factor == 2
+    assert Quantization("awq", 4, 0).peak_factor == 1

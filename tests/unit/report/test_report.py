@@ -15,9 +15,9 @@ from tpsweep.cli.main import main
 from tpsweep.figures import plot
 
 HOSTILE = "<script>alert('x')</script> $a$ & \"b\""
-EMPTY = """No latency cells in the matrix.
-No throughput cells in the matrix.
-No serve cells in the matrix.
+EMPTY = """The matrix has no latency cells.
+The matrix has no throughput cells.
+The matrix has no serve cells.
 No cell failed.
 nothing is known of what ran.""".splitlines()
 

@@ -24,7 +24,7 @@ LONG = {"decode": {**DECODE, "minutes": 2880}}
         (
             {},
             {"models": {"8b": model("8b"), "70b": model("70b")}, "tp": [1]},
-            "models: '70b': no class of site made-up that it is asked for can hold it: "
+            "models: '70b': no class of site made-up that it is requested on can hold it: "
             "weights 141.1 GB / tp 1 = 141.1 GB a GPU > 77.3 GB (80 GiB x 0.9 of H100); "
             "it fits from tp 2",
         ),

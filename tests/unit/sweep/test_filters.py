@@ -34,7 +34,7 @@ def test_a_run_asks_for_a_part(here: Path, only: object, axes: set[tuple[int, in
     whole, part = make(here), make(here, only=only)
     cells = [part.jobs[path].cell for path in part.wanted]
     assert {(cell.engine.tp, cell.batch) for cell in cells} == axes
-    assert part.part == f"only: {len(axes)} of 4 planned cells are asked for"
+    assert part.part == f"only: {len(axes)} of 4 planned cells are selected"
     assert part.raw == whole.raw and list(part.jobs) == list(whole.jobs) == whole.wanted
 
 
@@ -49,7 +49,7 @@ def test_rows_that_are_there_are_asked_for_too(here: Path) -> None:
 @pytest.mark.parametrize(
     ("only", "line"),
     [
-        ({"tp": 4}, "config: only: {'tp': 4}: it matches no cell that is planned"),
+        ({"tp": 4}, "config: only: {'tp': 4}: it matches no planned cell"),
         ({"tp": "two"}, "config: only.tp: 'two': allowed: "),
         ({"nodes": 2}, "config: only.nodes: 2: "),
         ({}, "config: only: {}: allowed: at least one axis"),

@@ -118,5 +118,5 @@ def test_a_capture_whose_self_check_failed_says_so(sweep: Sweep) -> None:
 
 def test_an_empty_sweep(sweep: Sweep) -> None:
     sweep.tables()
-    assert "No cells in the matrix." in sweep.markdown("metrics")
-    assert "No latency cells in the matrix." in sweep.markdown("models")
+    assert "The matrix is empty." in sweep.markdown("metrics")
+    assert "The matrix has no latency cells." in sweep.markdown("models")

@@ -190,7 +190,7 @@ def test_command_prints_json_and_says_by_its_status_what_it_found(
     other.write_text('{"num_hidden_layers": 0, "hidden_size": 8192}')
     assert run([NSYS], other, as_json=False) == 2
     assert capsys.readouterr().err.endswith(
-        "num_hidden_layers: 0; a whole number above 0 is needed\n"
+        "num_hidden_layers: 0; allowed: a whole number above 0\n"
     )
 
 

@@ -27,7 +27,7 @@ def ratio_columns(name: str, doc: str, verdict: str = "") -> tuple[Column, ...]:
         Column(f"{name}_lo", FLOAT, "95 % interval"),
         Column(f"{name}_hi", FLOAT, "95 % interval"),
         Column(f"{name}_kind", TEXT, verdicts.KINDS),
-        Column(verdict or f"{name}_verdict", TEXT, "what the interval allows to say"),
+        Column(verdict or f"{name}_verdict", TEXT, "verdict that the interval supports"),
     )
 
 

@@ -17,7 +17,7 @@ PAIR_HEAD = (
 )
 PAIR_TAIL = (
     Column("note", TEXT, "what else differs between the two sides"),
-    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+    Column("synthetic", BOOL, "true: from invented rows, never measured"),
 )
 _SIZE_VIEWS = ("TP", "Replicas", "GPUs")
 PAIR_VIEWS = (

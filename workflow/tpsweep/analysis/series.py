@@ -51,7 +51,7 @@ HEAD = (
 BASELINE = Column("baseline_tp", INT, "smallest measured TP of the series")
 TAIL = (
     Column("note", TEXT, "what else differs between the lines of the series"),
-    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+    Column("synthetic", BOOL, "true: from invented rows, never measured"),
 )
 ORDER = (*KEY, "allreduce_backend", *LINE)
 """Columns by which tables of series are sorted."""
@@ -72,7 +72,7 @@ class Line:
 
     @property
     def gpus(self) -> int:
-        """GPUs that the engine holds."""
+        """GPUs of the engine."""
         return self.layout.gpus
 
     @cached_property

@@ -32,9 +32,9 @@ SHORT = {
     stats.DIFFERS_WITHIN: "differs (within session)",
     stats.SAME_WITHIN: "no difference (within session)",
     stats.UNDECIDED: "undecided",
-    OVERLAP: "ranges overlap: no claim",
-    APART: "ranges apart",
-    NO_RANGE: "no range: no claim",
+    OVERLAP: "inconclusive: ranges overlap",
+    APART: "ranges do not overlap",
+    NO_RANGE: "inconclusive: one seed",
 }
 """A verdict as a table has it."""
 

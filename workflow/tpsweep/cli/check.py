@@ -72,9 +72,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument("results", type=Path, nargs="?", default=Path("results"))
-    what.add_argument("--site", type=Path, help="a site.yaml: run the preflight of its classes")
-    parser.add_argument("--configfile", type=Path, help="with --site: another sweep")
-    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+    what.add_argument(
+        "--site", type=Path, help="a site.yaml: run the preflights of its node classes"
+    )
+    parser.add_argument("--configfile", type=Path, help="with --site: check another sweep's needs")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
 
 
 def call(options: argparse.Namespace) -> int:

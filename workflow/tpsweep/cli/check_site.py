@@ -36,7 +36,7 @@ def run(site: Path, configfile: Path | None, *, as_json: bool) -> int:
     # Profiles are quiet about rules, which hides why a job could not even be submitted.
     command += ["--quiet", "host", "reason", "--", "preflight_all"]
     subprocess.run(command, stdout=sys.stderr, check=False)
-    # What an earlier one said is not what this one says.
+    # An earlier record must not be taken for this run's.
     records = {n: _read(f) if _version(f) != before[n] else None for n, f in files.items()}
     found = [record for record in records.values() if record is not None]
     if as_json:
@@ -56,7 +56,7 @@ def _refuse_another_site(profile: Path, site: Path) -> None:
 
 
 def _version(file: Path) -> tuple[int, int] | None:
-    """Changes whenever the file is written anew."""
+    """Changes whenever the file is rewritten."""
     if not file.exists():
         return None
     status = file.stat()

@@ -24,14 +24,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "capture",
         type=Path,
         nargs="+",
-        help=".nsys-rep, .qdstrm or .sqlite (.xz) of nsys; torch traces of all ranks, or their"
+        help=".nsys-rep, .qdstrm or .sqlite (.xz) from nsys; torch traces of all ranks, or their"
         " folder; or the row (.parquet) of a capture cell",
     )
     parser.add_argument("--model", type=Path, help="the model's config.json, without a sidecar")
     parser.add_argument("--latency", type=Path, help="row (.parquet) of the matching latency cell")
-    parser.add_argument("--output", type=Path, help="write the report here as JSON, too")
-    parser.add_argument("--timeline", type=Path, help="write a picture of a decode step here (SVG)")
-    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+    parser.add_argument("--output", type=Path, help="also write the report here, as JSON")
+    parser.add_argument("--timeline", type=Path, help="draw a decode step here, as SVG")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
 
 
 def call(options: argparse.Namespace) -> int:
@@ -74,7 +74,7 @@ def run(
         if wanted.latency is not None:
             decode_ms = latency_row.decode_ms(wanted.latency, capture.known)
             if not capture.known.facts:
-                _say("warning: no sidecar: whether the latency row is of these settings is open")
+                _say("warning: no sidecar: cannot check that the latency row has the same settings")
         report = report_on(capture, decode_ms)
         written = json.dumps(report.to_dict(), indent=1)
         if wanted.output is not None:
@@ -97,11 +97,13 @@ def _check_outputs(wanted: Wanted, given: Sequence[Path]) -> None:
     read |= {sidecar.place(path).resolve() for path in given}
     for option, path in targets.items():
         if path.resolve() in read:
-            raise CaptureError(f"{option}: {path}: it is read; another file is needed")
+            raise CaptureError(f"{option}: {path}: it is an input; choose another file")
         if path.exists() and not path.is_file():
-            raise CaptureError(f"{option}: {path}: no regular file; a file is needed")
+            raise CaptureError(f"{option}: {path}: not a regular file; choose a file")
     if len({path.resolve() for path in targets.values()}) < len(targets):
-        raise CaptureError(f"--timeline: {wanted.timeline}: it is the --output, too; give two")
+        raise CaptureError(
+            f"--timeline: {wanted.timeline}: it is also the --output; choose two files"
+        )
 
 
 def _draw(capture: CutCapture, path: Path) -> bool:
@@ -109,7 +111,7 @@ def _draw(capture: CutCapture, path: Path) -> bool:
     try:
         svg, reason = timeline_svg.draw(timeline.picture_of(capture)), None
     except ImportError:
-        reason = "no picture: matplotlib is not installed; install it and run this again"
+        reason = "no picture: matplotlib is not installed"
     except CaptureError as error:
         reason = str(error)
     if reason is not None:
@@ -141,7 +143,7 @@ def text(report: CommReport) -> str:
         + (
             f" (expected {check.expected.all_reduce} and {check.expected.all_gather})"
             if check.expected
-            else " (no model given: equal steps and ranks are all that is checked)"
+            else " (no model: only checked that steps and ranks are equal)"
         ),
     ]
     for name, phase in report.phases.items():

@@ -33,9 +33,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="COLUMN",
-        help="a column of the identity in which A and B may differ, such as vllm_version",
+        help="an identity column in which A and B may differ, such as vllm_version",
     )
-    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
 
 
 def call(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from tpsweep.sweep.download import FetchError, Request, fetch, write_marker
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("request", help="the model as JSON")
-    parser.add_argument("marker", type=Path, help="written when the files are there")
+    parser.add_argument("marker", type=Path, help="written once the files are there")
 
 
 def call(options: argparse.Namespace) -> int:

@@ -16,10 +16,10 @@ from typing import Any
 import tpsweep
 
 COMMANDS = {
-    "plan": "what a sweep will run, what it costs, what to expect",
-    "check": "the state of a results folder, or of a site",
+    "plan": "show what a sweep will run, what it costs and how long cells should take",
+    "check": "show the state of a results folder, or check a site",
     "report": "make tables and page of one or more results folders",
-    "compare": "compare two results folders, cell by cell",
+    "compare": "compare compare two results folders cell by cell",
     "comm": "where the time of a profiler capture went",
     "reference": "check published numbers for inconsistencies",
 }
@@ -27,10 +27,10 @@ COMMANDS = {
 ``add`` (its arguments) and ``call`` (run it on them); none is imported before it is asked for."""
 INTERNAL = {
     "manifest": "write the manifest of a sweep",
-    "model": "make a model folder of a shape, for dummy weights",
-    "fetch": "bring a hub model's files to this machine",
+    "model": "generate a model folder from a shape, for dummy weights",
+    "fetch": "download a hub model's files to this machine",
     "tables": "make the tables of a results folder",
-    "figures": "draw the figures of a results folder as files",
+    "figures": "draw the figures of a results folder",
     "page": "make the page of a results folder",
 }
 """What the Snakefile's rules call; not in ``--help``."""

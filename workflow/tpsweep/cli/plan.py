@@ -27,12 +27,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--profile", type=Path, help="a folder like cluster/<site>")
     where.add_argument("--site", type=Path, help="a site.yaml")
-    parser.add_argument("--qos", help="another QOS of the site than its default")
-    parser.add_argument("--explain", metavar="MODEL", help="instead: how TP splits this model")
-    parser.add_argument("--tp", type=int, help="with --explain: over how many GPUs")
-    parser.add_argument("--batch", type=int, default=1, help="with --explain: sequences of a step")
-    parser.add_argument("--dtype", help="with --explain: of weights; without it the model's own")
-    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+    parser.add_argument("--qos", help="a QOS of the site; default: the site's")
+    parser.add_argument("--explain", metavar="MODEL", help="show how TP splits this model instead")
+    parser.add_argument("--tp", type=int, help="with --explain: number of GPUs")
+    parser.add_argument("--batch", type=int, default=1, help="with --explain: sequences per step")
+    parser.add_argument(
+        "--dtype", help="with --explain: dtype of the weights; default: the model's"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
 
 
 def call(options: argparse.Namespace) -> int:

@@ -17,9 +17,13 @@ from tpsweep.lab.reference.reading import Reference, ReferenceDataError, read_re
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "data", type=Path, nargs="?", default=SHIPPED, help="a .csv; default: what is shipped"
+        "data",
+        type=Path,
+        nargs="?",
+        default=SHIPPED,
+        help="a .csv; default: the data set shipped with tpsweep",
     )
-    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
 
 
 def call(options: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ from tpsweep.results.merge import load_all
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("results", type=Path, nargs="+", metavar="DIR")
-    parser.add_argument("--output", type=Path, help="folder for them; needed for several DIR")
+    parser.add_argument("--output", type=Path, help="output folder; required with several DIR")
     parser.add_argument(
         "--reference",
         type=Path,

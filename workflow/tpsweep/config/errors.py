@@ -9,9 +9,9 @@ _WORDS = {
     "dict_type": "allowed: a mapping",
     "model_type": "allowed: a mapping",
     "model_attributes_type": "allowed: a mapping",
-    "missing": "missing; allowed: it must be given",
-    "string_pattern_mismatch": 'allowed: a full version in quotes, like "0.33.0"',
-    "string_type": "allowed: text, in quotes if it looks like a number",
+    "missing": "missing: the key is required",
+    "string_pattern_mismatch": 'allowed: a full version in quotes, such as "0.33.0"',
+    "string_type": "allowed: text (quote it if it looks like a number)",
     "too_short": "allowed: at least 1 entry",
 }
 """pydantic's words where they are those of Python, by its types of errors."""

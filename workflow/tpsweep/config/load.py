@@ -142,7 +142,9 @@ def _local(key: str, folder: Path, entry: ModelEntry) -> tuple[Shape | None, str
     if not (folder / "config.json").is_file():
         raise ConfigError(key, entry.path, f"it has no config.json; allowed: {allowed}")
     if entry.weights == "real" and not any(folder.glob("*.safetensors")):
-        raise ConfigError(key, entry.path, "it has no *.safetensors; allowed with weights: dummy")
+        raise ConfigError(
+            key, entry.path, "it has no *.safetensors; allowed only with weights: dummy"
+        )
     try:
         digest = folder_digest(folder, entry.weights)
         return Shape.from_config(read_config(folder / "config.json")), digest
@@ -161,7 +163,7 @@ def _check(config: Config) -> None:
     for name in settings.models:
         other = slugs.setdefault(cell.slug(name), name)
         if other != name:
-            allowed = f"allowed: names that differ as folder names; {other!r} gives the same"
+            allowed = f"allowed: names that also differ as folder names; {other!r} gives the same"
             raise ConfigError("models", name, allowed)
     for i, exclusion in enumerate(settings.exclude):
         for axis in WIDE:
@@ -185,10 +187,12 @@ def _check_results(config: Config) -> None:
     if max(len(part.encode()) for part in Path(results).parts or ("",)) > LONGEST_NAME:
         raise ConfigError("results", results, f"allowed: names of at most {LONGEST_NAME} bytes")
     if (config.base / results).exists() and not (config.base / results).is_dir():
-        raise ConfigError("results", results, "allowed: a folder, or a name that is free")
+        raise ConfigError(
+            "results", results, "allowed: a folder, or a name that does not exist yet"
+        )
     there = next(p for p in (config.base / results / "_").parents if p.exists())
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError("results", results, "allowed: a folder that can be written")
+        raise ConfigError("results", results, "allowed: a writable folder")
 
 
 def _check_size(config: Config) -> None:
@@ -198,7 +202,7 @@ def _check_size(config: Config) -> None:
         runs = entry.runs or settings.runs
         if runs > MOST_CELLS:
             key = f"workloads.{name}.runs" if entry.runs else "runs"
-            raise ConfigError(key, runs, f"allowed: up to {MOST_CELLS}, the most cells of a sweep")
+            raise ConfigError(key, runs, f"allowed: up to {MOST_CELLS}, the limit per sweep")
         wide = [entry.listed(axis) or config.listed(axis) for axis in WIDE]
         own = [entry.listed(axis) or [None] for axis in LISTED if axis not in WIDE]
         total += runs * math.prod(map(len, (*wide, *own)))

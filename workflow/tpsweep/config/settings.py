@@ -47,7 +47,7 @@ def _engine_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise PydanticCustomError(
                 "engine_argument",
-                "{name} is no engine argument; allowed: names as in Python, like enforce_eager",
+                "{name} is not an engine argument; allowed: Python names, such as enforce_eager",
                 {"name": repr(name)},
             )
     cache = arguments.get("kv_cache_dtype", "auto")
@@ -74,8 +74,8 @@ OWNED: Mapping[str, str] = {
     "revision": "models",
     "dtype": "models",
     "load_format": "models (weights)",
-    "quantization": "nothing yet (the floors know unquantised weights only)",
-    "pipeline_parallel_size": "nothing (tensor parallelism is what is measured)",
+    "quantization": "nothing yet (the floors know unquantized weights only)",
+    "pipeline_parallel_size": "nothing (tpsweep measures tensor parallelism)",
     **{axis.vllm_arg: axis.config_key for axis in LISTED if axis.vllm_arg and axis.config_key},
     "disable_custom_all_reduce": "allreduce_backends",
     "max_model_len": "the workload's engine",
@@ -92,7 +92,7 @@ OWNED: Mapping[str, str] = {
             *("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "api_server_count", "config"),
             *("data_parallel_address", "data_parallel_rpc_port", "data_parallel_rank", "headless"),
         ),
-        "tpsweep (a server is on loopback, with a port and a key of its own)",
+        "tpsweep (servers listen on loopback, each with its own port and key)",
     ),
 }
 """Engine arguments that a variant must not hold, and where they are set instead."""

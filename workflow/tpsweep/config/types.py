@@ -36,7 +36,7 @@ def distinct(values: list[Any]) -> list[Any]:
     for value in values:
         if value in seen:
             raise PydanticCustomError(
-                "distinct", "allowed: each value once; {value} is there twice", {"value": value}
+                "distinct", "allowed: each value once; {value} appears twice", {"value": value}
             )
         seen.add(value)
     return values

@@ -119,8 +119,8 @@ AXES = (
         config_key="gpus",
         lists={SWEEP: REQUIRED},
     ),
-    Axis("gpu_card", str, "the silicon that the site promises for it", Group.PLACE, "Card", "{}"),
-    Axis("gpus", int, "GPUs that the engine holds", Group.SIZE, "GPUs"),
+    Axis("gpu_card", str, "the card that the site file names for it", Group.PLACE, "Card", "{}"),
+    Axis("gpus", int, "GPUs of the engine", Group.SIZE, "GPUs"),
     Axis(
         "model",
         str,
@@ -134,7 +134,7 @@ AXES = (
     Axis(
         "model_revision",
         str,
-        "hub revision as asked; null for a local folder",
+        "hub revision as configured; null for a local folder",
         Group.MODEL,
         "Revision",
         nullable=True,
@@ -162,7 +162,7 @@ AXES = (
     Axis(
         "replicas",
         int,
-        "engines side by side (data parallelism); 1 unless asked",
+        "engines side by side (data parallelism); default 1",
         Group.LAYOUT,
         "Replicas",
         "{} replicas",
@@ -184,7 +184,7 @@ AXES = (
     Axis(
         "allreduce_backend",
         str,
-        "all-reduce as asked; none at tp=1",
+        "all-reduce as configured; none at tp=1",
         Group.SETTING,
         "All-reduce",
         "all-reduce {}",
@@ -193,7 +193,7 @@ AXES = (
         choices=BACKENDS,
         filtered=(NO_ALLREDUCE,),
     ),
-    Axis("vllm_version", str, "vLLM as asked", Group.SOFTWARE, "vLLM"),
+    Axis("vllm_version", str, "vLLM version as configured", Group.SOFTWARE, "vLLM"),
     Axis(
         "batch",
         int,
@@ -240,7 +240,7 @@ AXES = (
     Axis(
         "dataset",
         str,
-        "random, or the request set's name",
+        "random, sharegpt or lengths",
         Group.TASK,
         "Data set",
         choices=("random", "sharegpt", "lengths"),
@@ -259,7 +259,7 @@ AXES = (
     Axis(
         "max_concurrency",
         int,
-        "most requests in flight",
+        "maximum requests in flight",
         Group.ARRIVALS,
         "Max in flight",
         "at most {} in flight",
@@ -268,7 +268,7 @@ AXES = (
         lists={SERVE: [None]},
         nullable=True,
     ),
-    Axis("run", int, "replicate: another run is another engine start", Group.RUN, least=0),
+    Axis("run", int, "replicate: each run is a separate engine start", Group.RUN, least=0),
 )
 """In the order of the identity columns, which is that of a file name, too."""
 

@@ -24,7 +24,7 @@ class _Read(BaseModel):
 
 
 class Percentiles(_Read):
-    """Of the percentiles the tables show the median."""
+    """The tables show only the median of the percentiles."""
 
     p50: Size
 

@@ -21,19 +21,19 @@ TYPES = (
     "timeout",  # the cell's own time limit
     "invalid",  # measured, but refused by the rules of measuring
     "preempted",  # the scheduler took the nodes
-    "cancelled",  # somebody pressed Ctrl-C, or ended the job
+    "cancelled",  # Ctrl-C, or the job was cancelled
     "write",  # the row could not be written (disk full, no permission)
     "preflight",  # the node class failed its preflight: nothing was submitted
     "unreadable",  # there was a row, and it could not be read
-    # Said by the executor, of sessions that ended before their cells did:
+    # Reported by the executor when a session ends before its cells do:
     "node_failure",
     "lost",  # neither squeue nor sacct knew the job any more
     "submit",  # sbatch refused it
 )
 WOULD_FAIL_AGAIN = ("out_of_memory", "invalid")
-"""Types for which another attempt is in vain."""
+"""Types that would fail again: no retry."""
 FINAL_EXIT_CODE = 65
-"""EX_DATAERR of sysexits.h: says to the executor that another attempt is in vain."""
+"""EX_DATAERR of sysexits.h: tells the executor not to retry."""
 
 _TELLING = re.compile(
     r"error|exception|killed|out of memory|traceback|assert|no space|refused|signal", re.IGNORECASE

@@ -26,7 +26,7 @@ def write_row(row: dict[str, Any], path: Path) -> None:
     with replacing(path) as temporary:
         # For one row, dictionaries and statistics only repeat its values: without them, and with
         # snappy instead of zstd, a file is a quarter smaller and reads in a third of the time.
-        # Checksums: a flipped bit would be another number, and nobody would see it.
+        # Checksums: a flipped bit would silently change a value.
         pq.write_table(
             table,
             temporary,

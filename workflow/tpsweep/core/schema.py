@@ -111,16 +111,26 @@ FIGURES = (
     Column("ttft_p50_ms_hi", FLOAT, "highest seed's median"),
     Column("itl_p50_ms_lo", FLOAT, "lowest seed's median"),
     Column("itl_p50_ms_hi", FLOAT, "highest seed's median"),
-    Column("goodput_request_s", FLOAT, "requests/s that kept every limit of the config's slo"),
+    Column("goodput_request_s", FLOAT, "requests/s within every limit of the config's slo"),
     Column(
         "goodput_share",
         FLOAT,
-        "of the requests: those that kept them, median of seeds; null without slo",
+        "share of requests within them, median of seeds; null without slo",
     ),
-    Column("steady_share", FLOAT, "of the time: first completion to last send; median of seeds"),
-    Column("saturated", BOOL, "most seeds' queue grew while requests arrived; always at inf"),
-    Column("client_cpu_share", FLOAT, "serve: of one processor; near 1 the client was the limit"),
-    Column("max_in_flight", INT, "most requests sent and not finished at a time"),
+    Column(
+        "steady_share",
+        FLOAT,
+        "share of the time from first completion to last send; median of seeds",
+    ),
+    Column(
+        "saturated", BOOL, "the queue grew while requests arrived, for most seeds; always at inf"
+    ),
+    Column(
+        "client_cpu_share",
+        FLOAT,
+        "serve: CPU seconds per second; near 1 the client was the bottleneck",
+    ),
+    Column("max_in_flight", INT, "maximum requests sent and not finished at a time"),
     Column(
         "energy_j",
         FLOAT,
@@ -134,7 +144,7 @@ FIGURES = (
     Column("decode_floor_kv_ratio", FLOAT, "tpot_ms / decode_floor_kv_ms"),
     Column("prefill_floor_ms", FLOAT, "2 x parameters x tokens / tp / peak FLOP/s"),
     Column("prefill_floor_ratio", FLOAT, "prefill_ms / prefill_floor_ms"),
-    Column("floor_note", TEXT, "why the floors are null"),
+    Column("floor_note", TEXT, "reason why the floors are null"),
     Column("prefill_chunked", BOOL, "batch x input_len exceeds max_num_batched_tokens"),
     Column("batch_held", BOOL, "static batches: the scheduler waited until all was queued"),
 )
@@ -142,7 +152,7 @@ FIGURES = (
 GPU_STATE = (
     Column("gpu_names", TEXTS, "per GPU of the group, from NVML"),
     Column("gpu_uuids", TEXTS, "per GPU of the group"),
-    Column("gpu_utilisation_pct", FLOATS, "per GPU: highest utilisation during the cell, %"),
+    Column("gpu_utilisation_pct", FLOATS, "per GPU: highest utilization during the cell, %"),
     Column("gpu_memory_used_gb", FLOATS, "per GPU: highest memory used during the cell, 1e9 B"),
     Column("gpu_power_w", FLOATS, "per GPU: mean power during the measured repeats"),
     Column("gpu_power_limit_w", FLOATS, "per GPU: enforced power limit"),
@@ -170,8 +180,8 @@ PROVENANCE = (
     Column("cuda_version", TEXT, "CUDA that torch was built for; null on CPU"),
     Column("driver_version", TEXT, "NVIDIA driver; null on CPU"),
     Column("nccl_version", TEXT, "from vLLM's log; null where there is none"),
-    Column("allreduce_backend_ran", TEXT, "what vLLM's log says runs first in dispatch order"),
-    Column("fusions_enabled", TEXT, "vLLM's line on its enabled fusions"),
+    Column("allreduce_backend_ran", TEXT, "first in the dispatch order of vLLM's log"),
+    Column("fusions_enabled", TEXT, "enabled fusions, from vLLM's log"),
     Column(
         "graphs", TEXT, "compiled at this engine start, or loaded from vLLM's cache; by its log"
     ),
@@ -198,14 +208,14 @@ PROVENANCE = (
     Column("session_shuffled", BOOL, "the cells of the session were to run in shuffled order"),
     Column("engine_id", TEXT, "one per engine start"),
     Column("engine_start_s", FLOAT, "seconds from process start to ready"),
-    Column("warmups", INT, "iterations thrown away"),
+    Column("warmups", INT, "iterations discarded"),
     Column("repeats", INT, "iterations kept"),
     Column("gap_s", FLOAT, "end of the engine's last measurement to this start; null if first"),
     Column("started_at", TEXT, "UTC, ISO 8601: first warm-up"),
     Column("measured_at", TEXT, "UTC, ISO 8601: first kept repeat"),
     Column("ended_at", TEXT, "UTC, ISO 8601: end of the last repeat"),
     Column("log", TEXT, "the session's log file"),
-    Column("synthetic", BOOL, "true: made up (for tests), never measured"),
+    Column("synthetic", BOOL, "true: invented for a test, never measured"),
 )
 
 COLUMNS = IDENTITY + SAMPLES + FIGURES + GPU_STATE + PROVENANCE

@@ -21,9 +21,9 @@ LEVEL = 0.95
 RESAMPLES = 4000
 SEED = 20260101
 MIN_RUNS = 3
-"""Fewest runs a side for which the spread between engine starts can be told."""
+"""Minimum runs per side to estimate the spread between engine starts."""
 TAIL_SAMPLES = 10
-"""A percentile with fewer samples above it says nothing of the tail."""
+"""With fewer samples above it, a percentile says nothing about the tail."""
 
 SIGNIFICANT = "significant"
 NOT_SIGNIFICANT = "not significant"

@@ -28,7 +28,7 @@ from tpsweep.sweep.request_set import RequestSet
 
 HOST = "127.0.0.1"
 PORT_TRIES = 2
-"""Somebody may take the port between our look and the server's start."""
+"""Another process may take the port between our check and the server's start."""
 _PORT_TAKEN = "address already in use"
 _END_S = 20.0
 _HITS = re.compile(r"^vllm:prefix_cache_hits_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
@@ -74,8 +74,8 @@ class Server:
             if _PORT_TAKEN not in said.lower():
                 raise StartError("engine_start", self._last_words(said))
             if not left:
-                taken = f"port: {number}: in use by somebody else, as was the one before"
-                raise StartError("engine_start", f"{taken}; allowed: one that is free; try again")
+                taken = f"port: {number}: in use by another process, like the one before"
+                raise StartError("engine_start", f"{taken}; allowed: a free port; try again")
         self._check_replicas()
         self._read_model(log_since(log, offset))
 
@@ -101,7 +101,7 @@ class Server:
         target = load_generator.Target(self.url, self._key, self.tokenizer)
         sent = load_generator.send(target, requests, rate, concurrency, seed, slo)
         if any(sent.errors) and not self._answers():
-            raise EngineDiedError("vLLM's server went down while requests were sent")
+            raise EngineDiedError("vLLM's server died while requests were being sent")
         return sent
 
     def counters(self) -> Counters:
@@ -134,7 +134,7 @@ class Server:
         words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
         words += ["--host", HOST, "--port", str(port), "--uvicorn-log-level", "warning"]
         words += vllm_api.command_line(self.arguments)
-        # The key goes by the environment: a command line is everybody's to read.
+        # The key goes through the environment: everyone can read a command line.
         return subprocess.Popen(words, env={**os.environ, "VLLM_API_KEY": self._key})
 
     def _await_ready(self) -> bool:
@@ -154,7 +154,7 @@ class Server:
 
     def _last_words(self, said: str) -> str:
         lines = telling_lines(said)
-        why = lines[-1] if lines else "it said nothing"
+        why = lines[-1] if lines else "it logged nothing"
         return f"vLLM's server ended with exit code {self.process.returncode}: {why}"
 
     def _check_replicas(self) -> None:

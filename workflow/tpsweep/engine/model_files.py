@@ -57,12 +57,14 @@ def _look_into(path: Path) -> None:
             return
         size, length = path.stat().st_size, int.from_bytes(start, "little")
         if len(start) < HEADER_LENGTH_BYTES or length > size:
-            raise ValueError(f"{path.name}: cut off, or no safetensors (a Git LFS pointer?)")
+            raise ValueError(
+                f"{path.name}: truncated, or not a safetensors file (a Git LFS pointer?)"
+            )
         try:
             header = json.loads(file.read(length))
             ends = [tensor["data_offsets"][1] for tensor in header.values() if "dtype" in tensor]
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{path.name}: no safetensors header") from error
+            raise ValueError(f"{path.name}: not a safetensors header") from error
     wanted = HEADER_LENGTH_BYTES + length + max(ends, default=0)
     if size != wanted:
-        raise ValueError(f"{path.name}: {size} bytes, {wanted} by its header: cut off?")
+        raise ValueError(f"{path.name}: {size} bytes, {wanted} by its header: truncated?")

@@ -1,4 +1,4 @@
-"""An engine daemon under Nsight Systems: it starts itself anew as nsys's program.
+"""An engine daemon under Nsight Systems: it restarts itself under nsys.
 
 nsys is told what to trace when a program is launched under it, and records only between ``start``
 and ``stop`` (``tpsweep.engine.profiler``): so one engine start makes any number of captures.
@@ -46,8 +46,8 @@ def enter(engine: Engine) -> None:
     if nsys is None:
         raise StartError(
             "engine_start",
-            "profiler: nsys was asked and there is none on this node; allowed: nsys on the PATH or "
-            f"its path in {nsys_tools.VARIABLE} (set-up lines of the site), or profiler: torch",
+            "profiler: nsys is not on this node; allowed: nsys on the PATH, or "
+            f"its path in {nsys_tools.VARIABLE} (in the site's setup), or profiler: torch",
         )
     session = f"tpsweep-{os.getpid()}"
     program = [sys.executable, *sys.orig_argv[1:]]

@@ -65,8 +65,8 @@ def import_qdstrm(raw: Path, report: Path) -> None:
     importer = find_importer(find_nsys())
     if importer is None:
         raise CaptureError(
-            f"{raw}: not yet a report, and {_IMPORTER} is neither on the PATH nor beside nsys; run "
-            f"`{_IMPORTER} -i {raw.name}` where all of Nsight Systems is installed and give the "
+            f"{raw}: not yet a report, and {_IMPORTER} is neither on the PATH nor with nsys; run "
+            f"`{_IMPORTER} -i {raw.name}` on a host with a complete Nsight Systems and pass the "
             ".nsys-rep"
         )
     _make([str(importer), "-i", str(raw), "-o"], [], report, f"{raw}: {_IMPORTER}")
@@ -97,7 +97,7 @@ def _make(before: Sequence[str], after: Sequence[str], target: Path, what: str) 
         made = Path(folder) / target.name
         _run([*before, str(made), *after], what)
         if not made.is_file():
-            raise CaptureError(f"{what} made no file")
+            raise CaptureError(f"{what} wrote no file")
         with replacing(target) as temporary:
             shutil.move(made, temporary)
 
@@ -116,7 +116,7 @@ def _run(command: Sequence[str], what: str) -> str:
     except OSError as error:
         raise CaptureError(f"{what}: {error.strerror or error}") from error
     except subprocess.TimeoutExpired as error:
-        raise CaptureError(f"{what} hung ({TIMEOUT_S} s) and was ended") from error
+        raise CaptureError(f"{what} hung ({TIMEOUT_S} s) and was killed") from error
     if done.returncode:
         raise CaptureError(f"{what} failed: {_why(done)}")
     return done.stdout
@@ -126,7 +126,7 @@ def _why(done: subprocess.CompletedProcess[str]) -> str:
     words = (done.stderr.strip() or done.stdout.strip()).splitlines()
     why = words[-1].strip() if words else f"exit {done.returncode}"
     if "shared librar" in why:
-        why += "; install that library, or put its folder on LD_LIBRARY_PATH"
+        why += "; install that library, or add its folder to LD_LIBRARY_PATH"
     return why
 
 

@@ -35,7 +35,7 @@ _LINKS = ("SYS", "NODE", "PHB", "PXB", "PIX")  # nvidia-smi's legend, slowest fi
 
 
 class GpuError(RuntimeError):
-    """CUDA or NVML did not give what was asked; the message says which call."""
+    """A call to CUDA or NVML failed; the message says which."""
 
 
 @dataclass(frozen=True)

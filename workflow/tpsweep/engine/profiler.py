@@ -54,8 +54,8 @@ class TorchProfiler:
             "profiler": "torch",
             "torch_profiler_dir": str(folder.resolve()),
             "torch_profiler_with_stack": False,  # stacks make traces ten times as large
-            "torch_profiler_dump_cuda_time_total": False,  # a table that nobody reads
-            "ignore_frontend": True,  # only the workers' traces say something of the GPUs
+            "torch_profiler_dump_cuda_time_total": False,  # a table nobody needs
+            "ignore_frontend": True,  # only the workers' traces cover the GPUs
         }
 
     def start(self) -> None:
@@ -71,7 +71,7 @@ class TorchProfiler:
         for path in sorted(self._folder.glob("*.pt.trace.json*")):
             ranks = _RANK.findall(path.name)
             if not ranks:
-                raise ValueError(f"{path.name}: a trace whose name tells no rank")
+                raise ValueError(f"{path.name}: the trace's name has no rank")
             traces[int(ranks[-1])] = path
         if not traces:
             raise ValueError("vLLM's torch profiler left no trace")
@@ -117,7 +117,7 @@ class NsysProfiler:
         if not report.is_file() and raw.is_file():
             nsys_tools.import_qdstrm(raw, report)
         if not report.is_file():
-            raise ValueError("nsys left no report; is its folder on a disk with room?")
+            raise ValueError("nsys left no report; is its disk full?")
         export = report.with_suffix(".sqlite")
         nsys_tools.export_sqlite(report, export)
         stem.parent.mkdir(parents=True, exist_ok=True)

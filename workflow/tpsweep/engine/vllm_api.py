@@ -202,7 +202,7 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_HOST_IP": "127.0.0.1",  # one node: vLLM's own message queues stay on loopback
-        "HF_HUB_OFFLINE": "1",  # weights were fetched before: a compute node asks no network
+        "HF_HUB_OFFLINE": "1",  # weights were downloaded before: compute nodes need no network
         # A cluster's web proxy must not stand between a server and its client on the same node.
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
@@ -219,7 +219,7 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
         if engine.args.get("enforce_eager"):
             # vLLM's sampler would still be compiled, which asks for a C++ compiler.
             env["TORCHDYNAMO_DISABLE"] = "1"
-    # The site's word is the last: what it switches off may be dangerous on its nodes. A backend
+    # The site has the last word: what it disables may be dangerous on its nodes. A backend
     # that cannot run then is refused by what the log says ran.
     return env | engine.environment
 

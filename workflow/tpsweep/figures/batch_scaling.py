@@ -55,14 +55,14 @@ def _picture(name: str, lines: list[Record], known: dict[tuple[object, ...], Rec
         draw_curves(axes, rates)
         axis(axes)
         log_scale(axes)
-        axes.set_ylabel("Output (tok/s), prefill in it")
+        axes.set_ylabel("Output incl. prefill (tok/s)")
 
     caption = (
-        f"{series_name(lines[0])}. Decode time and output tokens/s against the batch, log-log."
+        f"{series_name(lines[0])}. Decode time and output tokens/s against the batch (log-log)."
     )
     if floors:
         caption += (
-            " Below, without markers: the least time that the datasheet's bandwidth allows; dashed"
+            " Without markers: the shortest time that the datasheet's bandwidth allows; dashed"
             " for the weights, dotted with the KV cache."
         )
     description = (

@@ -93,7 +93,7 @@ def _batches(name: str, lines: list[Record]) -> Picture:
     def panel(axes: Axes) -> None:
         draw_curves(axes, curves)
         doubling((line["batch"] for line in lines), "Batch (sequences)")(axes)
-        axes.set_ylabel("Output (tok/s), prefill in it")
+        axes.set_ylabel("Output incl. prefill (tok/s)")
 
     caption = f"{series_name(lines[0], 'gpu')}. Output tokens/s against the batch, by node class."
     return Picture(name, caption, f"{caption} {in_words(curves, 'tok/s', 'batch')}.", (panel,))

@@ -119,7 +119,7 @@ def _share(name: str, lines: list[Record]) -> Picture:
     description = f"Share of all-reduce transfer in a decode step against the batch. {words}."
     caption = (
         f"{_name(lines[0])}: transfer of a decode step's all-reduces, as a share of the decode time"
-        " of the latency cell like it, and (dashed) of the step under the profiler."
+        " of the matching latency cell, and (dashed) of the step under the profiler."
     )
     return Picture(name, caption, description, (panel,))
 

@@ -24,7 +24,7 @@ INDEX = "index.md"
 NEEDS = ("tp_comparison", "serving", "floors", "terms", "communication")
 """The tables that the figures are drawn from."""
 LIMIT = 12
-"""Most figures of a kind: nobody looks at hundreds, and each takes a third of a second."""
+"""Maximum figures of a kind: each takes a third of a second, and nobody looks at hundreds."""
 
 
 def pictures(tables: Mapping[str, Table]) -> tuple[list[Picture], int]:
@@ -71,5 +71,5 @@ def _index(drawn: list[Picture], more: int, mark: str) -> str:
         parts.append(f"![{escape(picture.caption)}]({picture.name}.svg)")
         parts.append(escape(picture.description))
     if more:
-        parts.append(f"{more} more figures are left out; their numbers are in the tables.")
+        parts.append(f"{more} more figures are not drawn; their values are in the tables.")
     return "\n\n".join(parts) + "\n"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MISSING = "No figures: matplotlib is not installed where this page was made."
+MISSING = "No figures: matplotlib was not installed where this page was made."
 SIZE = (5.4, 3.2)
 """Width and height of one panel in inches of 72 units; the page scales it."""
 MARKERS = "os^DvPX*"

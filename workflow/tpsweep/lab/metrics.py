@@ -73,9 +73,9 @@ COLUMNS = (
     Column("value", FLOAT, "null: not measured; see said"),
     Column("lo", FLOAT, "lower end of its interval or range"),
     Column("hi", FLOAT, "upper end"),
-    Column("said", TEXT, "what a crossover is, or why there is no value"),
+    Column("said", TEXT, "the crossover, or why there is no value"),
     Column("source", TEXT, "the table that the value is from"),
-    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+    Column("synthetic", BOOL, "true: from invented rows, never measured"),
 )
 
 
@@ -105,7 +105,7 @@ LEGEND = (
     "Batches: the smallest and the largest that every measured TP of the model has. Communication:"
     " transfer alone; what a rank waits for the others is no part of it.",
 )
-EMPTY = "No cells in the matrix."
+EMPTY = "The matrix is empty."
 
 
 def build(_: Source, compared: Table, captures: Table, served: Table, crossovers: Table) -> Table:

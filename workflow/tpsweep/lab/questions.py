@@ -10,7 +10,7 @@ from tpsweep.lab.answers import answer_questions, check_expectations, lines_of
 from tpsweep.report.boxes import Box, Part
 
 LEGEND = (
-    "Sentences are made from the tables below; each number stands in one of them. An expectation"
+    "The sentences are generated from the tables below, which have every number. An expectation"
     " holds in part if some of the measured batches and series keep it.",
 )
 

@@ -98,7 +98,7 @@ def memory_of(request: Request, total_used: Sequence[tuple[float, float]]) -> Ch
     if any(total < least for total, _ in total_used):
         return Check("memory", False, f"{said}; the site file says {request.memory_gib:g} GiB")
     if any(used > total * MOST_USED_SHARE for total, used in total_used):
-        return Check("memory", False, f"{said}: other work is on these GPUs")
+        return Check("memory", False, f"{said}: other processes use these GPUs")
     return Check("memory", True, said)
 
 
@@ -114,10 +114,10 @@ def _gpus(request: Request) -> tuple[str | None, list[Check]]:
         try:
             checks.append(memory_of(request, _memory(uuids)))
         except pynvml.NVMLError_NotSupported:
-            checks.append(Check("memory", True, "NVML does not say how much this card has"))
+            checks.append(Check("memory", True, "NVML does not report this card's memory"))
         if len(uuids) > 1:
             link = nvml.weakest_link(uuids)
-            said = link or "not known: nvidia-smi topo -m does not say"
+            said = link or "unknown: nvidia-smi topo -m does not report it"
             checks.append(Check("link between GPUs", link is not None, said))
     except (nvml.GpuError, pynvml.NVMLError) as error:
         checks.append(Check("NVML" if checks else "GPUs", False, str(error)))
@@ -156,12 +156,12 @@ def _vllm(request: Request) -> Check:
     except subprocess.TimeoutExpired:
         return Check("vLLM", False, f"not imported after {IMPORT_LIMIT_S} s")
     if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["without a word"]
+        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no error output"]
         return Check("vLLM", False, f"import failed ({done.returncode}): {said[-1].strip()[:200]}")
     # Not simply the last line: what is imported may print, too.
     answers = [line for line in done.stdout.splitlines() if line.startswith(ANSWER)]
     if not answers:
-        return Check("vLLM", False, "imported, but it ended the interpreter")
+        return Check("vLLM", False, "imported, but it ended the Python process")
     version, devices = json.loads(answers[-1].removeprefix(ANSWER))
     if not provenance.same_version(request.vllm_version, version):
         return Check("vLLM", False, f"{version}, {request.vllm_version} asked")

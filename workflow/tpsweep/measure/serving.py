@@ -65,7 +65,7 @@ def run(
         reasons.append(f"{hits:.0f} prompt tokens came from the prefix cache")
     if (finished := after.finished - before.finished) > count:
         reasons.append(
-            f"the server answered {finished:.0f} requests, {count} were sent: somebody else used it"
+            f"the server answered {finished:.0f} requests, {count} were sent: someone else used it"
         )
     # Of failed requests there are only zeros: no figure is made of them.
     made = {} if reasons else figures(cell, requests, runs)

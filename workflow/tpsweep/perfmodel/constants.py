@@ -11,7 +11,7 @@ import yaml
 
 
 class NoExpectationError(ValueError):
-    """What is asked lies outside of what the constants are known for; the message says what."""
+    """The constants do not cover the request; the message says why."""
 
 
 @dataclass(frozen=True)

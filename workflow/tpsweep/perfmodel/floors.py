@@ -77,5 +77,5 @@ def prefill_floor_ms(shape: Shape, tp: int, card: Card, batch: int, input_len: i
     """
     head = shape.vocabulary * shape.hidden
     products = shape.parameters_per_token * batch * input_len + head * batch
-    factor = shape.quantisation.peak_factor if shape.quantisation else 1
+    factor = shape.quantization.peak_factor if shape.quantization else 1
     return 2 * products / tp / (card.bf16_tflops * 1e12 * factor) * 1e3

@@ -14,9 +14,9 @@ from typing import Any
 
 from tpsweep.core.atomic import replacing
 from tpsweep.perfmodel.quantization import (
-    Quantisation,
-    UnknownQuantisationError,
-    quantisation_of,
+    Quantization,
+    UnknownQuantizationError,
+    quantization_of,
 )
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -64,13 +64,13 @@ class Shape:
     expert_intermediate: int = 0
     shared_intermediate: int = 0
     sparse_layers: int = 0
-    quantisation: Quantisation | None = None
+    quantization: Quantization | None = None
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Shape:
         """Shape from the content of a config.json.
 
-        Raises ``UnknownShapeError`` for a ``model_type`` outside ``KNOWN_TYPES`` or a quantisation
+        Raises ``UnknownShapeError`` for a ``model_type`` outside ``KNOWN_TYPES`` or a quantization
         that ``perfmodel.quantization`` does not know,
         ``ValueError`` for a missing or impossible size.
         """
@@ -78,8 +78,8 @@ class Shape:
         if kind not in KNOWN_TYPES:
             raise UnknownShapeError(f"model_type: {kind!r}; known: {', '.join(KNOWN_TYPES)}")
         try:
-            quantisation = quantisation_of(config)
-        except UnknownQuantisationError as error:
+            quantization = quantization_of(config)
+        except UnknownQuantizationError as error:
             raise UnknownShapeError(str(error)) from None
         sizes = {name: _size(config, name) for name in _SIZES}
         heads, layers = sizes["num_attention_heads"], sizes["num_hidden_layers"]
@@ -103,7 +103,7 @@ class Shape:
             mlp_bias=kind == "llama" and bool(config.get("mlp_bias")),
             qk_norm=kind in ("qwen3", "qwen3_moe"),
             sliding_window=_window(config),
-            quantisation=quantisation,
+            quantization=quantization,
             **_experts(config, layers, sizes["intermediate_size"]),
         )
 
@@ -124,7 +124,7 @@ class Shape:
         return self.vocabulary * self.hidden * (1 if self.tied_embeddings else 2)
 
     def weight_bytes(self, dtype: str) -> int:
-        """Bytes of all weights, over all ranks; ``dtype`` is of what is not quantised."""
+        """Bytes of all weights, over all ranks; ``dtype`` is of what is not quantized."""
         return self._bytes(self.experts, self._vocabulary_parameters, dtype)
 
     def bytes_read_per_step(self, dtype: str) -> int:
@@ -156,11 +156,11 @@ class Shape:
     def _bytes(self, experts: int, vocabulary: int, dtype: str) -> int:
         """Bytes of the layers with ``experts`` each, and of ``vocabulary`` parameters."""
         plain, linear = DTYPE_BYTES[dtype], self._linear(experts)
-        each = self.quantisation.bytes_per_weight if self.quantisation else plain
+        each = self.quantization.bytes_per_weight if self.quantization else plain
         return round(linear * each) + (self._rest() + vocabulary) * plain
 
     def _linear(self, experts: int) -> int:
-        """Weights of all layers' matrices (what is quantised), ``experts`` of a sparse layer's."""
+        """Weights of all layers' matrices (what is quantized), ``experts`` of a sparse layer's."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = self.hidden * (queries + 2 * keys) + queries * self.hidden
         dense = 3 * self.hidden * self.intermediate

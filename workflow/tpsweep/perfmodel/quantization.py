@@ -1,6 +1,6 @@
-"""How many bytes a weight of a quantised checkpoint takes, from its ``quantization_config``.
+"""How many bytes a weight of a quantized checkpoint takes, from its ``quantization_config``.
 
-Only the linear layers of the decoder are quantised: embedding, output head, norms, biases and a
+Only the linear layers of the decoder are quantized: embedding, output head, norms, biases and a
 mixture's router keep the model's dtype. Formats are those of vLLM's quantization layers fp8, awq,
 gptq and compressed-tensors; another one, or one that leaves out more, is refused.
 """
@@ -15,15 +15,15 @@ KNOWN_METHODS = ("fp8", "awq", "gptq", "compressed-tensors")
 SCALE_BITS = 16
 BLOCK_SCALE_BITS = 32
 WHOLE = re.compile(r"(re:)?[\w.*^\\]*(lm_head|gate|router)\$?")
-"""What may be left out of quantisation: the head and the router, which we never count in."""
+"""What may be left out of quantization: the head and the router, which we never count in."""
 
 
-class UnknownQuantisationError(ValueError):
+class UnknownQuantizationError(ValueError):
     """A checkpoint whose weight bytes cannot be counted."""
 
 
 @dataclass(frozen=True)
-class Quantisation:
+class Quantization:
     """``bits`` of a weight itself; ``overhead_bits`` is its share of scales and zero points (those
     of a whole channel or tensor, below 0.1 %, are left out)."""
 
@@ -46,10 +46,10 @@ class Quantisation:
         return 2 if self.bits == 8 else 1
 
 
-def quantisation_of(config: dict[str, Any]) -> Quantisation | None:
-    """The quantisation that a config.json names; None if its weights are as they were trained.
+def quantization_of(config: dict[str, Any]) -> Quantization | None:
+    """The quantization that a config.json names; None if its weights are as they were trained.
 
-    Raises ``UnknownQuantisationError``.
+    Raises ``UnknownQuantizationError``.
     """
     given = config.get("quantization_config")
     if not given:
@@ -57,28 +57,28 @@ def quantisation_of(config: dict[str, Any]) -> Quantisation | None:
     method = given.get("quant_method") if isinstance(given, dict) else None
     if method not in KNOWN_METHODS:
         known = ", ".join(KNOWN_METHODS)
-        raise UnknownQuantisationError(
+        raise UnknownQuantizationError(
             f"quantization_config: quant_method: {method!r}; known: {known}"
         )
     if given.get("kv_cache_scheme"):
-        raise UnknownQuantisationError("quantization_config: kv_cache_scheme is not counted")
+        raise UnknownQuantizationError("quantization_config: kv_cache_scheme is not counted")
     _check_left_out([*(given.get("modules_to_not_convert") or []), *(given.get("ignore") or [])])
     try:
         if method == "fp8":
-            return Quantisation(method, 8, _block_overhead(given.get("weight_block_size")))
+            return Quantization(method, 8, _block_overhead(given.get("weight_block_size")))
         if method == "compressed-tensors":
             return _compressed(given)
         bits = _of(int(given["bits"]), (4, 8), "bits")
         # Each group has a scale and, packed as the weights are, a zero point.
-        return Quantisation(method, bits, _group_overhead(given["group_size"], bits))
+        return Quantization(method, bits, _group_overhead(given["group_size"], bits))
     except (KeyError, TypeError, AttributeError) as error:
-        raise UnknownQuantisationError(f"quantization_config: {error!r}: not as known") from None
+        raise UnknownQuantizationError(f"quantization_config: {error!r}: not as known") from None
 
 
-def _compressed(given: dict[str, Any]) -> Quantisation:
+def _compressed(given: dict[str, Any]) -> Quantization:
     (group,) = given["config_groups"].values() if len(given["config_groups"]) == 1 else ({},)
     if group.get("targets") != ["Linear"]:
-        raise UnknownQuantisationError("quantization_config: config_groups; known: one, of Linear")
+        raise UnknownQuantizationError("quantization_config: config_groups; known: one, of Linear")
     weights = group["weights"]
     allowed = (8,) if weights["type"] == "float" else (4, 8)
     bits = _of(int(weights["num_bits"]), allowed, f"num_bits of {weights['type']}")
@@ -91,8 +91,8 @@ def _compressed(given: dict[str, Any]) -> Quantisation:
     elif strategy in ("channel", "tensor"):
         overhead = 0.0
     else:
-        raise UnknownQuantisationError(f"quantization_config: strategy: {strategy!r}: not known")
-    return Quantisation("compressed-tensors", bits, overhead)
+        raise UnknownQuantizationError(f"quantization_config: strategy: {strategy!r}: not known")
+    return Quantization("compressed-tensors", bits, overhead)
 
 
 def _group_overhead(size: int, zero_bits: int) -> float:
@@ -106,11 +106,11 @@ def _block_overhead(block: list[int] | None) -> float:
 
 def _of(value: int, allowed: tuple[int, ...], name: str) -> int:
     if value not in allowed:
-        raise UnknownQuantisationError(f"quantization_config: {name}: {value}; known: {allowed}")
+        raise UnknownQuantizationError(f"quantization_config: {name}: {value}; known: {allowed}")
     return value
 
 
 def _check_left_out(names: list[str]) -> None:
     for name in names:
         if not WHOLE.fullmatch(str(name)):
-            raise UnknownQuantisationError(f"quantization_config: leaves out {name}: not counted")
+            raise UnknownQuantizationError(f"quantization_config: leaves out {name}: not counted")

@@ -61,10 +61,10 @@ def decode(
     """One decode step of the batch, at the middle of the output.
 
     ``dtype`` is that of weights and cache. Raises ``NoExpectationError`` where no all-reduce curve
-    is known, or the weights are quantised.
+    is known, or the weights are quantized.
     """
     known = known or constants()
-    _refuse_quantised(shape)
+    _refuse_quantized(shape)
     bandwidth = card.bandwidth_tb_s * 1e12
     reads = weight_reads(shape, dtype, run.batch) / run.tp / bandwidth
     head = shape.vocabulary * shape.hidden
@@ -84,7 +84,7 @@ def prefill(
 ) -> Expected:
     """The prefill of the whole batch in one go. Raises as ``decode`` does."""
     known = known or constants()
-    _refuse_quantised(shape)
+    _refuse_quantized(shape)
     tokens = run.batch * run.input_len
     head = shape.vocabulary * shape.hidden * run.batch
     # Attention: scores and values, half of them masked.
@@ -141,10 +141,10 @@ def _host(shape: Shape, run: Batch, known: Constants) -> float:
     return shape.layers * each / 1e3
 
 
-def _refuse_quantised(shape: Shape) -> None:
+def _refuse_quantized(shape: Shape) -> None:
     """What unpacking takes, and how fast eight-bit products are, no row here says."""
-    if shape.quantisation:
-        raise NoExpectationError(f"no constants for {shape.quantisation.method} weights")
+    if shape.quantization:
+        raise NoExpectationError(f"no constants for {shape.quantization.method} weights")
 
 
 def _flop_s(card: Card, known: Constants) -> float:

@@ -76,8 +76,8 @@ class Split:
         cls: str,
     ) -> Matrix:
         each: float = DTYPE_BYTES[self.dtype]
-        if self.shape.quantisation and file in (LINEAR, EXPERTS) and split != WHOLE:
-            each = self.shape.quantisation.bytes_per_weight
+        if self.shape.quantization and file in (LINEAR, EXPERTS) and split != WHOLE:
+            each = self.shape.quantization.bytes_per_weight
         size = each
         for length in shard:
             size *= length

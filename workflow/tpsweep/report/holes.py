@@ -8,7 +8,7 @@ from typing import Any
 from tpsweep.analysis.table import Record, Table, joined, make_grid
 from tpsweep.report.boxes import Box, Part
 
-NO_HOLES = "Every cell of the matrix was planned and run."
+NO_HOLES = "Every cell of the matrix is planned and measured."
 
 
 def make_failures(failures: Table, limit: int) -> Part:

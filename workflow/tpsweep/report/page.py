@@ -43,7 +43,7 @@ CELL_COLUMNS = (
 )
 """What the page needs of the table ``cells``, which is the widest of all."""
 Drawn = tuple[list[plot.Picture], int]
-NO_LATENCY = "No latency cells in the matrix."
+NO_LATENCY = "The matrix has no latency cells."
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _of_table(table: Table, lines: int = FEWER_LINES, *drawn: Drawn) -> Section:
         return Section(table.name, table.title, part, (), plot.MISSING)
     drawings = [plot.draw(picture) for pictures, _ in drawn for picture in pictures]
     more = sum(left_out for _, left_out in drawn)
-    note = f"{more} more figures are left out." if more else ""
+    note = f"{more} more figures are not shown." if more else ""
     if not drawings:
         note = "No figure: no line is measured."
     return Section(table.name, table.title, part, tuple(drawings), note)
@@ -204,7 +204,9 @@ def _warnings(cells: list[Record], summary: Summary) -> list[Caution]:
     if _is_synthetic(cells):
         found.append(Caution("SYNTHETIC: made-up rows, never measured.", bad=True))
     if not summary.complete:
-        text = f"INCOMPLETE {summary.measured}/{summary.planned}: cells failed or were not run."
+        text = (
+            f"INCOMPLETE {summary.measured}/{summary.planned}: some cells failed or have not run."
+        )
         found.append(Caution(text, bad=True))
     measured = (cell for cell in cells if cell["state"] == "measured")
     dummy = joined(cell["model"] for cell in measured if cell["weights"] == "dummy")

@@ -16,7 +16,7 @@ WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
 class FetchError(RuntimeError):
-    """A model is not to be had; the text is one line that says what to do."""
+    """A model cannot be obtained; the message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def fetch(request: Request) -> Path:
         )
     except GatedRepoError as error:
         raise FetchError(
-            f"{where} is gated: accept its licence on the hub and set HF_TOKEN in the environment"
+            f"{where} is gated: accept its license on the hub and set HF_TOKEN in the environment"
         ) from error
     except RevisionNotFoundError as error:
         raise FetchError(
@@ -72,7 +72,7 @@ def fetch(request: Request) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise FetchError(
-            f"{where} is not on the hub, or private: check the name, or set HF_TOKEN"
+            f"{where} is not on the hub, or is private: check the name or set HF_TOKEN"
         ) from error
     except HFValidationError as error:
         raise FetchError(
@@ -82,7 +82,7 @@ def fetch(request: Request) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise FetchError(
             f"{where} is not in the cache and the hub cannot be reached from here "
-            f"({type(error).__name__}); run where there is network, or set hf_home to a cache "
+            f"({type(error).__name__}); run on a host with network, or set hf_home to a cache "
             "that has it"
         ) from error
     return Path(folder)

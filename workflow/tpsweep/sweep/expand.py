@@ -72,7 +72,7 @@ def expand(config: Config, site: Site) -> list[Planned]:
                 labels = entry.label, config.models[engine.model.name].label
                 planned.append(Planned(cell, status, reason, entry.minutes, name, *labels))
     for i in sorted(unused):
-        raise ConfigError(f"exclude.{i}", exclusions[i], "it matches no cell of this config")
+        raise ConfigError(f"exclude.{i}", exclusions[i], "it matches no cell of this sweep")
     return planned
 
 
@@ -176,7 +176,7 @@ def _node_problem(engine: Engine, site: Site) -> str | None:
 def _profiler_problem(cell: Cell) -> str | None:
     """Why the asked profiler cannot see this class; None if it can."""
     if cell.extra.get("profiler") == "nsys" and cell.engine.gpu_card == "CPU":
-        return "profiler nsys sees GPUs, and this class has none; allowed: torch or auto"
+        return "profiler nsys needs GPUs, and this class has none; allowed: torch, auto"
     return None
 
 
@@ -217,7 +217,9 @@ def _claim(cell: Cell, name: str, owners: dict[str, str]) -> None:
     if cell.cell_id in owners:
         where = f"tp{cell.engine.tp} {cell.readable} on {cell.engine.gpu}"
         owner = owners[cell.cell_id]
-        allowed = f"the same cell as in workloads.{owner}; allowed: each once, narrow one of them"
+        allowed = (
+            f"the same cell as in workloads.{owner}; allowed: each cell once; narrow one of the two"
+        )
         raise ConfigError(f"workloads.{name}", where, allowed)
     owners[cell.cell_id] = name
 

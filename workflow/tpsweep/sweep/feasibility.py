@@ -57,7 +57,7 @@ def _refuse_models(config: Config, site: Site, planned: Sequence[Planned]) -> No
     for name, found in problems.items():
         if name not in runs:
             telling = next((said for said in found if FITS_FROM in said), found[0])
-            allowed = f"no class of site {site.name} that it is asked for can hold it: {telling}"
+            allowed = f"no class of site {site.name} that it is requested on can hold it: {telling}"
             raise ConfigError("models", name, allowed)
 
 

@@ -27,7 +27,7 @@ def selected(given: object, cells: Iterable[Cell]) -> set[str]:
         wanted = [_axes(f"only.{i}", entry) for i, entry in enumerate(given)]
     else:
         raise ConfigError(
-            "only", given, "allowed: axes and their values, like {model: name, tp: 2}"
+            "only", given, "allowed: axes and their values, such as {model: name, tp: 2}"
         )
     ids: set[str] = set()
     unused = set(range(len(wanted)))
@@ -37,7 +37,7 @@ def selected(given: object, cells: Iterable[Cell]) -> set[str]:
         if here:
             ids.add(cell.cell_id)
     for i in sorted(unused):
-        raise ConfigError("only", wanted[i], "it matches no cell that is planned")
+        raise ConfigError("only", wanted[i], "it matches no planned cell")
     return ids
 
 

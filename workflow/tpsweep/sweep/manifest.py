@@ -34,7 +34,7 @@ COLUMNS = (
     Column("expected_tpot_ms", FLOAT, "by docs/expectation.md, never measured; latency, serve"),
     Column("expected_s", FLOAT, "what the cell should take on its engine; null: not known"),
     Column("expected_start_s", FLOAT, "what its engine's start should take"),
-    Column("expectation_note", TEXT, "why nothing is expected"),
+    Column("expectation_note", TEXT, "reason why there is no expectation"),
     Column("gpu_hour_usd", FLOAT, "price of an hour of one GPU, from the config; null without"),
 )
 _OF_PLAN = ("status", "reason", "minutes", "entry", "workload_label", "model_label")

@@ -20,7 +20,7 @@ import numpy as np
 from tpsweep.core.cell import Cell
 
 _NUMBER = re.compile(r"0*[1-9][0-9]{0,8}", re.ASCII)
-FORMAT = "allowed: a line per request: input tokens, output tokens; like 220,190"
+FORMAT = "allowed: a line per request with input tokens, output tokens, such as 220,190"
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def of_cell(cell: Cell, dataset: Path | None, vocabulary: int, sharegpt: ShareGp
         lengths = [(cell.input_len or 0, cell.output_len or 0)] * count
         return _random(lengths, vocabulary)
     if dataset is None:
-        raise ValueError(f"dataset {cell.dataset}: no file was given")
+        raise ValueError(f"dataset {cell.dataset}: no file given")
     if file_digest(dataset) != cell.extra.get("dataset_digest"):
-        raise ValueError(f"dataset_path: {dataset} is not the file that the cell was planned with")
+        raise ValueError(f"dataset_path: {dataset} is not the file that the cell was planned for")
     if cell.dataset == "lengths":
         return _random(read_lengths(dataset, count), vocabulary)
     return sharegpt(dataset, count)
@@ -88,9 +88,11 @@ def check_file(dataset: str, path: Path, count: int, longest: int) -> None:
         file.seek(max(0, path.stat().st_size - 4096))
         tail = file.read().rstrip()
     if not head.startswith(b"["):
-        raise ValueError("it is no list of conversations; allowed: JSON in ShareGPT's format")
+        raise ValueError("it is not a list of conversations; allowed: JSON in ShareGPT's format")
     if not tail.endswith(b"]"):
-        raise ValueError("it is cut off: its list has no end; allowed: a whole ShareGPT file")
+        raise ValueError(
+            "it is truncated: its list does not end; allowed: a complete ShareGPT file"
+        )
 
 
 def file_digest(path: Path) -> str:

@@ -21,7 +21,7 @@ def configfile_of(profile: Path) -> Path:
     named = read_profile(profile).get("configfile")
     if not isinstance(named, str):
         file = profile / "config.yaml"
-        raise ValueError(f"{file}: names no configfile; give one with --configfile")
+        raise ValueError(f"{file}: has no configfile; set one with --configfile")
     return profile / named
 
 

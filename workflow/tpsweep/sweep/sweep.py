@@ -33,7 +33,7 @@ AGAIN = ".again"
 CAPTURES_LAST = 10**12
 """A profiler that has run may leave its mark on the engine: nothing is timed after a capture."""
 REASONS = 3
-"""How many reasons are said when a sweep starts; the manifest has them all."""
+"""Number of reasons printed when a sweep starts; the manifest has all."""
 
 
 class InputError(ValueError):
@@ -154,7 +154,7 @@ class Sweep:
             return ""
         first, n = next(iter(self.damaged)), len(self.damaged)
         more = f" and {n - 1} more" if n > 1 else ""
-        return f"{self.results}/{first}{more}: not readable as a row, measured again"
+        return f"{self.results}/{first}{more}: unreadable row, will be measured again"
 
     @property
     def left_out(self) -> str:
@@ -172,7 +172,7 @@ class Sweep:
         """One line on what ``only`` leaves for other runs; "" without it."""
         if self.only is None:
             return ""
-        return f"only: {len(self.only)} of {len(self.jobs)} planned cells are asked for"
+        return f"only: {len(self.only)} of {len(self.jobs)} planned cells are selected"
 
     def inputs(self, path: str) -> list[str]:
         """The markers of model and preflight, for a row that is still to be measured.

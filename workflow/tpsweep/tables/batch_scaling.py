@@ -91,11 +91,11 @@ LEGEND = (
     "Values are medians of the run medians, with 95 % intervals. Smallest batch: the smallest that"
     " is measured for the series at this TP, which need not be 1.",
     "Reference: the measured node class whose card has the highest memory bandwidth by its"
-    " datasheet. Were decode bound by bandwidth alone, its time would stand to the reference's as"
+    " datasheet. If bandwidth alone bound decode, its time would stand to the reference's as"
     " the bandwidths do. n/a: not measured, the line is itself the reference, or no datasheet.",
     verdicts.KINDS_LEGEND,
 )
-EMPTY = "No latency cells in the matrix."
+EMPTY = "The matrix has no latency cells."
 _ORDER = (*(name for name in ORDER if name not in (*_CLASS, "batch", *LINE)), *LINE, "batch")
 
 

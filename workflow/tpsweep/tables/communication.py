@@ -39,12 +39,12 @@ COLUMNS = (
     Column("all_reduce_expected", INT, "per step: 2 x layers + 1; 0 at TP=1"),
     Column("all_reduce_per_step", INT, "found; null where steps or ranks differ"),
     Column("all_gather_per_step", INT, "found; null where steps or ranks differ"),
-    Column("allreduce_backend_ran", TEXT, "what vLLM's log says runs first in dispatch order"),
+    Column("allreduce_backend_ran", TEXT, "first in the dispatch order of vLLM's log"),
     Column("allreduce_backend_seen", TEXT, "backends of the all-reduces in the capture"),
-    Column("decode_steps", INT, "decode steps of the whole batch: those that figures are of"),
+    Column("decode_steps", INT, "decode steps of the whole batch; all values are of these"),
     Column("early_steps", INT, "decode steps that recover from a prefill: in no figure"),
     Column("steady_from", INT, "so many decode steps after each prefill are early"),
-    Column("partial_steps", INT, "prefill or decode of a part of the batch: in no figure"),
+    Column("partial_steps", INT, "prefill or decode steps of a part of the batch; not used"),
     Column("step_ms", FLOAT, "decode step under the profiler, median"),
     Column("transfer_us", FLOAT, "per all-reduce of a decode step: shortest rank's, median"),
     Column("transfer_lower_us", FLOAT, "the same of kernels that push: a lower bound"),
@@ -54,10 +54,10 @@ COLUMNS = (
     Column("decode_ms", FLOAT, "decode time of the matching latency cell, median over runs"),
     Column("decode_output_len", INT, "output length of that latency cell"),
     Column("compute_ms", FLOAT, "kernels other than collectives per decode step; mean of ranks"),
-    Column("wait_ms_least", FLOAT, "per decode step, of the rank that waits least"),
-    Column("wait_ms_most", FLOAT, "per decode step, of the rank that waits most"),
-    Column("gap_ms_least", FLOAT, "nothing runs, per decode step; of the rank with least"),
-    Column("gap_ms_most", FLOAT, "the same of the rank with most"),
+    Column("wait_ms_least", FLOAT, "per decode step, min over ranks"),
+    Column("wait_ms_most", FLOAT, "per decode step, max over ranks"),
+    Column("gap_ms_least", FLOAT, "time without a kernel per decode step, min over ranks"),
+    Column("gap_ms_most", FLOAT, "the same, max over ranks"),
     Column("all_gather_ms", FLOAT, "of the logits, per decode step"),
     Column("busbw_gb_s", FLOAT, "bus bandwidth of decode all-reduces (nccl-tests), median"),
     Column("link_share", FLOAT, "of the link's peak in one direction during them"),
@@ -68,7 +68,7 @@ COLUMNS = (
     Column("prefill_transfer_ms", FLOAT, "its all-reduces together"),
     Column("prefill_transfer_fraction_profiled", FLOAT, "the same as a share of the step"),
     Column("note", TEXT, "what is missing or wrong"),
-    Column("synthetic", BOOL, "true: from made-up files, never measured"),
+    Column("synthetic", BOOL, "true: from invented files, never measured"),
 )
 NA = "n/a"
 WARNINGS = 3
@@ -79,7 +79,7 @@ def _share(name: str) -> View:
     heading = {
         "transfer_fraction_profiled": "Share of profiled step",
         "transfer_fraction": "Share of decode time",
-        "link_share": "Of the link's peak",
+        "link_share": "Share of link peak",
     }[name]
     least = _at_least if name.startswith("transfer") else _plainly
     return View(
@@ -129,24 +129,24 @@ VIEWS = (
     View("Decode (ms/token)", figure("decode_ms", NA)),
     _share("transfer_fraction"),
     View("Compute (ms)", figure("compute_ms", NA)),
-    View("Wait, least rank (ms)", figure("wait_ms_least", NA)),
-    View("Wait, most (ms)", figure("wait_ms_most", NA)),
-    View("Gap, least rank (ms)", figure("gap_ms_least", NA)),
+    View("Wait, min over ranks (ms)", figure("wait_ms_least", NA)),
+    View("Wait, max over ranks (ms)", figure("wait_ms_most", NA)),
+    View("Gap, min over ranks (ms)", figure("gap_ms_least", NA)),
     View("busbw (GB/s)", figure("busbw_gb_s", NA)),
     _share("link_share"),
-    View("NVLink over the run (GB/s)", figure("nvlink_gb_s", NA)),
+    View("NVLink, whole run (GB/s)", figure("nvlink_gb_s", NA)),
     View("Note", text("note"), once=True),
 )
 LEGEND = (
-    "Transfer: the shortest rank's duration of each all-reduce, which all ranks pay; the rest of a"
-    " rank's own duration is its wait for the slowest. With more ranks the shortest leans lower.",
-    "Share of decode time: of the latency cell like it, without a profiler. A profiler stretches"
+    "Transfer: the shortest rank's duration of each all-reduce, paid by all ranks; the rest of a"
+    " rank's own duration is its wait for the slowest. The more ranks, the lower this is biased.",
+    "Share of decode time: of the matching latency cell, without a profiler. A profiler stretches"
     " steps and makes gaps and waits: compute, wait and gap are of the profiled step.",
-    "Decode steps are those of the whole batch. Up to method 1 requests came one by one, so that"
+    "Decode steps hold the whole batch. Up to method 1 requests came one by one, so that"
     " some steps hold a part of it: partial steps, which cost less and are in no figure. From"
     " method 2 on a batch is whole, and the first decode steps after a prefill are left out.",
 )
-EMPTY = "No capture cells in the matrix."
+EMPTY = "The matrix has no capture cells."
 
 
 def build(source: Source) -> Table:

@@ -15,23 +15,23 @@ from tpsweep.perfmodel.cell_time import cost
 COLUMNS = (
     Column("site", TEXT, "name of the cluster or host"),
     Column("gpu", TEXT, "the site's name of the node class"),
-    Column("gpu_card", TEXT, "the silicon that the site promises for it"),
+    Column("gpu_card", TEXT, "the card that the site file names for it"),
     Column("gpus", INT, "GPUs that each engine holds"),
     Column("model", TEXT, "the model's name in the config"),
     Column("cells", INT, "planned cells"),
-    Column("sessions", INT, "engines that they need: more starts only where a session is split"),
-    Column("at_limit", INT, "cells without an expected time, counted with their own limit"),
+    Column("sessions", INT, "engines that they need; more starts only if a session is split"),
+    Column("at_limit", INT, "cells without an expected time, counted with their time limit"),
     Column("gpu_h", FLOAT, "expected: GPUs x time, cells that share an engine in one session"),
-    Column("gpu_h_unpacked", FLOAT, "expected with an engine start for every cell"),
+    Column("gpu_h_unpacked", FLOAT, "expected with one engine start per cell"),
     Column("saving", FLOAT, "gpu_h_unpacked / gpu_h"),
     Column("cells_measured", INT, "cells that have a row"),
-    Column("sessions_taken", INT, "sessions that these rows are from"),
+    Column("sessions_taken", INT, "sessions that made these rows"),
     Column("gpu_h_taken", FLOAT, "measured: from engine start to the last row of each session"),
     Column("gpu_h_floor", FLOAT, "measured: each session's engine start and kept repeats alone"),
     Column("floor_ratio", FLOAT, "gpu_h_taken / gpu_h_floor"),
-    Column("gpu_h_taken_unpacked", FLOAT, "gpu_h_taken with that engine start for every cell"),
+    Column("gpu_h_taken_unpacked", FLOAT, "gpu_h_taken with one engine start per cell"),
     Column("saving_taken", FLOAT, "gpu_h_taken_unpacked / gpu_h_taken"),
-    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+    Column("synthetic", BOOL, "true: from invented rows, never measured"),
 )
 VIEWS = (
     identity("Site", "site"),
@@ -41,24 +41,24 @@ VIEWS = (
     View("GPUs", text("gpus")),
     View("Cells", text("cells")),
     View("Engines", text("sessions")),
-    View("Cells at their limit", text("at_limit")),
+    View("Cells without expectation", text("at_limit")),
     View("Expected (GPU h)", figure("gpu_h", "n/a")),
-    View("A start per cell (GPU h)", figure("gpu_h_unpacked", "n/a")),
-    View("Saving (times)", figure("saving", "n/a")),
+    View("With one start per cell (GPU h)", figure("gpu_h_unpacked", "n/a")),
+    View("Saving (factor)", figure("saving", "n/a")),
     View("Cells measured", text("cells_measured")),
     View("Sessions", text("sessions_taken")),
     View("Taken (GPU h)", figure("gpu_h_taken", "n/a")),
-    View("Of the floor (times)", figure("floor_ratio", "n/a")),
-    View("Saved by sessions (times)", figure("saving_taken", "n/a")),
+    View("Over floor (factor)", figure("floor_ratio", "n/a")),
+    View("Saved by sharing (factor)", figure("saving_taken", "n/a")),
 )
 LEGEND = (
-    "Expected is by docs/plan.md, never measured. Taken is what the rows that are there say of"
+    "Expected: by docs/plan.md, never measured. Taken is what the existing rows say about"
     " their sessions: engine starts and measurements, without failed attempts and preflights.",
     "The floor is one engine start per session and the kept repeats: warm-ups and everything"
     " between cells are above it. Saved by sessions: taken, had each of these cells had an engine"
     " start of its own, as long as its session's.",
 )
-EMPTY = "Nothing is planned, or the manifest has no expectations: an older one."
+EMPTY = "Nothing is planned, or the manifest is an older one without expectations."
 _CLASS = ("model", "gpu", "gpus")
 _TIMES = ("started_at", "measured_at", "ended_at")
 

@@ -57,12 +57,12 @@ VIEWS = (
 LEGEND = (
     "Crossover: the batch from which on the larger TP is better. <= b: it is at every measured"
     " batch, b the smallest. (b_i, b_j]: one TP is significantly ahead at b_i, the other at b_j."
-    " None in range: the smaller TP is ahead at every measured batch.",
-    "Undecided: anything else. Significant is what is so between runs, from"
-    f" {stats.MIN_RUNS} engine starts a side on. Nothing is said across a batch that is not"
+    " none in range: the smaller TP is ahead at every measured batch.",
+    "Undecided: anything else. Significant: between runs, from"
+    f" {stats.MIN_RUNS} engine starts per side. No crossover is given across a batch that is not"
     " measured at both TPs.",
 )
-EMPTY = "No latency cells of two TPs in the matrix."
+EMPTY = "The matrix has no latency cells at two TPs."
 _ORDER = (*(name for name in PAIR_ORDER if name != "batch"),)
 
 

@@ -43,8 +43,8 @@ COLUMNS = (
     Column("expected_s", FLOAT, "by docs/plan.md, never measured"),
     Column("seconds_ratio", FLOAT, "measured / expected; never flagged"),
     Column("flag", TEXT, "what is off by more than the factor of the legend, and what to look for"),
-    Column("note", TEXT, "why nothing is expected"),
-    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+    Column("note", TEXT, "reason why there is no expectation"),
+    Column("synthetic", BOOL, "true: from invented rows, never measured"),
 )
 NA = "n/a"
 VIEWS = (
@@ -64,7 +64,7 @@ VIEWS = (
     View("Look", text("flag"), once=True),
     View("Note", text("note"), once=True),
 )
-EMPTY = "No cells in the matrix."
+EMPTY = "The matrix is empty."
 _TIMES = ("started_at", "ended_at")
 _SERVED = "tpot_p50_ms"
 """What a serve row has in the place of ``tpot_ms``."""
@@ -85,7 +85,7 @@ def limit(name: str) -> float:
 def legend() -> tuple[str, ...]:
     """What the ratios mean and when a line is flagged."""
     return (
-        "Expected is what docs/expectation.md's formulas say of card, model and batch: never"
+        "Expected: computed from card, model and batch (docs/expectation.md), never"
         " measured, and beyond 8B and 70B on H200 an extrapolation."
         f" A line is flagged if decode is off by more than {limit('factor'):g} times in either"
         f" direction, or a prefill that should take {limit('prefill_from_ms'):g} ms or more.",

@@ -32,7 +32,7 @@ COLUMNS = (
     Column("reason", TEXT, "why there is no row"),
     *(_FIGURES[name] for name in _SHOWN),
     Column("note", TEXT, "why floors are null, or what is wrong"),
-    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+    Column("synthetic", BOOL, "true: from invented rows, never measured"),
 )
 NA = "n/a"
 VIEWS = (
@@ -51,11 +51,11 @@ VIEWS = (
     View("Note", text("note"), once=True),
 )
 LEGEND = (
-    "Floors are of datasheets: for decode the bytes of weights that a step reads / TP / memory"
+    "Floors come from datasheets: for decode, the bytes of weights that a step reads / TP / memory"
     " bandwidth, and the same with the KV cache at mid-decode; for prefill 2 x parameters x tokens"
-    " / TP / peak FLOP/s. 1 is the limit; no hardware reaches it.",
+    " / TP / peak FLOP/s. 1 is the limit; no hardware goes below it.",
 )
-EMPTY = "No latency cells in the matrix."
+EMPTY = "The matrix has no latency cells."
 
 
 def build(source: Source) -> Table:

@@ -33,7 +33,7 @@ COLUMNS = (
     Column("cells", INT, "cells measured"),
     Column("first_day", TEXT, "UTC day of the first measurement"),
     Column("last_day", TEXT, "UTC day of the last measurement"),
-    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+    Column("synthetic", BOOL, "true: from invented rows, never measured"),
 )
 _DAYS = ("started_at", "ended_at")
 
@@ -75,7 +75,7 @@ VIEWS = (
     View("Cells", text("cells")),
     View("Measured (UTC)", lambda record: days(record) or "n/a"),
 )
-EMPTY = "No cell has a row yet: nothing is known of what ran."
+EMPTY = "Nothing is measured yet."
 
 
 def build(source: Source) -> Table:

@@ -47,7 +47,7 @@ LEGEND = (
     "A model that cannot run at a TP keeps its line, with the reason. Speed-up is over the model's"
     " own smallest measured TP; between models there is no verdict, only the ratio.",
 )
-EMPTY = "No latency cells in the matrix."
+EMPTY = "The matrix has no latency cells."
 _ORDER = (*(name for name in _PLACE if name != "batch"), "batch", "allreduce_backend", "tp")
 
 

@@ -73,7 +73,7 @@ LEGEND = (
     "Computed: the smaller engine's own cell at its share of the batch; its rates times the number"
     " of engines, its times and joules per token as they are. As if the engines did not disturb"
     " each other; no measurement.",
-    "Ratios are of medians and have no interval: they allow no claim of significance.",
+    "Ratios are of medians, without intervals, so they cannot be significant.",
 )
 EMPTY = "No latency or serve cells of one engine over several GPUs in the matrix."
 _ORDER = (*(n for n in ORDER if n not in ("tp", "replicas", "gpus")), "gpus", "replicas", "tp")

@@ -79,7 +79,7 @@ COLUMNS = (
     Column("goodput_share", FLOAT, "of the requests: those within them; median over runs"),
     Column("steady_share", FLOAT, "of the time: first completion to last send; median over runs"),
     Column("saturated", BOOL, "the queue of at least one run grew while requests arrived"),
-    Column("max_in_flight", INT, "most requests sent and not finished at a time, of all runs"),
+    Column("max_in_flight", INT, "maximum requests sent and not finished at a time, of all runs"),
     BASELINE,
     *chain.from_iterable(_change_columns(name) for name in COMPARED),
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
@@ -116,7 +116,7 @@ LEGEND = (
     "Values are medians over runs, with the range over all seeds of all runs. Change: the line's"
     " figure minus the baseline's (smallest measured TP and number of replicas of the same"
     " series). Replicas are measured, not computed.",
-    "Ranges over seeds that overlap allow no claim; ranges apart hold for these engine starts. Only"
+    "Overlapping seed ranges are inconclusive; separate ranges hold for these starts only. Only"
     f" from {MIN_RUNS} runs (engine starts) a side on is the spread between engine starts"
     " known, and a difference significant or not.",
     "Saturated: the queue grew while requests arrived, so that TTFT depends on how long the test"
@@ -126,7 +126,7 @@ LEGEND = (
     " served. Percentiles 90 and 95, and 99 of ITL, TPOT and E2E, are in the table's .csv and"
     " .parquet. Settings: a digest of engine limits, SLOs and what else can change a number.",
 )
-EMPTY = "No serve cells in the matrix."
+EMPTY = "The matrix has no serve cells."
 
 
 def build(source: Source) -> Table:

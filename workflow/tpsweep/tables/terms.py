@@ -49,7 +49,7 @@ COLUMNS = (
     Column("compute_fixed_ms", FLOAT, "the part of it that TP does not divide, by the captures"),
     Column("source", TEXT, "where each term is from"),
     Column("note", TEXT, "what is missing, or why the terms should not be believed"),
-    Column("synthetic", BOOL, "true: from made-up files, never measured"),
+    Column("synthetic", BOOL, "true: from invented files, never measured"),
 )
 NA = "n/a"
 VIEWS = (
@@ -70,7 +70,7 @@ VIEWS = (
 LEGEND = (
     "T(TP) = scaling / TP + fixed + communication, solved from the decode times of latency cells at"
     " two TPs and the communication (transfer and all-gather) of the capture. Two TPs give two"
-    " unknowns: the split is exact by construction and says nothing of a third TP.",
+    " unknowns: the split is exact by construction and says nothing about a third TP.",
     "Kernels: the same split of the captures' compute per step, independent of the decode times."
     " Fixed holds kernels that TP does not divide, launches, the host and the sampler.",
 )

@@ -51,7 +51,7 @@ COLUMNS = (
     Column("ratio_lo", FLOAT, "95 % interval"),
     Column("ratio_hi", FLOAT, "95 % interval"),
     Column("ratio_kind", TEXT, verdicts.KINDS),
-    Column("ratio_verdict", TEXT, "what the interval allows to say; null for a computed line"),
+    Column("ratio_verdict", TEXT, "verdict that the interval supports; null for a computed line"),
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
     *prices.COLUMNS,
     *TAIL,
@@ -77,10 +77,10 @@ LEGEND = (
     "Values are medians of the run medians, with 95 % intervals. Ratio: the line's output tokens/s"
     " divided by those of the baseline (smallest measured TP of the same series); above 1 is more.",
     verdicts.KINDS_LEGEND,
-    "Computed: so many times the baseline's figure, as if as many of its engines as fit on the same"
+    "Computed: a multiple of the baseline's value, as if as many of its engines as fit on the same"
     " GPUs each worked off a request set of their own. No measurement.",
 )
-EMPTY = "No throughput cells in the matrix."
+EMPTY = "The matrix has no throughput cells."
 
 
 def build(source: Source) -> Table:

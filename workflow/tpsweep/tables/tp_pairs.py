@@ -51,10 +51,10 @@ VIEWS = (
 )
 LEGEND = (
     "Speed-up: median time of the smaller TP / that of the larger, with its 95 % interval."
-    " Efficiency: speed-up / (larger TP / smaller TP); 1 were perfect scaling.",
+    " Efficiency: speed-up / (larger TP / smaller TP); 1 would be perfect scaling.",
     verdicts.KINDS_LEGEND,
 )
-EMPTY = "No latency cells of two TPs in the matrix."
+EMPTY = "The matrix has no latency cells at two TPs."
 
 
 def build(source: Source) -> Table:

@@ -29,7 +29,7 @@ ONE = "one line measured: nothing is compared"
 NONE = "no line measured: nothing is compared"
 FLAG = {True: "yes", False: "no", None: "n/a"}
 COLUMNS = (
-    Column("kind", TEXT, "refused: one cell; comparison: cells that differ in TP and replicas"),
+    Column("kind", TEXT, "refused: a cell; comparison: cells that differ only in TP and replicas"),
     *schema.IDENTITY,
     Column("settings", TEXT, "digest of what else could change a number"),
     Column("compared", TEXT, "comparison: its measured lines"),
@@ -38,7 +38,7 @@ COLUMNS = (
     Column("detail", TEXT, "refused: why; comparison: the values per line"),
     Column("flagged", BOOL, "it could explain a difference; null: nothing is compared"),
     Column("why", TEXT, "comparison: how it could, or why it does not"),
-    Column("synthetic", BOOL, "true: from made-up rows, never measured"),
+    Column("synthetic", BOOL, "true: from invented rows, never measured"),
 )
 VIEWS = (
     View("Kind", text("kind"), once=True),
@@ -52,15 +52,15 @@ VIEWS = (
     View("Why", text("why")),
 )
 LEGEND = (
-    "Refused: measured, and no valid row, or a row that no table should be read from. Cells that"
+    "Refused: measured but invalid, or a row that tables should not use. Cells that"
     " failed otherwise, are missing or were never planned are in the table of cells.",
     "Comparison: flagged is what differs between lines that are to differ in TP alone, where it"
     " could explain a difference of their figures; SM clocks if more than"
     f" {100 * provenance_diff.CLOCK_TOLERANCE:.0f} % apart. Clocks fall with load and power: they"
-    " are cause and consequence.",
+    " can be cause or effect.",
     "A provenance that no row of a line has (CPU, older rows) is not compared.",
 )
-EMPTY = "No cells in the matrix."
+EMPTY = "The matrix is empty."
 _ORDER = tuple(dict.fromkeys((*ORDER, "run")))
 
 

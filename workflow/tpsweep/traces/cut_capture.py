@@ -89,7 +89,7 @@ def _cut(ranks: list[RankEvents], known: Sidecar) -> CutCapture:
         check = replace(check, ok=False)
         warnings.append(
             "self-check failed: the collectives per step are not what the model has, or differ "
-            "between steps or ranks; times are left out"
+            "between steps or ranks; times are omitted"
         )
     return CutCapture(
         ranks=ranks,
@@ -126,10 +126,10 @@ def _require_all_ranks(ranks: list[RankEvents], found: list[Collectives], known:
         if len(ranks) > expected:
             raise CaptureError(
                 f"{ranks[0].source}: {len(ranks)} of {expected} ranks: more than one capture is "
-                "given, or the sidecar has another tp; give the files of one capture"
+                "given, or the sidecar has another tp; pass the files of one capture"
             )
         raise CaptureError(
-            f"{ranks[0].source}: {len(ranks)} of {least}{expected} ranks; give the traces of all "
+            f"{ranks[0].source}: {len(ranks)} of {least}{expected} ranks; pass the traces of all "
             "ranks, or run nsys with --trace-fork-before-exec=true and "
             "VLLM_WORKER_MULTIPROC_METHOD=spawn"
         )

@@ -24,9 +24,9 @@ def decode_ms(path: Path, known: Sidecar) -> float:
         raise CaptureError(str(error)) from error
     workload, tpot = row.get("workload"), row.get("tpot_ms")
     if workload != LATENCY:
-        raise CaptureError(f"{path}: workload: {workload!r}; the row of a latency cell is needed")
+        raise CaptureError(f"{path}: workload: {workload!r}; allowed: the row of a latency cell")
     if not isinstance(tpot, float) or not 0 < tpot < math.inf:
-        raise CaptureError(f"{path}: tpot_ms: {tpot!r}; a decode time above 0 is needed")
+        raise CaptureError(f"{path}: tpot_ms: {tpot!r}; allowed: a decode time above 0")
     # In a sidecar ``model`` is the model's configuration. A row's dtype ``auto`` matches any: the
     # sidecar says what ran.
     capture = {**known.facts, "model": known.facts.get("model_name")}

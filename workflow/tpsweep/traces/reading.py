@@ -44,7 +44,7 @@ def ranks_of(paths: Sequence[Path]) -> Iterator[list[RankEvents]]:
         twice = [str(rank) for rank, n in Counter(r.rank for r in ranks).items() if n > 1]
         if twice:
             raise CaptureError(
-                f"rank {', '.join(twice)} is given more than once; give one trace per rank, "
+                f"rank {', '.join(twice)} is given more than once; pass one trace per rank, "
                 "all of one run"
             )
         yield sorted(ranks, key=lambda rank: rank.rank)
@@ -80,7 +80,7 @@ def _of_row(path: Path) -> list[Path]:
     for file in files:
         if not file.exists():
             raise CaptureError(
-                f"{path}: its capture {file.name} is gone; remove the row to have it made again"
+                f"{path}: its capture {file.name} is gone; delete the row to make it again"
             )
     return files
 

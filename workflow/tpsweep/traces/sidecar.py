@@ -42,7 +42,7 @@ class ModelSizes:
         for key in ("num_hidden_layers", "hidden_size"):
             value = config.get(key)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise CaptureError(f"{source}: {key}: {value!r}; a whole number above 0 is needed")
+                raise CaptureError(f"{source}: {key}: {value!r}; allowed: a whole number above 0")
             found[key] = value
         return cls(found["num_hidden_layers"], found["hidden_size"])
 
@@ -95,15 +95,19 @@ def find(capture: Path) -> Sidecar:
         numbers[key] = value = data.get(key)
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and (not whole or value < 1):
-            raise CaptureError(f"{path}: {key}: {value!r}; a whole number above 0 or null")
+            raise CaptureError(
+                f"{path}: {key}: {value!r}; allowed: a whole number above 0, or null"
+            )
     skipped = data.get("steady_from") or 0
     if not isinstance(skipped, int) or isinstance(skipped, bool) or skipped < 0:
         raise CaptureError(f"{path}: steady_from: {skipped!r}; a whole number, 0 or above")
     for key in _TEXTS:
         if data.get(key) is not None and not isinstance(data[key], str):
-            raise CaptureError(f"{path}: {key}: {data[key]!r}; a text or null")
+            raise CaptureError(f"{path}: {key}: {data[key]!r}; allowed: text or null")
     if model is not None and not isinstance(model, dict):
-        raise CaptureError(f"{path}: model: {model!r}; the content of a config.json or null")
+        raise CaptureError(
+            f"{path}: model: {model!r}; allowed: the content of a config.json, or null"
+        )
     return Sidecar(
         model=ModelSizes.from_config(model, path) if isinstance(model, dict) else None,
         dtype=data.get("dtype"),

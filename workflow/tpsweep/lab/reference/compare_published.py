@@ -56,8 +56,8 @@ COLUMNS = (
     Column("metric", TEXT, "as published"),
     Column("unit", TEXT, "of own and reference"),
     Column("own", FLOAT, "median over runs"),
-    Column("own_is", TEXT, "columns of the rows that own was made of"),
-    Column("reference", FLOAT, "the published figure, as printed"),
+    Column("own_is", TEXT, "columns of the rows that own comes from"),
+    Column("reference", FLOAT, "the published value, as printed"),
     Column("ratio", FLOAT, "own / reference; null where the two are not the same quantity"),
     Column("reference_node", TEXT, "what the publication says of the machine"),
     Column("reference_output_len", INT, "output tokens as published; null: not stated"),
@@ -83,8 +83,8 @@ EMPTY = "No cell of the matrix has the model, node class, TP and batch of a refe
 FINDING_COLUMNS = (
     Column("check", TEXT, "id of the check, see docs/reference.md"),
     Column("question", TEXT, "what the check asks"),
-    Column("finding", TEXT, "the figures that cannot all be right, in words"),
-    Column("figures", INT, "how many figures it concerns"),
+    Column("finding", TEXT, "the values that cannot all be right"),
+    Column("figures", INT, "number of values concerned"),
     Column("source", TEXT, "the reference data set"),
 )
 FINDING_VIEWS = (
@@ -109,16 +109,18 @@ def build(source: Source, reference: Reference) -> Table:
     alone = len(reference.figures) - len({one for one, _ in found})
     legend = (
         f"Reference: {reference.title}. {reference.about} Source: {reference.source}.",
-        "A ratio is no verdict: the published figures have no intervals. Paired on model, node"
+        "Ratios have no verdict: published values have no intervals. Paired on model, node"
         " class, TP, batch and request rate; a length or setting that is not published may differ.",
-        f"Own figures: {_definitions()}; medians over runs.",
+        f"Own values: {_definitions()}; medians over runs.",
         f"{alone} of {len(reference.figures)} reference figures have no cell in this matrix.",
     )
-    return Table("reference", "Beside published figures", COLUMNS, VIEWS, lines, legend, EMPTY)
+    return Table(
+        "reference", "Compared with published values", COLUMNS, VIEWS, lines, legend, EMPTY
+    )
 
 
 def build_findings(reference: Reference) -> Table:
-    """What in the reference data set does not hold together."""
+    """Inconsistencies in the reference data set."""
     lines = [
         {
             "check": finding.check,
@@ -129,8 +131,8 @@ def build_findings(reference: Reference) -> Table:
         }
         for finding in examine(reference)
     ]
-    title = "Contradictions in the published figures"
-    empty = "The checks find no contradiction."
+    title = "Contradictions in the published values"
+    empty = "No contradictions found."
     return Table("reference_findings", title, FINDING_COLUMNS, FINDING_VIEWS, lines, (), empty)
 
 

@@ -13,16 +13,16 @@ from tpsweep.lab.reference.checks import CHECKS, Finding, examine
 from tpsweep.lab.reference.reading import Reference, read_reference
 
 _BEGIN = """\
-# Reference figures
+# Published values of others
 
 <!-- Made by `python -m tpsweep.lab.reference.page > docs/reference.md`; edit the data instead. -->
 
-Published figures to put one's own beside. They are others' figures, shipped as published in
-`workflow/tpsweep/lab/reference/data/`; nothing of this project is fitted on them.
+Values that others published, for comparison. They are shipped as published in
+`workflow/tpsweep/lab/reference/data/`; nothing in this project is fitted to them.
 
-    tpsweep report results --reference          # own figures beside them, in tables and page
-    tpsweep reference                           # what in them does not hold together (exit code 1)
-    tpsweep reference FILE.csv                  # the same of another data set (also with --json)
+    tpsweep report results --reference          # add them to tables and page
+    tpsweep reference                           # check them for inconsistencies (exit code 1)
+    tpsweep reference FILE.csv                  # check another data set (also with --json)
 
 Another data set is a CSV file with the columns of `pace.csv`, and a YAML file of the same name
 beside it with the keys of `pace.yaml`. Metrics: `batch_latency` (ms, of the whole static batch),
@@ -32,7 +32,7 @@ _CHECKS = """\
 ## What does not hold together
 
 The checks (`workflow/tpsweep/reference/checks/`) know metrics, cards and arithmetic, and no data
-set. They say which figures cannot all be right, not which of them is wrong."""
+set. They say which values cannot all be right, not which one is wrong."""
 
 
 def markdown(reference: Reference) -> str:

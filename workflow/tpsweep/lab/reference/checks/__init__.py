@@ -14,7 +14,7 @@ from tpsweep.lab.reference.reading import Reference
 
 Check = Callable[[Reference], list[Finding]]
 CHECKS: dict[str, tuple[str, Check]] = {
-    "two-values": ("Is a figure given with two values?", values.two_values),
+    "two-values": ("Does the same quantity have two values?", values.two_values),
     "token-time-scaling": (
         "Does more TP help in one table and not in another?",
         scaling.token_time_scaling,
@@ -24,15 +24,15 @@ CHECKS: dict[str, tuple[str, Check]] = {
         scaling.offline_scaling,
     ),
     "prefill-in-token-time": (
-        "Is the time per token the whole latency over the tokens?",
+        "Is the time per token just latency / tokens?",
         definitions.prefill_in_token_time,
     ),
     "rate-identity": (
-        "Do latency and throughput of a batch fit each other?",
+        "Do latency and throughput of a batch agree?",
         definitions.rate_identity,
     ),
     "derived-ttft": (
-        "Are TTFT and ITL measured apart from each other?",
+        "Are TTFT and ITL independent measurements?",
         definitions.derived_ttft,
     ),
     "unexplained-ttft": ("Does the load explain the TTFT?", limits.unexplained_ttft),

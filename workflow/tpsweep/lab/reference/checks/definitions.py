@@ -28,13 +28,17 @@ def prefill_in_token_time(reference: Reference) -> list[Finding]:
         by_rate = [_from_throughput(batch) for batch in figures]
         for way, so, ratios in (
             ("batch_latency / output tokens", "the prefill is in it", by_latency),
-            ("batch / throughput", "what is in the throughput is in it, prefill too", by_rate),
+            (
+                "batch / throughput",
+                "it includes all that the throughput includes, also prefill",
+                by_rate,
+            ),
         ):
             known = [ratio for ratio in ratios if ratio is not None]
             if known and all(abs(ratio - 1) <= EQUAL for ratio in known):
                 says = (
                     f"{table}: per_token_latency is {way} in {len(known)} of {len(known)} batches"
-                    f" (ratio {span(known, '.3f')}): {so}; it is no decode time."
+                    f" (ratio {span(known, '.3f')}): {so}; it is not a decode time."
                 )
                 found.append(Finding("prefill-in-token-time", says, _all(figures)))
                 break
@@ -72,7 +76,7 @@ def derived_ttft(reference: Reference) -> list[Finding]:
             says = (
                 f"{table}: ttft_p50 is {span(ratios, '.4g')} times itl_p50 on {len(pairs)} of"
                 f" {len(pairs)} lines, while the times vary by a factor of"
-                f" {max(times) / min(times):.1f}: hardly two measurements, rather one time twice"
+                f" {max(times) / min(times):.1f}: probably a single measurement, used twice"
                 " (as the latency of a whole answer of so many tokens would be)."
             )
             found.append(Finding("derived-ttft", says, tuple(figures)))

@@ -7,7 +7,7 @@ from tpsweep.lab.reference.figure import Figure, Place
 from tpsweep.lab.reference.reading import Reference
 
 BEYOND = 0.01
-"""Relative difference from which on two values are not one that was rounded or measured anew."""
+"""Relative difference from which on two values are not one that was rounded or measured again."""
 
 
 def two_values(reference: Reference) -> list[Finding]:
