@@ -145,7 +145,7 @@ CASES = (
     Case(
         "results_a_file",
         "a file in place of the results folder",
-        "config: results: 'taken': allowed: a folder, or a name that does not exist yet",
+        "config: results: 'taken': allowed: a folder, or a free name",
         _file_in_place,
     ),
     Case(

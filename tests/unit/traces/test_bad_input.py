@@ -212,11 +212,11 @@ def test_a_rank_given_twice(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"tp": "two"}', "tp: 'two'; allowed: a whole number above 0, or null"),
-        ('{"batch": true}', "batch: True; allowed: a whole number above 0, or null"),
+        ('{"tp": "two"}', "tp: 'two'; allowed: an integer above 0, or null"),
+        ('{"batch": true}', "batch: True; allowed: an integer above 0, or null"),
         ('{"link": 18}', "link: 18; allowed: text or null"),
         ('{"dtype": ["bfloat16"]}', "dtype: ['bfloat16']; allowed: text or null"),
-        ('{"model": "8b"}', "model: '8b'; allowed: the content of a config.json, or null"),
+        ('{"model": "8b"}', "model: '8b'; allowed: a config.json's content, or null"),
         ('{"model": {"num_hidden_layers": 0}}', "num_hidden_layers: 0; a whole number above 0"),
         ("[]", "not a JSON object"),
     ],

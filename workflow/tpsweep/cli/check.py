@@ -72,9 +72,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument("results", type=Path, nargs="?", default=Path("results"))
-    what.add_argument(
-        "--site", type=Path, help="a site.yaml: run the preflights of its node classes"
-    )
+    what.add_argument("--site", type=Path, help="a site.yaml: run its preflights")
     parser.add_argument("--configfile", type=Path, help="with --site: check another sweep's needs")
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
 

@@ -101,9 +101,7 @@ def _check_outputs(wanted: Wanted, given: Sequence[Path]) -> None:
         if path.exists() and not path.is_file():
             raise CaptureError(f"{option}: {path}: not a regular file; choose a file")
     if len({path.resolve() for path in targets.values()}) < len(targets):
-        raise CaptureError(
-            f"--timeline: {wanted.timeline}: it is also the --output; choose two files"
-        )
+        raise CaptureError(f"--timeline: {wanted.timeline}: also the --output; choose two files")
 
 
 def _draw(capture: CutCapture, path: Path) -> bool:

@@ -31,9 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--explain", metavar="MODEL", help="show how TP splits this model instead")
     parser.add_argument("--tp", type=int, help="with --explain: number of GPUs")
     parser.add_argument("--batch", type=int, default=1, help="with --explain: sequences per step")
-    parser.add_argument(
-        "--dtype", help="with --explain: dtype of the weights; default: the model's"
-    )
+    parser.add_argument("--dtype", help="with --explain: weights' dtype; default: the model's")
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
 
 

@@ -187,9 +187,7 @@ def _check_results(config: Config) -> None:
     if max(len(part.encode()) for part in Path(results).parts or ("",)) > LONGEST_NAME:
         raise ConfigError("results", results, f"allowed: names of at most {LONGEST_NAME} bytes")
     if (config.base / results).exists() and not (config.base / results).is_dir():
-        raise ConfigError(
-            "results", results, "allowed: a folder, or a name that does not exist yet"
-        )
+        raise ConfigError("results", results, "allowed: a folder, or a free name")
     there = next(p for p in (config.base / results / "_").parents if p.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError("results", results, "allowed: a writable folder")
@@ -240,7 +238,8 @@ def _check_model(key: str, entry: WorkloadEntry, name: str, config: Config) -> N
         left_out = any(e.axes.items() <= here.items() for e in config.settings.exclude)
         if problem and not left_out:
             where = f"{key}.tp" if entry.tp else "tp"
-            raise ConfigError(where, tp, f"{problem} ({name}); allowed: a TP that does")
+            allowed = ", ".join(map(str, shape.tps))
+            raise ConfigError(where, tp, f"{problem} ({name}); allowed: {allowed}")
 
 
 def _known(key: str, given: Iterable[Any] | None, known: Iterable[Any]) -> None:

@@ -141,9 +141,7 @@ def _measure(cell: Cell, results: Path, folder: Path, dataset: str) -> None:
             connection.sendall(request.to_line())
             line = connection.makefile("rb").readline()
         except OSError as error:
-            raise CellError(
-                "crash", f"lost the connection to the engine daemon: {error}"
-            ) from error
+            raise CellError("crash", f"lost the engine daemon: {error}") from error
     if not line.endswith(b"\n"):
         raise CellError("crash", "the engine daemon died during this cell")
     answer = Answer.from_line(line)

@@ -153,6 +153,11 @@ class Shape:
             return f"it does not divide the model's intermediate size of {self.intermediate}"
         return None
 
+    @property
+    def tps(self) -> list[int]:
+        """The TPs over which vLLM can split this model, up to one rank a head."""
+        return [tp for tp in range(1, self.heads + 1) if self.tp_problem(tp) is None]
+
     def _bytes(self, experts: int, vocabulary: int, dtype: str) -> int:
         """Bytes of the layers with ``experts`` each, and of ``vocabulary`` parameters."""
         plain, linear = DTYPE_BYTES[dtype], self._linear(experts)

@@ -77,7 +77,7 @@ def explain(shape: Shape, dtype: str, tp: int, batch: int = 1) -> Explanation:
     Raises ``ValueError``, one line, for a TP that the model cannot be split over.
     """
     if problem := shape.tp_problem(tp):
-        raise ValueError(f"--tp: {tp}: {problem}, allowed: one that does")
+        raise ValueError(f"--tp: {tp}: {problem}; allowed: {', '.join(map(str, shape.tps))}")
     split = Split(shape, dtype, tp)
     return Explanation(
         tp=tp,

@@ -217,9 +217,7 @@ def _claim(cell: Cell, name: str, owners: dict[str, str]) -> None:
     if cell.cell_id in owners:
         where = f"tp{cell.engine.tp} {cell.readable} on {cell.engine.gpu}"
         owner = owners[cell.cell_id]
-        allowed = (
-            f"the same cell as in workloads.{owner}; allowed: each cell once; narrow one of the two"
-        )
+        allowed = f"the same cell as in workloads.{owner}; allowed: each cell once; narrow one"
         raise ConfigError(f"workloads.{name}", where, allowed)
     owners[cell.cell_id] = name
 

@@ -90,9 +90,7 @@ def check_file(dataset: str, path: Path, count: int, longest: int) -> None:
     if not head.startswith(b"["):
         raise ValueError("it is not a list of conversations; allowed: JSON in ShareGPT's format")
     if not tail.endswith(b"]"):
-        raise ValueError(
-            "it is truncated: its list does not end; allowed: a complete ShareGPT file"
-        )
+        raise ValueError("truncated: its list does not end; allowed: a complete ShareGPT file")
 
 
 def file_digest(path: Path) -> str:

@@ -95,9 +95,7 @@ def find(capture: Path) -> Sidecar:
         numbers[key] = value = data.get(key)
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and (not whole or value < 1):
-            raise CaptureError(
-                f"{path}: {key}: {value!r}; allowed: a whole number above 0, or null"
-            )
+            raise CaptureError(f"{path}: {key}: {value!r}; allowed: an integer above 0, or null")
     skipped = data.get("steady_from") or 0
     if not isinstance(skipped, int) or isinstance(skipped, bool) or skipped < 0:
         raise CaptureError(f"{path}: steady_from: {skipped!r}; a whole number, 0 or above")
@@ -105,9 +103,7 @@ def find(capture: Path) -> Sidecar:
         if data.get(key) is not None and not isinstance(data[key], str):
             raise CaptureError(f"{path}: {key}: {data[key]!r}; allowed: text or null")
     if model is not None and not isinstance(model, dict):
-        raise CaptureError(
-            f"{path}: model: {model!r}; allowed: the content of a config.json, or null"
-        )
+        raise CaptureError(f"{path}: model: {model!r}; allowed: a config.json's content, or null")
     return Sidecar(
         model=ModelSizes.from_config(model, path) if isinstance(model, dict) else None,
         dtype=data.get("dtype"),

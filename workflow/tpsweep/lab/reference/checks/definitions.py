@@ -30,7 +30,7 @@ def prefill_in_token_time(reference: Reference) -> list[Finding]:
             ("batch_latency / output tokens", "the prefill is in it", by_latency),
             (
                 "batch / throughput",
-                "it includes all that the throughput includes, also prefill",
+                "it includes all that throughput includes, also prefill",
                 by_rate,
             ),
         ):
