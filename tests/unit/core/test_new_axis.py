@@ -45,6 +45,7 @@ from tpsweep.sweep.manifest import write_manifest
 from tpsweep.sweep.sweep import InputError, load_sweep
 from tpsweep.tables import tp_comparison
 from tpsweep.analysis.compare import compare
+from tpsweep.analysis.series import Source
 from tpsweep.cli.compare import lines
 
 root, out = Path.cwd(), Path(sys.argv[1])
@@ -76,7 +77,7 @@ for item in before.planned:
 for path in old.rglob("*.parquet"):
     table = pq.read_table(path, partitioning=None)
     pq.write_table(table.drop_columns(["stripes"]), path)
-table = tp_comparison.build(load(out))
+table = tp_comparison.build(Source(load(out)))
 table.write(out)
 json.dump({
     "old_ids": [item.cell.cell_id for item in before.planned],
