@@ -1,88 +1,102 @@
-# What people type. Everything runs in .venv, which `make install` makes and refreshes.
+# The commands for people. Everything runs in .venv, which `make install` creates and keeps current.
 SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables bench-loops lint format gpu-smoke clean
+.PHONY: help install constraints sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables bench-loops lint docs picture format gpu-smoke clean
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(STAMP)  ## make .venv: the executor plugin, the project, its CPU or CUDA engine
+install: $(STAMP)  ## create .venv: executor plugin, project, CPU or CUDA engine
 
-$(STAMP): pyproject.toml $(PLUGIN)/pyproject.toml install/install.sh
+$(STAMP): pyproject.toml $(PLUGIN)/pyproject.toml install/install.sh $(wildcard install/constraints*.txt)
 	install/install.sh
 	@touch $@
 
-sweep: install  ## a small real sweep on this machine: cells, rows, tables
+constraints: install  ## the versions that install takes, from .venv; see install/README.md
+	$(BIN)/pip install --quiet uv
+	$(BIN)/python -m tools.constraints
+	@touch $(STAMP)
+
+sweep: install  ## run a small real sweep on this machine
 	$(BIN)/snakemake --profile cluster/local
 	@echo; cat results/tables/tp_comparison.md
 
-test: install  ## all tests (real vLLM on the CPU, a private Slurm and a browser included)
+test: install  ## run all tests: real vLLM on the CPU, a private Slurm, a browser
 	-install/slurm.sh
 	-install/browser.sh
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# Most tests wait for an engine or a scheduler; more at a time would disturb what they wait for.
+# Most tests wait for an engine or a scheduler; more workers would slow down what they wait for.
 WORKERS ?= $(shell [ $$(nproc) -ge 4 ] && echo 3 || echo 2)
 
-# LAB: the folder that holds all of it. A shell uses it after `source $(LAB)/env`.
+# LAB: the folder that holds this Slurm. To use it in a shell: `source $(LAB)/env`.
 LAB ?= results/slurm-lab
-slurm-up: install  ## a private Slurm with fake GPUs, to try things on by hand
+slurm-up: install  ## start a private Slurm with fake GPUs, for trying things out
 	install/slurm.sh
 	$(BIN)/python -m tests.slurm.lab up $(LAB)
 
-slurm-down: install  ## end that Slurm and remove its folder
+slurm-down: install  ## stop that Slurm and remove its folder
 	$(BIN)/python -m tests.slurm.lab down $(LAB)
 
-slurm-demo: install  ## the small sweep on a private Slurm on this machine
+slurm-demo: install  ## run the small sweep on a private Slurm on this machine
 	install/slurm.sh
 	$(BIN)/python -m tests.slurm.demo
 	@echo; cat results/slurm-demo/tables/tp_comparison.md
 
-faults: install  ## every fault on a private Slurm; writes docs/faults.md
+faults: install  ## run every fault on a private Slurm; writes docs/generated/faults.md
 	install/slurm.sh
 	$(BIN)/python -m tests.slurm.fault_table
 
-bad-inputs: install  ## every bad input and fault on this machine; writes docs/bad-input.md
+bad-inputs: install  ## try every bad input and local fault; writes docs/generated/bad-input.md
 	$(BIN)/python -m tests.bad_input.table
 
-# In an environment of its own: the peer pulls in packages that are too new for vLLM.
-bench: bench-capture bench-plan bench-tables  ## the executor beside its peers, and with 10,000 cells; writes docs/speed.md
+# In a separate environment: the other plugin needs packages that are too new for vLLM.
+bench: bench-capture bench-plan bench-tables  ## run the other benchmarks, then the executor's; writes docs/generated/speed*.md
 	install/slurm.sh
 	python3 -m venv .venv-bench
 	.venv-bench/bin/pip install -q $(PLUGIN) snakemake-executor-plugin-slurm
 	.venv-bench/bin/python -m tests.bench.report
 
-bench-capture: install  ## a capture of a million kernels, beside pandas; writes docs/speed-capture.md
-	$(BIN)/python -m tests.bench.capture_million --write docs/speed-capture.md
+bench-capture: install  ## time the analysis of a million-kernel capture; writes docs/generated/speed-capture.md
+	$(BIN)/python -m tests.bench.capture_million --write docs/generated/speed-capture.md
 
-bench-plan: install  ## the plan of PACE's matrix and of 10,000 cells; writes docs/speed-plan.md
-	$(BIN)/python -m tests.bench.plan --write docs/speed-plan.md
+bench-plan: install  ## time the plan of 10,000 cells; writes docs/generated/speed-plan.md
+	$(BIN)/python -m tests.bench.plan --write docs/generated/speed-plan.md
 
-bench-tables: install  ## tables and page of 10,000 cells; writes docs/speed-tables.md
-	$(BIN)/python -m tests.bench.tables_scale --write docs/speed-tables.md
+bench-tables: install  ## time tables and page of 10,000 cells; writes docs/generated/speed-tables.md
+	$(BIN)/python -m tests.bench.tables_scale --write docs/generated/speed-tables.md
 
-bench-loops: install  ## shell loops around vLLM's benchmark, beside the same cells here; prints a page
+bench-loops: install  ## compare with shell loops around vLLM's benchmark; prints a page
 	$(BIN)/python -m tests.bench.loops tests/bench/loops.yaml
 
-lint: install  ## ruff, mypy, lint-imports, snakefmt, snakemake --lint
+lint: install  ## run ruff, mypy, lint-imports, snakefmt, snakemake --lint and the link check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/python tests/lint_workflow.py --profile cluster/local
+	$(BIN)/python tools/check_links.py README.md CONTRIBUTING.md docs cluster results
 
-format: install  ## put every file in its canonical form
+# NO_MKDOCS_2_WARNING: no advertisement among the warnings that --strict looks for.
+docs: install  ## build the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+picture: install  ## take the picture of the smoke test's page again; writes docs/report.png
+	install/browser.sh
+	$(BIN)/python tools/page_picture.py results/smoke/report.html docs/report.png
+
+format: install  ## reformat every file
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow/rules
 
-# BARE=1: with what this host's python3 already has (a host that reaches no package registry).
-# The smoke test takes whatever vLLM is there, and asks for just that one.
+# BARE=1: use this host's python3 and its packages, for hosts without access to a package registry.
+# The smoke test asks for whichever vLLM version is installed.
 ifdef BARE
 gpu-smoke: export PYTHONPATH := $(CURDIR)/workflow:$(CURDIR)/$(PLUGIN)/src:$(PYTHONPATH)
 gpu-smoke: PY := python3
@@ -90,10 +104,10 @@ else
 gpu-smoke: install
 gpu-smoke: PY := $(BIN)/python
 endif
-gpu-smoke:  ## 8B, TP 1 and 2, latency and serving, on a host with two GPUs
+gpu-smoke:  ## run the smoke test on a host with two GPUs: 8B at TP 1 and 2
 	$(PY) -m snakemake --profile cluster/gpu-host --config site=cluster/gpu-host/site.yaml \
 	  vllm_version="$$($(PY) -c 'import importlib.metadata as m; print(m.version("vllm"))')"
 	@echo; cat results/smoke/tables/tp_comparison.md
 
-clean:  ## remove the environments and Snakemake's state; results stay
-	rm -rf .venv .venv-bench .snakemake
+clean:  ## remove environments, the site and Snakemake's state; keep results
+	rm -rf .venv .venv-bench .snakemake build

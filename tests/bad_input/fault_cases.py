@@ -165,7 +165,7 @@ CASES = (
     ),
     Case(
         "row_cut_off",
-        "a row's file is cut off (planned again at once)",
+        "a row's file is truncated (planned again at once)",
         "tpsweep: results/cells/latency/here/tiny-llama/tp1/",
         damage(lambda content: content[: len(content) // 2]),
         act=_planned,
@@ -183,7 +183,7 @@ CASES = (
     ),
     Case(
         "row_damaged",
-        "a row's data is damaged (the tables fail, the next run measures it)",
+        "a row's data is damaged (the tables fail; the next run measures the cell again)",
         "unreadable row, counted as failed: ",
         damage(_flipped),
         act=_tables_then_planned,

@@ -39,7 +39,7 @@ CASES = (
     ),
     Case(
         "model_missing",
-        "a model path with $( ), which is not there",
+        "a model path with $( ) that does not exist",
         "models.tiny-llama.path: './$(touch pwned)': no such folder; allowed: a folder with",
         model(path="./$(touch pwned)"),
     ),

@@ -45,7 +45,7 @@ CASES = (
     ),
     Case(
         "sharegpt_cut_off",
-        "a ShareGPT file that is cut off",
+        "a truncated ShareGPT file",
         "config: workloads.load.dataset_path: 'talks.json': it is cut off: its list has no end",
         request_file(SHAREGPT, '[{"conversations": [{"from": "human", "value": "Hel'),
     ),
@@ -63,7 +63,7 @@ CASES = (
     ),
     Case(
         "lengths_over_context",
-        "a lengths file with a request over the context",
+        "a lengths file with a request longer than the context",
         "config: workloads.load.dataset_path: 'lengths.csv': request 2 has 500 + 100 tokens",
         request_file(LENGTHS, "20,10\n500,100\n"),
     ),

@@ -48,7 +48,7 @@ CASES = (
     ),
     Case(
         "site_twice",
-        "a key of site.yaml is there twice",
+        "a duplicate key in site.yaml",
         f"{SITE}: parallel: '3': given twice, lines ",
         site("gpus:", "parallel: 3\ngpus:"),
     ),
@@ -66,13 +66,13 @@ CASES = (
     ),
     Case(
         "site_missing",
-        "a site that is not there (site)",
+        "a site that does not exist (site)",
         "cluster/nowhere/site.yaml: No such file or directory",
         act=options("--config", "site=cluster/nowhere/site.yaml"),
     ),
     Case(
         "site_option_missing",
-        "a site that is not there (submitit-site)",
+        "a site that does not exist (submitit-site)",
         "cluster/nowhere/site.yaml: No such file or directory",
         act=options("--submitit-site", "cluster/nowhere/site.yaml"),
     ),
@@ -91,7 +91,7 @@ CASES = (
     ),
     Case(
         "site_too_short",
-        "48 hours on a site that has 8",
+        "48 hours on a site that allows 8",
         "tpsweep: config: workloads.decode.minutes + engine_start_minutes: 2890: allowed: up to "
         "480 minutes on here of site local",
         long_cells,

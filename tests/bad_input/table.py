@@ -1,4 +1,4 @@
-"""``make bad-inputs``: try all bad inputs and faults, and write docs/bad-input.md."""
+"""``make bad-inputs``: try all bad inputs and faults, and write docs/generated/bad-input.md."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from tests.bad_input.case import Case, Report, copy_of, judge, make_template
 from tests.bad_input.cases import CASES
 
-PAGE = Path("docs/bad-input.md")
+PAGE = Path("docs/generated/bad-input.md")
 TOGETHER = 4
 LINE_LIMIT = 220
 HEADER = """\
 # Bad input and faults
 
-Written by `make bad-inputs`: each was tried in a copy of the project that has finished rows, by
-`snakemake --profile cluster/local --configfile sweep.yaml`. The line is what was printed, word by
-word, with its middle left out beyond {limit} characters. Finished rows are
-those that can be read, before and after.
+Written by `make bad-inputs`. Each case runs
+`snakemake --profile cluster/local --configfile sweep.yaml` in a copy of the project that already
+has finished rows. *Output* is the telling line, verbatim; beyond {limit} characters its middle is
+cut. *Finished rows* counts readable rows before and after.
 
-| what was wrong | what came out | exit code | finished rows |
+| what was wrong | output | exit code | finished rows |
 |---|---|---|---|
 """
 
@@ -38,11 +38,11 @@ def _cell(text: str) -> str:
 
 def line_of(report: Report) -> str:
     """A line of the table."""
-    said = report.line
-    if len(said) > LINE_LIMIT:  # both ends tell: which cell, and why
-        said = f"{said[: LINE_LIMIT // 3]} ... {said[-LINE_LIMIT * 2 // 3 :]}"
+    shown = report.line
+    if len(shown) > LINE_LIMIT:  # the start names the cell, the end the cause
+        shown = f"{shown[: LINE_LIMIT // 3]} ... {shown[-LINE_LIMIT * 2 // 3 :]}"
     rows = f"{report.before} -> {report.after}"
-    return f"| {_cell(report.wrong)} | `{_cell(said)}` | {report.code} | {rows} |\n"
+    return f"| {_cell(report.wrong)} | `{_cell(shown)}` | {report.code} | {rows} |\n"
 
 
 def table(reports: Iterable[Report]) -> str:
@@ -56,8 +56,8 @@ def run_all(cases: Iterable[Case], folder: Path) -> list[Report]:
 
     def tried(case: Case) -> Report:
         report = judge(case, copy_of(template, folder / case.name))
-        said = "; ".join(report.problems) or "good"
-        print(f"{case.name}: {said}\n    {report.line[:LINE_LIMIT]}", flush=True)
+        verdict = "; ".join(report.problems) or "good"
+        print(f"{case.name}: {verdict}\n    {report.line[:LINE_LIMIT]}", flush=True)
         return report
 
     with ThreadPoolExecutor(TOGETHER) as pool:
@@ -65,7 +65,7 @@ def run_all(cases: Iterable[Case], folder: Path) -> list[Report]:
 
 
 def main() -> int:
-    """All cases (or those named); docs/bad-input.md if all went well, else exit code 1."""
+    """Run all cases (or those named). Write the page if all went well, else return 1."""
     chosen = [case for case in CASES if not sys.argv[1:] or case.name in sys.argv[1:]]
     with tempfile.TemporaryDirectory(prefix="bad-input-") as folder:
         reports = run_all(chosen, Path(folder))

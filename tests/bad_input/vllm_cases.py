@@ -115,7 +115,7 @@ CASES = (
     ),
     Case(
         "wrong_version",
-        "another vLLM than asked is installed",
+        "the installed vLLM is not the configured version",
         "invalid: vllm_version: 0.0.1 was asked, ",
         _version,
         is_running=True,
@@ -123,7 +123,7 @@ CASES = (
     ),
     Case(
         "port_in_use",
-        "somebody takes the port of the server before it listens, again and again",
+        "another process takes the server's port before it listens, repeatedly",
         "ends: engine_start: port: ",
         act=_port_in_use,
         is_running=True,

@@ -31,24 +31,24 @@ _KIND = "CUPTI_ACTIVITY_KIND_"
 Figures = dict[str, Any]
 
 TEXT = """\
-# Speed of the analysis of captures
+# Speed of the capture analysis
 
 Written by `make bench-capture` (`python -m tests.bench.capture_million`) on {date}: {cpus}
-processors, {system}, Python {python}. The nsys capture of `tests/data/captures` (8B, TP=2, on
-2x H200), repeated in time until it has a million kernels: {kernels:,} kernels, an SQLite of
-{size:.0f} MB. Both ways ran {repeats} times in turn, each time in a process of its own; imports
-count. The goal is 3 s and 2 GB.
+processors, {system}, Python {python}. The nsys capture in `tests/data/captures` (8B, TP=2, on
+2x H200) is repeated in time up to a million kernels: {kernels:,} kernels, an SQLite file of
+{size:.0f} MB. Both programs ran {repeats} times, alternating, each run in a fresh process, imports
+included. The goal is 3 s and 2 GB.
 
 | | tpsweep | plain pandas | ratio |
 |---|---|---|---|
 {lines}
 
-Seconds, lowest to highest: {ranges}.
+Seconds, min to max: {ranges}.
 
-The pandas version is written for this one capture: it looks for two kernel names, takes one kernel
-for one all-reduce and checks nothing. `tpsweep comm` goes through its whole table of kernels,
-groups the kernels of a collective, matches the ranks, checks counts and sums, and makes every term
-of every phase.
+The pandas program is written for this one capture: it looks for two kernel names, takes one kernel
+for one all-reduce and checks nothing. `tpsweep comm` searches its whole kernel table, groups the
+kernels of a collective, matches the ranks, checks counts and sums, and computes every term of
+every phase.
 """
 
 
@@ -196,7 +196,7 @@ def agree(runs: dict[str, list[Figures]]) -> list[str]:
 
 
 def page(result: dict[str, Any]) -> str:
-    """docs/speed-capture.md."""
+    """The page as Markdown."""
     runs = result["runs"]
     median = {
         way: {

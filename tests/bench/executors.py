@@ -28,6 +28,7 @@ cluster: slurm
 status_seconds: 2
 max_minutes: 10
 parallel: 1000
+pack_minutes: PACK
 gpus: {cpu: {card: CPU, per_node: 16, slurm: {partition: gpu-h100, mem: 300M}}}
 """
 SNAKEFILE = """
@@ -60,6 +61,7 @@ class Way:
     name: str
     words: Callable[[int], list[str]]
     mem_mb: int = 300
+    pack_minutes: int = 60  # of this executor's site: 12 jobs of 5 minutes in one
 
 
 def snakemake(*options: str) -> Callable[[int], list[str]]:
@@ -72,6 +74,7 @@ WAYS = [
     Way("bare submitit array", lambda count: [sys.executable, "bare.py", str(count)]),
     Way("Snakemake alone (dry run)", snakemake("-n", "--quiet", "all")),
     Way("this executor", snakemake(*OURS, *COMMON)),
+    Way("this executor, a task each", snakemake(*OURS, *COMMON), pack_minutes=0),
     # Each of its jobs starts two more Snakemakes, which need this much memory.
     Way("slurm plugin, arrays", snakemake(*SLURM, "--slurm-array-jobs", "all"), 900),
     Way("slurm plugin, defaults", snakemake(*SLURM), 900),
@@ -80,7 +83,7 @@ WAYS = [
 
 def measure(lab: Lab, folder: Path, way: Way, count: int) -> tuple[float, int]:
     """Seconds that ``way`` takes for ``count`` jobs, and how many it finished."""
-    (folder / "site.yaml").write_text(SITE)
+    (folder / "site.yaml").write_text(SITE.replace("PACK", str(way.pack_minutes)))
     (folder / "bare.py").write_text(BARE)
     text = SNAKEFILE.replace("COUNT", str(count)).replace("MEM", str(way.mem_mb))
     (folder / "Snakefile").write_text(text)

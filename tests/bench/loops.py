@@ -1,7 +1,7 @@
 """GPU-seconds of shell loops around vLLM's latency benchmark, beside the same cells by tpsweep.
 
     python -m tests.bench.loops SWEEP.yaml [--profile cluster/<site>] [--site .../site.yaml]
-        [--only '{tp: 1}'] [--sample 3] [--write docs/speed-loops.md]
+        [--only '{tp: 1}'] [--sample 3] [--write docs/generated/speed-loops.md]
     python -m tests.bench.loops SWEEP.yaml ... --kept    (the page of what was run; runs nothing)
 
 A loop starts an engine for every cell: vLLM's own ``latency`` benchmark, a process per cell, with

@@ -22,32 +22,32 @@ LOOPS, SESSIONS = "loops.jsonl", "sessions.jsonl"
 """Below the results root: the loops that were run, and the executor's word on its sessions."""
 
 TEXT = """\
-# What sharing engines saves
+# What sharing engine starts saves
 
 Written by `{command}` on {date}: {machine}, vLLM {vllm}.
-The lab's latency and batch-scaling lists of {model}, {cells} of {planned} cells, both ways on the
-same machine, vLLM's caches warm on both sides. GPU-seconds: wall seconds of the processes that hold
-the GPUs, times GPUs{note}.
+The lab's latency and batch-scaling experiments on {model}, {cells} of {planned} cells, run both
+ways on the same machine with warm vLLM caches. GPU-seconds are the wall-clock seconds of the
+processes that hold the GPUs, times the number of GPUs{note}.
 
-| TP | cells | loops run | loops, GPU-s | tpsweep, GPU-s | ratio | floor, GPU-s | tpsweep / floor |
+| TP | cells | loops run | loops (GPU-s) | tpsweep (GPU-s) | ratio | floor (GPU-s) | over floor |
 |---|---|---|---|---|---|---|---|
 {lines}
 
-Loops: vLLM's `latency` benchmark with {warmups} warm-ups (its default), an engine start per cell.
-The floor: one engine start per session and the kept repeats.
+*Loops*: vLLM's `latency` benchmark, {warmups} warm-ups (its default), one engine start per cell.
+*Floor*: one engine start per session plus the kept repeats. *Over floor*: tpsweep / floor.
 
-| TP | preflight, GPU-s | ratio, it counted | ratio, as few warm-ups in the loops | loops / floor |
+| TP | preflight (GPU-s) | ratio with preflight | ratio with equal warm-ups | loops / floor |
 |---|---|---|---|---|
 {more}
 
-Preflight is once a day and node class. Loops over the floor is the most that sharing could save
-with these iterations.
+Preflight runs once per day and node class. Loops / floor is the most that sharing could save with
+these iterations.
 {reckoned}
-## Both measure the same
+## Agreement with vLLM's benchmark
 
-Median of a whole call, tpsweep's row and vLLM's benchmark, each in an engine start of its own.
+Median wall time of one call: tpsweep's row and vLLM's benchmark, each on its own engine start.
 
-| TP | batch | in / out (tokens) | tpsweep (ms) | vLLM's (ms) | difference |
+| TP | batch | in / out (tokens) | tpsweep (ms) | vLLM's benchmark (ms) | difference |
 |---|---|---|---|---|---|
 {agreement}
 """
@@ -175,8 +175,8 @@ def page(sweep: Sweep, loops: dict[str, Loop], command: str) -> str:
         for group in groups
     ]
     reckoned = sum(one.cells - one.looped for one in found)
-    said = (
-        f"\n{reckoned} loops were not run: reckoned from the mean start of those that were, and the"
+    estimated = (
+        f"\n{reckoned} loops were not run: estimated from the mean start of those that were and the"
         " rows' iteration times.\n"
     )
     both = [
@@ -196,7 +196,7 @@ def page(sweep: Sweep, loops: dict[str, Loop], command: str) -> str:
         lines="\n".join(one.line for one in found),
         more="\n".join(one.more for one in found),
         warmups=WARMUPS,
-        reckoned=said if reckoned else "",
+        reckoned=estimated if reckoned else "",
         agreement="\n".join(both),
     )
 

@@ -25,10 +25,10 @@ TEXT = """\
 # Speed of the plan
 
 Written by `make bench-plan` (`python -m tests.bench.plan`) on {date}: {cpus} processors, {system},
-Python {python}. `tpsweep plan --json` for PACE, {repeats} times each, each in a process of its own;
-imports count. Nothing is measured yet, so every cell is packed, costed and expected.
+Python {python}. `tpsweep plan --json` for PACE, {repeats} runs each in a fresh process, imports
+included. Nothing is measured yet, so every cell is packed, costed and given an expectation.
 
-| matrix | cells | planned | sessions | seconds (median) | lowest to highest | goal |
+| matrix | cells | planned | sessions | seconds (median) | min to max | goal (s) |
 |---|---|---|---|---|---|---|
 {lines}
 """

@@ -1,4 +1,4 @@
-"""``make bench``: runs the benchmarks and writes docs/speed.md."""
+"""``make bench``: runs the benchmarks and writes docs/generated/speed.md."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 TEXT = """\
-# Speed
+# Speed of the executor
 
-Written by `make bench` on {date}: {cpus} processors, {system}, a private Slurm whose nodes are all
-this machine. Ratios within one table are of one run, one after another; seconds depend on the
-machine.
+Written by `make bench` on {date}: {cpus} processors, {system}, a private Slurm whose nodes all run
+on this machine. The rows of one table come from one run, one after another: compare ratios, because
+seconds depend on the machine.
 
 ## No-op jobs
 
-`python -m tests.bench.executors`. Each job is one `touch`. A way that is not done in time is ended,
-and *finished* counts what it had done.
+`python -m tests.bench.executors`. Each job is one `touch`. A variant that exceeds its time limit is
+stopped; *finished* is what it had completed by then.
 
 {executors}
 
 ## Gap between two cells of a session
 
-`python -m tests.bench.gap`. From the end of one no-op cell's program to the start of the next, on
-the same node, in seconds.
+`python -m tests.bench.gap`. Seconds from the end of one no-op cell's program to the start of the
+next, on the same node.
 
 {gap}
 
 ## Thousands of pending cells
 
-`python -m tests.bench.scale`. Cells in sessions of 200, half of them for a partition that is
-closed. *Submitted* is the time from the start of Snakemake until all sessions are in the queue; the
-share is of one processor, over 20 s in which nothing happens.
+`python -m tests.bench.scale`. Cells in sessions of 200; half of them wait for a partition that is
+down. *Submitted* is the time from starting Snakemake until every session is in the queue. The idle
+CPU share is of one processor, over 20 s in which nothing happens.
 
 {scale}
 """
@@ -68,7 +68,7 @@ def main() -> int:
         gap=as_table(output_of("gap")),
         scale=as_table(output_of("scale")),
     )
-    Path("docs/speed.md").write_text(text, "utf-8")
+    Path("docs/generated/speed.md").write_text(text, "utf-8")
     return 0
 
 

@@ -25,10 +25,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tpsweep.results.row_cache import CACHE
 
 from tpsweep.core.row_file import read_row, write_row
 from tpsweep.results.load import MANIFEST_SCHEMA
-from tpsweep.results.row_cache import CACHE
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = {
@@ -51,17 +51,16 @@ TEXT = """\
 
 Written by `make bench-tables` (`python -m tests.bench.tables_scale`) on {date}: {cpus}
 processors, {system}, Python {python}. {cells:,} cells of a full matrix (two models; H100, H200,
-A100; TP 1 to 8), copies of real rows under other identities, raw samples included, every one
-labelled synthetic: {mb:.0f} MB in {cells:,} files. Each command in a process of its own, imports
-counted. The goals are 10 s and 2 GB for all tables, 20 s for the page.
+A100; TP 1 to 8): copies of real rows under other identities, raw samples included, each labelled
+synthetic. {mb:.0f} MB in {cells:,} files. Each command runs in a fresh process, imports included.
+The goals are 10 s and 2 GB for all tables, 20 s for the page.
 
-| command | rows read before | seconds | peak memory of a process (GB) |
+| command | rows cached | seconds | peak memory of a process (GB) |
 |---|---|---|---|
 {lines}
 
-Rows are read from their files once; what was read is kept in `results/{cache}`, and the next
-command reads only what changed. In a run of Snakemake the tables are made first, then the page. The
-page is {page:.1f} MB.
+Row files are read once. `results/{cache}` caches them, so the next command reads only the files
+that changed. A Snakemake run makes the tables first, then the page. The page is {page:.1f} MB.
 """
 
 

@@ -48,6 +48,7 @@ class Case:
     lab: Lab
     flow: SlurmWorkflow
     cut_off: set[str] = field(default_factory=set)
+    outdated: set[str] = field(default_factory=set)  # done, but of what is no longer wanted
     slurm: str = ""
     user: str = ""
     options: list[str] = field(default_factory=list)
@@ -83,6 +84,10 @@ class Case:
         """The Slurm job in which a cell began last."""
         return [event.job for event in self.flow.events() if event.cell == cell][-1]
 
+    def with_variables(self, **variables: str) -> None:
+        """Have the next Snakemake start with these in its environment."""
+        self.flow.environment = {**self.lab.env(), **variables}
+
     @property
     def logdir(self) -> Path:
         """The executor's folder."""
@@ -105,11 +110,24 @@ class Case:
         words += ["-t", "1", "--mem=100M", "-o", "/dev/null", "--wrap", f"sleep {seconds}"]
         return self.call(*words)
 
+    def rewrite(self, cells: Mapping[str, Mapping[str, Any]]) -> None:
+        """Change what is wanted of the cells, as a user does who edits the workflow."""
+        (self.flow.root / "cells.json").write_text(json.dumps(cells))
+
+    def result(self, cell: str) -> str:
+        """What a cell made of its value and its input."""
+        return (self.flow.root / f"out/{cell}.txt").read_text().split(maxsplit=1)[1].strip()
+
     def kill(self) -> None:
         """SIGKILL of Snakemake."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+    def finish_alone(self) -> None:
+        """Let held cells go, and wait until all sessions have ended without a main process."""
+        self.flow.let_go(*(path.name[5:] for path in self.flow.root.glob("hold-*")))
+        self.flow.wait_for(lambda: not self.call("squeue", "-h", "-o", "%i"))
 
     def abandon(self) -> None:
         """End what a fault that went wrong left running."""
@@ -187,9 +205,9 @@ def judge(fault: Fault, lab: Lab, root: Path) -> Report:
         slurm=case.slurm,
         user=case.user,
         lost=sum(not (root / f"out/{cell}.txt").exists() for cell in cells),
-        twice=sum(times > 1 for times in done.values()),
+        twice=sum(times > 1 + (cell in case.outdated) for cell, times in done.items()),
         rerun=sorted(cell for cell, times in begun.items() if times > 1),
-        cut_off=sorted(case.cut_off),
+        cut_off=sorted(case.cut_off | case.outdated),
         left=len(_left(root)),
         seconds=time.monotonic() - began,
     )

@@ -1,6 +1,6 @@
-"""``make faults``: run all faults on a private Slurm and write docs/faults.md.
+"""``make faults``: run all faults on a private Slurm and write docs/generated/faults.md.
 
-Typed again after one went wrong, it runs that one and those after it that have no report yet.
+Run again after a failure, it repeats that fault and runs those that have no report yet.
 """
 
 from __future__ import annotations
@@ -17,23 +17,31 @@ from pathlib import Path
 from tests.slurm.case import Report, judge
 from tests.slurm.faults import FAULTS
 from tests.slurm.lab import Lab
+from tests.slurm.lab_config import LabConfig
 from tests.slurm.workflow import matrix
 
 KEPT = Path(".faults.jsonl")
-CONTROLLER_LOST = ("controller_restarted", "forgotten_by_everybody")
-"""These have a Slurm of their own: one that was killed gives ids anew, and nodes mind."""
+OWN_SLURM = {
+    # One that was killed gives ids anew, and nodes mind.
+    "controller_restarted": LabConfig(),
+    "forgotten_by_everybody": LabConfig(),
+    "prolog_fails": LabConfig(prolog=True),
+}
+MOUNTS = ("disk_full", "output_disk_full", "files_appear_late")
 
 HEADER = """\
-# Faults
+# Faults on Slurm
 
-Written by `make faults` on {date}: Slurm {version} of this machine, {cells} cells of {sessions}
-sessions on five nodes with fake GPUs, real processes, cells that compute nothing. Each fault
-strikes while the second of three cells of a session runs; then the same command is typed again
-until all is done. Counted from the cells' own append-only log (begun, done): *lost* cells have no
-output at the end, *twice* were done more than once, *rerun* began more than once, which should be
-exactly what was cut off unfinished; *left* processes outlived their session.
+Written by `make faults` on {date}: Slurm {version} on this machine, {cells} cells in {sessions}
+sessions on five nodes with fake GPUs; real processes, cells that compute nothing. Each fault
+strikes while the second of a session's three cells runs, unless it says otherwise. Then the same
+command is run again until everything is done. The counts come from the cells' own append-only log
+(begun, done): *lost* cells have no output at the end, *twice* cells finished more than once,
+*rerun* cells began more than once. *rerun* should equal *unfinished*, the cells that the fault
+interrupted (or that were done, and are not wanted any more). *left* counts processes that
+outlived their session.
 
-| fault | Slurm said | the user saw | lost | twice | rerun | unfinished | left | seconds |
+| fault | Slurm's answer | what the user saw | lost | twice | rerun | unfinished | left | seconds |
 |---|---|---|---|---|---|---|---|---|
 """
 
@@ -52,20 +60,20 @@ def table(reports: Iterable[Report], version: str) -> str:
 
 
 def _judge(name: str, lab: Lab, root: Path) -> Report:
-    if name not in CONTROLLER_LOST:
+    if name not in OWN_SLURM:
         return judge(FAULTS[name], lab, root)
-    with Lab(root.with_name(f"{name}-slurm")) as own:
+    with Lab(root.with_name(f"{name}-slurm"), OWN_SLURM[name]) as own:
         return judge(FAULTS[name], own, root)
 
 
 def _kept() -> dict[str, Report]:
-    """Good reports of an earlier run that did not come to its end, by name."""
+    """Good reports of an earlier, interrupted run, by name."""
     lines = KEPT.read_text("utf-8").splitlines() if KEPT.exists() else []
     return {data.pop("name"): Report(**data) for data in map(json.loads, lines)}
 
 
 def main() -> int:
-    """Run all faults (or those named); docs/faults.md if all went well, else exit code 1."""
+    """Run all faults (or those named). Write the page if all went well, else return 1."""
     names = sys.argv[1:] or list(FAULTS)
     reports: list[Report] = []
     kept = {} if sys.argv[1:] else _kept()
@@ -78,8 +86,8 @@ def main() -> int:
                 continue
             root = Path(folder, name)
             root.mkdir()
-            if name == "disk_full" and os.geteuid() != 0:
-                print("SKIPPED disk_full: only root can mount a small file system", flush=True)
+            if name in MOUNTS and os.geteuid() != 0:
+                print(f"SKIPPED {name}: only root can mount", flush=True)
                 continue
             try:
                 report = _judge(name, lab, root)
@@ -94,7 +102,7 @@ def main() -> int:
                 with KEPT.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"name": name, **asdict(report)}) + "\n")
     if not wrong and names == list(FAULTS):
-        Path("docs/faults.md").write_text(table(reports, version), "utf-8")
+        Path("docs/generated/faults.md").write_text(table(reports, version), "utf-8")
         KEPT.unlink()
     return 1 if wrong else 0
 

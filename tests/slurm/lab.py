@@ -71,6 +71,8 @@ class Lab:
         self.config = config or LabConfig()
         self.port = 0
         self.daemons = Daemons(self.folder)
+        self.node_prefix: list[str] = []
+        """Words that start a slurmd, before its own."""
 
     def __enter__(self) -> Lab:
         self.up()
@@ -190,7 +192,7 @@ class Lab:
     def start_node(self, name: str) -> None:
         """Start a node's slurmd."""
         (self.folder / "spool" / name).mkdir(parents=True, exist_ok=True)
-        self._start(f"slurmd-{name}", "slurmd", "-D", "-N", name)
+        self._start(f"slurmd-{name}", *self.node_prefix, "slurmd", "-D", "-N", name)
 
     def start_slurmctld(self) -> None:
         """Start the controller and wait until it answers."""
@@ -248,6 +250,9 @@ class Lab:
         host, user = socket.gethostname().partition(".")[0], getpass.getuser()
         place = (self.config, self.folder, self.port, host, user)
         (self.folder / "slurm.conf").write_text(slurm_conf(*place))
+        prolog = self.folder / "prolog"
+        prolog.write_text(f"#!/bin/sh\n[ ! -e {self.folder}/bad-$SLURMD_NODENAME ]\n")
+        prolog.chmod(0o755)
         (self.folder / "gres.conf").write_text(gres_conf(self.config, self.folder))
         dbd = self.folder / "slurmdbd.conf"
         dbd.write_text(slurmdbd_conf(*place))

@@ -43,6 +43,8 @@ class LabConfig:
     auth: str = "munge"
     kill_over_memory: bool = True
     """Slurm samples memory once a second and ends a step that has taken more than it asked for."""
+    prolog: bool = False
+    """A prolog that fails on a node as long as ``bad-<node>`` is in the lab's folder."""
     cgroup: str = ""
     """``cgroup/v1`` (root only, tried on no other): the kernel ends what takes too much instead."""
 
@@ -93,6 +95,7 @@ SlurmdPidFile={folder}/spool/%n.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/slurmd-%n.log
 ReturnToService=2
+{f"Prolog={folder}/prolog" if config.prolog else ""}
 MpiDefault=none
 SwitchType=switch/none
 ProctrackType=proctrack/{tracking}

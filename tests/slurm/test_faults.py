@@ -17,6 +17,11 @@ CORE = [
     "runner_killed",
     "main_process_killed",
     "main_process_killed_in_sbatch",
+    "parameter_changed_while_nobody_looked",
+    "parameter_changed_while_it_runs",
+    "every_variable_is_set",
+    "ledger_deleted",
+    "chatty_sbatch",
 ]
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ CELLS = json.load(open("cells.json"))
 rule all:
     input: [f"out/{{c}}.txt" for c in CELLS]
 rule cell:
+    input: lambda w: CELLS[w.c].get("input", [])
     output: "out/{{c}}.txt"
     resources:
         gpu_type=lambda w: CELLS[w.c]["gpu"], gpus=lambda w: CELLS[w.c]["gpus"],
@@ -53,8 +54,8 @@ rule cell:
         session_command=lambda w: CELLS[w.c].get("command", {command!r}),
         session_order=lambda w: CELLS[w.c].get("order", 0),
         failure_record=lambda w: f"failures/{{w.c}}.json"
-    params: cell="{{c}}"
-    shell: "bash cell.sh {{params.cell:q}} {{output:q}}"
+    params: cell="{{c}}", value=lambda w: CELLS[w.c].get("value", "none")
+    shell: "bash cell.sh {{params.cell:q}} {{output:q}} {{params.value:q}} {{input:q}}"
 """
 
 LIMIT = '        runtime=lambda w: CELLS[w.c].get("runtime", 2), session_runtime=1,\n'
@@ -72,7 +73,7 @@ while [ -e "hold-$1" ]; do sleep 0.1; done
 if [ -e "fail-$1" ]; then exit "$(cat "fail-$1")"; fi
 eat='import time; held = bytearray(900 << 20); time.sleep(60)'
 if [ -e "eat-$1" ]; then exec python3 -c "$eat"; fi
-echo "$SESSION_ID" > "out/.$1" && mv "out/.$1" "$2" && say done "$1"
+echo "$SESSION_ID $3 $(cat "${4:-/dev/null}")" > "out/.$1" && mv "out/.$1" "$2" && say done "$1"
 """
 
 
@@ -124,14 +125,17 @@ class SlurmWorkflow:
         (self.root / "cell.sh").write_text(CELL)
         (self.root / "site.yaml").write_text(site)
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
-        """Start Snakemake in a process group of its own; its output goes to ``said.log``."""
+    def start(self, *options: str, inside: Iterable[str] = ()) -> subprocess.Popen[str]:
+        """Start Snakemake in a process group of its own; its output goes to ``said.log``.
+
+        ``inside``: words of a program that starts it.
+        """
         words = [sys.executable, "-m", "snakemake", "--executor", "submitit", "--nolock"]
         words += ["--jobs", "1000", "--submitit-site", "site.yaml", "--rerun-incomplete"]
         words += ["--submitit-gather-seconds", "0.5", "--keep-going", "--latency-wait", "2"]
         with (self.root / "said.log").open("ab") as output:
             return subprocess.Popen(
-                [*words, *options],
+                [*inside, *words, *options],
                 cwd=self.root,
                 env={**self.environment, "TEST_WORKFLOW": str(self.root)},
                 stdout=output,

@@ -25,7 +25,6 @@ def engine(**changes: Any) -> Engine:
         "site": "local",
         "gpu": "here",
         "gpu_card": "CPU",
-        "gpus": 2,
         "model": model(),
         "tp": 2,
         "replicas": 1,

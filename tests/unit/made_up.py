@@ -13,7 +13,7 @@ from tpsweep import tables
 from tpsweep.analysis.builder import build_tables
 from tpsweep.analysis.table import Table
 from tpsweep.cli.tables import BUILDERS
-from tpsweep.core import capture_report, row_file
+from tpsweep.core import results_paths, row_file
 from tpsweep.core.failure import Failure
 from tpsweep.results.load import MANIFEST_SCHEMA, load
 
@@ -146,8 +146,7 @@ class Sweep:
         }
         cell_id = self.add(tp, measured=measured, **{"workload": "capture", **axes})
         if report is not None:
-            place = capture_report.stem_of(self.root, self.manifest[-1]["path"])
-            place = place.with_name(place.name + capture_report.REPORT)
+            place = self.root / results_paths.capture_report(self.manifest[-1]["path"])
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(json.dumps({"synthetic": True, **report}))
         return cell_id

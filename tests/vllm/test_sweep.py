@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.vllm.conftest import ROOT, Project
+from tpsweep.core.method import METHOD
 
 pytestmark = pytest.mark.vllm
 
@@ -36,6 +37,13 @@ def test_every_cell_is_a_row_measured_at_its_tp(swept: Project) -> None:
     assert (rows.prefill_ms > 0).all()
     assert (rows.tpot_ms > 0).all()
     assert rows.tpot_ms_samples.map(len).tolist() == [8] * 4
+    assert (rows.method == METHOD["latency"]).all()
+
+
+def test_every_static_batch_is_scheduled_at_one_instant(swept: Project) -> None:
+    rows = pd.read_parquet(swept.results / "cells")
+    assert rows.batch_held.all()
+    assert [list(found) for found in rows.scheduled_instants_samples] == [[1] * 8] * 4
 
 
 def test_decode_by_timestamps_agrees_with_the_difference_of_lengths(swept: Project) -> None:

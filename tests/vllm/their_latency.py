@@ -30,7 +30,7 @@ ROUNDS = 4
 
 @dataclass(frozen=True)
 class Call:
-    """One call of vLLM's generate(), seen from its own end: how long it took, what it did."""
+    """One batch that vLLM ran, seen from its own end: how long it took, what it did."""
 
     ms: float
     prompts: int
@@ -44,20 +44,26 @@ class Call:
 
 
 def watch(llm: Any) -> list[Call]:
-    """Let every later generate() of ``llm`` add itself to the list that is returned."""
+    """Let every later run of a batch by ``llm`` add itself to the list that is returned.
+
+    Theirs is generate(); ours queues the batch first, and runs it by wait_for_completion().
+    """
     calls: list[Call] = []
-    generate = llm.generate
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        begin = time.perf_counter()
-        outputs = generate(*args, **kwargs)
-        ms = 1e3 * (time.perf_counter() - begin)
-        prompt_tokens = sum(len(output.prompt_token_ids) for output in outputs)
-        output_tokens = sum(len(o.token_ids) for output in outputs for o in output.outputs)
-        calls.append(Call(ms, len(outputs), prompt_tokens, output_tokens))
-        return outputs
+    def watched(run: Any) -> Any:
+        def watching(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            outputs = run(*args, **kwargs)
+            ms = 1e3 * (time.perf_counter() - begin)
+            prompt_tokens = sum(len(output.prompt_token_ids) for output in outputs)
+            output_tokens = sum(len(o.token_ids) for output in outputs for o in output.outputs)
+            calls.append(Call(ms, len(outputs), prompt_tokens, output_tokens))
+            return outputs
 
-    llm.generate = watched
+        return watching
+
+    llm.generate = watched(llm.generate)
+    llm.wait_for_completion = watched(llm.wait_for_completion)
     return calls
 
 
@@ -104,7 +110,7 @@ def our_samples(row: dict[str, Any], iterations: int, engine: Any, calls: list[C
     axes = {name: row[name] for name in ("batch", "input_len", "output_len", "warmups")}
     cell = latency_cell(**axes, repeats=iterations)
     first = len(calls) + int(row["warmups"])
-    measured = latency.measure(cell, engine.generate, engine.vocabulary)
+    measured = latency.measure(cell, engine.static_batch, engine.vocabulary)
     ms = [1e3 * repeat.wall_s for repeat in measured.repeats]
     return Samples(ms, calls[first : first + iterations])
 

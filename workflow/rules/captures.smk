@@ -1,16 +1,17 @@
 # From a capture to where its steps spent their time: a report and the picture of one decode step.
 COMMUNICATION = SWEEP.communication
+CAPTURE = results_paths.row("capture", "{cell}")
 
 
 rule communication:
     input:
         # Not newer than: a cloned results folder has times of its own. A row that is measured anew
         # runs this again all the same, as a job of this run has made it.
-        row=ancient(f"{RESULTS}/cells/capture/{{cell}}.parquet"),
-        again=lambda wc: SWEEP.analysis_inputs(wc.cell),
+        row=ancient(f"{RESULTS}/{CAPTURE}"),
+        again=lambda wc: SWEEP.analysis_inputs(results_paths.row("capture", wc.cell)),
     output:
-        report=f"{RESULTS}/captures/{{cell}}.comm.json",
-        picture=f"{RESULTS}/captures/{{cell}}.step.svg",
+        report=f"{RESULTS}/{results_paths.capture_report(CAPTURE)}",
+        picture=f"{RESULTS}/{results_paths.capture_picture(CAPTURE)}",
     log:
         f"{RESULTS}/logs/communication/{{cell}}.log",
     shell:

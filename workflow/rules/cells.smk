@@ -5,12 +5,12 @@
 
 def of_job(workload, what):
     """A function of a cell's wildcards: that part of its job."""
-    return lambda wc: getattr(SWEEP.job(f"cells/{workload}/{wc.cell}.parquet"), what)
+    return lambda wc: getattr(SWEEP.job(results_paths.row(workload, wc.cell)), what)
 
 
 def of_cell(workload, function):
     """The same for a function of the path of the cell's row."""
-    return lambda wc: function(f"cells/{workload}/{wc.cell}.parquet")
+    return lambda wc: function(results_paths.row(workload, wc.cell))
 
 
 for WORKLOAD in WORKLOADS:
@@ -21,7 +21,7 @@ for WORKLOAD in WORKLOADS:
         input:
             of_cell(WORKLOAD, SWEEP.inputs),
         output:
-            f"{RESULTS}/cells/{WORKLOAD}/{{cell}}.parquet",
+            f"{RESULTS}/{results_paths.row(WORKLOAD, '{cell}')}",
         log:
             f"{RESULTS}/logs/{WORKLOAD}/{{cell}}.log",
         resources:
@@ -38,6 +38,6 @@ for WORKLOAD in WORKLOADS:
         params:
             cell=of_job(WORKLOAD, "json"),
         shell:
-            f"{PYTHON} scripts/{WORKLOAD}.py --cell {{params.cell:q}} --results {ROOT}"
+            f"{PYTHON} scripts/measure.py --workload {WORKLOAD} --cell {{params.cell:q}} --results {ROOT}"
             " --log {log:q} --dataset={resources.dataset:q}"
             " --session-command {resources.session_command:q}"

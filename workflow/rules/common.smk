@@ -3,8 +3,9 @@ import shlex
 import sys
 from pathlib import Path
 
+from tpsweep.core import results_paths
 from tpsweep.core.preflight_record import MARKERS, record_path
-from tpsweep.config.settings import WORKLOADS
+from tpsweep.core.workloads import WORKLOADS
 from tpsweep.sweep.sweep import AGAIN, InputError, check_files, load_sweep
 
 try:
@@ -24,7 +25,7 @@ if SWEEP.to_repeat:
     print(f"tpsweep: {SWEEP.to_repeat}", file=sys.stderr)
 
 RESULTS = SWEEP.results
-MANIFEST = f"{RESULTS}/matrix.parquet"
+MANIFEST = f"{RESULTS}/{results_paths.MANIFEST}"
 
 
 def word(text):

@@ -290,3 +290,42 @@ def test_cells_of_a_killed_session_are_reported_not_lost(workflow: Workflow) -> 
     assert said.count("Error in rule cell") == 2, said
     assert len(re.findall(r"session s-\w+ ended before this job did: crash", said)) == 2
     wait_until(lambda: mentioning(str(workflow.root)) == [], 5)
+
+
+def test_a_nested_job_is_tried_as_often_as_its_rule_says(workflow: Workflow) -> None:
+    workflow.write(
+        """
+rule fails:
+    output: "x.txt"
+    retries: 2
+    run:
+        open("attempts", "a").write("x\\n")
+        raise ValueError("always")
+"""
+    )
+    workflow.run(ok=False)
+    assert len(workflow.lines("attempts")) == 3
+
+
+def test_the_temporary_folder_of_the_node_reaches_a_shell_command(workflow: Workflow) -> None:
+    workflow.write(
+        """
+rule a:
+    output: "a.txt"
+    shell: "echo {resources.tmpdir} > {output}"
+"""
+    )
+    workflow.run(TMPDIR="/var/tmp")
+    assert workflow.lines("a.txt") == ["/var/tmp"]
+
+
+def test_sigterm_to_the_whole_group_is_said_to_be_the_users(workflow: Workflow) -> None:
+    workflow.write(SLOW)
+    process = workflow.start()
+    wait_until((workflow.root / "running").exists)
+    os.killpg(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "stopped by you: 1 jobs done, 2 left; the same command continues" in said
+    assert "preempted" not in said
+    assert workflow.lines("why") == ["cancelled"]

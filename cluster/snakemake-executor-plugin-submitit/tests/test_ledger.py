@@ -107,3 +107,24 @@ def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock(tmp_path: Path) -
     lock = Lock(path)
     assert lock.is_held
     lock.release()
+
+
+def test_an_intent_without_sessions_is_damage_and_no_crash(path: Path) -> None:
+    path.write_text('{"event": "intent", "name": "one", "sessions": [""], "minutes": 1}\n')
+    ledger = Ledger(path)
+    assert (ledger.damaged, ledger.entries, ledger.is_new) == (1, {}, False)
+
+
+def test_only_an_intent_has_to_be_written(path: Path) -> None:
+    said: list[str] = []
+    ledger = Ledger(path, said.append)
+    assert ledger.is_new
+    ledger.intend("one", ["a"], 10)
+    path.unlink()
+    path.mkdir()
+    ledger.submitted("one", ["7"])
+    ledger.close("a")
+    assert [line.partition(": ")[2] for line in said] == ["Is a directory"] * 2
+    assert ledger.entries == {}
+    with pytest.raises(OSError, match="Is a directory"):
+        ledger.intend("two", ["b"], 10)

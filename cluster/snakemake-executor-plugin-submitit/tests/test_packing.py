@@ -75,3 +75,17 @@ def test_session_ids_are_file_names() -> None:
     (session,) = pack([request("a", session="../x y/" + "z" * 300)], site())
     assert "/" not in session.id
     assert len(session.id) < 60
+
+
+def test_on_slurm_short_jobs_without_session_share_one_and_others_do_not() -> None:
+    slurm = Site(name="s", cluster="slurm", gpus={"g": GpuClass(card="c", per_node=8)})
+
+    def job(name: str, minutes: float | None, alone: bool = False) -> Request:
+        cell = Cell(name, ["true"], Path("log"), None if minutes is None else minutes * 60)
+        return Request(SessionKey("", "", "", 0), cell, is_alone=alone)
+
+    jobs = [job("a", 4), job("b", None), job("c", 4), job("d", 6), job("e", 1, True), job("f", 4)]
+    assert names(jobs, slurm) == ["b", "d", "e", "ac", "f"]
+    assert names(jobs, slurm.model_copy(update={"pack_minutes": 0})) == list("abcdef")
+    packed = pack(jobs, slurm)[3]
+    assert set(packed.requests) == {"a", "c"}

@@ -10,7 +10,8 @@ import pytest
 from snakemake_executor_plugin_submitit.memory import oom_kills
 from snakemake_executor_plugin_submitit.outcome import CUT_OFF, Outcome, of_result
 from snakemake_executor_plugin_submitit.slurm.queue import ALIVE, OVER, parse
-from snakemake_executor_plugin_submitit.slurm.submission import Refusal, classify
+from snakemake_executor_plugin_submitit.slurm.refusal import Refusal, classify
+from snakemake_executor_plugin_submitit.slurm.submission import id_in
 from snakemake_executor_plugin_submitit.spool import Result, Spool, says_out_of_memory, take_news
 
 SQUEUE = "12_0|RUNNING|None|name-1\n12_1|PENDING|Priority|name-1\n13|COMPLETING|None|a|b\n\n"
@@ -144,3 +145,34 @@ def test_the_kernels_count_of_kills(
     events.parent.mkdir(parents=True)
     events.write_text(text)
     assert oom_kills(tmp_path / "cgroup", tmp_path / "fs") == kills
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", '{"code": 0, "mood": "good"}'])
+def test_a_result_that_nobody_can_read_is_none(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.rc"
+    assert Result.read(path) is None
+    path.write_text(text)
+    assert Result.read(path) is None
+    Result(3, note="no space").write(path)
+    assert Result.read(path) == Result(3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "job"),
+    [
+        ("12\n", "12"),
+        ("Welcome, user 4711\n12;east\n", "12"),
+        ("17\n12\n", None),
+        ("Submitted batch job 12\n", None),
+        ("", None),
+    ],
+)
+def test_the_id_in_the_answer_of_sbatch(answer: str, job: str | None) -> None:
+    assert id_in(answer) == job
+
+
+def test_what_does_not_pass_by_itself() -> None:
+    text = "1|PENDING|Priority|n\n2|PENDING|JobHeldUser|n\n3|SUSPENDED|None|n\n4|RUNNING|None|n\n"
+    text += "5|PENDING|launch failed requeued held|n\n"
+    waits = [status.waits_for for status in parse(text).values()]
+    assert waits == ["", "JobHeldUser", "SUSPENDED", "", "launch_failed_requeued_held"]

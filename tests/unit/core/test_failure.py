@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tpsweep.core.failure import Failure, classify, log_since, log_size, telling_lines
-from tpsweep.core.request import START_FAILURE
+from tpsweep.core.request import StartFailure
 from tpsweep.measure import daemon
 
 
@@ -82,5 +82,4 @@ def test_a_failed_start_is_judged_by_its_own_part_of_the_log(
     monkeypatch.setenv("SESSION_LOG", str(log))
     offset = log_size(str(log)) if begin is None else begin
     daemon._leave_start_failure(tmp_path, RuntimeError("port in use\nmore"), offset)
-    said = json.loads((tmp_path / START_FAILURE).read_text("utf-8"))
-    assert said == {"type": type_, "message": "RuntimeError: port in use"}
+    assert StartFailure.read(tmp_path) == StartFailure(type_, "RuntimeError: port in use")

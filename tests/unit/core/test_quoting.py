@@ -123,7 +123,8 @@ def test_the_rules_words_come_through_the_shell(
     assert command.argv[1] == "-c"
     done = subprocess.run(command.argv, capture_output=True, check=True)
     assert done.stdout.decode().split("\0")[:-1] == [
-        *("scripts/latency.py", "--cell", job.cell.to_json(), "--results", AWKWARD),
+        *("scripts/measure.py", "--workload", "latency", "--cell", job.cell.to_json()),
+        *("--results", AWKWARD),
         *("--log", log, f"--dataset={dataset}", "--session-command", job.session_command),
     ]
     assert Cell.from_json(job.cell.to_json()).cell_id == job.cell.cell_id

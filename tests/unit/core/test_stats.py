@@ -6,8 +6,12 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
 from tpsweep.core import stats
+
+DF = np.concatenate([np.geomspace(2, 1e6, 500), np.arange(2, 200)])
 
 
 def test_median_of_one_sample_has_no_interval() -> None:
@@ -134,7 +138,20 @@ def test_median_of_runs_names_its_kind() -> None:
 
 
 def test_student_quantile_is_never_too_narrow() -> None:
-    assert stats.t_975(4) == 2.7764
-    assert 3.1824 < stats.t_975(2.5) < 4.3027
-    assert stats.t_975(2.5) >= 3.5582  # exact value: 3.558
-    assert stats.t_975(1e12) == pytest.approx(1.96, abs=1e-3)
+    assert [stats.t_975(df) for df in (2, 4, 120)] == [4.3027, 2.7764, 1.9799]
+    found = np.array([stats.t_975(df) for df in DF])
+    exact = scipy.special.stdtrit(DF, 0.975)
+    assert np.all(found > exact * (1 - 2.5e-5))  # four digits
+    assert np.all(found < exact * 1.017)
+
+
+@pytest.mark.parametrize("runs", [(3, 3), (3, 5), (8, 4)])
+def test_welch_is_that_of_scipy_for_means(runs: tuple[int, int]) -> None:
+    rng = np.random.default_rng(sum(runs))
+    sides = [rng.normal(0, scale, n) for scale, n in zip((0.1, 0.02), runs, strict=True)]
+    ends = scipy.stats.ttest_ind(*sides, equal_var=False).confidence_interval(0.95)
+    of_means = (ends.high - ends.low) / 2
+    found = stats.speedup(*([[math.exp(x)] for x in side] for side in sides))
+    assert found.hi is not None
+    widened = math.log(found.hi / found.value) / math.sqrt(math.pi / 2)
+    assert of_means * (1 - 2.5e-5) < widened < of_means * 1.017

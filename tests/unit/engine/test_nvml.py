@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tpsweep.engine.nvml import Sample, link_matrix, weakest_of, window
+from tpsweep.engine.nvml import PhaseState, Sample, link_matrix, weakest_of, window
 from tpsweep.perfmodel import nvlink
 
 # Written by `nvidia-smi topo -m` on a host with two H200s, and shortened; then one made up.
@@ -136,3 +136,25 @@ def test_links() -> None:
     assert weakest_of(matrix, [0, 1, 2]) == "SYS"
     assert weakest_of(matrix, [1, 2]) == "PHB"
     assert weakest_of(matrix, [0, 3]) is None
+
+
+def test_phases_are_pooled_over_repeats_and_short_ones_say_nothing() -> None:
+    samples = [
+        sample(t / 10, sm_clock_mhz=1200.0 if t % 10 < 3 else 1980.0, power_now_w=float(t % 10))
+        for t in range(80)
+    ]
+    # Of each second the first three samples are prefill, the others decode.
+    prefill = [(second - 0.05, second + 0.25) for second in range(1, 7)]
+    decode = [(second + 0.25, second + 0.95) for second in range(1, 7)]
+    phases = {"prefill": prefill, "decode": decode, "other": prefill[:1]}
+    found = window(samples, "GPU-a", 0.5, 1.0, 7.5, phases)
+    assert found is not None
+    assert found.phases["prefill"] == PhaseState(18, 1200.0, 1.0)
+    assert found.phases["decode"] == PhaseState(42, 1980.0, 6.0)
+    assert found.phases["other"] == PhaseState(3)
+
+
+def test_a_phase_has_no_power_where_the_driver_tells_none_of_the_moment() -> None:
+    found = window([sample(t / 10) for t in range(80)], "GPU-a", 0.5, 1.0, 7.5, {"p": [(2, 3)]})
+    assert found is not None
+    assert (found.phases["p"].sm_clock_mhz, found.phases["p"].power_w) == (1500.0, None)

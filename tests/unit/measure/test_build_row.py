@@ -14,8 +14,10 @@ import pytest
 from tests.unit.cells import engine, latency_cell, model
 from tpsweep.core import row_file, schema
 from tpsweep.core.cell import Cell
+from tpsweep.core.method import METHOD, method_of
 from tpsweep.core.request import Request
-from tpsweep.engine.nvml import GpuInfo, GpuWindow
+from tpsweep.engine.nvml import GpuInfo, GpuWindow, PhaseState
+from tpsweep.engine.provenance import Host, Software
 from tpsweep.engine.repeat import Finished, Repeat
 from tpsweep.engine.vllm_api import LogFacts, RequestTimes
 from tpsweep.measure import latency
@@ -69,8 +71,8 @@ def engine_record(**changes: Any) -> EngineRecord:
         "log_facts": LogFacts("nccl", "2.27.3", "none"),
         "arguments": {"model": "/models/8b", "seed": 0},
         "environment": {"A": "1"},
-        "software": {"vllm_version_ran": "0.32.0", "torch_version": "2.9.0"},
-        "host": {"hostname": "node1", "slurm_job_id": None},
+        "software": Software("0.32.0", "2.9.0", None, "0.1.0"),
+        "host": Host("node1", None, None),
         "gpus": [GpuInfo(uuid, CARD, 700.0, "570.1") for uuid in UUIDS],
         "gpu_link": "NV18",
         "gpu_note": None,
@@ -199,7 +201,9 @@ def test_a_row_goes_through_its_file_unchanged(tmp_path: Path) -> None:
     left_out = {column.name for column in (*schema.GPU_STATE, *schema.PROVENANCE)} - set(made)
     assert left_out == {"gpu_note", "cpu_model", "cuda_version", "tpsweep_version",
                         "request_set_digest", "slo", "vllm_results",
-                        "profiler_ran", "capture_files"}  # fmt: skip
+                        "profiler_ran", "capture_files", "capture_steady_from", "gpu_phase_note",
+                        "gpu_sm_clock_prefill_mhz", "gpu_sm_clock_decode_mhz",
+                        "gpu_power_prefill_w", "gpu_power_decode_w"}  # fmt: skip
 
 
 def test_figures_times_and_energy_of_a_row() -> None:
@@ -251,3 +255,20 @@ def test_energy_that_one_gpu_lacks_is_no_sum() -> None:
     windows: list[GpuWindow | None] = [gpu_window("GPU-a"), gpu_window("GPU-b", energy_j=None)]
     made = make_row(CELL, engine_record(), measurement(), windows, CONTEXT)
     assert made["energy_j"] is made["energy_j_per_tok"] is None
+
+
+def test_clocks_and_power_stand_by_phase() -> None:
+    phases = {"prefill": PhaseState(3), "decode": PhaseState(20, 1755.0, 610.0)}
+    seen = [gpu_window(uuid, phases=phases) for uuid in UUIDS]
+    row = make_row(CELL, engine_record(), measurement(), seen, CONTEXT)
+    assert row["gpu_sm_clock_decode_mhz"] == [1755.0, 1755.0]
+    assert row["gpu_power_decode_w"] == [610.0, 610.0]
+    assert row["gpu_sm_clock_prefill_mhz"] is row["gpu_power_prefill_w"] is None
+    assert row["gpu_phase_note"] == "prefill: 3 NVML samples, at least 5 needed"
+
+
+def test_a_row_says_by_which_method_it_was_measured() -> None:
+    row = make_row(CELL, engine_record(), measurement(), WINDOWS, CONTEXT)
+    assert row["method"] == METHOD["latency"] == 2
+    assert row["session_shuffled"] is True
+    assert (method_of(None), method_of(2)) == (1, 2)

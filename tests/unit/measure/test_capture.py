@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.cells import engine, latency_cell, model
 from tests.unit.measure.test_build_row import engine_record
-from tpsweep.core import row_file
+from tpsweep.core import results_paths, row_file
 from tpsweep.core.cell import Cell
 from tpsweep.engine.repeat import Finished, Repeat
 from tpsweep.engine.vllm_api import RequestTimes
@@ -68,7 +68,7 @@ class StandInEngine:
         self.profiling = False
         self.calls: list[bool] = []
 
-    def generate(self, prompts: list[list[int]], output_lens: Sequence[int]) -> Repeat:
+    def static_batch(self, prompts: list[list[int]], output_lens: Sequence[int]) -> Repeat:
         self.calls.append(self.profiling)
         times = RequestTimes(1.0, 1.1, 1.2)
         return Repeat(
@@ -98,12 +98,15 @@ def kept(folder: Path) -> list[str]:
 def test_a_capture_is_kept_with_what_it_does_not_tell(tmp_path: Path) -> None:
     measured, stand_in = run(tmp_path)
     assert stand_in.calls == [False, False, True]  # warm-ups run without the profiler
-    stem = CELL.capture_stem
+    stem = results_paths.capture_stem(CELL.path)
     assert stem.startswith("captures/H200/8b/tp2/b1-in256-out16-")
     assert stem.endswith(CELL.cell_id)
     traces = [f"{stem}.rank{rank}.pt.trace.json.gz" for rank in (0, 1)]
     assert measured.figures == {
         "profiler_ran": "torch 2.11.0",
+        "batch_held": False,
+        "scheduled_instants_samples": [1],
+        "capture_steady_from": 7,
         "capture_files": [*traces, f"{stem}.json"],
     }
     assert kept(tmp_path) == sorted(measured.figures["capture_files"])
@@ -112,6 +115,9 @@ def test_a_capture_is_kept_with_what_it_does_not_tell(tmp_path: Path) -> None:
     report = analyse([tmp_path / trace for trace in traces])
     assert report.self_check.expected == report.self_check.found
     assert report.phases["decode"].busbw_gb_s is not None
+    # Decode figures are of the late steps, and the report says of which.
+    assert report.steady_from == 7
+    assert (report.phases["early"].steps, report.phases["decode"].steps) == (7, 8)
 
 
 def test_the_sidecar_says_what_was_asked_and_what_ran(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import pytest
 from tests.unit.cells import latency_cell
 from tpsweep.core.failure import Failure
 
-PROGRAM = Path(__file__).parents[3] / "scripts" / "latency.py"
+PROGRAM = Path(__file__).parents[3] / "scripts" / "measure.py"
 LIMIT_S = 20
 CELL = latency_cell()
 OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n"
@@ -45,7 +45,8 @@ class Session:
     got_request: threading.Event = field(default_factory=threading.Event)
 
     def command(self, cell: str | None = None, session_command: str = "false") -> list[str]:
-        words = [sys.executable, str(PROGRAM), "--cell", CELL.to_json() if cell is None else cell]
+        words = [sys.executable, str(PROGRAM), "--workload", "latency"]
+        words += ["--cell", CELL.to_json() if cell is None else cell]
         words += ["--results", str(self.results), "--session-command", session_command]
         return [*words, "--log", str(self.results / "logs" / "cell.log")]
 

@@ -81,6 +81,77 @@ def test_chunked_prefill_is_flagged() -> None:
         assert latency.figures(cell, measured)["prefill_chunked"] is chunked
 
 
+def in_steps(scheduled: Sequence[float], step_ms: Sequence[float], held: bool = True) -> Repeat:
+    """A repeat whose requests were scheduled at these times, with a prefill of 30 ms."""
+    first = max(scheduled) + PREFILL_S
+    at = [first + sum(step_ms[:k]) / 1e3 for k in range(len(step_ms) + 1)]
+    requests = [finished(len(at), times=RequestTimes(one, first, at[-1])) for one in scheduled]
+    return Repeat(at[-1] - scheduled[0], requests, tuple(at), held)
+
+
+def measured_steps(*repeats: Repeat) -> Measured:
+    one = [replace(r, requests=[replace(q, output_tokens=1) for q in r.requests]) for r in repeats]
+    return Measured(list(repeats), one, Times(0, 1, 2))
+
+
+def test_the_value_is_of_undisturbed_steps_and_the_plain_one_stands_beside_it() -> None:
+    quiet, stalled = in_steps([1.0, 1.0], [2.0] * 4), in_steps([1.0, 1.0], [2.0, 2.0, 42.0, 2.0])
+    found = latency.figures(latency_cell(), measured_steps(quiet, stalled, quiet, stalled, quiet))
+    assert found["tpot_ms_samples"] == pytest.approx([2.0] * 5)
+    assert found["tpot_plain_ms_samples"] == pytest.approx([2.0, 12.0, 2.0, 12.0, 2.0])
+    assert (found["stalls"], found["stalls_samples"]) == (2, [0, 1, 0, 1, 0])
+    assert found["stall_ms"] == pytest.approx(80.0)
+    assert found["unsteady"]
+    assert found["steps_note"].startswith("2 stalls: repeat 2 step 3 +40.0 ms")
+    assert len(found["step_ms_samples"]) == 5 * 4
+    assert found["step_ms_samples"][4:8] == pytest.approx([2.0, 2.0, 42.0, 2.0])
+
+
+def test_without_the_steps_the_value_is_the_plain_one_and_says_so() -> None:
+    cell = latency_cell()
+    found = latency.figures(cell, latency.measure(cell, StandInEngine(), vocabulary=1000))
+    assert found["tpot_ms_samples"] == found["tpot_plain_ms_samples"]
+    assert found["steps_note"] == "the engine's outputs are not one a step: stalls are not seen"
+    assert "stalls" not in found
+
+
+def test_a_batch_that_was_split_although_it_was_held_refuses_the_cell() -> None:
+    whole, split = in_steps([1.0, 1.0], [2.0] * 4), in_steps([1.0, 1.1], [2.0] * 4)
+    assert latency.refusals(latency_cell(), measured_steps(whole, whole)) == []
+    said = latency.refusals(latency_cell(), measured_steps(whole, split))
+    assert said == ["2 of 4 batches were scheduled in 2 steps, not in 1: no static batch"]
+
+
+def test_a_batch_that_could_not_be_held_is_marked() -> None:
+    split = in_steps([1.0, 1.1], [2.0] * 4, held=False)
+    assert latency.refusals(latency_cell(), measured_steps(split)) == []
+    found = latency.figures(latency_cell(), measured_steps(split))
+    assert (found["batch_held"], found["scheduled_instants_samples"]) == (False, [2])
+
+
+@pytest.mark.parametrize(
+    ("batch", "instants"),
+    # Prompts of 64 tokens, 256 in a step. Of 24, the sequences that decode already take a token
+    # each: 1536 tokens at 232 or more a step.
+    [(1, 1), (4, 1), (5, 2), (8, 3), (24, 7)],
+)
+def test_a_chunked_prefill_may_begin_in_as_many_steps(batch: int, instants: int) -> None:
+    assert latency.most_instants(latency_cell(batch=batch)) == instants
+
+
+def test_repeats_go_on_for_the_energy_and_are_not_kept() -> None:
+    now = iter(range(100))
+    standin = StandInEngine()
+    cell = latency_cell(warmups=1)
+    measured = latency.measure(cell, standin, 1000, least_s=4.0, clock=lambda: next(now))
+    assert (len(measured.repeats), len(measured.further)) == (3, 3)
+    assert latency.figures(cell, measured)["energy_repeats"] == 6
+    assert len(latency.figures(cell, measured)["tpot_ms_samples"]) == 3
+    assert measured.times.kept_until >= measured.times.measured + 4.0
+    assert len(measured.times.phases["decode"]) == 6
+    assert latency.measure(cell, standin, 1000).further == []
+
+
 @pytest.mark.parametrize(
     ("spoilt", "reason"),
     [

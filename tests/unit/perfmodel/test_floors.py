@@ -22,7 +22,6 @@ CELL = Cell(
         site="s",
         gpu="H200",
         gpu_card="NVIDIA H200",
-        gpus=2,
         model=Model("llama", "p", None, "bfloat16", "dummy", False, "d"),
         tp=2,
         replicas=1,

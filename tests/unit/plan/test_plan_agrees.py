@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.test_workflow import project, snakemake
 from tpsweep.cli.main import main
-from tpsweep.config.settings import WORKLOADS
+from tpsweep.core.workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.made_up import Sweep, report
 from tests.unit.tables.test_communication_tables import DATA, lines
 from tpsweep.cli.main import main
-from tpsweep.core.capture_report import PICTURE, stem_of
+from tpsweep.core.results_paths import capture_picture
 from tpsweep.figures.communication import draw_communication
 from tpsweep.results.load import load
 from tpsweep.tables import communication as table
@@ -25,8 +25,7 @@ def sweep(tmp_path: Path) -> Sweep:
 
 def put_picture(sweep: Sweep, svg: str) -> None:
     """As the analysis leaves it beside the report of the last cell."""
-    stem = stem_of(sweep.root, sweep.manifest[-1]["path"])
-    stem.with_name(stem.name + PICTURE).write_text(svg, "utf-8")
+    (sweep.root / capture_picture(sweep.manifest[-1]["path"])).write_text(svg, "utf-8")
 
 
 def rendered(sweep: Sweep) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tpsweep.traces.events import Annotation
-from tpsweep.traces.steps import _whole_batches
+from tpsweep.traces.steps import _whole_batches, _with_early
 
 
 def step(context: int, generation: int) -> Annotation:
@@ -31,3 +31,13 @@ def test_a_whole_batch_has_no_parts() -> None:
         "decode",
         "prefill",
     ]
+
+
+def test_decode_steps_right_after_a_prefill_stand_apart() -> None:
+    batch = ["prefill", "decode", "decode", "decode", "decode"]
+    late = ["prefill", "early", "early", "decode", "decode"]
+    assert _with_early(batch * 2, 2) == late * 2
+    assert _with_early(batch * 2, 0) == batch * 2
+    # A prefill in chunks, then a last step with fewer sequences.
+    chunked = ["partial", "mixed", "decode", "decode", "decode", "partial"]
+    assert _with_early(chunked, 1) == ["partial", "mixed", "early", "decode", "decode", "partial"]

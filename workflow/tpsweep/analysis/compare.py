@@ -18,6 +18,7 @@ from tpsweep.analysis.compare_values import FIGURES, Change, changes
 from tpsweep.analysis.series import Line, Source, unlike
 from tpsweep.analysis.table import Record
 from tpsweep.core import schema
+from tpsweep.core.layout import Layout
 from tpsweep.core.stats import NOT_SIGNIFICANT, SIGNIFICANT
 from tpsweep.results.load import Results, ResultsError, load
 
@@ -134,7 +135,7 @@ def _pair(cell: Record, a: Line, b: Line) -> Pair:
         runs_b=len(b.measured),
         changes=list(changes(cell["workload"], a, b)),
         unlike=unlike(a, b),
-        synthetic=any(one["synthetic"] for one in (*a.measured, *b.measured)),
+        synthetic=a.is_synthetic or b.is_synthetic,
     )
 
 
@@ -169,10 +170,7 @@ def _lines(
             if len(values) > 1:
                 found = ", ".join(values)
                 raise ResultsError(f"--across {name}: {folder} holds the same cell with {found}")
-    return {
-        key: Line(cells[0]["tp"], cells[0]["replicas"], cells[0]["gpus"], cells)
-        for key, cells in groups.items()
-    }
+    return {key: Line(Layout.of(cells[0]), cells) for key, cells in groups.items()}
 
 
 def _cells(results: Results) -> Iterator[Record]:

@@ -14,6 +14,7 @@ import numpy as np
 from tpsweep.analysis import verdicts
 from tpsweep.analysis.series import Line
 from tpsweep.core import stats
+from tpsweep.core.workloads import LATENCY, SERVE, THROUGHPUT
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ _RATES = (
 )
 FIGURES: dict[str, tuple[_Figure, ...]] = {
     # requests/s of a static batch are its tok/s once more, divided by the output length.
-    "latency": (
+    LATENCY: (
         _Figure("decode", "ms/token", "tpot_ms", "tpot_ms_samples", "lower"),
         _Figure("prefill", "ms", "prefill_ms", "prefill_ms_samples", "lower"),
         _Figure("output", "tok/s", "output_tok_s", WALL),
     ),
-    "throughput": _RATES,
-    "serve": (
+    THROUGHPUT: _RATES,
+    SERVE: (
         _Figure("TTFT p50", "ms", "ttft_p50_ms", "ttft_p50_ms_samples", "lower"),
         _Figure("ITL p50", "ms", "itl_p50_ms", "itl_p50_ms_samples", "lower"),
         *_RATES,
@@ -73,7 +74,7 @@ FIGURES: dict[str, tuple[_Figure, ...]] = {
 
 def changes(workload: str, a: Line, b: Line) -> Iterator[Change]:
     """From ``a`` to ``b``, every figure of the workload that the measured runs of both have."""
-    compare = _served if workload == "serve" else _repeated
+    compare = _served if workload == SERVE else _repeated
     for figure in FIGURES.get(workload, ()):
         found = compare(figure, a, b)
         if found is not None:

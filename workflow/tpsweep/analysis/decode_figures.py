@@ -5,6 +5,7 @@ The statistics are those of ``tpsweep.core.stats``.
 
 from __future__ import annotations
 
+from tpsweep.analysis import verdicts
 from tpsweep.analysis.series import Line
 from tpsweep.analysis.table import Record
 from tpsweep.core import stats
@@ -15,18 +16,18 @@ DECODE_COLUMNS = (
     Column("tpot_ms", FLOAT, "decode time per output token: median of the run medians"),
     Column("tpot_ms_lo", FLOAT, "95 % interval of the kind interval_kind"),
     Column("tpot_ms_hi", FLOAT, "95 % interval of the kind interval_kind"),
-    Column("interval_kind", TEXT, "between runs, or within session"),
+    Column("interval_kind", TEXT, verdicts.KINDS),
 )
 
 
-def ratio_columns(name: str, doc: str) -> tuple[Column, ...]:
-    """A ratio with what ``stats`` says of it."""
+def ratio_columns(name: str, doc: str, verdict: str = "") -> tuple[Column, ...]:
+    """A ratio with what ``stats`` says of it; ``verdict``: the name of that column."""
     return (
         Column(name, FLOAT, doc),
         Column(f"{name}_lo", FLOAT, "95 % interval"),
         Column(f"{name}_hi", FLOAT, "95 % interval"),
-        Column(f"{name}_kind", TEXT, "between runs, or within session"),
-        Column(f"{name}_verdict", TEXT, "what the interval allows to say"),
+        Column(f"{name}_kind", TEXT, verdicts.KINDS),
+        Column(verdict or f"{name}_verdict", TEXT, "what the interval allows to say"),
     )
 
 
@@ -45,10 +46,12 @@ def decode_time(line: Line) -> Record:
     }
 
 
-def time_ratio(name: str, above: Line, below: Line | None, samples: str = DECODE) -> Record:
+def time_ratio(
+    name: str, above: Line | None, below: Line | None, samples: str = DECODE, verdict: str = ""
+) -> Record:
     """The time ``samples`` of ``above`` over that of ``below``; nulls if either has none."""
-    names = [column.name for column in ratio_columns(name, "")]
-    if below is None or not above.runs(samples) or not below.runs(samples):
+    names = [column.name for column in ratio_columns(name, "", verdict)]
+    if not above or not below or not above.runs(samples) or not below.runs(samples):
         return dict.fromkeys(names)
     found = above.ratio_to(below, samples)
     values = (found.value, found.lo, found.hi, found.kind, found.verdict)

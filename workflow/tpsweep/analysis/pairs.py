@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from tpsweep.analysis.series import DUMMY, HEAD, KEY, Line, Series, unlike
+from tpsweep.analysis.series import HEAD, KEY, Line, Series, dummy_note, unlike
 from tpsweep.analysis.table import IDENTITY_VIEWS, Record, View, identity, text
 from tpsweep.core.schema import BOOL, INT, TEXT, Column
 
@@ -31,7 +31,7 @@ PAIR_ORDER = (*(c.name for c in _OF_SERIES if c.name != "batch"), "tp_from", "tp
 
 def pairs(series: Series) -> Iterator[tuple[Line, Line]]:
     """Every two lines of one engine each, measured or not, that differ in TP; the smaller first."""
-    single = [line for line in series.lines if line.replicas == 1]
+    single = [line for line in series.lines if line.layout.is_tp_alone]
     yield from combinations(single, 2)
 
 
@@ -52,11 +52,9 @@ def differences(low: Line, high: Line) -> list[str]:
     notes = []
     if low.measured and high.measured and found:
         notes.append(f"unlike: {', '.join(found)}")
-    if any(cell["weights"] == "dummy" for cell in (*low.measured, *high.measured)):
-        notes.append(DUMMY)
-    return notes
+    return [*notes, *dummy_note(low, high)]
 
 
 def synthetic(*lines: Line) -> bool:
     """Whether a made-up row is among those of ``lines``."""
-    return any(cell["synthetic"] for line in lines for cell in line.measured)
+    return any(line.is_synthetic for line in lines)

@@ -97,8 +97,8 @@ def find(series: Series) -> list[Difference]:
 
 
 def name_of(line: Line) -> str:
-    """A line as text: its TP, and its engines if they are several."""
-    return f"TP={line.tp}" + (f" x {line.replicas}" if line.replicas > 1 else "")
+    """A line as text: its layout."""
+    return line.layout.label
 
 
 def _difference(compared: Compared, lines: list[Line]) -> Difference | None:

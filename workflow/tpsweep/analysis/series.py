@@ -1,6 +1,6 @@
-"""Series: the lines that a table compares, one per TP, and what they have in common.
+"""Series: the lines that a table compares, one per layout, and what they have in common.
 
-A series holds the cells whose identity differs in ``tp``, ``gpus``, ``replicas`` and ``run`` only,
+A series holds the cells whose identity differs in its layout and ``run`` only,
 and whose ``settings`` (``tpsweep.core.cell``: engine limits, dataset file, SLOs, ...) agree.
 TP=1 has no all-reduce: its line stands in the series of every backend.
 """
@@ -18,15 +18,16 @@ import numpy as np
 
 from tpsweep.analysis.table import Record
 from tpsweep.core import schema, stats
+from tpsweep.core.axes import LAYOUT, NO_ALLREDUCE
+from tpsweep.core.layout import Layout
 from tpsweep.core.schema import BOOL, INT, TEXT, Column
 from tpsweep.results.load import Results, records
 
-LINE = ("tp", "replicas", "gpus")
+LINE = (*(axis.name for axis in LAYOUT), "gpus")
 _NOT_KEY = ("cell_id", "run", "allreduce_backend", *LINE)
 KEY = (*(name for name in schema.IDENTITY_NAMES if name not in _NOT_KEY), "settings")
 """What every line of a series has in common, the all-reduce backend apart."""
 
-NO_ALLREDUCE = "none"
 RAN = "allreduce_backend_ran"
 _COMPARED = {
     "driver": "driver_version",
@@ -42,9 +43,7 @@ HEAD = (
     *(column for column in schema.IDENTITY if column.name in KEY),
     Column("settings", TEXT, "of the series: digest of what else could change a number"),
     Column("allreduce_backend", TEXT, "of the series; its TP=1 line ran without all-reduce"),
-    Column("tp", INT, "tensor-parallel size"),
-    Column("replicas", INT, "engines side by side"),
-    Column("gpus", INT, "tp x replicas"),
+    *(column for column in schema.IDENTITY if column.name in LINE),
     Column("state", TEXT, "measured, or why the line or some of its runs have no figures"),
     Column("runs", INT, "runs measured"),
     Column("runs_planned", INT, "runs asked for"),
@@ -61,17 +60,30 @@ DUMMY = "dummy weights: prefill and joules are not those of real data"
 
 @dataclass(frozen=True)
 class Line:
-    """The runs of one TP in one series: ``cells`` of the manifest, rows' columns included."""
+    """The runs of one layout in one series: ``cells`` of the manifest, rows' columns included."""
 
-    tp: int
-    replicas: int
-    gpus: int
+    layout: Layout
     cells: list[Record]
+
+    @property
+    def tp(self) -> int:
+        """Tensor-parallel size."""
+        return self.layout.tp
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that the engine holds."""
+        return self.layout.gpus
 
     @cached_property
     def measured(self) -> list[Record]:
         """Its cells that have a row."""
         return [cell for cell in self.cells if cell["state"] == "measured"]
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether a made-up row is among its rows."""
+        return any(cell["synthetic"] for cell in self.measured)
 
     @property
     def state(self) -> str:
@@ -155,14 +167,13 @@ class Series:
         return {
             **dict(zip(KEY, self.key, strict=True)),
             "allreduce_backend": self.backend,
-            "tp": line.tp,
-            "replicas": line.replicas,
+            **line.layout.sizes,
             "gpus": line.gpus,
             "state": line.state,
             "runs": len(line.measured),
             "runs_planned": len(line.cells),
             "note": "; ".join([*self.differences, *warnings]) or None,
-            "synthetic": any(cell["synthetic"] for cell in line.measured),
+            "synthetic": line.is_synthetic,
         }
 
     @cached_property
@@ -187,6 +198,12 @@ def by_batch(series: Iterable[Series]) -> list[list[Series]]:
         if one.batch is not None:
             groups[one.place(None)].append(one)
     return [sorted(group, key=lambda one: one.batch or 0) for group in groups.values()]
+
+
+def dummy_note(*lines: Line) -> list[str]:
+    """What a table says of lines with a row of dummy weights; empty without."""
+    is_dummy = any(cell["weights"] == "dummy" for line in lines for cell in line.measured)
+    return [DUMMY] if is_dummy else []
 
 
 def unlike(one: Line, other: Line) -> list[str]:
@@ -243,10 +260,15 @@ def _series(cells: Iterable[Record]) -> Iterator[Series]:
 
 
 def _lines(cells: list[Record]) -> list[Line]:
-    by_size: dict[tuple[int, int, int], list[Record]] = defaultdict(list)
+    by_layout: dict[Layout, list[Record]] = defaultdict(list)
     for cell in cells:
-        by_size[cell["tp"], cell["replicas"], cell["gpus"]].append(cell)
-    return [Line(*size, found) for size, found in sorted(by_size.items())]
+        by_layout[Layout.of(cell)].append(cell)
+    return [Line(layout, by_layout[layout]) for layout in sorted(by_layout, key=by_axes)]
+
+
+def by_axes(layout: Layout) -> tuple[int, ...]:
+    """Sorts the lines of a series: by TP first, then by the other axes."""
+    return tuple(layout.sizes.values())
 
 
 def _difference(label: str, name: str, lines: list[Line]) -> str:

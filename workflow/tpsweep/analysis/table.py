@@ -15,7 +15,9 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from tpsweep.analysis.markdown import pipe_table
+from tpsweep.core import schema
 from tpsweep.core.atomic import replacing
+from tpsweep.core.axes import READ
 from tpsweep.core.schema import Column
 
 Record = dict[str, Any]
@@ -247,30 +249,10 @@ def _each(values: Iterable[Any]) -> Iterator[Any]:
             yield from _each(value)
 
 
-IDENTITY_VIEWS = (
-    identity("Site", "site"),
-    identity("GPU", "gpu"),
-    identity("Card", "gpu_card"),
-    identity("Model", "model"),
-    identity("Revision", "model_revision"),
-    identity("Dtype", "dtype"),
-    identity("Weights", "weights"),
-    identity("vLLM", "vllm_version"),
-    identity("Workload", "workload"),
-    identity("Data set", "dataset"),
-    identity("Variant", "variant"),
-    identity("All-reduce", "allreduce_backend"),
-    identity("Requests", "num_prompts"),
-    identity("Rate (requests/s)", "request_rate"),
-    identity("Max in flight", "max_concurrency"),
-    identity("Input (tokens)", "input_len"),
-    identity("Output (tokens)", "output_len"),
-    identity("Batch", "batch"),
-    identity("TP", "tp"),
-    identity("Replicas", "replicas"),
-    identity("GPUs", "gpus"),
-)
+IDENTITY_VIEWS = tuple(identity(axis.heading, axis.name) for axis in READ)
 """The identity but for the id and the run, in the order in which people read it."""
+IDENTITY_ORDER = tuple(column.name for column in schema.IDENTITY if column.name != "cell_id")
+"""Columns by which tables of single cells are sorted."""
 
 
 def figure(name: str, absent: str = "") -> Callable[[Record], str]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from tpsweep.analysis.series import NO_ALLREDUCE
 from tpsweep.analysis.table import Record
-from tpsweep.core import schema
+from tpsweep.core import capture_match
+from tpsweep.core.layout import Layout
+from tpsweep.core.workloads import LATENCY
 from tpsweep.results.load import Results, records
 
-_FREE = ("cell_id", "workload", "output_len", "run")
-SAME = tuple(name for name in schema.IDENTITY_NAMES if name not in _FREE)
-"""What a latency cell and a capture must agree in. A capture's own settings cannot agree: they
-hold its profiler and its repeats."""
+_COLUMNS = ("cell_id", "output_len", "tpot_ms", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -36,22 +34,22 @@ class DecodeTimes:
     """Every measured decode time of a results folder, by what was measured."""
 
     def __init__(self, results: Results) -> None:
-        rows = results.rows[results.rows["workload"] == "latency"]
+        rows = results.rows[results.rows["workload"] == LATENCY]
         settings = dict(
             zip(results.manifest["cell_id"], records(results.manifest, ("settings",)), strict=True)
         )
         self._found: dict[tuple[Any, ...], dict[int, list[Record]]] = defaultdict(
             lambda: defaultdict(list)
         )
-        for line in records(rows, ("cell_id", *SAME, "output_len", "tpot_ms", "synthetic")):
+        for line in records(rows, (*_COLUMNS, *capture_match.COMPARED)):
             if line["tpot_ms"] is not None:
                 known = {**line, **settings[line["cell_id"]]}
-                self._found[_key(line)][line["output_len"]].append(known)
-        self._sizes = sorted({key[SAME.index("tp")] for key in self._found})
+                self._found[capture_match.key(line)][line["output_len"]].append(known)
+        self._sizes = sorted({key[capture_match.COMPARED.index("tp")] for key in self._found})
 
     def of(self, capture: Record) -> DecodeTime:
         """That of the cell like ``capture``; of several output lengths the one nearest to its."""
-        lengths = self._found.get(_key(capture))
+        lengths = self._found.get(capture_match.key(capture))
         if not lengths:
             return DecodeTime(note="no latency cell like it is measured")
         asked = capture["output_len"]
@@ -76,11 +74,13 @@ class DecodeTimes:
         return None
 
 
+def program_of(capture: Record) -> str:
+    """The profiler that made a capture, without its version."""
+    return str(capture["profiler_ran"]).split(" ")[0]
+
+
 def at_tp(cell: Record, tp: int) -> Record:
     """What the same cell is called at another TP: at TP=1 it has no all-reduce."""
-    backend = NO_ALLREDUCE if tp == 1 else cell["allreduce_backend"]
-    return {**cell, "tp": tp, "gpus": tp * cell["replicas"], "allreduce_backend": backend}
-
-
-def _key(line: Record) -> tuple[Any, ...]:
-    return tuple(line[name] for name in SAME)
+    layout = replace(Layout.of(cell), tp=tp)
+    backend = layout.backend(cell["allreduce_backend"])
+    return {**cell, "tp": tp, "gpus": layout.gpus, "allreduce_backend": backend}

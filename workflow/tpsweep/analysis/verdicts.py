@@ -1,9 +1,17 @@
-"""What a difference allows to say: verdicts of served load, and every verdict's short form."""
+"""What a difference allows to say: kinds of interval, verdicts of served load, short forms."""
 
 from __future__ import annotations
 
 from tpsweep.analysis.series import Line
 from tpsweep.core import stats
+
+KINDS = "between runs, or within session"
+"""What a column holds that says of which kind an interval is."""
+KINDS_LEGEND = (
+    f"Between runs: at least {stats.MIN_RUNS} engine starts a side; only then can a difference be"
+    f" significant. Within session: {stats.DIFFERS_WITHIN.split('; ')[1]}."
+)
+"""The line below every table that has such intervals."""
 
 RANGED = {
     "request_s": "request_s_samples",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -12,12 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tpsweep.core.results_paths import FAILURES
+from tpsweep.cli import check_site
+from tpsweep.core import results_paths
+from tpsweep.core.errors import one_line
 from tpsweep.results.load import Results, ResultsError, load, records
 
 STATES = ("measured", "failed", "missing", "infeasible", "excluded")
 UNPLANNED = ("infeasible", "excluded")
-ENGINE_STARTS = "engine_starts.jsonl"
 SHOWN = 10
 """Entries of a list that people see; ``--json`` has all."""
 
@@ -66,6 +68,25 @@ class Report:
         return self.complete and not self.unreadable
 
 
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("results", type=Path, nargs="?", default=Path("results"))
+    what.add_argument("--site", type=Path, help="a site.yaml: run the preflight of its classes")
+    parser.add_argument("--configfile", type=Path, help="with --site: another sweep")
+    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    if options.site is not None:
+        return check_site.run(options.site, options.configfile, as_json=options.json)
+    if options.configfile is not None:
+        print("tpsweep: --configfile: only with --site", file=sys.stderr)
+        return 2
+    return run(options.results, as_json=options.json)
+
+
 def run(results: Path, *, as_json: bool) -> int:
     """The command: the report on stdout. 0 if it is good, 1 if not, 2 without a manifest."""
     try:
@@ -95,7 +116,7 @@ def examine(results: Path) -> Report:
         stale=stale,
         unreadable=[*_unreadable_cells(failed), *_unreadable_rows(results, stale)],
         temporary=sorted(temporary),
-        engine_starts=_lines_in(results / ENGINE_STARTS),
+        engine_starts=_lines_in(results / results_paths.ENGINE_STARTS),
     )
 
 
@@ -132,7 +153,9 @@ def _files(results: Path) -> tuple[set[str], set[str]]:
             if name.startswith("."):
                 if name.endswith(".tmp"):
                     temporary.add(path)
-            elif name.endswith(".parquet") and path.startswith("cells/"):
+            elif name.endswith(results_paths.ROW_SUFFIX) and below.parts[:1] == (
+                results_paths.CELLS,
+            ):
                 rows.add(path)
     return rows, temporary
 
@@ -143,7 +166,7 @@ def _unreadable_cells(failed: list[Failed]) -> Iterator[Unreadable]:
         if cell.type == "unreadable":
             yield Unreadable(cell.path, cell.message or "")
         elif cell.type == "unknown":
-            yield Unreadable(f"{FAILURES}/{cell.cell_id}.json", cell.message or "")
+            yield Unreadable(results_paths.failure_record(cell.cell_id), cell.message or "")
 
 
 def _unreadable_rows(results: Path, stale: list[str]) -> Iterator[Unreadable]:
@@ -152,7 +175,7 @@ def _unreadable_rows(results: Path, stale: list[str]) -> Iterator[Unreadable]:
         try:
             pq.read_metadata(results / path)
         except (pa.ArrowException, OSError) as error:
-            yield Unreadable(path, " ".join(str(error).split()))
+            yield Unreadable(path, one_line(error))
 
 
 def _lines_in(path: Path) -> int:

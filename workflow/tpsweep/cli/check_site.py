@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from tpsweep.core.errors import one_line
 from tpsweep.core.preflight_record import Record, record_path
 from tpsweep.measure.preflight import lines
 from tpsweep.sweep.snakemake_profile import configfile_of, read_sweep, site_of
@@ -25,7 +26,7 @@ def run(site: Path, configfile: Path | None, *, as_json: bool) -> int:
         _refuse_another_site(profile, site)
         sweep = read_sweep(site, chosen)
     except (InputError, OSError, ValueError) as error:
-        print(f"tpsweep check: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"tpsweep check: {one_line(error)}", file=sys.stderr)
         return 2
     names = [Path(path).stem for path in sweep.preflight_markers]
     files = {name: Path(sweep.results, record_path(name)) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,28 @@ from tpsweep.traces.cut_capture import CutCapture, read_capture
 from tpsweep.traces.phases import Phase
 from tpsweep.traces.report import CommReport, report_on
 from tpsweep.traces.sidecar import ModelSizes, read_json
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "capture",
+        type=Path,
+        nargs="+",
+        help=".nsys-rep, .qdstrm or .sqlite (.xz) of nsys; torch traces of all ranks, or their"
+        " folder; or the row (.parquet) of a capture cell",
+    )
+    parser.add_argument("--model", type=Path, help="the model's config.json, without a sidecar")
+    parser.add_argument("--latency", type=Path, help="row (.parquet) of the matching latency cell")
+    parser.add_argument("--output", type=Path, help="write the report here as JSON, too")
+    parser.add_argument("--timeline", type=Path, help="write a picture of a decode step here (SVG)")
+    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    wanted = Wanted(options.latency, options.output, options.timeline)
+    return run(options.capture, options.model, options.json, wanted)
 
 
 @dataclass(frozen=True)

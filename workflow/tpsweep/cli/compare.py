@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,21 +15,32 @@ from tpsweep.analysis import verdicts
 from tpsweep.analysis.compare import COUNTS, Alone, Comparison, Pair, compare
 from tpsweep.analysis.compare_values import Change
 from tpsweep.analysis.table import Record, digits
+from tpsweep.core.axes import BY_NAME
+from tpsweep.core.layout import Layout
 from tpsweep.core.stats import LEVEL, MIN_RUNS
 from tpsweep.results.load import ResultsError
 
 SHOWN = 20
 """Cells of a list that people see; ``--json`` has all."""
-_LABELS = {
-    **dict.fromkeys(("workload", "gpu", "gpu_card", "model"), "{}"),
-    "tp": "TP={}",
-    "allreduce_backend": "all-reduce {}",
-    "input_len": "{} in",
-    "output_len": "{} out",
-    "num_prompts": "{} requests",
-    "request_rate": "{}/s",
-    "max_concurrency": "at most {} in flight",
-}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("a", type=Path, metavar="A")
+    parser.add_argument("b", type=Path, metavar="B")
+    parser.add_argument(
+        "--across",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="a column of the identity in which A and B may differ, such as vllm_version",
+    )
+    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    return run(options.a, options.b, as_json=options.json, across=options.across)
 
 
 def run(a: Path, b: Path, *, as_json: bool, across: Iterable[str] = ()) -> int:
@@ -137,7 +149,10 @@ def _common(cells: list[Record]) -> Record:
 def _words(cell: Record, common: Record | None = None) -> str:
     """What identifies a cell beyond ``common``, in few words."""
     left = {name: value for name, value in cell.items() if name not in (common or {})}
-    if cell.get("gpus") == cell.get("tp", 0) * cell.get("replicas", 1):
+    if cell.get("tp") and cell.get("gpus") == Layout.of(cell).gpus:
         left.pop("gpus", None)
-    words = [_LABELS.get(name, f"{name} {{}}").format(value) for name, value in left.items()]
+    words = [
+        BY_NAME[name].words(value) if name in BY_NAME else f"{name} {value}"
+        for name, value in left.items()
+    ]
     return ", ".join(words) or "the same"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -9,6 +10,16 @@ from tpsweep import tables
 from tpsweep.analysis.builder import read_tables
 from tpsweep.analysis.table import TableError
 from tpsweep.figures import files
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("results", type=Path)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    return run(options.results)
 
 
 def run(results: Path) -> int:

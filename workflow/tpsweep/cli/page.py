@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,20 @@ from tpsweep import tables
 from tpsweep.analysis.builder import Builder, read_tables
 from tpsweep.analysis.table import Table, TableError
 from tpsweep.cli.tables import BUILDERS
-from tpsweep.core import capture_report
+from tpsweep.core import results_paths
 from tpsweep.lab import page as lab
 from tpsweep.report.page import CELL_COLUMNS, PAGE, write_page
 from tpsweep.results.merge import folder_of
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("results", type=Path)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    return run(options.results)
 
 
 def run(results: Path) -> int:
@@ -51,7 +62,7 @@ def _steps(found: Mapping[str, Table], folders: Sequence[Path]) -> dict[str, Pat
         if line["self_check"] is None:
             continue
         for folder in folder_of(line["cell_id"], folders):
-            picture = capture_report.picture_of(folder, paths[line["cell_id"]])
+            picture = folder / results_paths.capture_picture(paths[line["cell_id"]])
             if picture.is_file():
                 pictures.setdefault(line["cell_id"], picture)
     return pictures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snakemake_executor_plugin_submitit.site import SiteError
+from tpsweep.core.errors import one_line
 from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_config
 from tpsweep.plan import explain as explanation
 from tpsweep.plan import explain_text
@@ -17,6 +19,32 @@ from tpsweep.plan.text import text
 from tpsweep.sweep.feasibility import refuse_times
 from tpsweep.sweep.snakemake_profile import configfile_of, read_mapping, read_sweep, site_of
 from tpsweep.sweep.sweep import Sweep
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--configfile", type=Path, help="the sweep; without it the profile's")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--profile", type=Path, help="a folder like cluster/<site>")
+    where.add_argument("--site", type=Path, help="a site.yaml")
+    parser.add_argument("--qos", help="another QOS of the site than its default")
+    parser.add_argument("--explain", metavar="MODEL", help="instead: how TP splits this model")
+    parser.add_argument("--tp", type=int, help="with --explain: over how many GPUs")
+    parser.add_argument("--batch", type=int, default=1, help="with --explain: sequences of a step")
+    parser.add_argument("--dtype", help="with --explain: of weights; without it the model's own")
+    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    if options.explain is not None:
+        asked = Asked(options.explain, options.tp, options.batch, options.dtype)
+        return explain(asked, options.configfile, as_json=options.json)
+    if options.tp is not None:
+        print("tpsweep: --tp: only with --explain", file=sys.stderr)
+        return 2
+    where = Where(options.configfile, options.profile, options.site, options.qos)
+    return run(where, as_json=options.json)
 
 
 @dataclass(frozen=True)
@@ -35,7 +63,7 @@ def run(where: Where, *, as_json: bool) -> int:
     try:
         plan = make_plan(_sweep(where))
     except (OSError, ValueError) as error:
-        print(f"tpsweep plan: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"tpsweep plan: {one_line(error)}", file=sys.stderr)
         return 2
     print(json.dumps(plan.as_json(), indent=1) if as_json else text(plan), end="")
     return 0
@@ -82,7 +110,7 @@ def explain(asked: Asked, configfile: Path | None, *, as_json: bool) -> int:
         shape, dtype = _model(asked, configfile)
         found = explanation.explain(shape, dtype, asked.tp, asked.batch)
     except (OSError, ValueError) as error:
-        print(f"tpsweep plan: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"tpsweep plan: {one_line(error)}", file=sys.stderr)
         return 2
     if as_json:
         totals = {name: getattr(found, name) for name in ("weight_bytes_per_gpu", "all_reduces")}

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from tpsweep.lab.reference import SHIPPED
 from tpsweep.lab.reference.checks import CHECKS, Finding, examine
 from tpsweep.lab.reference.reading import Reference, ReferenceDataError, read_reference
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "data", type=Path, nargs="?", default=SHIPPED, help="a .csv; default: what is shipped"
+    )
+    parser.add_argument("--json", action="store_true", help="on stdout, for programs")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    return run(options.data, as_json=options.json)
 
 
 def run(path: Path, *, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,30 @@ from tpsweep.cli import page
 from tpsweep.cli.tables import BUILDERS
 from tpsweep.figures import files
 from tpsweep.lab import builders as lab
+from tpsweep.lab.reference import SHIPPED
 from tpsweep.lab.reference.reading import ReferenceDataError, read_reference
 from tpsweep.report.page import PAGE
 from tpsweep.results.load import ResultsError
 from tpsweep.results.merge import load_all
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("results", type=Path, nargs="+", metavar="DIR")
+    parser.add_argument("--output", type=Path, help="folder for them; needed for several DIR")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        nargs="?",
+        const=SHIPPED,
+        metavar="CSV",
+        help="own results beside published numbers; without CSV those that are shipped",
+    )
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    return run(options.results, options.output, options.reference)
 
 
 def run(folders: Sequence[Path], output: Path | None = None, reference: Path | None = None) -> int:

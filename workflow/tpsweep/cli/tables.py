@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -12,6 +13,16 @@ from tpsweep.results.load import ResultsError, load
 
 BUILDERS = (*tables.BUILDERS, *lab.BUILDERS)
 """Every table of a sweep."""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("results", type=Path)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Run the command on its arguments."""
+    return run(options.results)
 
 
 def run(results: Path) -> int:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from tpsweep.config.errors import ConfigError, of_pydantic
 from tpsweep.config.settings import ModelEntry, RequestSet, Settings, StaticBatch, WorkloadEntry
 from tpsweep.core import cell
+from tpsweep.core.axes import LISTED, Axis
 from tpsweep.perfmodel.model_shape import (
     Shape,
     UnknownShapeError,
@@ -29,13 +30,9 @@ from tpsweep.perfmodel.model_shape import (
 __all__ = ["Config", "ConfigError", "ModelEntry", "load_config"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+WIDE = tuple(axis for axis in LISTED if axis.is_sweep_wide)
 MOST_CELLS = 100_000
 """Cells of a matrix: each is a file and a Snakemake job, and all are in memory."""
-ENGINE_AXES = ("models", "gpus", "tp", "variants", "allreduce_backends")
-CELL_AXES = (
-    *("batch", "input_len", "output_len", "num_prompts"),
-    *("request_rate", "max_concurrency", "replicas"),
-)
 LONGEST_NAME = 255
 """Bytes of a file name on the usual file systems."""
 
@@ -68,6 +65,10 @@ class Config:
     def engine_start_minutes(self) -> int:
         """Time allowed to an engine's start."""
         return self.settings.engine_start_minutes
+
+    def listed(self, axis: Axis) -> list[Any]:
+        """The sweep's values of a sweep-wide axis: a list, or the names of a mapping."""
+        return list(getattr(self.settings, str(axis.config_key)))
 
     @property
     def models(self) -> dict[str, ModelEntry]:
@@ -155,7 +156,7 @@ def _check(config: Config) -> None:
     """What holds between keys. Raises ``ConfigError``."""
     settings = config.settings
     _check_results(config)
-    _check_size(settings)
+    _check_size(config)
     slugs: dict[str, str] = {}
     for name in settings.models:
         other = slugs.setdefault(cell.slug(name), name)
@@ -163,20 +164,15 @@ def _check(config: Config) -> None:
             allowed = f"allowed: names that differ as folder names; {other!r} gives the same"
             raise ConfigError("models", name, allowed)
     for i, exclusion in enumerate(settings.exclude):
-        for axis, names in (
-            ("model", settings.models),
-            ("gpu", settings.gpus),
-            ("variant", settings.variants),
-        ):
-            _known(f"exclude.{i}.{axis}", [exclusion.axes.get(axis)], [None, *names])
+        for axis in WIDE:
+            if axis.type is str and not axis.choices:
+                names = [None, *config.listed(axis)]
+                _known(f"exclude.{i}.{axis.name}", [exclusion.axes.get(axis.name)], names)
     _known("prices", settings.prices, settings.gpus)
     for name, entry in settings.workloads.items():
         key = f"workloads.{name}"
-        _known(f"{key}.models", entry.models, settings.models)
-        _known(f"{key}.gpus", entry.gpus, settings.gpus)
-        _known(f"{key}.tp", entry.tp, settings.tp)
-        _known(f"{key}.variants", entry.variants, settings.variants)
-        _known(f"{key}.allreduce_backends", entry.allreduce_backends, settings.allreduce_backends)
+        for axis in WIDE:
+            _known(f"{key}.{axis.config_key}", entry.listed(axis), config.listed(axis))
         _check_lengths(key, entry)
         for model in entry.models or settings.models:
             _check_model(key, entry, model, config)
@@ -195,17 +191,17 @@ def _check_results(config: Config) -> None:
         raise ConfigError("results", results, "allowed: a folder that can be written")
 
 
-def _check_size(settings: Settings) -> None:
+def _check_size(config: Config) -> None:
     """An upper bound, from the lengths of the axes alone: nothing is expanded to find it."""
-    total = 0
+    total, settings = 0, config.settings
     for name, entry in settings.workloads.items():
         runs = entry.runs or settings.runs
         if runs > MOST_CELLS:
             key = f"workloads.{name}.runs" if entry.runs else "runs"
             raise ConfigError(key, runs, f"allowed: up to {MOST_CELLS}, the most cells of a sweep")
-        axes = [getattr(entry, axis) or getattr(settings, axis) for axis in ENGINE_AXES]
-        axes += [getattr(entry, axis, None) or [None] for axis in CELL_AXES]
-        total += runs * math.prod(map(len, axes))
+        wide = [entry.listed(axis) or config.listed(axis) for axis in WIDE]
+        own = [entry.listed(axis) or [None] for axis in LISTED if axis not in WIDE]
+        total += runs * math.prod(map(len, (*wide, *own)))
         if total > MOST_CELLS:
             allowed = f"allowed: up to {MOST_CELLS} cells in a sweep; it makes them {total}"
             raise ConfigError(f"workloads.{name}", "its axes", allowed)

@@ -8,63 +8,30 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
-    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from tpsweep.config.axis_fields import (
+    filter_values,
+    narrowed_lists,
+    own_lists,
+    sweep_lists,
+    with_fields,
+)
+from tpsweep.config.types import Closed, Count, Name, PathText, Several, Whole
+from tpsweep.core.axes import BY_NAME, LISTED, Axis
+from tpsweep.core.workloads import CAPTURE, LATENCY, SERVE, THROUGHPUT
 from tpsweep.perfmodel.model_shape import CACHE_BYTES
-
-NAME_LIMIT = 100
-PATH_LIMIT = 1000
-LEAST_RATE = 0.001
-"""Requests/s: a request in a quarter of an hour."""
-
-
-def _printable(limit: int, text: str) -> str:
-    if not text.strip() or len(text) > limit or not text.isprintable():
-        raise PydanticCustomError(
-            "name", "allowed: 1 to {limit} characters, no control characters", {"limit": limit}
-        )
-    return text
-
-
-def _distinct(values: list[Any]) -> list[Any]:
-    seen: set[Any] = set()
-    for value in values:
-        if value in seen:
-            raise PydanticCustomError(
-                "distinct", "allowed: each value once; {value} is there twice", {"value": value}
-            )
-        seen.add(value)
-    return values
-
-
-def _rate(value: object) -> object:
-    return math.inf if value == "inf" else value
-
-
-def _a_number(value: float) -> float:
-    if math.isnan(value):
-        raise PydanticCustomError("nan", "allowed: a number above 0, or inf")
-    if 0 < value < LEAST_RATE:
-        raise PydanticCustomError(
-            "rate", "allowed: at least {least}, or inf", {"least": LEAST_RATE}
-        )
-    return value
 
 
 def _engine_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -108,9 +75,8 @@ OWNED: Mapping[str, str] = {
     "dtype": "models",
     "load_format": "models (weights)",
     "quantization": "nothing yet (the floors know unquantised weights only)",
-    "tensor_parallel_size": "tp",
     "pipeline_parallel_size": "nothing (tensor parallelism is what is measured)",
-    "data_parallel_size": "replicas",
+    **{axis.vllm_arg: axis.config_key for axis in LISTED if axis.vllm_arg and axis.config_key},
     "disable_custom_all_reduce": "allreduce_backends",
     "max_model_len": "the workload's engine",
     "max_num_seqs": "the workload's engine",
@@ -131,51 +97,9 @@ OWNED: Mapping[str, str] = {
 }
 """Engine arguments that a variant must not hold, and where they are set instead."""
 
-Name = Annotated[str, AfterValidator(lambda text: _printable(NAME_LIMIT, text))]
-PathText = Annotated[str, AfterValidator(lambda text: _printable(PATH_LIMIT, text))]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Whole = Annotated[int, Field(ge=0)]
-Rate = Annotated[
-    float,
-    BeforeValidator(_rate),
-    AfterValidator(_a_number),
-    Field(gt=0),
-    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"const": "inf"}]}),
-]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 EngineArguments = Annotated[dict[str, JsonValue], AfterValidator(_engine_arguments)]
-Backend = Literal["auto", "custom", "nccl", "symm_mem", "flashinfer"]
 Profiler = Literal["auto", "torch", "nsys"]
-Dataset = Literal["random", "sharegpt", "lengths"]
-
-Counts = Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
-Several = Annotated[
-    list[Annotated[int, Field(ge=2, le=10**9)]], Field(min_length=1), AfterValidator(_distinct)
-]
-Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
-Backends = Annotated[list[Backend], Field(min_length=1), AfterValidator(_distinct)]
-Rates = Annotated[list[Rate], Field(min_length=1), AfterValidator(_distinct)]
-Limits = Annotated[list[Count | None], Field(min_length=1), AfterValidator(_distinct)]
-
-
-class Closed(BaseModel):
-    """A mapping whose keys are all known; types are taken as written ("4" is no number)."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: object) -> object:
-        # pydantic refuses unknown keys too, but does not say which ones there are.
-        if isinstance(data, Mapping):
-            for key in data:
-                if key not in cls.model_fields:
-                    raise PydanticCustomError(
-                        "unknown_key",
-                        "unknown key; allowed: {allowed}",
-                        {"allowed": ", ".join(cls.model_fields), "key": str(key)},
-                    )
-        return data
 
 
 class ModelEntry(Closed):
@@ -212,7 +136,16 @@ class Pins(Closed):
         return self
 
 
-class Workload(Closed):
+class AxisLists(Closed):
+    """A mapping with lists of axes, which ``config.axis_fields`` adds."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+@with_fields(narrowed_lists())
+class Workload(AxisLists):
     """What all workloads have. The lists narrow the global axes to a part of them."""
 
     engine: Pins = Pins()
@@ -220,28 +153,26 @@ class Workload(Closed):
     repeats: Count = 20
     minutes: Count = 10
     label: str | None = None
-    models: Names | None = None
-    gpus: Names | None = None
-    tp: Counts | None = None
-    variants: Names | None = None
-    allreduce_backends: Backends | None = None
     runs: Count | None = None
+
+    def listed(self, axis: Axis) -> list[Any] | None:
+        """The workload's own values of an axis; None if it has none, or does not narrow it."""
+        found: list[Any] | None = getattr(self, axis.config_key or "", None)
+        return found
 
 
 class StaticBatch(Workload):
     """Workloads of one batch that begins and ends together. Lengths are tokens per sequence."""
 
-    batch: Counts
-    input_len: Counts
-    output_len: Counts
 
-
+@with_fields(own_lists(LATENCY))
 class Latency(StaticBatch):
     """A static batch on the offline engine: prefill and decode apart."""
 
     kind: Literal["latency"]
 
 
+@with_fields(own_lists(CAPTURE))
 class Capture(StaticBatch):
     """A profiled static batch: communication per decode step."""
 
@@ -253,11 +184,8 @@ class Capture(StaticBatch):
 class RequestSet(Workload):
     """Workloads over a set of requests: random lengths, or a file of conversations or lengths."""
 
-    num_prompts: Counts
-    dataset: Dataset = "random"
+    dataset: Literal[BY_NAME["dataset"].choices] = "random"  # type: ignore[valid-type]
     dataset_path: PathText | None = None
-    input_len: Counts | None = None
-    output_len: Counts | None = None
 
     @model_validator(mode="after")
     def _lengths(self) -> RequestSet:
@@ -276,6 +204,7 @@ class RequestSet(Workload):
         return self
 
 
+@with_fields(own_lists(THROUGHPUT))
 class Throughput(RequestSet):
     """Offline requests/s over a request set."""
 
@@ -290,19 +219,15 @@ class Slo(Closed):
     e2e_ms: Milliseconds | None = None
 
 
+@with_fields(own_lists(SERVE))
 class Serve(RequestSet):
     """Online serving: TTFT, ITL, TPOT. ``repeats`` are seeds of the arrivals."""
 
     kind: Literal["serve"]
     repeats: Annotated[int, Field(ge=3)] = 3
-    request_rate: Rates
-    max_concurrency: Limits = [None]
-    replicas: Counts = [1]
     slo: Slo = Slo()
 
 
-WORKLOADS = ("latency", "throughput", "serve", "capture")
-"""The kinds of workload: each has a rule and a client of its name."""
 WorkloadEntry = Annotated[Latency | Throughput | Serve | Capture, Field(discriminator="kind")]
 
 
@@ -310,24 +235,10 @@ Price = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """USD per hour of one GPU."""
 
 
+@with_fields(filter_values())
 class Axes(Closed):
     """Some cells of the matrix: those that agree on every axis given here."""
 
-    workload: Literal["latency", "throughput", "serve", "capture"] | None = None
-    model: Name | None = None
-    gpu: Name | None = None
-    tp: Count | None = None
-    replicas: Count | None = None
-    variant: Name | None = None
-    allreduce_backend: Backend | Literal["none"] | None = None
-    batch: Count | None = None
-    input_len: Count | None = None
-    output_len: Count | None = None
-    dataset: Dataset | None = None
-    num_prompts: Count | None = None
-    request_rate: Rate | None = None
-    max_concurrency: Count | None = None
-    run: Whole | None = None
     profiler: Profiler | None = None
 
     @property
@@ -348,7 +259,8 @@ class Exclusion(Axes):
         return self
 
 
-class Settings(Closed):
+@with_fields(sweep_lists())
+class Settings(AxisLists):
     """The whole of config.yaml."""
 
     results: PathText = "results"
@@ -356,9 +268,6 @@ class Settings(Closed):
     hf_home: PathText | None = None
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     variants: Annotated[dict[Name, EngineArguments], Field(min_length=1)] = {"default": {}}
-    allreduce_backends: Backends = ["auto"]
-    gpus: Names
-    tp: Counts
     runs: Count = 1
     workloads: Annotated[dict[Name, WorkloadEntry], Field(min_length=1)]
     engine_start_minutes: Count = 15

@@ -1,7 +1,7 @@
-"""What the analysis of captures left for the tables: ``<stem>.comm.json`` and ``<stem>.step.svg``.
+"""What the analysis of captures left for the tables: a report and a picture of each.
 
 The files are those of ``tpsweep comm`` (``tpsweep.traces.report.CommReport``); only what the
-tables show is read.
+tables show is read. Where they are: ``core.results_paths``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-REPORT, PICTURE = ".comm.json", ".step.svg"
+from tpsweep.core import results_paths
+
 Size = Annotated[float, Field(ge=0, allow_inf_nan=False, lt=1e12)]
 """A time, a share or a rate: no other number is one."""
 Whole = Annotated[int, Field(ge=0)]
@@ -68,23 +69,12 @@ class Communication(_Read):
     self_check: SelfCheck
     phases: dict[str, Phase]
     warnings: list[str] = []
+    steady_from: Whole = 0
     synthetic: bool = False
 
     def phase(self, name: str) -> Phase:
         """A phase; one without steps and times if the capture has none of it."""
         return self.phases.get(name) or Phase(steps=0)
-
-
-def stem_of(results: Path, cell_path: str) -> Path:
-    """A capture's files without their suffixes, from the place of its row below the root."""
-    place = cell_path.replace("cells/capture/", "captures/", 1).removesuffix(".parquet")
-    return results / place
-
-
-def picture_of(results: Path, cell_path: str) -> Path:
-    """Where the SVG of a decode step of that capture is, if there is one."""
-    stem = stem_of(results, cell_path)
-    return stem.with_name(stem.name + PICTURE)
 
 
 def is_report(path: Path) -> bool:
@@ -96,13 +86,12 @@ def is_report(path: Path) -> bool:
     return True
 
 
-def read(results: Path, cell_path: str) -> Communication | None:
-    """The report on the capture of a row; None if it is not there.
+def read(results: Path, row: str) -> Communication | None:
+    """The report on the capture whose row has the place ``row``; None if it is not there.
 
     Raises ``ValueError``, one line, for one that cannot be read.
     """
-    stem = stem_of(results, cell_path)
-    path = stem.with_name(stem.name + REPORT)
+    path = results / results_paths.capture_report(row)
     try:
         found = Communication.model_validate_json(path.read_bytes())
     except FileNotFoundError:

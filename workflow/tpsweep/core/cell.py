@@ -14,6 +14,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from tpsweep.core.axes import AXES, without_defaults
+from tpsweep.core.layout import Layout
+
 Scalar = str | int | float | bool | None
 """What an engine argument may hold; nested mappings (``compilation_config``) are allowed too."""
 
@@ -55,24 +58,21 @@ class Model:
         }
 
 
-@dataclass(frozen=True)
-class Engine:
+@dataclass(frozen=True, kw_only=True)
+class Engine(Layout):
     """One way to load a model: all cells with an equal ``Engine`` can be measured by one load.
 
-    ``gpu`` is the site's name of a node class, ``gpu_card`` the silicon. ``gpus`` = tp * replicas
-    is how many the engine holds. ``args`` are vLLM's engine arguments, all pinned limits included
-    (``max_model_len``, ``max_num_seqs``, ``max_num_batched_tokens``, ...). ``mode`` is
-    ``offline``, ``server`` or ``nsys``; ``run`` is the replicate: another run is another start.
-    ``environment`` is what the site sets for every engine (NCCL's switches, say).
+    ``gpu`` is the site's name of a node class, ``gpu_card`` the silicon. ``args`` are vLLM's
+    engine arguments, all pinned limits included (``max_model_len``, ``max_num_seqs``,
+    ``max_num_batched_tokens``, ...). ``mode`` is ``offline``, ``server`` or ``nsys``; ``run``
+    is the replicate: another run is another start. ``environment`` is what the site sets for
+    every engine (NCCL's switches, say).
     """
 
     site: str
     gpu: str
     gpu_card: str
-    gpus: int
     model: Model
-    tp: int
-    replicas: int
     variant: str
     allreduce_backend: str
     vllm_version: str
@@ -83,26 +83,18 @@ class Engine:
 
     def identity(self) -> dict[str, Any]:
         """The fields that can change a number, as plain JSON values."""
-        return {**_fields(self), "model": self.model.identity()}
+        fields = {**_fields(self), "gpus": self.gpus, "model": self.model.identity()}
+        return without_defaults(fields)
 
     def columns(self) -> dict[str, Any]:
-        """The identity columns of ``tpsweep.core.schema`` that an engine gives."""
-        return {
-            "site": self.site,
-            "gpu": self.gpu,
-            "gpu_card": self.gpu_card,
-            "gpus": self.gpus,
+        """The identity columns of ``core.schema`` that an engine gives."""
+        of_model = {
             "model": self.model.name,
             "model_revision": self.model.revision,
             "dtype": self.model.dtype,
             "weights": self.model.weights,
-            "tp": self.tp,
-            "replicas": self.replicas,
-            "variant": self.variant,
-            "allreduce_backend": self.allreduce_backend,
-            "vllm_version": self.vllm_version,
-            "run": self.run,
         }
+        return {name: getattr(self, name) for name in _ENGINE_COLUMNS} | of_model
 
     @property
     def session(self) -> str:
@@ -112,7 +104,10 @@ class Engine:
 
     def to_json(self) -> str:
         """Canonical JSON, paths included: what the daemon is started with."""
-        return _canonical(dataclasses.asdict(self))
+        return _canonical(self._plain())
+
+    def _plain(self) -> dict[str, Any]:
+        return without_defaults({**dataclasses.asdict(self), "gpus": self.gpus})
 
     @classmethod
     def from_json(cls, text: str) -> Engine:
@@ -121,7 +116,12 @@ class Engine:
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> Engine:
-        return cls(**{**data, "model": Model(**data["model"])})
+        fields = {name: value for name, value in data.items() if name != "gpus"}
+        return cls(**{**fields, "model": Model(**fields["model"])})
+
+
+_ENGINE_FIELDS = {field.name for field in dataclasses.fields(Engine)} | {"gpus"}
+_ENGINE_COLUMNS = tuple(axis.name for axis in AXES if axis.name in _ENGINE_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -147,21 +147,11 @@ class Cell:
 
     def identity(self) -> dict[str, Any]:
         """The fields that can change a number, as plain JSON values."""
-        return {**_fields(self), "engine": self.engine.identity()}
+        return without_defaults({**_fields(self), "engine": self.engine.identity()})
 
     def columns(self) -> dict[str, Any]:
         """The identity columns of ``core.schema``, all but ``cell_id`` (which costs a hash)."""
-        return {
-            **self.engine.columns(),
-            "workload": self.workload,
-            "batch": self.batch,
-            "input_len": self.input_len,
-            "output_len": self.output_len,
-            "dataset": self.dataset,
-            "num_prompts": self.num_prompts,
-            "request_rate": self.request_rate,
-            "max_concurrency": self.max_concurrency,
-        }
+        return {**self.engine.columns(), **{name: getattr(self, name) for name in _CELL_COLUMNS}}
 
     @property
     def settings(self) -> str:
@@ -189,15 +179,12 @@ class Cell:
     @property
     def readable(self) -> str:
         """The axes in a file name's letters, for people; ``cell_id`` is what identifies."""
-        axes = {
-            "b": self.batch,
-            "n": self.num_prompts,
-            "in": self.input_len,
-            "out": self.output_len,
-            "rate": self.request_rate,
-            "conc": self.max_concurrency,
-        }
-        words = [f"{key}{value}" for key, value in axes.items() if value is not None]
+        values = self.columns()
+        words = [
+            f"{axis.short}{values[axis.name]}"
+            for axis in AXES
+            if axis.short and not axis.is_default(values[axis.name])
+        ]
         engine = self.engine
         words += [engine.variant, engine.allreduce_backend, f"run{engine.run}"]
         return slug("-".join(words))
@@ -209,11 +196,6 @@ class Cell:
         folder = f"cells/{slug(self.workload)}/{slug(engine.gpu)}/{slug(engine.model.name)}"
         return f"{folder}/tp{engine.tp}/{self.readable}-{self.cell_id}.parquet"
 
-    @property
-    def capture_stem(self) -> str:
-        """The place of a capture's files below the results root, without their suffixes."""
-        return self.path.replace("cells/capture/", "captures/", 1).removesuffix(".parquet")
-
     def to_json(self) -> str:
         """Canonical JSON: what the client hands to the daemon, and Snakemake's ``params`` trigger.
 
@@ -224,13 +206,18 @@ class Cell:
         if not model.is_hub:
             model = dataclasses.replace(model, path="")
         engine = dataclasses.replace(self.engine, model=model)
-        return _canonical(dataclasses.asdict(dataclasses.replace(self, engine=engine)))
+        return _canonical(without_defaults({**dataclasses.asdict(self), "engine": engine._plain()}))
 
     @classmethod
     def from_json(cls, text: str) -> Cell:
         """Inverse of ``to_json``; raises ``TypeError`` for missing or unknown fields."""
         data = json.loads(text)
         return cls(**{**data, "engine": Engine._from_dict(data["engine"])})
+
+
+_CELL_COLUMNS = tuple(
+    axis.name for axis in AXES if axis.name in {field.name for field in dataclasses.fields(Cell)}
+)
 
 
 def slug(text: str) -> str:

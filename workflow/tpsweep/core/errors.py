@@ -1,6 +1,11 @@
-"""Errors that cross rooms."""
+"""Errors that cross rooms, and how one becomes a line for people."""
 
 from __future__ import annotations
+
+
+def one_line(error: Exception, limit: int | None = None) -> str:
+    """The text of an error in one line of at most ``limit`` characters; its type without text."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 class EngineDiedError(RuntimeError):

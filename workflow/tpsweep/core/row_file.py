@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpsweep.core.atomic import replacing
+from tpsweep.core.errors import one_line
 from tpsweep.core.schema import SCHEMA
 
 
@@ -41,8 +42,7 @@ def read_row(path: Path) -> dict[str, Any]:
     try:
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowException, OSError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a readable Parquet file: {said}") from error
+        raise ValueError(f"{path}: not a readable Parquet file: {one_line(error)}") from error
     if table.num_rows != 1 or "cell_id" not in table.column_names:
         raise ValueError(f"{path}: expected one row with a cell_id, found {table.num_rows} rows")
     row: dict[str, Any] = table.to_pylist()[0]

@@ -8,8 +8,11 @@ that does not apply to a workload, or could not be known, is null; ``invalid_rea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
+
+from tpsweep.core.axes import AXES
 
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 FLOATS, TEXTS, INTS, BOOLS = (pa.list_(kind) for kind in (FLOAT, TEXT, INT, BOOL))
@@ -17,44 +20,45 @@ FLOATS, TEXTS, INTS, BOOLS = (pa.list_(kind) for kind in (FLOAT, TEXT, INT, BOOL
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its Arrow type and what it holds (unit and shape included)."""
+    """One column: its Arrow type and what it holds (unit and shape included).
+
+    ``default``: what a file that is older than the column means by not having it.
+    """
 
     name: str
     type: pa.DataType
     doc: str
+    default: Any = None
 
 
+_ARROW = {str: TEXT, int: INT, float: FLOAT, bool: BOOL}
 IDENTITY = (
     Column("cell_id", TEXT, "hash of the cell's resolved identity, 12 hex digits"),
-    Column("workload", TEXT, "latency, throughput, serve or capture"),
-    Column("site", TEXT, "name of the cluster or host, from site.yaml"),
-    Column("gpu", TEXT, "the site's name of the node class"),
-    Column("gpu_card", TEXT, "the silicon that the site promises for it"),
-    Column("gpus", INT, "GPUs that the engine holds (tp x replicas)"),
-    Column("model", TEXT, "the model's name in the config"),
-    Column("model_revision", TEXT, "hub revision as asked; null for a local folder"),
-    Column("dtype", TEXT, "as asked"),
-    Column("weights", TEXT, "real, or dummy (random values: see the rules of measuring)"),
-    Column("tp", INT, "tensor-parallel size"),
-    Column("replicas", INT, "engines side by side (data parallelism); 1 unless asked"),
-    Column("variant", TEXT, "name of the set of engine arguments"),
-    Column("allreduce_backend", TEXT, "all-reduce as asked; none at tp=1"),
-    Column("vllm_version", TEXT, "vLLM as asked"),
-    Column("batch", INT, "sequences in the static batch"),
-    Column("input_len", INT, "prompt tokens per sequence"),
-    Column("output_len", INT, "generated tokens per sequence"),
-    Column("dataset", TEXT, "random, or the request set's name"),
-    Column("num_prompts", INT, "requests of an offline or online set"),
-    Column("request_rate", FLOAT, "requests/s offered; null: not a rate workload"),
-    Column("max_concurrency", INT, "most requests in flight"),
-    Column("run", INT, "replicate: another run is another engine start"),
+    *(Column(axis.name, _ARROW[axis.type], axis.doc, axis.default) for axis in AXES),
 )
 
 SAMPLES = (
     Column("e2e_ms_samples", FLOATS, "wall time of each repeat's generate(); serve: per request"),
     Column("prefill_ms_samples", FLOATS, "per repeat: max first token - min scheduled"),
-    Column("tpot_ms_samples", FLOATS, "(max last - max first token) / (N-1); serve: per request"),
+    Column(
+        "tpot_ms_samples",
+        FLOATS,
+        "(max last - max first token) / (N-1), from method 2 on of undisturbed steps; serve: per "
+        "request",
+    ),
     Column("e2e_out1_ms_samples", FLOATS, "wall time of each repeat with one output token"),
+    Column("tpot_plain_ms_samples", FLOATS, "latency: as tpot_ms_samples, disturbances included"),
+    Column(
+        "step_ms_samples",
+        FLOATS,
+        "latency: engine core's time of each decode step; repeats x (N-1), repeat by repeat",
+    ),
+    Column("stalls_samples", INTS, "latency, per repeat: steps that the host held up"),
+    Column(
+        "scheduled_instants_samples",
+        INTS,
+        "static batches, per repeat: scheduler steps in which requests began; 1: an exact one",
+    ),
     Column("ttft_ms_samples", FLOATS, "serve, per request: time to first token"),
     Column("request_s_samples", FLOATS, "throughput and serve, per repeat: requests/s"),
     Column("output_tok_s_samples", FLOATS, "throughput and serve, per repeat: output tokens/s"),
@@ -81,6 +85,13 @@ FIGURES = (
     Column("tpot_ms", FLOAT, "decode time per output token: median of tpot_ms_samples"),
     Column("tpot_ms_lo", FLOAT, "95 % bootstrap interval of the median, within session"),
     Column("tpot_ms_hi", FLOAT, "95 % bootstrap interval of the median, within session"),
+    Column("tpot_plain_ms", FLOAT, "latency: median of tpot_plain_ms_samples"),
+    Column("stalls", INT, "latency: steps that the host held up, of all repeats; see measuring"),
+    Column("stall_ms", FLOAT, "latency: what they took above the usual, together"),
+    Column("recovery_steps", INT, "latency: slow first steps after the prefill; null: no end seen"),
+    Column("tpot_drift_pct", FLOAT, "latency: change from the first to the last repeat; 5 or more"),
+    Column("unsteady", BOOL, "latency: many stalls, a drift, or a recovery without an end"),
+    Column("steps_note", TEXT, "latency: the stalls by name, the recovery, the drift"),
     Column("tpot_diff_ms", FLOAT, "cross-check: (median L(N) - median L(1)) / (N-1)"),
     Column("output_tok_s", FLOAT, "output tokens/s, prefill included; median of the repeats"),
     Column("output_tok_s_lo", FLOAT, "throughput: 95 % interval as above; serve: lowest seed"),
@@ -113,9 +124,10 @@ FIGURES = (
     Column(
         "energy_j",
         FLOAT,
-        "energy of all GPUs over the measured repeats (NVML counter); null if they took under 5 s",
+        "energy of all GPUs over energy_repeats (NVML counter); null if they took under 5 s",
     ),
-    Column("energy_j_per_tok", FLOAT, "energy_j / output tokens of the measured repeats"),
+    Column("energy_j_per_tok", FLOAT, "energy_j / output tokens of energy_repeats"),
+    Column("energy_repeats", INT, "repeats, and those that went on until 5 s for the energy alone"),
     Column("decode_floor_ms", FLOAT, "weight bytes read per step / tp / datasheet bandwidth"),
     Column("decode_floor_kv_ms", FLOAT, "the same plus the KV cache read at mid-decode"),
     Column("decode_floor_ratio", FLOAT, "tpot_ms / decode_floor_ms; below 1 is invalid"),
@@ -124,6 +136,7 @@ FIGURES = (
     Column("prefill_floor_ratio", FLOAT, "prefill_ms / prefill_floor_ms"),
     Column("floor_note", TEXT, "why the floors are null"),
     Column("prefill_chunked", BOOL, "batch x input_len exceeds max_num_batched_tokens"),
+    Column("batch_held", BOOL, "static batches: the scheduler waited until all was queued"),
 )
 
 GPU_STATE = (
@@ -135,6 +148,11 @@ GPU_STATE = (
     Column("gpu_power_limit_w", FLOATS, "per GPU: enforced power limit"),
     Column("gpu_sm_clock_mhz", FLOATS, "per GPU: median SM clock while measuring"),
     Column("gpu_sm_clock_min_mhz", FLOATS, "per GPU: lowest SM clock while measuring"),
+    Column("gpu_sm_clock_prefill_mhz", FLOATS, "latency, per GPU: median SM clock in prefill"),
+    Column("gpu_sm_clock_decode_mhz", FLOATS, "latency, per GPU: median SM clock in decode"),
+    Column("gpu_power_prefill_w", FLOATS, "latency, per GPU: mean power in prefill"),
+    Column("gpu_power_decode_w", FLOATS, "latency, per GPU: mean power in decode"),
+    Column("gpu_phase_note", TEXT, "latency: why columns of a phase are null"),
     Column("gpu_mem_clock_mhz", FLOATS, "per GPU: median memory clock while measuring"),
     Column("gpu_temperature_c", FLOATS, "per GPU: highest temperature during the cell"),
     Column("gpu_nvlink_tx_gb_s", FLOATS, "mean NVLink GB/s sent over the measured repeats (NVML)"),
@@ -145,6 +163,7 @@ GPU_STATE = (
 )
 
 PROVENANCE = (
+    Column("method", INT, "version of how this workload is measured; null: 1"),
     Column("vllm_version_ran", TEXT, "vLLM that measured"),
     Column("tpsweep_version", TEXT, "this program"),
     Column("torch_version", TEXT, "torch that measured"),
@@ -163,6 +182,11 @@ PROVENANCE = (
     Column("request_set_digest", TEXT, "sha256 of the request set: its token ids and lengths"),
     Column("slo", TEXT, "serve: the limits of goodput as JSON; null without"),
     Column("profiler_ran", TEXT, "capture: torch or nsys, with its version"),
+    Column(
+        "capture_steady_from",
+        INT,
+        "capture: so many decode steps after each prefill are in no figure of the decode",
+    ),
     Column("capture_files", TEXTS, "capture: the capture's files, below the results root"),
     Column("vllm_results", TEXTS, "serve: vLLM's own result JSON per seed, below the results root"),
     Column("model_digest", TEXT, "sha256 of the model's shape and weight files' sizes"),
@@ -171,6 +195,7 @@ PROVENANCE = (
     Column("slurm_job_id", TEXT, "job (array element included); null outside Slurm"),
     Column("session_id", TEXT, "the executor's name of the session"),
     Column("session_order", INT, "position of the cell in this engine start, from 0"),
+    Column("session_shuffled", BOOL, "the cells of the session were to run in shuffled order"),
     Column("engine_id", TEXT, "one per engine start"),
     Column("engine_start_s", FLOAT, "seconds from process start to ready"),
     Column("warmups", INT, "iterations thrown away"),

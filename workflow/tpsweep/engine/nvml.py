@@ -16,15 +16,20 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from tpsweep.core.method import LEAST_ENERGY_S
 from tpsweep.perfmodel import nvlink
 
 INTERVAL_S = 0.1
-LEAST_ENERGY_S = 5.0
-"""The energy counter moves about ten times a second: over less, its steps are in the figure."""
+LEAST_PHASE_SAMPLES = 5
+"""Of a phase, all its repeats together: over fewer the clock would be that of an instant."""
+POWER_INSTANT = 186
+"""NVML's field of the power at this moment; ``nvmlDeviceGetPowerUsage`` is the mean of the last
+second on cards since Ampere, in which a phase of a tenth of that cannot be seen."""
 _COUNTERS = ("energy_j", "nvlink_sent_kib", "nvlink_received_kib")
 _LINKS = ("SYS", "NODE", "PHB", "PXB", "PIX")  # nvidia-smi's legend, slowest first; NV# is faster
 
@@ -38,7 +43,8 @@ class Sample:
     """One reading of one GPU. ``at`` is time.monotonic() seconds; units are in the names.
 
     Energy and NVLink traffic are counters since some time; a GPU that does not count its NVLink
-    traffic has None.
+    traffic has None. ``power_w`` is the driver's mean of the last second, ``power_now_w`` that of
+    the moment, None where the driver does not tell it.
     """
 
     at: float
@@ -52,6 +58,16 @@ class Sample:
     temperature_c: float
     nvlink_sent_kib: int | None = None
     nvlink_received_kib: int | None = None
+    power_now_w: float | None = None
+
+
+@dataclass(frozen=True)
+class PhaseState:
+    """One GPU in all prefills, or all decodes, of a cell; no values with under 5 samples."""
+
+    samples: int
+    sm_clock_mhz: float | None = None
+    power_w: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,7 @@ class GpuWindow:
     temperature_c: float
     nvlink_sent_gb_s: float | None = None
     nvlink_received_gb_s: float | None = None
+    phases: Mapping[str, PhaseState] = field(default_factory=dict)
 
 
 def visible_uuids() -> list[str]:
@@ -178,12 +195,18 @@ def weakest_of(matrix: dict[tuple[int, int], str], indexes: Sequence[int]) -> st
 
 
 def window(
-    samples: Sequence[Sample], identity: str, begin: float, measured: float, end: float
+    samples: Sequence[Sample],
+    identity: str,
+    begin: float,
+    measured: float,
+    end: float,
+    phases: Mapping[str, Iterable[tuple[float, float]]] | None = None,
 ) -> GpuWindow | None:
     """One GPU's samples from ``begin`` (first warm-up) to ``end``, kept repeats from ``measured``.
 
-    Times are time.monotonic() seconds. Counters are read at both ends of the kept part, linearly
-    between their two neighbouring samples. None if fewer than two samples fall inside.
+    ``phases``: begins and ends of each phase, by its name. Times are time.monotonic() seconds.
+    Counters are read at both ends of the kept part, linearly between their two neighbouring
+    samples. None if fewer than two samples fall inside.
     """
     own = [s for s in samples if s.uuid == identity]
     cell = [s for s in own if begin <= s.at <= end]
@@ -204,6 +227,21 @@ def window(
         temperature_c=max(s.temperature_c for s in cell),
         nvlink_sent_gb_s=_gb_s(sent, end - measured),
         nvlink_received_gb_s=_gb_s(received, end - measured),
+        phases={name: phase_state(kept, spans) for name, spans in (phases or {}).items()},
+    )
+
+
+def phase_state(samples: Sequence[Sample], spans: Iterable[tuple[float, float]]) -> PhaseState:
+    """One GPU's samples inside any of ``spans`` (begin, end), which may be short: pooled."""
+    spans = list(spans)
+    inside = [s for s in samples if any(begin <= s.at <= end for begin, end in spans)]
+    if len(inside) < LEAST_PHASE_SAMPLES:
+        return PhaseState(len(inside))
+    power = [s.power_now_w for s in inside if s.power_now_w is not None]
+    return PhaseState(
+        samples=len(inside),
+        sm_clock_mhz=statistics.median(s.sm_clock_mhz for s in inside),
+        power_w=statistics.fmean(power) if len(power) == len(inside) else None,
     )
 
 
@@ -275,9 +313,21 @@ def _read_nvml(uuids: Sequence[str], file: Path) -> None:
                     temperature_c=pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
                     nvlink_sent_kib=traffic[0] if traffic else None,
                     nvlink_received_kib=traffic[1] if traffic else None,
+                    power_now_w=_power_now(gpu),
                 )
                 out.write(json.dumps(asdict(sample)) + "\n")
             time.sleep(INTERVAL_S)
+
+
+def _power_now(gpu: Any) -> float | None:
+    """Watts at this moment; None where the driver does not tell them."""
+    import pynvml
+
+    try:
+        (found,) = pynvml.nvmlDeviceGetFieldValues(gpu, [POWER_INSTANT])
+    except pynvml.NVMLError:
+        return None
+    return found.value.uiVal / 1e3 if found.nvmlReturn == pynvml.NVML_SUCCESS else None
 
 
 if __name__ == "__main__":

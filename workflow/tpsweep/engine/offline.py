@@ -39,13 +39,28 @@ class OfflineEngine:
         self.config: dict[str, Any] = json.loads(hf_config.to_json_string(use_diff=False))
         self.shape = shape_of(self.config)
         self.vocabulary = int(hf_config.vocab_size)
+        self._can_hold = vllm_api.can_hold_requests(self.llm)
+        self.outputs_at: list[float] = []
+        vllm_api.record_outputs(self.llm, self.outputs_at.append)
 
     def generate(self, prompts: list[list[int]], output_lens: Sequence[int]) -> Repeat:
-        """Run all prompts at once, each to exactly as many tokens as asked (EOS ignored).
+        """Hand all prompts over, each to give exactly as many tokens as asked (EOS ignored).
 
-        Prompts are built before the clock starts. Raises ``EngineDiedError`` if the engine's
+        They reach the engine one by one, and the first are scheduled while others are on their
+        way. Prompts are built before the clock starts. Raises ``EngineDiedError`` if the engine's
         processes are gone, and ``ValueError`` for what vLLM refuses.
         """
+        return self._run(prompts, output_lens, hold=False)
+
+    def static_batch(self, prompts: list[list[int]], output_lens: Sequence[int]) -> Repeat:
+        """As ``generate``, but the scheduler sees no request before it can see all of them.
+
+        The clock starts when all are queued. Where the scheduler cannot be paused it is
+        ``generate``, and the repeat says so (``held``).
+        """
+        return self._run(prompts, output_lens, hold=self._can_hold)
+
+    def _run(self, prompts: list[list[int]], output_lens: Sequence[int], hold: bool) -> Repeat:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -55,14 +70,22 @@ class OfflineEngine:
             for length in output_lens
         ]
         batch = [TokensPrompt(prompt_token_ids=ids) for ids in prompts]
+        self.outputs_at.clear()
         begin = time.perf_counter()
         try:
-            outputs = self.llm.generate(batch, sampling, use_tqdm=False)
+            if hold:
+                with vllm_api.requests_held(self.llm):
+                    self.llm.enqueue(batch, sampling, use_tqdm=False)
+                    begin = time.perf_counter()
+                outputs = self.llm.wait_for_completion(use_tqdm=False)
+            else:
+                outputs = self.llm.generate(batch, sampling, use_tqdm=False)
         except (EngineDeadError, EngineGenerateError) as error:
             self.alive = False
             raise EngineDiedError(f"vLLM's engine died: {error}") from error
         wall = time.perf_counter() - begin
-        return Repeat(wall, [_finished(output) for output in outputs])
+        finished = [_finished(output) for output in outputs]
+        return Repeat(wall, finished, tuple(self.outputs_at), held=hold)
 
     @contextlib.contextmanager
     def profiled(self) -> Iterator[Profiler]:

@@ -22,10 +22,21 @@ class Finished:
 
 @dataclass(frozen=True)
 class Repeat:
-    """One generate() call: its wall time and its requests, in the order of the prompts."""
+    """One generate() call: its wall time and its requests, in the order of the prompts.
+
+    ``outputs_at``: the engine core's time of each step that gave tokens, seconds, on the clock of
+    the requests' times. ``held``: the scheduler was paused until all requests were queued.
+    """
 
     wall_s: float
     requests: list[Finished]
+    outputs_at: tuple[float, ...] = ()
+    held: bool = False
+
+    @property
+    def scheduled_instants(self) -> int:
+        """Scheduler steps in which requests were first scheduled: 1 for a batch in one piece."""
+        return len({request.times.scheduled for request in self.requests})
 
 
 class Generate(Protocol):

@@ -7,12 +7,14 @@ published wheels of 0.25.1 to 0.33. Nothing here imports vLLM at the top: planni
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tpsweep.core.axes import ENGINE_AXES
 from tpsweep.core.cell import Engine
 
 OLDEST, NEWEST = (0, 25), (0, 33)
@@ -22,6 +24,8 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "class LLM",
         "disable_log_stats",
         "def generate",
+        "def enqueue",
+        "def wait_for_completion",
         "def start_profile",
         "def stop_profile",
     ),
@@ -63,8 +67,17 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
     ),
     "vllm/distributed/device_communicators/pynccl.py": ("vLLM is using nccl==%s",),
     "vllm/utils/system_utils.py": ("def set_process_title", "VLLM_PROCESS_NAME_PREFIX"),
+    "vllm/v1/engine/llm_engine.py": (
+        "self.engine_core.get_output()",
+        "engine_core_timestamp=outputs.timestamp",
+    ),
+    "vllm/v1/engine/core_client.py": ("def call_utility(self, method: str, *args)",),
+    "vllm/v1/engine/__init__.py": ("class EngineCoreOutputs", "timestamp: float"),
     "vllm/v1/engine/core.py": (
         "EngineCore",
+        "def pause_scheduler(",
+        '"keep"',
+        "def resume_scheduler(self)",
         "set_process_title(",
         "Initializing a V1 LLM engine (v%s) with config",
     ),
@@ -199,8 +212,8 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
     if is_cpu(engine):
         available = sorted(cpus)
         if len(available) < engine.gpus:
-            asked = f"tp {engine.tp} x replicas {engine.replicas}"
-            raise ValueError(f"{asked} needs as many processors, usable: {len(available)}")
+            said = f"{engine.product}: as many processors are needed, usable: {len(available)}"
+            raise ValueError(said)
         env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(cpu) for cpu in available[: engine.gpus])
         env["VLLM_CPU_KVCACHE_SPACE"] = "1"
         if engine.args.get("enforce_eager"):
@@ -211,12 +224,21 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
     return env | engine.environment
 
 
+def axis_arguments(engine: Engine) -> dict[str, Any]:
+    """The engine arguments that axes set; one at its default is left to vLLM."""
+    return {
+        axis.vllm_arg: value
+        for axis in ENGINE_AXES
+        if axis.vllm_arg and not axis.is_default(value := getattr(engine, axis.name))
+    }
+
+
 def llm_arguments(engine: Engine) -> dict[str, Any]:
     """Arguments of ``vllm.LLM`` for an offline engine: the pins, the variant, the backend."""
     arguments: dict[str, Any] = {
         "model": engine.model.path,
         "dtype": engine.model.dtype,
-        "tensor_parallel_size": engine.tp,
+        **axis_arguments(engine),
         "enable_prefix_caching": False,  # a cached prompt is no prefill
         "disable_log_stats": False,  # or RequestOutput.metrics stays empty
         "seed": 0,
@@ -232,8 +254,6 @@ def server_arguments(engine: Engine, served_name: str) -> dict[str, Any]:
     """Arguments of vLLM's API server for an engine, by their names in Python."""
     arguments = llm_arguments(engine)
     del arguments["disable_log_stats"]  # a plain flag there, and off unless given
-    if engine.replicas > 1:
-        arguments["data_parallel_size"] = engine.replicas
     return {**arguments, "served_model_name": served_name}
 
 
@@ -259,6 +279,50 @@ def request_times(output: Any) -> RequestTimes:
     if metrics is None or not metrics.first_token_ts:
         raise ValueError("vLLM gave no request timestamps (disable_log_stats must be False)")
     return RequestTimes(metrics.scheduled_ts, metrics.first_token_ts, metrics.last_token_ts)
+
+
+def can_hold_requests(llm: Any) -> bool:
+    """Whether the engine's scheduler can be paused while requests are queued.
+
+    Not tried, and not done, with pipeline parallelism, where it hung once on 0.25.1, nor with
+    data parallelism, where the engines must agree on a pause.
+    """
+    parallel = llm.llm_engine.vllm_config.parallel_config
+    one = parallel.pipeline_parallel_size == parallel.data_parallel_size == 1
+    return one and hasattr(llm.llm_engine.engine_core, "call_utility")
+
+
+@contextlib.contextmanager
+def requests_held(llm: Any) -> Iterator[None]:
+    """Requests that are queued inside are scheduled together, at the end.
+
+    Queueing and resuming reach the engine core in this order, over one socket.
+    """
+    core = llm.llm_engine.engine_core
+    core.call_utility("pause_scheduler", "keep", False)
+    try:
+        yield
+    finally:
+        core.call_utility("resume_scheduler")
+
+
+def record_outputs(llm: Any, at: Callable[[float], None]) -> None:
+    """Call ``at`` with the engine core's time of every output that holds tokens, from now on.
+
+    One output is one step of the scheduler. Its time is the one that becomes a request's
+    ``first_token_ts`` and ``last_token_ts``: taken in the engine core, seconds of its monotonic
+    clock. The output has it anyway, nothing more is measured or sent.
+    """
+    core = llm.llm_engine.engine_core
+    get_output = core.get_output
+
+    def get_and_record() -> Any:
+        outputs = get_output()
+        if outputs.outputs:
+            at(outputs.timestamp)
+        return outputs
+
+    core.get_output = get_and_record
 
 
 def log_facts(text: str, tp: int) -> LogFacts:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tpsweep.analysis.table import Record, digits
-from tpsweep.figures.groups import doubling, grouped, in_words, points, series_name, size_name
+from tpsweep.core.layout import Layout
+from tpsweep.figures.groups import doubling, grouped, in_words, points, series_name
 from tpsweep.figures.plot import Curve, Picture, Point, draw_columns, draw_curves
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ def draw_classes(
 
 def _serving(name: str, lines: list[Record]) -> Picture:
     known = [line for line in lines if any(line[time] is not None for time in TIMES)]
-    known.sort(key=lambda line: (line["gpu"], line["gpus"], line["tp"], line["replicas"]))
+    known.sort(key=lambda line: (line["gpu"], *Layout.of(line).order))
     tps = sorted({line["tp"] for line in known})
     colours = [tps.index(line["tp"]) for line in known]
-    labels = [f"{line['gpu']}\n{size_name(line['tp'], line['replicas'])}" for line in known]
+    labels = [f"{line['gpu']}\n{Layout.of(line).label}" for line in known]
 
     def panel(time: str) -> Callable[[Axes], None]:
         bars = [_bar(line, at, time) for at, line in enumerate(known)]
@@ -85,9 +86,9 @@ def _batches(name: str, lines: list[Record]) -> Picture:
     common = set.intersection(*by_class.values())
     curves = []
     for at, (gpu, tps) in enumerate(by_class.items()):
-        tp = max(common or tps)
-        own = [v for v in lines if v["gpu"] == gpu and v["tp"] == tp and v["replicas"] == 1]
-        curves.append(Curve(f"{gpu}, TP={tp}", points(own, "batch", "output_tok_s"), at))
+        layout = Layout(tp=max(common or tps))
+        own = [v for v in lines if v["gpu"] == gpu and Layout.of(v) == layout]
+        curves.append(Curve(f"{gpu}, {layout.label}", points(own, "batch", "output_tok_s"), at))
 
     def panel(axes: Axes) -> None:
         draw_curves(axes, curves)

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from tpsweep.analysis.table import Record, digits
+from tpsweep.analysis.unprofiled import program_of
 from tpsweep.core import schema
 from tpsweep.figures.plot import Bar, Curve, Drawing, Picture, Point, draw_bars, draw_curves
 from tpsweep.traces import timeline_svg
@@ -52,7 +53,7 @@ def step_picture(records: list[Record], pictures: Mapping[str, Path]) -> list[Dr
     ``pictures``: the analysis's SVG files by ``cell_id``.
     """
     known = [line for line in records if line["cell_id"] in pictures]
-    known.sort(key=lambda line: (-line["tp"], line["batch"], _program(line)))
+    known.sort(key=lambda line: (-line["tp"], line["batch"], program_of(line)))
     for line in known:
         data = _picture(pictures[line["cell_id"]])
         if data is None:
@@ -131,8 +132,8 @@ def _bars(lines: Iterable[Record]) -> list[Bar]:
             places[line["batch"], line["tp"], line["allreduce_backend"]].append(line)
     bars = []
     for _, found in sorted(places.items()):
-        first = min(_program(line) for line in found)
-        runs = [line for line in found if _program(line) == first]
+        first = min(program_of(line) for line in found)
+        runs = [line for line in found if program_of(line) == first]
         bars.append(Bar(_bar_label(runs[0]), _parts(runs), _stretched(runs)))
     return bars
 
@@ -196,11 +197,7 @@ def _breakdown(name: str, one: Record, bars: list[Bar]) -> Picture:
 
 
 def _kind(line: Record) -> tuple[int, str, str]:
-    return line["tp"], line["allreduce_backend"], _program(line)
-
-
-def _program(line: Record) -> str:
-    return str(line["profiler_ran"]).split(" ")[0]
+    return line["tp"], line["allreduce_backend"], program_of(line)
 
 
 def _name(line: Record) -> str:

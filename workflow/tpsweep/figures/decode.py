@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpsweep.analysis.series import KEY
 from tpsweep.analysis.table import Record, digits
+from tpsweep.figures.groups import by_layout
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
 
 if TYPE_CHECKING:
@@ -29,15 +30,12 @@ def draw_decode(records: list[Record], limit: int) -> tuple[list[Picture], int]:
 def _draw(name: str, lines: list[Record]) -> Picture:
     one = lines[0]
     curves = []
-    sizes = sorted({(line["tp"], line["replicas"]) for line in lines})
-    for colour, (tp, replicas) in enumerate(sizes):
+    for colour, (layout, own) in enumerate(by_layout(lines)):
         points = [
             Point(line["batch"], line["tpot_ms"], line["tpot_ms_lo"], line["tpot_ms_hi"])
-            for line in lines
-            if (line["tp"], line["replicas"]) == (tp, replicas)
+            for line in own
         ]
-        label = f"TP={tp}" if replicas == 1 else f"TP={tp}, {replicas} replicas"
-        curves.append(Curve(label, sorted(points, key=lambda point: point.x), colour))
+        curves.append(Curve(layout.label, sorted(points, key=lambda point: point.x), colour))
     batches = sorted({line["batch"] for line in lines})
 
     def panel(axes: Axes) -> None:

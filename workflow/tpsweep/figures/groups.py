@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpsweep.analysis.series import KEY
 from tpsweep.analysis.table import Record, digits
+from tpsweep.core.layout import Layout
 from tpsweep.figures.plot import Curve, Point
 
 if TYPE_CHECKING:
@@ -46,20 +47,21 @@ def points(lines: Iterable[Record], x: str, y: str) -> list[Point]:
 
 
 def by_size(lines: Sequence[Record], x: str, y: str) -> list[Curve]:
-    """A curve for each number of GPUs, TP and replicas that has a point."""
-    sizes = sorted({(line["gpus"], line["tp"], line["replicas"]) for line in lines})
+    """A curve for each layout that has a point."""
     curves = []
-    for at, (gpus, tp, replicas) in enumerate(sizes):
-        own = [v for v in lines if (v["gpus"], v["tp"], v["replicas"]) == (gpus, tp, replicas)]
+    for at, (layout, own) in enumerate(by_layout(lines)):
         found = points(own, x, y)
         if not all(math.isnan(point.y) for point in found):
-            curves.append(Curve(size_name(tp, replicas), found, at))
+            curves.append(Curve(layout.label, found, at))
     return curves
 
 
-def size_name(tp: int, replicas: int = 1) -> str:
-    """Of a curve or a bar."""
-    return f"TP={tp}" if replicas == 1 else f"TP={tp}, {replicas} replicas"
+def by_layout(lines: Iterable[Record]) -> list[tuple[Layout, list[Record]]]:
+    """Lines of equal layout together; fewest GPUs first."""
+    groups: dict[Layout, list[Record]] = defaultdict(list)
+    for line in lines:
+        groups[Layout.of(line)].append(line)
+    return sorted(groups.items(), key=lambda group: group[0].order)
 
 
 def series_name(line: Record, *without: str) -> str:

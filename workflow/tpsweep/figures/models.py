@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tpsweep.analysis.table import Record, digits
-from tpsweep.figures.groups import grouped, series_name, size_name
+from tpsweep.core.layout import Layout
+from tpsweep.figures.groups import grouped, series_name
 from tpsweep.figures.plot import Picture, Point, draw_columns
 
 if TYPE_CHECKING:
@@ -43,11 +44,11 @@ def _one_backend(lines: list[Record]) -> list[Record]:
 
 
 def _place(line: Record) -> tuple[object, ...]:
-    return tuple(line[name] for name in ("model", "gpu", "tp", "replicas", "batch"))
+    return line["model"], line["gpu"], line["batch"], Layout.of(line)
 
 
 def _picture(name: str, lines: list[Record]) -> Picture:
-    bars = dict.fromkeys((v["model"], v["gpu"], v["tp"]) for v in lines if v["replicas"] == 1)
+    bars = dict.fromkeys((v["model"], v["gpu"], v["tp"]) for v in lines if Layout.of(v).is_tp_alone)
     kinds = list(bars)[:BARS]
     by_bar = {
         kind: {v["batch"]: v for v in lines if (v["model"], v["gpu"], v["tp"]) == kind}
@@ -62,7 +63,7 @@ def _picture(name: str, lines: list[Record]) -> Picture:
     batches = {"tpot_ms": min(common, default=None), "output_tok_s": max(common, default=None)}
     tps = sorted({tp for _, _, tp in kinds})
     colours = [tps.index(tp) for _, _, tp in kinds]
-    labels = [f"{model}\n{gpu} {size_name(tp)}" for model, gpu, tp in kinds]
+    labels = [f"{model}\n{gpu} {Layout(tp=tp).label}" for model, gpu, tp in kinds]
 
     def panel(figure: str) -> Callable[[Axes], None]:
         values = [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from tpsweep.analysis.table import Record, digits
-from tpsweep.figures.groups import grouped, series_name, size_name
+from tpsweep.figures.groups import by_layout, grouped, series_name
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
 
 if TYPE_CHECKING:
@@ -35,12 +35,15 @@ def _picture(name: str, lines: list[Record], time: str, along: str) -> Picture:
     known = [v for v in lines if v[time] is not None and v["output_tok_s_per_gpu"] is not None]
     best = frontier((1e3 / line[time], line["output_tok_s_per_gpu"]) for line in known)
     curves = []
-    kinds = sorted({(v["gpu"], v["gpus"], v["tp"], v["replicas"]) for v in known})
-    for at, kind in enumerate(kinds):
-        own = [v for v in known if (v["gpu"], v["gpus"], v["tp"], v["replicas"]) == kind]
+    kinds = [
+        (gpu, layout, own)
+        for gpu in sorted({line["gpu"] for line in known})
+        for layout, own in by_layout(line for line in known if line["gpu"] == gpu)
+    ]
+    for at, (gpu, layout, own) in enumerate(kinds):
         places = sorted((1e3 / line[time], line["output_tok_s_per_gpu"]) for line in own)
         found = [Point(x, y, hollow=(x, y) not in best) for x, y in places]
-        curves.append(Curve(f"{kind[0]}, {size_name(*kind[2:])}", found, at))
+        curves.append(Curve(f"{gpu}, {layout.label}", found, at))
     what = {"batch": "decode", "rate": "serving, by the median ITL"}[along]
     caption = (
         f"{series_name(lines[0], 'gpu')}. Output tokens/s per GPU against output tokens/s per user"

@@ -1,15 +1,15 @@
 """What all figures share: lines and bars by matplotlib, for the page and for files.
 
-For the page, matplotlib draws in placeholder colours; in the SVG they become the page's CSS
-variables, so that one figure serves light, dark and paper. For files it draws in those of Okabe and
-Ito, which colour-blind people tell apart; markers, line styles and hatches differ, too, for grey.
+For the page, matplotlib draws in placeholder colours, which become the page's CSS variables
+(``figures.page_svg``), so that one figure serves light, dark and paper. For files it draws in those
+of Okabe and Ito, which colour-blind people tell apart; markers, line styles and hatches differ,
+too, for grey.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +19,9 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+
+from tpsweep.figures.page_svg import for_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +45,14 @@ class Palette:
 
 
 PAGE = Palette("#b00001", "#b00002", "#b00003", tuple(f"#a0000{at}" for at in range(8)))
+"""Stand-ins, equal to no colour that is drawn with otherwise."""
+_PAGE_COLOURS = {
+    PAGE.ink: "currentColor",
+    PAGE.grid: "var(--grid)",
+    PAGE.paper: "var(--paper)",
+    **{colour: f"var(--series-{at})" for at, colour in enumerate(PAGE.series)},
+}
+"""What of the page each stands for (``report/templates/page.css``)."""
 FILE = Palette(
     "#1b2430",
     "#d5dae1",
@@ -265,7 +275,7 @@ def draw(picture: Picture) -> Drawing:
         figure = _laid_out(_paint(picture))
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     width = "wide" if len(picture.panels) > 1 else "narrow"
-    svg = _for_page(file.getvalue(), picture.name, picture.description, width)
+    svg = for_page(file.getvalue(), picture.name, picture.description, width, _PAGE_COLOURS)
     return Drawing(picture.caption, picture.description, svg)
 
 
@@ -303,21 +313,3 @@ def _laid_out(figure: Figure) -> Figure:
         engine.execute(figure)
         figure.set_layout_engine(None)
     return figure
-
-
-def _for_page(svg: str, name: str, description: str, width: str) -> Markup:
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<(metadata|style)\b.*?</\1>|<!--.*?-->", "", body, flags=re.DOTALL)
-    # Ids of matplotlib are unique in a figure only.
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'(href="#|url\(#)', rf"\1{name}-", body)
-    body = body.replace(PAGE.ink, "currentColor").replace(PAGE.grid, "var(--grid)")
-    body = re.sub(r"#a0000(\d)", r"var(--series-\1)", body.replace(PAGE.paper, "var(--paper)"))
-    viewbox = re.search(r'viewBox="[^"]*"', body)
-    start = (
-        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {viewbox[0] if viewbox else ""}'
-        f' class="{width}" role="img" aria-labelledby="{name}-desc">'
-        f'<desc id="{name}-desc">{escape(description)}</desc>'
-    )
-    # matplotlib escapes every text that it writes; what is added here is escaped above.
-    return Markup(start + body[body.index(">") + 1 :])

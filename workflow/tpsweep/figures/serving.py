@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tpsweep.analysis.series import KEY
 from tpsweep.analysis.table import Record, digits
+from tpsweep.core.layout import Layout
+from tpsweep.figures.groups import by_layout
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def _apart(lines: list[Record]) -> list[list[Record]]:
 
     Higher rates get more requests, to be offered as long: those stand on one line.
     """
-    places = [(line["request_rate"], line["tp"], line["replicas"]) for line in lines]
+    places = [(line["request_rate"], Layout.of(line)) for line in lines]
     if len(places) == len(set(places)):
         return [lines]
     sizes = sorted({line["num_prompts"] for line in lines})
@@ -78,8 +80,7 @@ def _draw(name: str, lines: list[Record]) -> Picture:
 
 def _curves(lines: list[Record], rates: list[float], name: str) -> list[Curve]:
     curves = []
-    sizes = sorted({(line["gpus"], line["tp"], line["replicas"]) for line in lines})
-    for colour, size in enumerate(sizes):
+    for colour, (layout, own) in enumerate(by_layout(lines)):
         points = [
             Point(
                 rates.index(_rate(line)),
@@ -88,13 +89,11 @@ def _curves(lines: list[Record], rates: list[float], name: str) -> list[Curve]:
                 line[f"{name}_hi"],
                 hollow=bool(line["saturated"]),
             )
-            for line in lines
-            if (line["gpus"], line["tp"], line["replicas"]) == size and line[name] is not None
+            for line in own
+            if line[name] is not None
         ]
-        _, tp, replicas = size
-        label = f"TP={tp}" if replicas == 1 else f"TP={tp}, {replicas} replicas"
         if points:
-            curves.append(Curve(label, sorted(points, key=lambda point: point.x), colour))
+            curves.append(Curve(layout.label, sorted(points, key=lambda point: point.x), colour))
     return curves
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tpsweep.analysis.table import Record
+from tpsweep.core.layout import Layout
 from tpsweep.figures.groups import doubling, grouped, in_words, series_name
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves, draw_floor
 
@@ -36,7 +37,7 @@ def draw_speedup(
 def _picture(name: str, lines: list[Record], split: dict[tuple[object, ...], Record]) -> Picture:
     curves, modelled = [], []
     for at, batch in enumerate(_some(sorted({v["batch"] for v in lines if v["decode_speedup"]}))):
-        own = [line for line in lines if line["batch"] == batch and line["replicas"] == 1]
+        own = [line for line in lines if line["batch"] == batch and Layout.of(line).is_tp_alone]
         curves.append(Curve(f"batch {batch}", _points(own), at))
         term = split.get(tuple(own[0][key] for key in _TERMS_OF))
         if term is not None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpsweep.analysis.series import KEY, Source
-from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, digits, sort_key, text
+from tpsweep.analysis.table import Record, Table, View, digits, identity, sort_key, text
+from tpsweep.core.axes import BY_NAME, LAYOUT, READ, Group
 from tpsweep.core.schema import BOOL, FLOAT, IDENTITY, INT, TEXT, Column
 from tpsweep.tables import crossover
 
@@ -58,12 +59,13 @@ LOWER_BOUND = ("transfer_us", "transfer_fraction", "transfer_fraction_profiled")
 CROSSOVER = "crossover batch"
 NAMES = (*(m.name for m in (*LATENCY, *CAPTURE, *SERVING)), CROSSOVER)
 _IDENTITY = {column.name: column for column in IDENTITY}
+OTHER_SIZES = tuple(axis.name for axis in LAYOUT if axis.name != "tp")
 COLUMNS = (
     *(_IDENTITY[name] for name in _SUBJECT),
     Column("metric", TEXT, "of the lab's list"),
     Column("unit", TEXT, "of value, lo and hi"),
     Column("tp", TEXT, "tensor-parallel size; a pair for a crossover"),
-    Column("replicas", INT, "engines side by side; null for a crossover"),
+    *(column for column in IDENTITY if column.name in OTHER_SIZES),
     Column("batch", INT, "static batch; null for serving and crossovers"),
     Column("request_rate", FLOAT, "offered requests/s; null for static batches"),
     Column("run", INT, "of a capture; null where runs are pooled"),
@@ -86,12 +88,12 @@ def _value(record: Record) -> str:
     return f"{digits(record['value'])}{ends}{unit}{said}"
 
 
-_SKIPPED = ("TP", "Replicas", "Batch", "Rate (requests/s)", "GPUs", "Workload", "Data set")
+_OWN = (Group.TASK, Group.ARRIVALS, Group.BATCH, Group.LAYOUT, Group.SIZE)
 VIEWS = (
-    *(v for v in IDENTITY_VIEWS if v.heading not in (*_SKIPPED, "Requests", "Max in flight")),
+    *(identity(axis.heading, axis.name) for axis in READ if axis.group not in _OWN),
     View("Metric", text("metric")),
     View("TP", text("tp")),
-    View("Replicas", text("replicas"), once=True),
+    *(View(BY_NAME[name].heading, text(name), once=True) for name in OTHER_SIZES),
     View("Batch", text("batch")),
     View("Rate (requests/s)", text("request_rate")),
     View("Run", text("run"), once=True),
@@ -153,7 +155,12 @@ def _of_crossovers(lines: list[Record]) -> Iterator[Record]:
         found = _record({**line, "batch": None}, Metric(CROSSOVER, "", "none"), "crossover")
         why = f": {line['why']}" if line["why"] else ""
         pair = f"{line['tp_from']} to {line['tp_to']}"
-        yield {**found, "tp": pair, "replicas": None, "said": f"{line['crossover']}{why}"}
+        yield {
+            **found,
+            "tp": pair,
+            **dict.fromkeys(OTHER_SIZES),
+            "said": f"{line['crossover']}{why}",
+        }
 
 
 def _record(line: Record, metric: Metric, source: str) -> Record:
@@ -168,7 +175,7 @@ def _record(line: Record, metric: Metric, source: str) -> Record:
         "metric": metric.name,
         "unit": metric.unit,
         "tp": str(line.get("tp", "")),
-        "replicas": line.get("replicas"),
+        **{name: line.get(name) for name in OTHER_SIZES},
         "batch": line["batch"],
         "request_rate": line.get("request_rate"),
         "run": line.get("run"),
@@ -197,7 +204,7 @@ def _absent(line: Record) -> str:
 
 def _order(record: Record) -> tuple[object, ...]:
     subject = [name for name in KEY if name in _SUBJECT]
-    place = ("allreduce_backend", "tp", "replicas", "batch", "request_rate", "run")
+    place = ("allreduce_backend", *(axis.name for axis in LAYOUT), "batch", "request_rate", "run")
     return (
         sort_key(record, subject),
         NAMES.index(record["metric"]),

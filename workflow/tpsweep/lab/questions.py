@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tpsweep.analysis.table import Table
+from tpsweep.core.workloads import CAPTURE, LATENCY
 from tpsweep.lab.answers import answer_questions, check_expectations, lines_of
 from tpsweep.report.boxes import Box, Part
 
@@ -16,7 +17,7 @@ LEGEND = (
 
 def make_questions(tables: Mapping[str, Table], limit: int) -> Part:
     """Both boxes; at most ``limit`` sentences. None in a matrix without latency and captures."""
-    if not any(cell["workload"] in ("latency", "capture") for cell in tables["cells"].records):
+    if not any(cell["workload"] in (LATENCY, CAPTURE) for cell in tables["cells"].records):
         return Part([], "No latency or capture cells in the matrix.")
     lines = lines_of(tables)
     answers = [

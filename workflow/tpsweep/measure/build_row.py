@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from tpsweep.core.cell import Cell
+from tpsweep.core.method import METHOD
 from tpsweep.core.request import Request
-from tpsweep.engine.nvml import GpuInfo, GpuWindow
+from tpsweep.core.workloads import CAPTURE
+from tpsweep.engine.nvml import LEAST_PHASE_SAMPLES, GpuInfo, GpuWindow, PhaseState
+from tpsweep.engine.provenance import Host, Software
 from tpsweep.engine.vllm_api import LogFacts
 from tpsweep.measure.measurement import Measurement, Times
 from tpsweep.perfmodel import nvlink
@@ -35,8 +38,8 @@ class EngineRecord:
     log_facts: LogFacts
     arguments: dict[str, Any]
     environment: dict[str, str]
-    software: dict[str, str | None]
-    host: dict[str, str | None]
+    software: Software
+    host: Host
     gpus: list[GpuInfo] = field(repr=False)
     gpu_link: str | None
     gpu_note: str | None
@@ -146,6 +149,7 @@ def _gpu_state(
         "gpu_power_w": [w.power_w for w in known],
         "gpu_sm_clock_mhz": [w.sm_clock_mhz for w in known],
         "gpu_sm_clock_min_mhz": [w.sm_clock_min_mhz for w in known],
+        **_phase_state(known),
         "gpu_mem_clock_mhz": [w.mem_clock_mhz for w in known],
         "gpu_temperature_c": [w.temperature_c for w in known],
         "energy_j": energy,
@@ -156,11 +160,32 @@ def _gpu_state(
     }
 
 
+def _phase_state(windows: Sequence[GpuWindow]) -> dict[str, Any]:
+    """Clock and power by phase; null for a phase that is too short for NVML, with a note."""
+    columns: dict[str, Any] = {}
+    short = []
+    for name in ("prefill", "decode"):
+        states = [window.phases.get(name) or PhaseState(0) for window in windows]
+        clocks = [state.sm_clock_mhz for state in states]
+        power = [state.power_w for state in states]
+        columns[f"gpu_sm_clock_{name}_mhz"] = None if None in clocks else clocks
+        columns[f"gpu_power_{name}_w"] = None if None in power else power
+        fewest = min(state.samples for state in states)
+        if fewest < LEAST_PHASE_SAMPLES:
+            short.append(f"{name}: {fewest} NVML samples, at least {LEAST_PHASE_SAMPLES} needed")
+        elif None in power:
+            short.append(f"{name}: the driver tells no power of the moment")
+    columns["gpu_phase_note"] = "; ".join(short) or None
+    return columns if any(window.phases for window in windows) else {}
+
+
 def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context) -> dict[str, Any]:
     gap = None if context.last_end is None else times.began - context.last_end
     return {
-        **engine.software,
-        **engine.host,
+        **asdict(engine.software),
+        **asdict(engine.host),
+        "method": METHOD[cell.workload],
+        "session_shuffled": cell.workload != CAPTURE,
         "nccl_version": engine.log_facts.nccl_version,
         "allreduce_backend_ran": engine.log_facts.allreduce_backend,
         "fusions_enabled": engine.log_facts.fusions,

@@ -1,7 +1,9 @@
 """The ``capture`` workload: a static batch under a profiler, kept for ``tpsweep comm``.
 
 A profiler stretches every step, so that nothing is timed here: the row says what was captured and
-where it is. Warm-ups run without the profiler; all kept repeats are in one capture.
+where it is. Warm-ups run without the profiler; all kept repeats are in one capture. The first
+decode steps after a prefill are slower than those of a running decode (clocks that the prefill
+threw down): the figures of the decode are of the late steps, and the capture's files say of which.
 """
 
 from __future__ import annotations
@@ -13,15 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tpsweep.core import capture_match, results_paths
 from tpsweep.core.atomic import replacing
 from tpsweep.core.cell import Cell
 from tpsweep.engine import repeat
 from tpsweep.engine.offline import OfflineEngine
 from tpsweep.measure.build_row import EngineRecord
-from tpsweep.measure.latency import batches
+from tpsweep.measure.latency import batches, split_batches
 from tpsweep.measure.measurement import Measurement, Times
 from tpsweep.traces import analyse, sidecar
-from tpsweep.traces.steps import PARTIAL
+from tpsweep.traces.steps import EARLY, PARTIAL
+
+RECOVERY = 32
+"""Decode steps after a prefill that are left out, if there are at least as many more."""
 
 
 def run(cell: Cell, engine: OfflineEngine, results: Path, about: EngineRecord) -> Measurement:
@@ -30,7 +36,7 @@ def run(cell: Cell, engine: OfflineEngine, results: Path, about: EngineRecord) -
     Raises ``ValueError`` for a capture that cannot be analysed (nothing of it is kept),
     ``EngineDiedError``, and ``OSError`` if it cannot be written.
     """
-    once = batches(cell, engine.generate, engine.vocabulary)
+    once = batches(cell, engine.static_batch, engine.vocabulary)
     lengths = cell.input_len or 0, cell.output_len or 0
     began = time.monotonic()
     for _ in range(cell.warmups):
@@ -41,10 +47,18 @@ def run(cell: Cell, engine: OfflineEngine, results: Path, about: EngineRecord) -
         times = Times(began, measured, time.monotonic())
     batch = cell.batch or 0
     reasons = repeat.refusals(repeats, [lengths[0]] * batch, [lengths[1]] * batch)
-    figures: dict[str, Any] = {"profiler_ran": profiler.name}
+    reasons += split_batches(cell, repeats)
+    figures: dict[str, Any] = {
+        "profiler_ran": profiler.name,
+        "batch_held": all(r.held for r in repeats),
+        "scheduled_instants_samples": [r.scheduled_instants for r in repeats],
+        "capture_steady_from": steady_from(cell),
+    }
     if not reasons:
         known = {**_sidecar(cell, about), "model": _model(engine), "profiler": profiler.name}
-        with _whole_or_nothing(profiler.collect(results / cell.capture_stem)) as files:
+        with _whole_or_nothing(
+            profiler.collect(results / results_paths.capture_stem(cell.path))
+        ) as files:
             place = sidecar.place(files[0])
             files.append(place)
             with replacing(place) as path:
@@ -52,6 +66,11 @@ def run(cell: Cell, engine: OfflineEngine, results: Path, about: EngineRecord) -
             _require_steps(files[:-1], cell)
         figures["capture_files"] = [str(path.relative_to(results)) for path in files]
     return Measurement(times, figures, reasons, batch * lengths[1] * cell.repeats)
+
+
+def steady_from(cell: Cell) -> int:
+    """How many decode steps after each prefill the decode figures leave out: half, at most 32."""
+    return min(RECOVERY, ((cell.output_len or 0) - 1) // 2)
 
 
 @contextlib.contextmanager
@@ -69,7 +88,7 @@ def _require_steps(files: list[Path], cell: Cell) -> None:
     """All decode steps must be there: a profiler that starts late loses the first ones."""
     readable = [path for path in files if path.suffix != ".nsys-rep"]
     phases = analyse(readable).phases
-    found = sum(phases[name].steps for name in ("decode", PARTIAL) if name in phases)
+    found = sum(phases[name].steps for name in ("decode", EARLY, PARTIAL) if name in phases)
     asked = cell.repeats * ((cell.output_len or 0) - 1)
     if found < asked:
         raise ValueError(f"the capture holds {found} decode steps of {asked}")
@@ -77,21 +96,17 @@ def _require_steps(files: list[Path], cell: Cell) -> None:
 
 def _sidecar(cell: Cell, about: EngineRecord) -> dict[str, Any]:
     """What the capture alone does not tell; ``tpsweep.traces.sidecar`` reads it."""
-    asked = cell.engine
+    columns = cell.columns()
     return {
-        "model_name": asked.model.name,
-        "dtype": asked.model.dtype,
-        "weights": asked.model.weights,
+        # What ``capture_match`` compares, so that `tpsweep comm --latency` can tell a wrong row.
+        **{name: columns[name] for name in capture_match.COMPARED if columns[name] is not None},
+        "model_name": columns["model"],
         "tp": about.tp_ran,
-        "batch": cell.batch,
-        "input_len": cell.input_len,
         "output_len": cell.output_len,
         "repeats": cell.repeats,
-        "variant": asked.variant,
-        "vllm_version": about.software.get("vllm_version_ran"),
-        "allreduce_backend": asked.allreduce_backend,
+        "steady_from": steady_from(cell),
+        "vllm_version": about.software.vllm_version_ran,
         "allreduce_backend_ran": about.log_facts.allreduce_backend,
-        "gpu_card": asked.gpu_card,
         "link": about.gpu_link,
         "cell_id": cell.cell_id,
     }

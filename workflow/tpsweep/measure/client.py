@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -27,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from tpsweep.core import results_paths
 from tpsweep.core.cell import Cell
 from tpsweep.core.failure import (
     FINAL_EXIT_CODE,
@@ -37,7 +37,7 @@ from tpsweep.core.failure import (
     log_size,
     telling_lines,
 )
-from tpsweep.core.request import SOCKET_NAME, START_FAILURE, Request
+from tpsweep.core.request import SOCKET_NAME, Answer, Request, StartFailure
 
 END_REASON = "cell_end_reason"
 OWN_START_LIMIT_S = 1800.0
@@ -52,12 +52,13 @@ class CellError(Exception):
         self.type = type_
 
 
-def main(workload: str, arguments: list[str] | None = None) -> int:
-    """Run one cell of ``workload``; 0 if its row was written, else there is a failure record.
+def main(arguments: list[str] | None = None) -> int:
+    """Run one cell; 0 if its row was written, else there is a failure record.
 
     65 says that it would fail again, 1 that it may not, 2 bad usage.
     """
-    parser = argparse.ArgumentParser(description=f"Measure one {workload} cell.")
+    parser = argparse.ArgumentParser(description="Measure one cell.")
+    parser.add_argument("--workload", required=True, help="that of the rule, and of the cell")
     parser.add_argument("--cell", required=True, help="the cell, as canonical JSON")
     parser.add_argument("--results", required=True, type=Path, help="the results root")
     parser.add_argument("--session-command", required=True, help="starts the engine's daemon")
@@ -69,8 +70,9 @@ def main(workload: str, arguments: list[str] | None = None) -> int:
     except (KeyError, TypeError, ValueError) as error:
         print(f"--cell: not a cell: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    if cell.workload != workload:
-        print(f"--cell: its workload is {cell.workload!r}, allowed: {workload!r}", file=sys.stderr)
+    if cell.workload != options.workload:
+        said = f"its workload is {cell.workload!r}, allowed: {options.workload!r}"
+        print(f"--cell: {said}", file=sys.stderr)
         return 2
     failure = run(cell, options.results, options.session_command, options.dataset)
     said = f"{failure.type}: {failure.message}" if failure else f"measured {cell.path}"
@@ -93,7 +95,7 @@ def run(cell: Cell, results: Path, session_command: str, dataset: str = "") -> F
     """Have ``cell`` measured into ``results``; its failure record appears, or disappears."""
     log = os.environ.get("SESSION_LOG", "")
     offset = log_size(log)
-    failures = results / "failures"
+    failures = results / results_paths.FAILURES
     try:
         _end_on_signal()
         with _session_dir(session_command) as folder:
@@ -120,7 +122,7 @@ def run(cell: Cell, results: Path, session_command: str, dataset: str = "") -> F
         except OSError as unwritten:  # a full disk may be what failed the cell
             print(f"{failures}: failure record not written: {unwritten}", file=sys.stderr)
         return failure
-    (failures / f"{cell.cell_id}.json").unlink(missing_ok=True)
+    (results / results_paths.failure_record(cell.cell_id)).unlink(missing_ok=True)
     return None
 
 
@@ -142,16 +144,16 @@ def _measure(cell: Cell, results: Path, folder: Path, dataset: str) -> None:
             raise CellError("crash", f"lost the engine daemon: {error}") from error
     if not line.endswith(b"\n"):
         raise CellError("crash", "the engine daemon ended in the middle of this cell")
-    answer = json.loads(line)
-    if not answer["ok"]:
-        raise CellError(answer["type"], answer["message"])
+    answer = Answer.from_line(line)
+    if not answer.ok:
+        raise CellError(answer.type, answer.message)
 
 
 def _start_failed(folder: Path) -> CellError:
     """What the daemon said of its failed start; else what the session runner saw."""
     with contextlib.suppress(OSError, ValueError):
-        said = json.loads((folder / START_FAILURE).read_text("utf-8"))
-        return CellError(said["type"], said["message"])
+        said = StartFailure.read(folder)
+        return CellError(said.type, said.message)
     with contextlib.suppress(OSError):
         return CellError("engine_start", (folder / "failed").read_text("utf-8").strip())
     return CellError("engine_start", "the engine did not start")

@@ -29,7 +29,7 @@ import psutil
 from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.errors import EngineDiedError, StartError
 from tpsweep.core.failure import classify, log_since, log_size
-from tpsweep.core.request import SOCKET_NAME, START_FAILURE, Request
+from tpsweep.core.request import SOCKET_NAME, Answer, Request, StartFailure
 from tpsweep.core.row_file import write_row
 from tpsweep.engine import nsys_session, nvml, profiler, provenance, vllm_api
 from tpsweep.engine.api_server import Server
@@ -40,12 +40,14 @@ from tpsweep.measure.build_row import Context, EngineRecord, make_row, refusals
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a client gets back: done, or why not (``type`` is one of ``core.failure.TYPES``)."""
+class Start:
+    """One line of the log of engine starts (``core.results_paths.ENGINE_STARTS``); ``at``: UTC."""
 
-    ok: bool
-    type: str = ""
-    message: str = ""
+    at: str
+    session: str
+    session_id: str | None
+    host: str
+    pid: int
 
 
 class Daemon:
@@ -145,10 +147,8 @@ class Daemon:
             times = measured.times
             time.sleep(max(0.0, times.kept_until + 2 * nvml.INTERVAL_S - ended))
             samples = self.sampler.read()
-            windows = [
-                nvml.window(samples, i.uuid, times.began, times.measured, times.kept_until)
-                for i in self.record.gpus
-            ]
+            span = times.began, times.measured, times.kept_until
+            windows = [nvml.window(samples, i.uuid, *span, times.phases) for i in self.record.gpus]
         context = Context(request, self.order, self.last_end, ended, utc_at_zero)
         self.order, self.last_end = self.order + 1, ended
         row = make_row(cell, self.record, measured, windows, context)
@@ -169,7 +169,7 @@ class Daemon:
             with self._client:
                 line = self._client.makefile("rb").readline()
                 if line:
-                    answer = self.serve_cell(Request(**json.loads(line)))
+                    answer = self.serve_cell(Request.from_line(line))
                     if not self.loaded.alive:
                         self._ready.unlink(missing_ok=True)  # before the next cell can come
                     _answer(self._client, answer)
@@ -196,7 +196,7 @@ class Daemon:
 
 def _answer(client: socket.socket, answer: Answer) -> None:
     with contextlib.suppress(OSError):  # the client has gone: its runner knows why
-        client.sendall(json.dumps(asdict(answer)).encode() + b"\n")
+        client.sendall(answer.to_line())
 
 
 def main() -> int:
@@ -226,16 +226,16 @@ def main() -> int:
 def _log_start(path: Path, engine: Engine) -> None:
     """One line per engine start, appended in one write: what engine starts are counted from."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = {
-        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "session": engine.session,
-        "session_id": os.environ.get("SESSION_ID"),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-    }
+    start = Start(
+        at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        session=engine.session,
+        session_id=os.environ.get("SESSION_ID"),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, json.dumps(line).encode() + b"\n")
+        os.write(descriptor, json.dumps(asdict(start)).encode() + b"\n")
     finally:
         os.close(descriptor)
 
@@ -244,8 +244,7 @@ def _leave_start_failure(folder: Path, error: Exception, log_offset: int) -> Non
     log = log_since(os.environ.get("SESSION_LOG", ""), log_offset)  # a session starts several
     type_ = getattr(error, "type", None) or classify("engine_start", f"{error}\n{log}")
     message = str(error) if isinstance(error, StartError) else f"{type(error).__name__}: {error}"
-    said = {"type": type_, "message": message.splitlines()[0]}
-    (folder / START_FAILURE).write_text(json.dumps(said) + "\n", "utf-8")
+    StartFailure(type_, message.splitlines()[0]).write(folder)
 
 
 @contextlib.contextmanager

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Times:
-    """time.monotonic() seconds: first warm-up, first kept repeat, end of the kept repeats.
+    """time.monotonic() seconds: first warm-up, first kept repeat, end of the repeats.
 
-    GPU state and energy are those between the last two.
+    GPU state and energy are those between the last two. ``phases``: begin and end of each prefill
+    and each decode, by these names; empty where they are not told apart.
     """
 
     began: float
     measured: float
     kept_until: float
+    phases: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Measurement:
     """A measured cell before anything of the engine or the GPUs is added.
 
     ``figures``: the workload's columns of ``core.schema``, samples included. ``refusals``: why it
-    must not become a row; empty if it may. ``output_tokens``: of all kept repeats.
+    must not become a row; empty if it may. ``output_tokens``: of all repeats that the energy is of.
     """
 
     times: Times

@@ -47,8 +47,8 @@ def run(request: Request, markers: Sequence[Path], results: Path, output: Path) 
         name=request.name,
         ok=all(check.ok for check in checks),
         checks=checks,
-        host=str(where["hostname"]),
-        slurm_job_id=where["slurm_job_id"],
+        host=where.hostname,
+        slurm_job_id=where.slurm_job_id,
         link=link,
     )
     for line in lines(record):

@@ -23,33 +23,40 @@ from tpsweep.sweep.request_set import RequestSet
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell's raw repeats, each over the whole set."""
+    """A cell's raw repeats, each over the whole set; ``further`` ran for the energy alone."""
 
     repeats: list[Repeat]
     times: Times
+    further: list[Repeat]
 
 
-def run(cell: Cell, requests: RequestSet, generate: Generate) -> Measurement:
-    """Measure a cell of ``requests``."""
-    measured = measure(cell, requests, generate)
-    reasons = repeat.refusals(measured.repeats, requests.prompt_lens, requests.output_lens)
-    tokens = sum(requests.output_lens) * cell.repeats
-    return Measurement(measured.times, figures(cell, requests, measured.repeats), reasons, tokens)
+def run(cell: Cell, requests: RequestSet, generate: Generate, least_s: float = 0.0) -> Measurement:
+    """Measure a cell of ``requests``; the energy is of at least ``least_s`` seconds."""
+    measured = measure(cell, requests, generate, least_s)
+    counted = [*measured.repeats, *measured.further]
+    reasons = repeat.refusals(counted, requests.prompt_lens, requests.output_lens)
+    columns = figures(cell, requests, measured.repeats) | {"energy_repeats": len(counted)}
+    tokens = sum(requests.output_lens) * len(counted)
+    return Measurement(measured.times, columns, reasons, tokens)
 
 
 def measure(
     cell: Cell,
     requests: RequestSet,
     generate: Generate,
+    least_s: float = 0.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Measured:
-    """Run a cell's warm-ups and repeats, all over the same set."""
+    """Run a cell's warm-ups and repeats, all over the same set; ``least_s`` as for latency."""
     began = clock()
     for _ in range(cell.warmups):
         generate(requests.prompts, requests.output_lens)
     measured = clock()
     repeats = [generate(requests.prompts, requests.output_lens) for _ in range(cell.repeats)]
-    return Measured(repeats, Times(began, measured, clock()))
+    further = []
+    while clock() < measured + least_s:
+        further.append(generate(requests.prompts, requests.output_lens))
+    return Measured(repeats, Times(began, measured, clock()), further)
 
 
 def figures(cell: Cell, requests: RequestSet, repeats: Sequence[Repeat]) -> dict[str, Any]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tpsweep.core import results_paths
 from tpsweep.core.atomic import replacing
 from tpsweep.core.cell import Cell
+from tpsweep.core.method import LEAST_ENERGY_S
+from tpsweep.core.workloads import CAPTURE, KINDS, LATENCY, SERVE, SERVER, THROUGHPUT
 from tpsweep.engine.api_server import Server
 from tpsweep.engine.load_generator import Sent
 from tpsweep.engine.offline import OfflineEngine
@@ -20,11 +23,9 @@ from tpsweep.measure import capture, latency, serving, throughput
 from tpsweep.measure.build_row import EngineRecord
 from tpsweep.measure.measurement import Measurement
 from tpsweep.sweep import request_set, sharegpt
+from tpsweep.sweep.request_set import RequestSet
 
 Loaded = OfflineEngine | Server
-KEPT = "vllm"
-"""Folder below the results root for vLLM's own result files. Not in ``cells/``: what lies there
-is read as Parquet, all of it."""
 
 
 @dataclass(frozen=True)
@@ -41,25 +42,57 @@ def measure(cell: Cell, engine: Loaded, files: Files, about: EngineRecord) -> Me
     Raises ``ValueError`` for what cannot be measured as asked, ``EngineDiedError``, and
     ``OSError`` if vLLM's results cannot be kept.
     """
-    if cell.workload == "latency" and isinstance(engine, OfflineEngine):
-        return latency.run(cell, engine.generate, engine.vocabulary)
-    if cell.workload == "capture" and isinstance(engine, OfflineEngine):
-        return capture.run(cell, engine, files.results, about)
+    wanted = Server if KINDS[cell.workload].mode == SERVER else OfflineEngine
+    if not isinstance(engine, wanted):
+        said = f"workload {cell.workload}: not one of a session of mode {cell.engine.mode}"
+        raise ValueError(said)
+    return MEASURE[cell.workload](cell, engine, files, about)
+
+
+def _latency(cell: Cell, engine: OfflineEngine, _: Files, about: EngineRecord) -> Measurement:
+    return latency.run(cell, engine.static_batch, engine.vocabulary, _least_s(about))
+
+
+def _capture(cell: Cell, engine: OfflineEngine, files: Files, about: EngineRecord) -> Measurement:
+    return capture.run(cell, engine, files.results, about)
+
+
+def _throughput(
+    cell: Cell, engine: OfflineEngine, files: Files, about: EngineRecord
+) -> Measurement:
+    return throughput.run(cell, _requests(cell, engine, files), engine.generate, _least_s(about))
+
+
+def _serve(cell: Cell, engine: Server, files: Files, _: EngineRecord) -> Measurement:
+    send = partial(engine.send, slo=cell.extra.get("slo") or {})
+    requests = _requests(cell, engine, files)
+    measurement, runs = serving.run(cell, requests, send, engine.counters)
+    kept = _keep(cell, runs, files.results)
+    return replace(measurement, figures={**measurement.figures, "vllm_results": kept})
+
+
+MEASURE: Mapping[str, Callable[[Cell, Any, Files, EngineRecord], Measurement]] = {
+    LATENCY: _latency,
+    THROUGHPUT: _throughput,
+    SERVE: _serve,
+    CAPTURE: _capture,
+}
+"""Kind of workload -> what measures it, on an engine of the kind's mode."""
+
+
+def _least_s(about: EngineRecord) -> float:
+    """How long repeats go on for their energy; where none is counted, not at all."""
+    return LEAST_ENERGY_S if about.gpus else 0.0
+
+
+def _requests(cell: Cell, engine: Loaded, files: Files) -> RequestSet:
     read = partial(sharegpt.read, tokenizer=engine.tokenizer)
-    requests = request_set.of_cell(cell, files.dataset, engine.vocabulary, read)
-    if cell.workload == "throughput" and isinstance(engine, OfflineEngine):
-        return throughput.run(cell, requests, engine.generate)
-    if cell.workload == "serve" and isinstance(engine, Server):
-        send = partial(engine.send, slo=cell.extra.get("slo") or {})
-        measurement, runs = serving.run(cell, requests, send, engine.counters)
-        kept = _keep(cell, runs, files.results)
-        return replace(measurement, figures={**measurement.figures, "vllm_results": kept})
-    raise ValueError(f"workload {cell.workload}: not one of a session of mode {cell.engine.mode}")
+    return request_set.of_cell(cell, files.dataset, engine.vocabulary, read)
 
 
 def _keep(cell: Cell, runs: Sequence[Sent], results: Path) -> list[str]:
     """Write vLLM's result of each seed; returns the paths below the results root."""
-    stem = Path(cell.path.replace("cells/", f"{KEPT}/", 1)).with_suffix("")
+    stem = results_paths.vllm_stem(cell.path)
     paths = []
     for seed, sent in enumerate(runs):
         path = f"{stem}.seed{seed}.json.gz"

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from tpsweep.core.cell import Cell, Engine
+from tpsweep.core.method import LEAST_ENERGY_S
+from tpsweep.core.workloads import LATENCY, THROUGHPUT
 from tpsweep.perfmodel.constants import NoExpectationError, document
 from tpsweep.perfmodel.gpu_specs import Card, card_by_name
 from tpsweep.perfmodel.model_shape import Shape
@@ -89,9 +91,10 @@ def _static(
     first = step.prefill(batch, input_len, output_len)
     each = step.decode(batch, input_len, output_len)
     whole = first + (output_len - 1) * each
-    seconds = (cell.warmups + cell.repeats) * whole / 1e3
-    if cell.workload == "latency":  # and its cross-check: one token each
-        seconds += (1 + cell.repeats) * first / 1e3
+    repeats = cell.repeats * whole / 1e3
+    seconds = cell.warmups * whole / 1e3 + repeats
+    if cell.workload == LATENCY:  # it goes on for the energy; and its cross-check: one token each
+        seconds += max(0.0, LEAST_ENERGY_S - repeats) + (1 + cell.repeats) * first / 1e3
     tpot = each if output_len > 1 else None
     return CellExpectation(first, tpot, seconds + cost("cell_gap_s"))
 
@@ -113,7 +116,7 @@ def _requests(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellE
     else:
         tpot = _in_flight(step, input_len, output_len, rate, first, most)
         duration = requests / rate + output_len * tpot / 1e3
-    times = cell.repeats + (cell.warmups if cell.workload == "throughput" else 0)
+    times = cell.repeats + (cell.warmups if cell.workload == THROUGHPUT else 0)
     seconds = times * duration + cost("cell_gap_s")
     return CellExpectation(step.prefill(1, input_len, output_len), tpot, seconds)
 

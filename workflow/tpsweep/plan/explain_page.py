@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
+from tpsweep.analysis.table import Record
+from tpsweep.core.workloads import LATENCY
 from tpsweep.perfmodel.gpu_specs import card_by_name
 from tpsweep.perfmodel.model_shape import Shape, read_config
 from tpsweep.perfmodel.step_time import Batch, Expected, decode
@@ -20,7 +21,6 @@ from tpsweep.plan.explain_text import text
 
 MODEL, DTYPE, TP = "llama-3.1-8b", "bfloat16", 2
 SHAPE = Path("workflow", "models", f"{MODEL}.json")
-Record = dict[str, Any]
 
 
 def page(results: Path) -> str:
@@ -97,7 +97,7 @@ def _terms(results: Path, shape: Shape) -> str:
         raise ValueError("cards.yaml: no NVIDIA H200")
     rows = []
     for line in _read(results, "expected"):
-        if line["workload"] != "latency":
+        if line["workload"] != LATENCY:
             continue
         tp, batch = line["tp"], line["batch"]
         run = Batch(tp, batch, line["input_len"], line["output_len"])

@@ -137,7 +137,7 @@ def _expected(plan: Plan) -> str:
     if not lines:
         return "\n".join(said)
     rows = [[*setting, "/".join(loads), *_figures(loads)] for setting, loads in lines.items()]
-    heads = ["workload", "class", "model", "TP", "variant", "all-reduce", "in", "out", "load"]
+    heads = ["workload", "class", "model", "layout", "variant", "all-reduce", "in", "out", "load"]
     heads += ["prefill ms", "decode ms", "cell s"]
     table = tabulate(rows, headers=heads, tablefmt="plain", disable_numparse=True)
     return "\n".join([TITLE, table, *said])
@@ -145,9 +145,8 @@ def _expected(plan: Plan) -> str:
 
 def _setting(item: Planned) -> tuple[object, ...]:
     cell, engine = item.cell, item.cell.engine
-    replicas = f" x{engine.replicas}" if engine.replicas > 1 else ""
     return (
-        *(item.entry, engine.gpu, engine.model.name, f"{engine.tp}{replicas}", engine.variant),
+        *(item.entry, engine.gpu, engine.model.name, engine.label, engine.variant),
         *(engine.allreduce_backend, cell.input_len, cell.output_len),
     )
 

@@ -11,16 +11,18 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tpsweep.core import capture_report, preflight_record, schema
+from tpsweep.core import capture_report, preflight_record, results_paths, schema
+from tpsweep.core.axes import AXES
 from tpsweep.core.capture_report import Communication
-from tpsweep.core.results_paths import FAILURES, MANIFEST
-from tpsweep.results.rows import Read, conform, keep_rows, read_rows
+from tpsweep.core.errors import one_line
+from tpsweep.core.workloads import CAPTURE
+from tpsweep.results.rows import LONGEST, Read, conform, keep_rows, read_rows
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -41,13 +43,28 @@ MANIFEST_SCHEMA = pa.schema(
 )
 """What is asked of the manifest; it may hold more. Types alone: the file is all that is shared."""
 LATER = {
+    *(axis.name for axis in AXES if axis.added),
     *("settings", "minutes", "expected_prefill_ms", "expected_tpot_ms"),
     *("expected_s", "expected_start_s", "expectation_note", "gpu_hour_usd"),
 }
 """What older manifests do not have."""
 STATUSES = ("planned", "infeasible", "excluded")
-FAILURE_FIELDS = ("workload", "type", "message", "log", "telling_lines", "when")
 _DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+
+class FailureLine(NamedTuple):
+    """Why a planned cell has no row: a failure record's fields (``core.failure.Failure``).
+
+    ``type`` may also be ``unknown``: its record cannot be read.
+    """
+
+    cell_id: str
+    type: str
+    workload: str | None = None
+    message: str | None = None
+    log: str | None = None
+    telling_lines: list[str] | None = None
+    when: str | None = None
 
 
 class ResultsError(Exception):
@@ -60,7 +77,7 @@ class Results:
 
     ``manifest``: the columns of ``MANIFEST_SCHEMA`` and, per cell, ``state`` (measured, failed or
     missing if planned, else its status), ``failure_type`` and ``reason`` (of the failure or of
-    the plan). ``rows``: the schema of ``row``. ``failures``: ``cell_id`` and ``FAILURE_FIELDS``,
+    the plan). ``rows``: the schema of ``row``. ``failures``: the fields of ``FailureLine``,
     of planned cells without a row. ``communication``: what the analysis said of the captures, by
     ``cell_id``; those that are not analysed are not in it.
     """
@@ -86,40 +103,40 @@ def load(results: Path, *, keep: bool = False) -> Results:
     A row that cannot be read counts as a failure of type ``unreadable`` and is named on stderr.
     Raises ``ResultsError`` if the manifest is missing or lacks what ``MANIFEST_SCHEMA`` asks.
     """
-    manifest = _load_manifest(results / MANIFEST)
+    manifest = _load_manifest(results / results_paths.MANIFEST)
     planned = manifest.loc[manifest["status"] == "planned", ["cell_id", "path", "gpu", "gpus"]]
     read = read_rows(results, dict(zip(planned["cell_id"], planned["path"], strict=True)))
     if keep:
         keep_rows(results, read)
     rows = _to_frame(read.rows.select(schema.SCHEMA.names))
     failures = list(_failures(results, planned, read))
-    failed = pd.DataFrame(failures, columns=["cell_id", *FAILURE_FIELDS])
+    failed = pd.DataFrame(failures, columns=FailureLine._fields)
     manifest = _with_states(manifest, rows, failed)
     return Results(manifest, rows, failed, _load_communication(results, manifest))
 
 
-def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[dict[str, Any]]:
+def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[FailureLine]:
     """Why planned cells have no row: those that have not run yet are not in it."""
     refused = _failed_preflights(results)
     measured = set(read.rows["cell_id"].to_pylist())
     for cell_id, path, gpu, gpus in planned.itertuples(index=False, name=None):
-        record = results / FAILURES / f"{cell_id}.json"
+        record = results / results_paths.failure_record(cell_id)
         reason = refused.get(preflight_record.class_name(gpu, gpus))
         if cell_id in measured:
             continue
         if message := read.errors.get(cell_id):
             said = f"unreadable row, counted as failed: {message}; the next run measures it"
             print(f"{results / path}: {said}", file=sys.stderr)
-            yield _failure(cell_id, type="unreadable", message=message)
+            yield FailureLine(cell_id, "unreadable", message=message)
         elif record.exists():
             yield _read_failure(record, cell_id)
         elif reason is not None:
-            yield _failure(cell_id, type="preflight", message=reason)
+            yield FailureLine(cell_id, "preflight", message=reason)
 
 
 def _load_communication(results: Path, manifest: pd.DataFrame) -> dict[str, Communication]:
     """Reports on measured captures; one that cannot be read is named on stderr."""
-    captures = manifest[(manifest["workload"] == "capture") & (manifest["state"] == "measured")]
+    captures = manifest[(manifest["workload"] == CAPTURE) & (manifest["state"] == "measured")]
     found = {}
     for cell_id, path in zip(captures["cell_id"], captures["path"], strict=True):
         try:
@@ -150,7 +167,9 @@ def _load_manifest(path: Path) -> pd.DataFrame:
         required = set(MANIFEST_SCHEMA.names) - LATER
         frame = _to_frame(conform(table, MANIFEST_SCHEMA, sorted(required)))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ResultsError(f"{path}: not a manifest of tpsweep: {_one_line(error)}") from error
+        raise ResultsError(
+            f"{path}: not a manifest of tpsweep: {one_line(error, LONGEST)}"
+        ) from error
     unknown = sorted(set(frame["status"].dropna()) - set(STATUSES))
     if unknown or frame["status"].isna().any():
         found = ", ".join(unknown) or "null"
@@ -168,7 +187,9 @@ def _failed_preflights(results: Path) -> dict[str, str]:
         try:
             record = preflight_record.Record.read(path)
         except (OSError, ValueError) as error:
-            print(f"{path}: unreadable preflight record: {_one_line(error)}", file=sys.stderr)
+            print(
+                f"{path}: unreadable preflight record: {one_line(error, LONGEST)}", file=sys.stderr
+            )
             continue
         if not record.ok:
             found[record.name] = f"preflight of {record.name}: {record.reason}"
@@ -180,19 +201,15 @@ def _to_frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _read_failure(path: Path, cell_id: str) -> dict[str, Any]:
+def _read_failure(path: Path, cell_id: str) -> FailureLine:
     try:
         found = json.loads(path.read_text("utf-8"))
         if not isinstance(found, dict) or not isinstance(found.get("type"), str):
             raise ValueError("not a JSON object with a type")
     except (OSError, ValueError) as error:
-        print(f"{path}: unreadable failure record: {_one_line(error)}", file=sys.stderr)
-        return _failure(cell_id, type="unknown", message="its failure record is unreadable")
-    return _failure(cell_id, **{name: found.get(name) for name in FAILURE_FIELDS})
-
-
-def _failure(cell_id: str, **fields: Any) -> dict[str, Any]:
-    return {"cell_id": cell_id, **dict.fromkeys(FAILURE_FIELDS), **fields}
+        print(f"{path}: unreadable failure record: {one_line(error, LONGEST)}", file=sys.stderr)
+        return FailureLine(cell_id, "unknown", message="its failure record is unreadable")
+    return FailureLine._make([cell_id, *map(found.get, FailureLine._fields[1:])])
 
 
 def _with_states(
@@ -209,7 +226,3 @@ def _with_states(
     frame["reason"] = frame["reason"].astype(object)
     frame.loc[failed, "reason"] = frame.loc[failed, "cell_id"].map(by_id["message"])
     return frame
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 
 from tpsweep.core import schema
 from tpsweep.core.atomic import replacing
+from tpsweep.core.axes import BY_NAME
+from tpsweep.core.errors import one_line
 
 ROWS = "rows.parquet"
 """Every row of the current manifest, with the columns of ``FILE`` beside those of a row."""
@@ -29,6 +31,8 @@ FILE = pa.schema(
 )
 """The row's own file, below the results root, as it was when it was read."""
 JOINED = pa.schema([*schema.SCHEMA, *FILE])
+LONGEST = 300
+"""Characters of a library's error that people get to see: some print all that they were given."""
 MANY = 400
 """Files from which on processes are worth their start."""
 _PART = 100
@@ -91,8 +95,9 @@ def read_file(path: Path, cell_id: str) -> pa.Table:
 
 
 def conform(table: pa.Table, schema: pa.Schema, required: Sequence[str]) -> pa.Table:
-    """``table`` with the columns and types of ``schema``; absent columns become null.
+    """``table`` with the columns and types of ``schema``.
 
+    An absent axis has its default: the file is older than the axis. Other absent columns are null.
     Raises ``ValueError`` if one of ``required`` is absent, or a column cannot be cast.
     """
     if table.schema.equals(schema):
@@ -104,10 +109,19 @@ def conform(table: pa.Table, schema: pa.Schema, required: Sequence[str]) -> pa.T
     arrays = [
         table[field.name].cast(field.type)
         if field.name in present
-        else pa.nulls(table.num_rows, field.type)
+        else _absent(field, table.num_rows)
         for field in schema
     ]
     return pa.table(arrays, schema=schema)
+
+
+def _absent(field: pa.Field, length: int) -> pa.Array:
+    default = BY_NAME[field.name].default if field.name in BY_NAME else None
+    return (
+        pa.array([default] * length, field.type)
+        if default is not None
+        else pa.nulls(length, field.type)
+    )
 
 
 def _stamp(results: Path, path: str) -> Stamp | None:
@@ -143,7 +157,7 @@ def _read_part(results: Path, wanted: Sequence[tuple[str, str]]) -> tuple[bytes,
         try:
             tables.append(read_file(results / path, cell_id))
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            errors[cell_id] = " ".join(str(error).split())[:300] or type(error).__name__
+            errors[cell_id] = one_line(error, LONGEST)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema.SCHEMA) as writer:
         writer.write_table(pa.concat_tables(tables).combine_chunks())

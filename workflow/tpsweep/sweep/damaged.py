@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tpsweep.core.results_paths import FAILURES
+from tpsweep.core import results_paths
 
 _MAGIC = b"PAR1"
 _SMALLEST = 12
@@ -20,12 +20,11 @@ _SMALLEST = 12
 
 def damaged(results: Path, rows: Iterable[str]) -> Iterator[str]:
     """Those of ``rows`` (paths below ``results``) that are there and cannot count as done."""
-    failures = results / FAILURES
-    failed = {path.name for path in failures.iterdir()} if failures.is_dir() else set()
+    failures = results / results_paths.FAILURES
+    failed = {path.stem for path in failures.glob("*.json")}
     for row in rows:
-        cell_id = row.removesuffix(".parquet").rpartition("-")[2]
         whole = _is_whole(results / row)
-        if whole is False or (whole and f"{cell_id}.json" in failed):
+        if whole is False or (whole and results_paths.cell_id_of(row) in failed):
             yield row
 
 

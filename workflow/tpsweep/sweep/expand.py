@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpsweep.config.load import Config, ConfigError
-from tpsweep.config.settings import Capture, RequestSet, Serve, StaticBatch, WorkloadEntry
+from tpsweep.config.settings import Capture, RequestSet, Serve, WorkloadEntry
+from tpsweep.core.axes import CELL_AXES, ENGINE_AXES, Axis
 from tpsweep.core.cell import NSYS_ONLY, NSYS_OR_TORCH, Cell, Engine
+from tpsweep.core.layout import Layout
+from tpsweep.core.workloads import KINDS
 from tpsweep.perfmodel import memory
 from tpsweep.sweep import request_set
 
@@ -74,31 +77,25 @@ def expand(config: Config, site: Site) -> list[Planned]:
 
 
 def _engines(entry: WorkloadEntry, config: Config, site: Site) -> Iterator[Engine]:
-    """Every engine that a workload needs; TP=1 has no all-reduce and so one backend, ``none``."""
+    """Every engine that a workload needs; one that exchanges nothing has one backend, ``none``."""
     settings = config.settings
-    for model, gpu, tp, variant in itertools.product(
-        entry.models or settings.models,
-        entry.gpus or settings.gpus,
-        entry.tp or settings.tp,
-        entry.variants or settings.variants,
-    ):
-        backends = entry.allreduce_backends or settings.allreduce_backends if tp > 1 else ["none"]
+    names = [axis.name for axis in ENGINE_AXES]
+    seen = set()
+    for values in itertools.product(*(_listed(axis, entry, config) for axis in ENGINE_AXES)):
+        chosen = dict(zip(names, values, strict=True))
+        layout = Layout.of(chosen)
+        chosen["allreduce_backend"] = layout.backend(chosen["allreduce_backend"])
+        if (key := tuple(chosen.values())) in seen:
+            continue
+        seen.add(key)
+        gpu, variant = chosen["gpu"], chosen["variant"]
         card = site.gpus[gpu].card if gpu in site.gpus else "unknown"
-        for backend, replicas, run in itertools.product(
-            backends,
-            entry.replicas if isinstance(entry, Serve) else [1],
-            range(entry.runs or settings.runs),
-        ):
+        chosen["model"] = config.cell_models[chosen["model"]]
+        for run in range(entry.runs or settings.runs):
             yield Engine(
+                **chosen,
                 site=site.name,
-                gpu=gpu,
                 gpu_card=card,
-                gpus=tp * replicas,
-                model=config.cell_models[model],
-                tp=tp,
-                replicas=replicas,
-                variant=variant,
-                allreduce_backend=backend,
                 vllm_version=settings.vllm_version,
                 args={**entry.engine.model_dump(), **settings.variants[variant]},
                 mode=_mode(entry, card),
@@ -107,59 +104,41 @@ def _engines(entry: WorkloadEntry, config: Config, site: Site) -> Iterator[Engin
             )
 
 
+def _listed(axis: Axis, entry: WorkloadEntry, config: Config) -> list[Any]:
+    """The values of an axis for a workload: its own, else the sweep's, else the default alone."""
+    if own := entry.listed(axis):
+        return own
+    return config.listed(axis) if axis.is_sweep_wide else [axis.default]
+
+
 def _mode(entry: WorkloadEntry, card: str) -> str:
-    if isinstance(entry, Serve):
-        return "server"
     if isinstance(entry, Capture) and entry.profiler != "torch" and card != "CPU":
         return NSYS_ONLY if entry.profiler == "nsys" else NSYS_OR_TORCH
-    return "offline"
+    return KINDS[entry.kind].mode
 
 
 def _cells(entry: WorkloadEntry, engine: Engine, dataset: Dataset) -> Iterator[Cell]:
     """The cells that one engine measures for a workload."""
-    common: dict[str, Any] = {
-        "workload": entry.kind,
-        "engine": engine,
-        "warmups": entry.warmups,
-        "repeats": entry.repeats,
-    }
-    extra: dict[str, Any]
-    if isinstance(entry, StaticBatch):
-        extra = {"profiler": entry.profiler} if isinstance(entry, Capture) else {}
-        for input_len, output_len, batch in itertools.product(
-            entry.input_len, entry.output_len, entry.batch
-        ):
-            yield Cell(
-                dataset="random",
-                input_len=input_len,
-                output_len=output_len,
-                batch=batch,
-                extra=extra,
-                **common,
-            )
-        return
-    rates: Sequence[float | None] = [None]
-    limits: Sequence[int | None] = [None]
-    extra = dict(dataset.identity)
-    if isinstance(entry, Serve):
-        rates, limits = entry.request_rate, entry.max_concurrency
-        extra["slo"] = entry.slo.model_dump(exclude_none=True)
-    lengths: Sequence[tuple[int | None, int | None]] = [(None, None)]
-    if entry.input_len and entry.output_len:
-        lengths = list(itertools.product(entry.input_len, entry.output_len))
-    for (prompt, answer), num_prompts, rate, limit in itertools.product(
-        lengths, entry.num_prompts, rates, limits
-    ):
+    listed = {axis.name: entry.listed(axis) or [axis.default] for axis in CELL_AXES}
+    for values in itertools.product(*listed.values()):
         yield Cell(
-            dataset=entry.dataset,
-            input_len=prompt,
-            output_len=answer,
-            num_prompts=num_prompts,
-            request_rate=rate,
-            max_concurrency=limit,
-            extra=extra,
-            **common,
+            **dict(zip(listed, values, strict=True)),
+            workload=entry.kind,
+            engine=engine,
+            dataset=entry.dataset if isinstance(entry, RequestSet) else "random",
+            warmups=entry.warmups,
+            repeats=entry.repeats,
+            extra=_extra(entry, dataset),
         )
+
+
+def _extra(entry: WorkloadEntry, dataset: Dataset) -> dict[str, Any]:
+    """What else of a workload can change a number."""
+    if isinstance(entry, Capture):
+        return {"profiler": entry.profiler}
+    if isinstance(entry, Serve):
+        return {**dataset.identity, "slo": entry.slo.model_dump(exclude_none=True)}
+    return dict(dataset.identity)
 
 
 def _find_dataset(name: str, entry: WorkloadEntry, base: Path) -> Dataset:
@@ -190,8 +169,7 @@ def _node_problem(engine: Engine, site: Site) -> str | None:
     if gpu is None:
         return f"site {site.name} has no {engine.gpu}; it has {', '.join(site.gpus)}"
     if engine.gpus > gpu.per_node:
-        asked = f"tp {engine.tp} x replicas {engine.replicas} = {engine.gpus} GPUs"
-        return f"{asked} > {gpu.per_node} on a node of {engine.gpu}"
+        return f"{engine.product} > {gpu.per_node} on a node of {engine.gpu}"
     return None
 
 

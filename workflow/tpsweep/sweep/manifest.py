@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpsweep.core.atomic import replacing
+from tpsweep.core.errors import one_line
 from tpsweep.core.schema import FLOAT, IDENTITY, INT, TEXT, Column
+from tpsweep.core.workloads import KINDS
 from tpsweep.perfmodel.cell_time import expected_of, start_seconds
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.sweep.expand import Planned
@@ -87,8 +89,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     try:
         table = pq.read_table(path, schema=SCHEMA)
     except (pa.ArrowInvalid, OSError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a readable manifest: {said}") from error
+        raise ValueError(f"{path}: not a readable manifest: {one_line(error)}") from error
     frame: pd.DataFrame = table.to_pandas(types_mapper={INT: pd.Int64Dtype()}.get)
     return frame
 
@@ -99,10 +100,10 @@ def _expected(item: Planned, shapes: Mapping[str, Shape | None] | None) -> dict[
         return {}
     engine = item.cell.engine
     found = expected_of(item.cell, shapes.get(engine.model.name))
-    workload = item.cell.workload
+    kind = KINDS[item.cell.workload]
     return {
-        "expected_prefill_ms": found.prefill_ms if workload == "latency" else None,
-        "expected_tpot_ms": found.tpot_ms if workload in ("latency", "serve") else None,
+        "expected_prefill_ms": found.prefill_ms if kind.has_prefill else None,
+        "expected_tpot_ms": found.tpot_ms if kind.has_decode else None,
         "expected_s": found.seconds,
         "expected_start_s": start_seconds(engine, shapes),
         "expectation_note": found.note,

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from tpsweep.core.errors import one_line
 from tpsweep.sweep.sweep import Sweep, check_files, load_sweep
 
 
@@ -44,7 +45,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(file.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file}: not YAML: {one_line(error)}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{file}: expected keys and values, found {type(data).__name__}")
     return data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import random
 import shlex
 import sys
 from collections import Counter
@@ -17,9 +17,11 @@ from snakemake_executor_plugin_submitit.repeated import repeated_key
 from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
 from tpsweep.config.load import Config, ConfigError, load_config
 from tpsweep.config.settings import ModelEntry
-from tpsweep.core.capture_report import PICTURE, REPORT, is_report
+from tpsweep.core import results_paths
+from tpsweep.core.capture_report import is_report
 from tpsweep.core.cell import Cell, slug
 from tpsweep.core.preflight_record import Request, class_name, marker
+from tpsweep.core.workloads import CAPTURE, KINDS
 from tpsweep.sweep.damaged import damaged
 from tpsweep.sweep.expand import Planned, expand
 from tpsweep.sweep.feasibility import refuse
@@ -70,17 +72,13 @@ class Job:
 
     @property
     def order(self) -> int:
-        """Cheap cells first, so that a broken engine shows early: a weight of a repeat's tokens.
+        """Where in its session the cell runs: shuffled, so that no axis is the order, too.
 
-        For arrivals by a rate it is the time that they take (ms): sessions do not mix the two.
+        Drawn from the cell's id, which has the run in it: every run has an order of its own, and
+        a sweep that goes on keeps it. Captures come last.
         """
-        if self.cell.workload == "capture":
-            return CAPTURES_LAST + (self.cell.batch or 0)
-        batch, rate = self.cell.batch or self.cell.num_prompts or 1, self.cell.request_rate
-        if rate is not None:
-            return 0 if math.isinf(rate) else round(1e3 * batch / rate)
-        # An output token is a step of its own, input tokens go through many at a time.
-        return batch * ((self.cell.input_len or 0) + 16 * (self.cell.output_len or 0))
+        drawn = random.Random(f"order {self.cell.cell_id}").randrange(CAPTURES_LAST)
+        return drawn + (CAPTURES_LAST if KINDS[self.cell.workload].is_profiled else 0)
 
 
 @dataclass(frozen=True)
@@ -132,10 +130,14 @@ class Sweep:
     @property
     def communication(self) -> list[str]:
         """Report and picture of each capture that this run asks for."""
+        files = (results_paths.capture_report, results_paths.capture_picture)
+        return [f"{self.results}/{of(row)}" for row in self._captures for of in files]
+
+    @property
+    def _captures(self) -> list[str]:
+        """The places of the rows of captures that this run asks for, below the results root."""
         wanted = (self.jobs[path].cell for path in self.wanted)
-        captures = (cell for cell in wanted if cell.workload == "capture")
-        stems = [f"{self.results}/{cell.capture_stem}" for cell in captures]
-        return [f"{stem}{suffix}" for stem in stems for suffix in (REPORT, PICTURE)]
+        return [cell.path for cell in wanted if cell.workload == CAPTURE]
 
     def job(self, path: str) -> Job:
         """The job that makes the row at ``path`` below the results root."""
@@ -143,7 +145,7 @@ class Sweep:
 
     def is_manifest_current(self) -> bool:
         """Whether the results root has the manifest of this config and site."""
-        return is_of(Path(self.results, "matrix.parquet"), self.raw)
+        return is_of(Path(self.results, results_paths.MANIFEST), self.raw)
 
     @property
     def to_repeat(self) -> str:
@@ -194,17 +196,17 @@ class Sweep:
     @cached_property
     def unread(self) -> list[str]:
         """Reports on captures that are there and cannot be read: they are made again."""
-        reports = (Path(path) for path in self.communication if path.endswith(REPORT))
+        reports = (Path(self.results, results_paths.capture_report(row)) for row in self._captures)
         return [str(path) for path in reports if path.exists() and not is_report(path)]
 
-    def analysis_inputs(self, stem: str) -> list[str]:
-        """What makes the analysis of a capture run again; ``stem``: of its files in captures/."""
-        report = f"{self.results}/captures/{stem}{REPORT}"
+    def analysis_inputs(self, row: str) -> list[str]:
+        """What makes the analysis of a capture run again; ``row``: the place of its row."""
+        report = str(Path(self.results, results_paths.capture_report(row)))
         return [f"{self.results}/{AGAIN}"] if report in self.unread else []
 
     def failure_record(self, path: str) -> str:
         """Where to say why a row is missing."""
-        return f"{self.results}/failures/{self.job(path).cell.cell_id}.json"
+        return f"{self.results}/{results_paths.failure_record(self.job(path).cell.cell_id)}"
 
     @property
     def preflight_markers(self) -> list[str]:
@@ -284,7 +286,7 @@ class Sweep:
 
     def _session_command(self, cell: Cell) -> str:
         words = [sys.executable, "-m", "tpsweep.measure.daemon", "--engine", cell.engine.to_json()]
-        words += ["--starts", f"{self.results}/engine_starts.jsonl"]
+        words += ["--starts", f"{self.results}/{results_paths.ENGINE_STARTS}"]
         if self.config.hf_home:
             words += ["--hf-home", self.config.hf_home]
         return shlex.join(words)

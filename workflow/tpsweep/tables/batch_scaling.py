@@ -22,7 +22,6 @@ from tpsweep.analysis.decode_figures import (
     time_ratio,
 )
 from tpsweep.analysis.series import (
-    DUMMY,
     HEAD,
     KEY,
     LINE,
@@ -32,6 +31,7 @@ from tpsweep.analysis.series import (
     Series,
     Source,
     by_batch,
+    dummy_note,
     unlike,
 )
 from tpsweep.analysis.table import (
@@ -44,8 +44,9 @@ from tpsweep.analysis.table import (
     sort_key,
     text,
 )
-from tpsweep.core import stats
+from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
+from tpsweep.core.workloads import LATENCY
 from tpsweep.perfmodel.gpu_specs import card_by_name
 
 _CLASS = ("site", "gpu", "gpu_card")
@@ -92,8 +93,7 @@ LEGEND = (
     "Reference: the measured node class whose card has the highest memory bandwidth by its"
     " datasheet. Were decode bound by bandwidth alone, its time would stand to the reference's as"
     " the bandwidths do. n/a: not measured, the line is itself the reference, or no datasheet.",
-    f"Between runs: at least {stats.MIN_RUNS} engine starts a side; only then can a difference be"
-    f" significant. Within session: {stats.DIFFERS_WITHIN.split('; ')[1]}.",
+    verdicts.KINDS_LEGEND,
 )
 EMPTY = "No latency cells in the matrix."
 _ORDER = (*(name for name in ORDER if name not in (*_CLASS, "batch", *LINE)), *LINE, "batch")
@@ -123,8 +123,8 @@ class _Spot:
         return (*map(self._of, others), self.series.backend, self.size)
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        return (self.line.tp, self.line.replicas, self.line.gpus)
+    def size(self) -> Layout:
+        return self.line.layout
 
     def _of(self, name: str) -> Any:
         return self.series.key[KEY.index(name)]
@@ -132,7 +132,7 @@ class _Spot:
 
 def build(source: Source) -> Table:
     """Every TP and batch of every node class that the manifest has, measured or not."""
-    ladders = list(_ladders(source.series("latency")))
+    ladders = list(_ladders(source.series(LATENCY)))
     spots = [spot for ladder in ladders for spot in ladder]
     at_batch = {(spot.peers, spot.node_class, spot.series.batch): spot for spot in spots}
     references = _references(spots)
@@ -151,7 +151,7 @@ def build(source: Source) -> Table:
 def _ladders(series: list[Series]) -> Iterator[list[_Spot]]:
     """Spots that differ in the batch alone, rising."""
     for group in by_batch(series):
-        by_size: dict[tuple[int, int, int], list[_Spot]] = defaultdict(list)
+        by_size: dict[Layout, list[_Spot]] = defaultdict(list)
         for one in group:
             for line in one.lines:
                 spot = _Spot(one, line)
@@ -197,8 +197,7 @@ def _record(
 
 
 def _warnings(spot: _Spot, smallest: Line | None, reference: Line | None) -> Iterator[str]:
-    if any(cell["weights"] == "dummy" for cell in spot.line.measured):
-        yield DUMMY
+    yield from dummy_note(spot.line)
     for other, name in ((smallest, "the smallest batch"), (reference, "the reference")):
         if other is None or not spot.line.measured or not other.measured:
             continue

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pyarrow as pa
 
 from tpsweep.analysis.series import Source
-from tpsweep.analysis.table import IDENTITY_VIEWS, Table, View, figure, identity, sort_key, text
+from tpsweep.analysis.table import (
+    IDENTITY_ORDER,
+    IDENTITY_VIEWS,
+    Table,
+    View,
+    figure,
+    identity,
+    sort_key,
+    text,
+)
 from tpsweep.core import schema
 from tpsweep.core.schema import TEXT, Column
 
@@ -35,14 +44,13 @@ VIEWS = (
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu")),
     View("Cell", text("cell_id")),
 )
-_ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 
 
 def build(source: Source) -> Table:
     """One line per cell of the manifest, in the order of the identity."""
     names = [column.name for column in COLUMNS]
     lines = [{name: cell[name] for name in names} for cell in source.cells]
-    lines.sort(key=lambda line: sort_key(line, _ORDER))
+    lines.sort(key=lambda line: sort_key(line, IDENTITY_ORDER))
     return Table(
         name="cells",
         title="All cells",

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
+    IDENTITY_ORDER,
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -21,6 +22,7 @@ from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes
 from tpsweep.core import schema
 from tpsweep.core.capture_report import Communication, Counts, Percentiles, PerRank, Phase
 from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
+from tpsweep.core.workloads import CAPTURE
 
 _FROM_ROWS = (
     "profiler_ran",
@@ -40,6 +42,8 @@ COLUMNS = (
     Column("allreduce_backend_ran", TEXT, "what vLLM's log says runs first in dispatch order"),
     Column("allreduce_backend_seen", TEXT, "backends of the all-reduces in the capture"),
     Column("decode_steps", INT, "decode steps of the whole batch: those that figures are of"),
+    Column("early_steps", INT, "decode steps that recover from a prefill: in no figure"),
+    Column("steady_from", INT, "so many decode steps after each prefill are early"),
     Column("partial_steps", INT, "prefill or decode of a part of the batch: in no figure"),
     Column("step_ms", FLOAT, "decode step under the profiler, median"),
     Column("transfer_us", FLOAT, "per all-reduce of a decode step: shortest rank's, median"),
@@ -101,6 +105,13 @@ def _transfer_ms(line: Record) -> str:
     return NA if line["transfer_ms"] is None else _at_least(line) + digits(line["transfer_ms"])
 
 
+def _decode_steps(line: Record) -> str:
+    if not line["early_steps"]:
+        return text("decode_steps", NA)(line)
+    decode, early = line["decode_steps"], line["early_steps"]
+    return f"{decode} of {decode + early}, from the {line['steady_from'] + 1}th on"
+
+
 VIEWS = (
     *IDENTITY_VIEWS,
     identity("Run", "run"),
@@ -109,7 +120,7 @@ VIEWS = (
     View("Self-check", text("self_check", NA)),
     View("All-reduces (per step)", text("all_reduce_per_step", NA)),
     View("All-reduce seen", text("allreduce_backend_seen", NA)),
-    View("Decode steps", text("decode_steps", NA)),
+    View("Decode steps", _decode_steps),
     View("Partial steps", text("partial_steps", NA)),
     View("Transfer (us per all-reduce)", _transfer_us),
     View("Transfer (ms per step)", _transfer_ms),
@@ -131,11 +142,11 @@ LEGEND = (
     " rank's own duration is its wait for the slowest. With more ranks the shortest leans lower.",
     "Share of decode time: of the latency cell like it, without a profiler. A profiler stretches"
     " steps and makes gaps and waits: compute, wait and gap are of the profiled step.",
-    "Decode steps are those of the whole batch. Requests reach the engine one by one, so that some"
-    " steps hold a part of it: partial steps, which cost less and are in no figure.",
+    "Decode steps are those of the whole batch. Up to method 1 requests came one by one, so that"
+    " some steps hold a part of it: partial steps, which cost less and are in no figure. From"
+    " method 2 on a batch is whole, and the first decode steps after a prefill are left out.",
 )
 EMPTY = "No capture cells in the matrix."
-_ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 
 
 def build(source: Source) -> Table:
@@ -155,8 +166,8 @@ def _lines(source: Source) -> list[Record]:
     """The table's records, in the order of the identity."""
     times = DecodeTimes(source.results)
     reports = source.results.communication
-    found = [_line(cell, reports.get(cell["cell_id"]), times) for cell in source.of("capture")]
-    return sorted(found, key=lambda line: sort_key(line, (*_ORDER, "profiler_ran")))
+    found = [_line(cell, reports.get(cell["cell_id"]), times) for cell in source.of(CAPTURE)]
+    return sorted(found, key=lambda line: sort_key(line, (*IDENTITY_ORDER, "profiler_ran")))
 
 
 def _line(cell: Record, found: Communication | None, times: DecodeTimes) -> Record:
@@ -223,6 +234,8 @@ def _analysed(found: Communication, decode_ms: float | None) -> Record:
         "all_gather_per_step": _one(check.found, "all_gather"),
         "allreduce_backend_seen": found.backend,
         "decode_steps": decode.steps,
+        "early_steps": found.phase("early").steps,
+        "steady_from": found.steady_from,
         "partial_steps": found.phase("partial").steps,
         "step_ms": _median(decode.step_ms),
         "transfer_us": _median(decode.transfer_us),

@@ -24,6 +24,7 @@ from tpsweep.analysis.series import Line, Series, Source, by_batch
 from tpsweep.analysis.table import Record, Table, View, identity, sort_key, text
 from tpsweep.core import stats
 from tpsweep.core.schema import INT, TEXT, Column
+from tpsweep.core.workloads import LATENCY
 
 RATE = "output_tok_s"
 METRICS = {
@@ -67,14 +68,14 @@ _ORDER = (*(name for name in PAIR_ORDER if name != "batch"),)
 
 def build(source: Source) -> Table:
     """Every pair of TPs of every series, measured or not."""
-    lines = [record for group in by_batch(source.series("latency")) for record in _records(group)]
+    lines = [record for group in by_batch(source.series(LATENCY)) for record in _records(group)]
     lines.sort(key=lambda record: sort_key(record, _ORDER))
     return Table("crossover", "Crossover", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 
 
 def _records(group: list[Series]) -> Iterator[Record]:
     """``group``: series that agree in all but the batch, rising."""
-    by_tp = [{line.tp: line for line in one.lines if line.replicas == 1} for one in group]
+    by_tp = [{line.tp: line for line in one.lines if line.layout.is_tp_alone} for one in group]
     for low_tp, high_tp in combinations(sorted({tp for lines in by_tp for tp in lines}), 2):
         sides = [(lines.get(low_tp), lines.get(high_tp)) for lines in by_tp]
         both = [(low, high) for low, high in sides if low is not None and high is not None]

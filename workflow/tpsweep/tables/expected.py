@@ -12,6 +12,7 @@ from functools import cache
 
 from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
+    IDENTITY_ORDER,
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -24,6 +25,7 @@ from tpsweep.analysis.table import (
 )
 from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, FLOAT, TEXT, Column
+from tpsweep.core.workloads import LATENCY, SERVE
 from tpsweep.perfmodel.constants import document
 
 _FIGURES = {column.name: column for column in schema.FIGURES}
@@ -63,7 +65,6 @@ VIEWS = (
     View("Note", text("note"), once=True),
 )
 EMPTY = "No cells in the matrix."
-_ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 _TIMES = ("started_at", "ended_at")
 _SERVED = "tpot_p50_ms"
 """What a serve row has in the place of ``tpot_ms``."""
@@ -98,10 +99,10 @@ def build(source: Source) -> Table:
     """One line per cell of the manifest, measured or not."""
     at_tp: dict[tuple[object, ...], dict[int, float]] = defaultdict(dict)
     for cell in source.cells:
-        if cell["expected_tpot_ms"] is not None and cell["workload"] == "latency":
+        if cell["expected_tpot_ms"] is not None and cell["workload"] == LATENCY:
             at_tp[_setting(cell)][cell["tp"]] = cell["expected_tpot_ms"]
     lines = [_line(cell, at_tp[_setting(cell)]) for cell in source.cells]
-    lines.sort(key=lambda line: sort_key(line, _ORDER))
+    lines.sort(key=lambda line: sort_key(line, IDENTITY_ORDER))
     return Table("expected", "Expected and measured", COLUMNS, VIEWS, lines, legend(), EMPTY)
 
 
@@ -119,7 +120,7 @@ def _line(cell: Record, at_tp: dict[int, float]) -> Record:
     if cell["state"] != "measured":
         return line
     line |= {name: cell[name] for name in _INTERVALS}
-    is_served = cell["workload"] == "serve"
+    is_served = cell["workload"] == SERVE
     if is_served:
         line["tpot_ms"] = cell[_SERVED]
     line["synthetic"] = bool(cell["synthetic"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
+    IDENTITY_ORDER,
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -15,6 +16,7 @@ from tpsweep.analysis.table import (
 )
 from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, TEXT, Column
+from tpsweep.core.workloads import LATENCY
 
 _SHOWN = (
     *("tpot_ms", "decode_floor_ms", "decode_floor_ratio"),
@@ -54,13 +56,12 @@ LEGEND = (
     " / TP / peak FLOP/s. 1 is the limit; no hardware reaches it.",
 )
 EMPTY = "No latency cells in the matrix."
-_ORDER = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
 
 
 def build(source: Source) -> Table:
     """One line per latency cell of the manifest, measured or not."""
-    lines = [_line(cell) for cell in source.of("latency")]
-    lines.sort(key=lambda line: sort_key(line, _ORDER))
+    lines = [_line(cell) for cell in source.of(LATENCY)]
+    lines.sort(key=lambda line: sort_key(line, IDENTITY_ORDER))
     return Table("floors", "Floors", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from tpsweep.analysis import verdicts
 from tpsweep.analysis.series import KEY, Source
 from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, figure, sort_key, text
+from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.tables import tp_comparison
 
@@ -101,4 +102,5 @@ def _record(
 
 def _size(line: Record) -> tuple[object, ...]:
     """TP=1 has no all-reduce: its line stands beside every backend's."""
-    return line["tp"], line["replicas"], line["allreduce_backend"] if line["tp"] > 1 else None
+    layout = Layout.of(line)
+    return layout, layout.backend(line["allreduce_backend"])

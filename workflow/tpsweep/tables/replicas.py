@@ -8,11 +8,11 @@ smaller TP's own cell at the n-th part of the batch, and say so. What is missing
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tpsweep.analysis import prices
-from tpsweep.analysis.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
+from tpsweep.analysis.series import HEAD, ORDER, TAIL, Line, Series, Source, dummy_note
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -24,6 +24,7 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
+from tpsweep.core.workloads import LATENCY, SERVE
 
 TIMES = ("tpot_ms", "prefill_ms", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms")
 RATES = ("request_s", "output_tok_s")
@@ -90,11 +91,11 @@ class _Other:
 
 def build(source: Source) -> Table:
     """Every engine over several GPUs beside all smaller ones that its series could have."""
-    static = source.series("latency")
+    static = source.series(LATENCY)
     by_place = {_place(s, s.batch, line): line for s in static for line in s.lines}
     lines = [
         record
-        for series in (*static, *source.series("serve"))
+        for series in (*static, *source.series(SERVE))
         for record in _records(series, by_place)
     ]
     lines.sort(key=lambda record: sort_key(record, _ORDER))
@@ -105,11 +106,11 @@ def build(source: Source) -> Table:
 def _place(series: Series, batch: int | None, line: Line) -> tuple[Any, ...]:
     # TP=1 has no all-reduce: its cell stands for that of every backend.
     key = series.place(batch)
-    return (*(key if line.tp > 1 else key[:-1]), line.tp, line.replicas)
+    return (*(key if line.layout.has_allreduce else key[:-1]), line.layout)
 
 
 def _records(series: Series, by_place: dict[tuple[Any, ...], Line]) -> Iterator[Record]:
-    single = [line for line in series.lines if line.replicas == 1]
+    single = [line for line in series.lines if line.layout.replicas == 1]
     for one in single:
         smaller = [line for line in single if line.tp < one.tp and one.tp % line.tp == 0]
         if series.batch is None:
@@ -132,10 +133,11 @@ def _records(series: Series, by_place: dict[tuple[Any, ...], Line]) -> Iterator[
 def _measured(series: Series, one: Line, tp: int) -> _Other:
     """Serve: the cells that ran as many engines behind one address."""
     engines = one.gpus // tp
+    layout = replace(one.layout, tp=tp, replicas=engines)
     for line in series.lines:
-        if (line.tp, line.replicas) == (tp, engines):
+        if line.layout == layout:
             return _Other(line, 1, line.state, "measured" if line.measured else None)
-    missing = Line(tp, engines, one.gpus, [])
+    missing = Line(layout, [])
     return _Other(missing, 1, f"not in the matrix: needs replicas: {engines} at TP={tp}", None)
 
 
@@ -145,7 +147,7 @@ def _computed(
     """Static batches: the smaller TP at its share of the batch, if that is measured."""
     engines, batch = one.tp // small.tp, series.batch or 0
     share, rest = divmod(batch, engines)
-    nothing = Line(small.tp, 1, small.gpus, [])
+    nothing = Line(small.layout, [])
     if rest:
         state = f"not computed: batch {batch} does not divide by {engines}"
         return _Other(nothing, engines, state, None)
@@ -164,7 +166,6 @@ def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
     line = other.line
     found = _figures(line, other.times)
     rate, gpus = found["output_tok_s"], line.gpus * other.times
-    dummy = any(cell["weights"] == "dummy" for cell in line.measured)
     ratios = {
         f"{name}_ratio": found[name] / whole[name]
         if line is not one and found[name] is not None and whole[name]
@@ -172,10 +173,10 @@ def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
         for name in RATIOS
     }
     return {
-        **series.record(line, *([DUMMY] if dummy else [])),
+        **series.record(line, *dummy_note(line)),
         **found,
         **ratios,
-        "replicas": line.replicas * other.times,
+        "replicas": line.layout.replicas * other.times,
         "gpus": gpus,
         "state": other.state,
         "source": other.source,

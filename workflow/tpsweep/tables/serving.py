@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from itertools import chain
 
 from tpsweep.analysis import verdicts
-from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
+from tpsweep.analysis.series import (
+    BASELINE,
+    HEAD,
+    ORDER,
+    TAIL,
+    Line,
+    Series,
+    Source,
+    dummy_note,
+)
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -25,6 +34,7 @@ from tpsweep.analysis.table import (
 from tpsweep.core.schema import BOOL, FLOAT, INT, SERVE_METRICS, TEXT, Column
 from tpsweep.core.schema import PERCENTILES as PERCENTILES_KEPT
 from tpsweep.core.stats import MIN_RUNS
+from tpsweep.core.workloads import SERVE
 
 COMPARED = ("ttft_p50_ms", "itl_p50_ms", "ttft_p99_ms")
 PERCENTILES = {
@@ -121,7 +131,7 @@ EMPTY = "No serve cells in the matrix."
 
 def build(source: Source) -> Table:
     """Every TP and number of replicas at every offered rate, measured or not."""
-    series = source.series("serve")
+    series = source.series(SERVE)
     lines = [record for one in series for record in _records(one)]
     lines.sort(key=lambda record: sort_key(record, ORDER))
     return Table("serving", "Serving", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
@@ -170,8 +180,7 @@ def _change(
 
 
 def _warnings(line: Line) -> Iterator[str]:
-    if any(cell["weights"] == "dummy" for cell in line.measured):
-        yield DUMMY
+    yield from dummy_note(line)
     chunk = line.median("tokens_per_chunk")
     if chunk is not None and chunk > CHUNKED:
         yield f"ITL is per streamed chunk of {chunk:.2f} tokens"

@@ -13,8 +13,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from tpsweep.analysis.series import NO_ALLREDUCE, Source
+from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
+    IDENTITY_ORDER,
     IDENTITY_VIEWS,
     Record,
     Table,
@@ -24,8 +25,9 @@ from tpsweep.analysis.table import (
     sort_key,
     text,
 )
-from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes
+from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes, program_of
 from tpsweep.core import schema
+from tpsweep.core.axes import NO_ALLREDUCE
 from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
 
 NEEDS = ("communication",)
@@ -112,8 +114,7 @@ def _lines(captures: list[Record], times: DecodeTimes) -> list[Record]:
         for line in all_
         if line["tp"] > 1
     ]
-    order = tuple(name for name in schema.IDENTITY_NAMES if name != "cell_id")
-    return sorted(found, key=lambda line: sort_key(line, (*order, "profiler_ran")))
+    return sorted(found, key=lambda line: sort_key(line, (*IDENTITY_ORDER, "profiler_ran")))
 
 
 def _line(line: Record, smaller: list[Record], times: DecodeTimes) -> Record:
@@ -161,15 +162,11 @@ def _baseline(line: Record, smaller: list[Record], tp: int | None) -> Record | N
         key=lambda other: (
             other["tp"],
             other["compute_ms"] is None,
-            _program(other) != _program(line),
+            program_of(other) != program_of(line),
             other["run"] != line["run"],
         ),
         default=None,
     )
-
-
-def _program(line: Record) -> str:
-    return str(line["profiler_ran"]).split(" ")[0]
 
 
 def _missing(here: Record, base: Record | None, start: tuple[int, DecodeTime] | None) -> list[str]:
@@ -219,7 +216,7 @@ def _note(
         notes.append(f"decode times of {start[1].output_len} and {end.output_len} output tokens")
     if here["compute_fixed_ms"] is None:
         notes.append(f"its kernels need: an analysed capture at TP={here['baseline_tp']}")
-    elif base and _program(base) != _program(line):
+    elif base and program_of(base) != program_of(line):
         notes.append(f"its kernels at TP={base['tp']} are of a capture by {base['profiler_ran']}")
     return "; ".join(notes) or None
 

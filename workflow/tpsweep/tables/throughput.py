@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpsweep.analysis import prices, verdicts
-from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
+from tpsweep.analysis.series import (
+    BASELINE,
+    HEAD,
+    LINE,
+    ORDER,
+    TAIL,
+    Line,
+    Series,
+    Source,
+    dummy_note,
+)
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -19,6 +29,7 @@ from tpsweep.analysis.table import (
 )
 from tpsweep.core import stats
 from tpsweep.core.schema import FLOAT, TEXT, Column
+from tpsweep.core.workloads import THROUGHPUT
 
 SAMPLES = {"request_s": "request_s_samples", "output_tok_s": "output_tok_s_samples"}
 _KIND = "95 % interval of the kind interval_kind"
@@ -32,14 +43,14 @@ COLUMNS = (
     Column("output_tok_s", FLOAT, "output tokens/s: median of the run medians"),
     Column("output_tok_s_lo", FLOAT, _KIND),
     Column("output_tok_s_hi", FLOAT, _KIND),
-    Column("interval_kind", TEXT, "between runs, or within session"),
+    Column("interval_kind", TEXT, verdicts.KINDS),
     Column("total_tok_s", FLOAT, "input and output tokens/s, median over runs"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     BASELINE,
     Column("ratio", FLOAT, "output_tok_s / that of the baseline"),
     Column("ratio_lo", FLOAT, "95 % interval"),
     Column("ratio_hi", FLOAT, "95 % interval"),
-    Column("ratio_kind", TEXT, "between runs, or within session"),
+    Column("ratio_kind", TEXT, verdicts.KINDS),
     Column("ratio_verdict", TEXT, "what the interval allows to say; null for a computed line"),
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
     *prices.COLUMNS,
@@ -65,8 +76,7 @@ VIEWS = (
 LEGEND = (
     "Values are medians of the run medians, with 95 % intervals. Ratio: the line's output tokens/s"
     " divided by those of the baseline (smallest measured TP of the same series); above 1 is more.",
-    f"Between runs: at least {stats.MIN_RUNS} engine starts a side; only then can a difference be"
-    f" significant. Within session: {stats.DIFFERS_WITHIN.split('; ')[1]}.",
+    verdicts.KINDS_LEGEND,
     "Computed: so many times the baseline's figure, as if as many of its engines as fit on the same"
     " GPUs each worked off a request set of their own. No measurement.",
 )
@@ -77,10 +87,10 @@ def build(source: Source) -> Table:
     """Every TP of every request set, measured or not, by GPUs: computed lines stand between."""
     lines = [
         record
-        for series in source.series("throughput")
+        for series in source.series(THROUGHPUT)
         for record in (*_measured(series), *_computed(series))
     ]
-    order = (*(name for name in ORDER if name not in ("tp", "replicas", "gpus")), "gpus", "tp")
+    order = (*(name for name in ORDER if name not in LINE), "gpus", "tp")
     lines.sort(key=lambda record: sort_key(record, order))
     legend = (*LEGEND, *prices.legend(lines))
     return Table("throughput", "Throughput", COLUMNS, VIEWS, lines, legend, EMPTY)
@@ -107,7 +117,7 @@ def _measured(series: Series) -> Iterator[Record]:
 def _computed(series: Series) -> Iterator[Record]:
     """The baseline times ``n`` beside every larger line on ``n`` times as many GPUs."""
     one = series.baseline
-    if one is None or one.replicas != 1:
+    if one is None or one.layout.replicas != 1:
         return
     rates = _rates(one)
     known = {(line.tp, line.gpus) for line in series.lines if line.measured}
@@ -164,5 +174,4 @@ def _ratio(baseline: Line | None, line: Line) -> Record:
 
 
 def _warnings(line: Line) -> Iterator[str]:
-    if any(cell["weights"] == "dummy" for cell in line.measured):
-        yield DUMMY
+    yield from dummy_note(line)

@@ -10,7 +10,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpsweep.analysis import prices, verdicts
-from tpsweep.analysis.series import BASELINE, DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
+from tpsweep.analysis.decode_figures import ratio_columns, time_ratio
+from tpsweep.analysis.series import (
+    BASELINE,
+    HEAD,
+    ORDER,
+    TAIL,
+    Line,
+    Series,
+    Source,
+    dummy_note,
+)
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -22,19 +32,16 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core import stats
+from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, TEXT, Column
+from tpsweep.core.workloads import LATENCY
 
 DECODE, PREFILL = "tpot_ms_samples", "prefill_ms_samples"
 
 
 def _speedup_columns(name: str) -> tuple[Column, ...]:
-    return (
-        Column(f"{name}_speedup", FLOAT, f"baseline's {name} time / this line's"),
-        Column(f"{name}_speedup_lo", FLOAT, "95 % interval"),
-        Column(f"{name}_speedup_hi", FLOAT, "95 % interval"),
-        Column(f"{name}_speedup_kind", TEXT, "between runs, or within session"),
-        Column(f"{name}_verdict", TEXT, "what the interval allows to say"),
-    )
+    doc = f"baseline's {name} time / this line's"
+    return ratio_columns(f"{name}_speedup", doc, f"{name}_verdict")
 
 
 COLUMNS = (
@@ -45,7 +52,7 @@ COLUMNS = (
     Column("prefill_ms", FLOAT, "median of the run medians"),
     Column("prefill_ms_lo", FLOAT, "95 % interval of the kind interval_kind"),
     Column("prefill_ms_hi", FLOAT, "95 % interval of the kind interval_kind"),
-    Column("interval_kind", TEXT, "between runs, or within session"),
+    Column("interval_kind", TEXT, verdicts.KINDS),
     Column("output_tok_s", FLOAT, "median over runs; prefill is in it"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
@@ -80,8 +87,7 @@ VIEWS = (
 LEGEND = (
     "Values are medians of the run medians, with 95 % intervals. Speed-up: the time of the"
     " baseline (smallest measured TP of the same series) divided by the line's.",
-    f"Between runs: at least {stats.MIN_RUNS} engine starts a side; only then can a difference be"
-    f" significant. Within session: {stats.DIFFERS_WITHIN.split('; ')[1]}.",
+    verdicts.KINDS_LEGEND,
     "Batch split: as many engines of the baseline's TP as fit on the same GPUs, each with its"
     " share of the batch; computed from that batch's line, not measured.",
 )
@@ -93,9 +99,9 @@ def build(source: Source) -> Table:
     Other workloads have tables of their own; captures have none, for profiled is not unprofiled
     (measuring rule 6).
     """
-    series = source.series("latency")
+    series = source.series(LATENCY)
     throughput = {
-        (one.place(one.batch), line.tp, line.replicas): line.output_tok_s
+        (one.place(one.batch), line.layout): line.output_tok_s
         for one in series
         for line in one.lines
     }
@@ -106,7 +112,7 @@ def build(source: Source) -> Table:
 
 
 def _records(
-    series: Series, throughput: dict[tuple[tuple[Any, ...], int, int], float | None]
+    series: Series, throughput: dict[tuple[tuple[Any, ...], Layout], float | None]
 ) -> Iterator[Record]:
     baseline = series.baseline
     for line in series.lines:
@@ -130,18 +136,12 @@ def _interval(line: Line, samples: str, name: str) -> Record:
 
 
 def _speedup(baseline: Line | None, line: Line, samples: str, name: str) -> Record:
-    names = [column.name for column in _speedup_columns(name)]
-    if baseline is None or line is baseline:
-        return dict.fromkeys(names)
-    if not baseline.runs(samples) or not line.runs(samples):
-        return dict.fromkeys(names)
-    found = baseline.ratio_to(line, samples)
-    values = (found.value, found.lo, found.hi, found.kind, found.verdict)
-    return dict(zip(names, values, strict=True))
+    other = None if line is baseline else line
+    return time_ratio(f"{name}_speedup", baseline, other, samples, f"{name}_verdict")
 
 
 def _rates(
-    series: Series, line: Line, throughput: dict[tuple[tuple[Any, ...], int, int], float | None]
+    series: Series, line: Line, throughput: dict[tuple[tuple[Any, ...], Layout], float | None]
 ) -> Record:
     """Throughput, per GPU, and beside the baseline's on as many GPUs (measuring rule 9)."""
     rate, baseline = line.output_tok_s, series.baseline
@@ -153,7 +153,7 @@ def _rates(
         engines, rest = divmod(line.gpus, baseline.gpus)
         if series.batch is not None and engines > 1 and rest == 0 and series.batch % engines == 0:
             place = series.place(series.batch // engines)
-            share = throughput.get((place, baseline.tp, baseline.replicas))
+            share = throughput.get((place, baseline.layout))
             split = None if share is None else share * engines
     return {
         "output_tok_s": rate,
@@ -164,8 +164,7 @@ def _rates(
 
 
 def _warnings(line: Line) -> Iterator[str]:
-    if any(cell["weights"] == "dummy" for cell in line.measured):
-        yield DUMMY
+    yield from dummy_note(line)
     if any(cell["prefill_chunked"] for cell in line.measured):
         yield "prefill was chunked"
     for samples, label in ((DECODE, "decode"), (PREFILL, "prefill")):

@@ -17,8 +17,8 @@ from tpsweep.analysis.pairs import (
 )
 from tpsweep.analysis.series import Line, Series, Source
 from tpsweep.analysis.table import Record, Table, View, figure, sort_key, text
-from tpsweep.core import stats
 from tpsweep.core.schema import FLOAT, TEXT, Column
+from tpsweep.core.workloads import LATENCY
 
 PREFILL = "prefill_ms_samples"
 COLUMNS = (
@@ -52,8 +52,7 @@ VIEWS = (
 LEGEND = (
     "Speed-up: median time of the smaller TP / that of the larger, with its 95 % interval."
     " Efficiency: speed-up / (larger TP / smaller TP); 1 were perfect scaling.",
-    f"Between runs: at least {stats.MIN_RUNS} engine starts a side; only then can a difference be"
-    f" significant. Within session: {stats.DIFFERS_WITHIN.split('; ')[1]}.",
+    verdicts.KINDS_LEGEND,
 )
 EMPTY = "No latency cells of two TPs in the matrix."
 
@@ -62,7 +61,7 @@ def build(source: Source) -> Table:
     """Every pair of TPs at every batch that the manifest has, measured or not."""
     lines = [
         _record(series, low, high)
-        for series in source.series("latency")
+        for series in source.series(LATENCY)
         for low, high in pairs(series)
     ]
     lines.sort(key=lambda record: sort_key(record, PAIR_ORDER))

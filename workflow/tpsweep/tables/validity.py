@@ -14,9 +14,9 @@ from typing import Any
 from tpsweep.analysis import provenance_diff
 from tpsweep.analysis.series import KEY, ORDER, Series, Source
 from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, identity, sort_key, text
-from tpsweep.config.settings import WORKLOADS
 from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, TEXT, Column
+from tpsweep.core.workloads import WORKLOADS
 from tpsweep.engine.provenance import same_version
 from tpsweep.results.load import Results
 from tpsweep.tables import floors
@@ -144,7 +144,7 @@ def _of_series(series: Series) -> Iterator[Record]:
         "allreduce_backend": series.backend,
         "compared": ", ".join(map(provenance_diff.name_of, measured)) or None,
         "flagged": False,
-        "synthetic": any(cell["synthetic"] for line in measured for cell in line.measured),
+        "synthetic": any(line.is_synthetic for line in measured),
     }
     found = provenance_diff.find(series)
     for difference in found:

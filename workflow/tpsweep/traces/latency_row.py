@@ -5,24 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from tpsweep.core import capture_match
 from tpsweep.core.errors import CaptureError
 from tpsweep.core.row_file import read_row
+from tpsweep.core.workloads import LATENCY
 from tpsweep.traces.sidecar import DTYPE_BYTES, Sidecar
-
-_SAME = {
-    "model": "model_name",
-    "tp": "tp",
-    "batch": "batch",
-    "input_len": "input_len",
-    "dtype": "dtype",
-    "weights": "weights",
-    "variant": "variant",
-    "allreduce_backend": "allreduce_backend",
-    "gpu_card": "gpu_card",
-    "vllm_version": "vllm_version",
-}
-"""Columns of the row that must equal a field of the sidecar, where both say something. The output
-length may differ: the decode time per token hardly depends on it."""
 
 
 def decode_ms(path: Path, known: Sidecar) -> float:
@@ -36,17 +23,18 @@ def decode_ms(path: Path, known: Sidecar) -> float:
     except ValueError as error:
         raise CaptureError(str(error)) from error
     workload, tpot = row.get("workload"), row.get("tpot_ms")
-    if workload != "latency":
+    if workload != LATENCY:
         raise CaptureError(f"{path}: workload: {workload!r}; the row of a latency cell is needed")
     if not isinstance(tpot, float) or not 0 < tpot < math.inf:
         raise CaptureError(f"{path}: tpot_ms: {tpot!r}; a decode time above 0 is needed")
-    for column, field in _SAME.items():
-        theirs, ours = row.get(column), known.facts.get(field)
-        if column == "dtype" and theirs not in DTYPE_BYTES:
-            continue  # auto: what ran stands in the sidecar
-        if theirs is not None and ours is not None and theirs != ours:
-            raise CaptureError(
-                f"{path}: {column}: {theirs!r}, but the capture's sidecar has {ours!r}; the row of "
-                "a cell with the capture's settings is needed"
-            )
+    # In a sidecar ``model`` is the model's configuration. A row's dtype ``auto`` matches any: the
+    # sidecar says what ran.
+    capture = {**known.facts, "model": known.facts.get("model_name")}
+    asked = {**row, "dtype": row["dtype"] if row.get("dtype") in DTYPE_BYTES else None}
+    column = capture_match.mismatch(capture, asked)
+    if column is not None:
+        raise CaptureError(
+            f"{path}: {column}: {row[column]!r}, but the capture's sidecar has"
+            f" {capture[column]!r}; the row of a cell with the capture's settings is needed"
+        )
     return tpot

@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tpsweep.core.errors import CaptureError
+from tpsweep.core.results_paths import root_of
 from tpsweep.core.row_file import read_row
 from tpsweep.engine import nsys_tools
 from tpsweep.traces import nsys, torch_trace
-from tpsweep.traces.events import (
-    RankEvents,
-)
+from tpsweep.traces.events import RankEvents
 
-_ROW_DEPTH = 6  # below the results root: cells/capture/<gpu>/<model>/tp<k>/<row>
 _ANALYSED = (".sqlite", ".sqlite.xz", ".trace.json", ".trace.json.gz")
 _KINDS = (
     "an .nsys-rep or .qdstrm of nsys, its .sqlite export (or .sqlite.xz), or PyTorch traces "
@@ -75,10 +73,10 @@ def _of_row(path: Path) -> list[Path]:
     names = [name for name in row.get("capture_files") or () if name.endswith(_ANALYSED)]
     if not names:
         raise CaptureError(f"{path}: names no capture; allowed: the row of a capture cell")
-    folders = path.resolve().parents
-    if len(folders) < _ROW_DEPTH:
+    root = root_of(path)
+    if root is None:
         raise CaptureError(f"{path}: not in a results folder, where its capture would be")
-    files = [folders[_ROW_DEPTH - 1] / name for name in names]
+    files = [root / name for name in names]
     for file in files:
         if not file.exists():
             raise CaptureError(

@@ -39,7 +39,11 @@ class Found:
 
 @dataclass(frozen=True)
 class CommReport:
-    """What ``tpsweep comm`` prints. ``phases`` has the phases that occur, by name."""
+    """What ``tpsweep comm`` prints. ``phases`` has the phases that occur, by name.
+
+    ``steady_from``: so many decode steps after each prefill are of phase ``early``, in no figure
+    of the decode.
+    """
 
     capture: str
     ranks: int
@@ -49,6 +53,7 @@ class CommReport:
     collectives: list[Found]
     unknown: list[Unknown]
     warnings: list[str]
+    steady_from: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; rank numbers are strings."""
@@ -99,6 +104,7 @@ def report_on(capture: CutCapture, decode_ms: float | None = None) -> CommReport
         collectives=kinds,
         unknown=unknown,
         warnings=warnings,
+        steady_from=capture.known.steady_from,
     )
 
 

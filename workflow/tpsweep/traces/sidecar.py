@@ -51,6 +51,7 @@ class ModelSizes:
 class Sidecar:
     """All fields may be unknown (None); lengths are tokens, ``link`` is a word of ``topo -m``.
 
+    ``steady_from``: so many decode steps after each prefill are left out of the decode figures.
     ``facts`` is all that the file says.
     """
 
@@ -62,6 +63,7 @@ class Sidecar:
     output_len: int | None = None
     link: str | None = None
     gpu_card: str | None = None
+    steady_from: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -94,6 +96,9 @@ def find(capture: Path) -> Sidecar:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and (not whole or value < 1):
             raise CaptureError(f"{path}: {key}: {value!r}; a whole number above 0 or null")
+    skipped = data.get("steady_from") or 0
+    if not isinstance(skipped, int) or isinstance(skipped, bool) or skipped < 0:
+        raise CaptureError(f"{path}: steady_from: {skipped!r}; a whole number, 0 or above")
     for key in _TEXTS:
         if data.get(key) is not None and not isinstance(data[key], str):
             raise CaptureError(f"{path}: {key}: {data[key]!r}; a text or null")
@@ -104,6 +109,7 @@ def find(capture: Path) -> Sidecar:
         dtype=data.get("dtype"),
         link=data.get("link"),
         gpu_card=data.get("gpu_card"),
+        steady_from=skipped,
         facts=data,
         **numbers,
     )

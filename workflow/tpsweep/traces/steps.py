@@ -16,9 +16,10 @@ from tpsweep.traces.events import (
 )
 from tpsweep.traces.sidecar import Sidecar
 
-PARTIAL = "partial"
-PHASES = ("decode", "prefill", "mixed", PARTIAL, "unknown")
-"""Partial: prefill or decode of a part of the batch, whose sequences do not arrive all at once."""
+PARTIAL, EARLY = "partial", "early"
+PHASES = ("decode", EARLY, "prefill", "mixed", PARTIAL, "unknown")
+"""Partial: prefill or decode of a part of the batch, whose sequences do not arrive all at once.
+Early: decode steps that still recover from the prefill, as many as the sidecar says."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def cut(ranks: Sequence[RankEvents], found: Sequence[Collectives], sidecar: Side
     else:
         raise CaptureError(_why_not(ranks, gathers))
     phase, tokens = _phases(ranks, end.shape[1], sidecar)
-    return Steps(start, end, phase, tokens, how)
+    return Steps(start, end, _with_early(phase, sidecar.steady_from), tokens, how)
 
 
 def _first_launches(rank: RankEvents) -> Ints:
@@ -114,6 +115,15 @@ def _phases(
         ["prefill" if prefill else "decode" for prefill in first],
         [batch * inputs if prefill else batch for prefill in first],
     )
+
+
+def _with_early(phases: Sequence[str], steady_from: int) -> list[str]:
+    """The phases, the first ``steady_from`` decode steps after anything else being ``EARLY``."""
+    found, decoded = [], 0
+    for phase in phases:
+        decoded = decoded + 1 if phase == "decode" else 0
+        found.append(EARLY if 0 < decoded <= steady_from else phase)
+    return found
 
 
 def _whole_batches(annotations: Sequence[Annotation], batch: int | None) -> list[str]:

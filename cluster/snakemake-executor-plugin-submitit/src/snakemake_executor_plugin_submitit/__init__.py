@@ -44,6 +44,10 @@ class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc]
         default=False,
         metadata={"help": "Ctrl-C leaves Slurm jobs running; the same command follows them again."},
     )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Print the sbatch scripts of the jobs that are ready; submit nothing."},
+    )
     progress: str = field(
         default="auto",
         metadata={"help": "Jobs done and time left: auto (a block on a terminal), plain, none."},

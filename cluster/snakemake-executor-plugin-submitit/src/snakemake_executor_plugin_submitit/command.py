@@ -21,6 +21,8 @@ THREAD_VARIABLES = (
 """What Snakemake sets to a job's ``threads``."""
 TEMPORARY_VARIABLES = ("TMPDIR", "TMP", "TEMPDIR", "TEMP")
 """What Snakemake sets to a job's ``tmpdir`` resource."""
+UNKNOWN_HERE = "<TBD>"
+"""What Snakemake fills in for a resource that is known where the job runs."""
 PLAIN_FLAGS = {"temp", "protected", "report", "ensure", "nonempty", "sha256", "touch"}
 """Marks of outputs that the main process deals with."""
 
@@ -44,7 +46,7 @@ def command_of(job: Any, nested: Callable[[Any], str]) -> Command:
     a plain shell command is run as it is, with the environment and folders that Snakemake gives.
     """
     if not _is_plain(job):
-        return Command(["bash", "-c", nested(job)], is_nested=True)
+        return Command(["bash", "-c", nested(job)], is_nested=True, markers=_markers(job))
     executable = shell.get_executable() or "/bin/sh"
     parts = (shell._get_process_prefix(), job.shellcmd, shell._process_suffix)
     environment = {name: str(job.threads) for name in THREAD_VARIABLES}
@@ -61,6 +63,11 @@ def command_of(job: Any, nested: Callable[[Any], str]) -> Command:
     )
 
 
+def jobs_of(job: Any) -> list[Any]:
+    """A job, or the jobs of a group."""
+    return list(job.jobs) if job.is_group() else [job]
+
+
 def log_name(job: Any, identity: str) -> str:
     """A file name that tells people which job it is, and is unique by ``identity``."""
     readable = "groupjob" if job.is_group() else str(job.rule.name)
@@ -73,15 +80,16 @@ def log_name(job: Any, identity: str) -> str:
 def _markers(job: Any) -> list[Path]:
     """The files by which Snakemake marks outputs as incomplete, one per output.
 
-    Snakemake writes them when it submits a job and removes them when it hears of its end. A main
-    process that was killed in between would have finished outputs made again; so it is the
-    session that writes and removes them. None with another backend than files (a database).
+    The session writes them, since it may begin without a main process, and the main process
+    removes them as it records the result. None with another backend than files (a database).
     """
-    persistence = job.dag.workflow.persistence
+    persistence = jobs_of(job)[0].dag.workflow.persistence
     folder = getattr(persistence, "_incomplete_path", None)
     if folder is None:
         return []
-    keys = (persistence._get_key(path) for path in job.output)
+    outputs = [path for one in jobs_of(job) for path in one.output]
+    key_of = getattr(persistence, "_get_key", lambda path: path)  # older ones take the file itself
+    keys = (key_of(path) for path in outputs)
     return [Path(persistence._record_path(folder, key)).absolute() for key in keys]
 
 
@@ -94,6 +102,8 @@ def _is_plain(job: Any) -> bool:
         return False
     files = [*job.input, *job.output, *job.log]
     if any(getattr(path, "is_storage", False) for path in files):
+        return False
+    if UNKNOWN_HERE in job.shellcmd:  # {resources.tmpdir}: only the node knows it
         return False
     flags = {flag for path in job.output for flag in getattr(path, "flags", {})}
     return flags <= PLAIN_FLAGS and len(job.shellcmd) < MAX_ARG_LEN

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
+import shutil
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from snakemake.settings.enums import Quietness
 from snakemake_interface_common.exceptions import WorkflowError
@@ -18,47 +20,31 @@ from snakemake_interface_executor_plugins.executors.remote import (  # type: ign
     RemoteExecutor,
 )
 
-from .command import command_of, log_name
+from .cluster import Cluster
+from .dry_run import print_scripts
 from .local import LocalCluster
 from .lock import Lock, LockedError
 from .outcome import REFUSED, Outcome
-from .packing import PackingError, Request, Session, SessionKey, check, pack
+from .packing import PackingError, Request, Session, check, pack
 from .progress.report import progress_of
+from .request import (
+    asks_for_more_memory,
+    failure_record_of,
+    identity_of,
+    readable_name,
+    request_of,
+    unused_resources,
+)
 from .site import Site, SiteError, load_site
 from .slurm.cluster import SlurmCluster
-from .spec import Cell
 
 INVOKED_FROM = Path.cwd()
 """Snakemake imports its plugins before ``--directory`` or ``workdir:`` lead it elsewhere."""
+NESTED = "snakemake_executor_plugin_submitit.nested"
 POLL_S = 0.5
 """A local session is looked at this often: it costs a few stat() calls."""
 LONGEST_GATHER = 10
 """Jobs that keep coming are held for this many times the setting at most."""
-
-
-class Cluster(Protocol):
-    """Where sessions run: on this host, or on Slurm."""
-
-    def check(self, request: Request) -> None:
-        """Raise ``PackingError`` for what can never run here."""
-
-    def reattach(self, request: Request) -> bool:
-        """Whether a session of an earlier main process is at work on it, and is followed now."""
-
-    def submit(self, sessions: list[Session]) -> None:
-        """Take sessions over; they start with an ``advance``."""
-
-    def advance(self) -> None:
-        """One round: see what has ended, start what can start."""
-
-    def outcome(self, cell_id: str) -> Outcome | None:
-        """How a cell ended, given once; None as long as it has not."""
-
-    def end(self) -> None:
-        """End all sessions and what they started; return when they have."""
-
-    def detach(self) -> None:
-        """Let sessions go on without a main process."""
 
 
 class Executor(RemoteExecutor):  # type: ignore[misc]
@@ -76,6 +62,9 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             raise WorkflowError(
                 "submitit-detach: sessions of a local site end with their snakemake"
             )
+        if settings.dry_run and self.site.cluster == "local":
+            raise WorkflowError("submitit-dry-run: a local site submits nothing")
+        self.dry_run = bool(settings.dry_run)
         if settings.gather_seconds < 0:
             raise WorkflowError(
                 f"submitit-gather-seconds: {settings.gather_seconds}, allowed: >= 0"
@@ -91,7 +80,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         self.progress = progress_of(settings, bool(quiet), logger, self.logdir)
         try:
             self.log_lock = Lock(self.logdir / "lock")
-            self.cluster = self._cluster(self.site, parallel)
+            latency_s = float(workflow.execution_settings.latency_wait)
+            self.cluster = self._cluster(self.site, parallel, latency_s)
         except (LockedError, SiteError, OSError) as error:
             raise WorkflowError(str(error)) from error
         if not self.log_lock.is_held:
@@ -99,14 +89,15 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         self.gathered: list[Request] = []
         self.first_at = self.last_at = 0.0
         self.records: dict[str, Path] = {}  # cell -> where to say why it has no output
+        self.said: set[str] = set()
         self.has_jobs = self.cancelled = False
         super().__init__(workflow, logger)  # last: it starts the thread that asks for the status
 
-    def _cluster(self, site: Site, parallel: int) -> Cluster:
+    def _cluster(self, site: Site, parallel: int, latency_s: float) -> Cluster:
         if site.cluster == "local":
             return LocalCluster(site, self.logdir, parallel, self._started)
         site = site.model_copy(update={"parallel": parallel})
-        return SlurmCluster(site, self.logdir, self.say, self.progress)
+        return SlurmCluster(site, self.logdir, self.say, self.progress, latency_s)
 
     def _started(self, session: Session) -> None:
         self.say(str(session))
@@ -114,9 +105,29 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def run_jobs(self, jobs: list[Any]) -> None:
         """Take all jobs of one scheduling round; they wait for further rounds to come."""
+        if self.dry_run:
+            self._print_scripts(jobs)
         for job in jobs:
             self.run_job_pre(job)
             self.run_job(job)
+
+    def _print_scripts(self, jobs: list[Any]) -> None:
+        """Print what would be submitted for the jobs of the first round, and end Snakemake.
+
+        Nothing of them was touched, so there is nothing to report of them either.
+        """
+        assert isinstance(self.cluster, SlurmCluster)
+        requests, refused = [], []
+        for job in jobs:
+            try:
+                requests.append(self._request(job))
+            except PackingError as error:
+                refused.append(f"{readable_name(job)}: {error}")
+        print_scripts(self.cluster.scripts(pack(requests, self.site)), refused)
+        self.log_lock.release()
+        self.workflow.persistence.unlock()
+        shutil.rmtree(self.tmpdir, ignore_errors=True)
+        os._exit(1 if refused else 0)
 
     def run_job(self, job: Any) -> None:
         """Take one job: from here on it is reported as ended exactly once."""
@@ -127,16 +138,12 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             is_running = self.cluster.reattach(request)
         except PackingError as error:
             outcome = Outcome(REFUSED, str(error))
-            self.progress.ended(_identity(job), outcome)
-            self._fail(info, outcome, _record_of(job))
+            self.progress.ended(identity_of(job), outcome)
+            self._fail(info, outcome, failure_record_of(job))
             return
         info.aux = {"cell": request.cell.id}
         if not is_running:
-            with self.lock:
-                now = time.monotonic()
-                self.first_at = self.first_at if self.gathered else now
-                self.last_at = now
-                self.gathered.append(request)
+            self._gather(request)
         self.has_jobs = True
         # The session marks its outputs as incomplete itself: see ``command._markers``.
         self.report_job_submission(info, register_job=not request.cell.markers)
@@ -148,7 +155,11 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         if not self.cancelled:
             if self._is_due():
                 self._pack()
+            if self._is_told_to_stop() and not self.detach:
+                self.cluster.stop_waiting()
             self.cluster.advance()
+            for request in self.cluster.released():
+                self._gather(request)
         for info in active_jobs:
             outcome = self.cluster.outcome(info.aux["cell"])
             if outcome is None:
@@ -157,6 +168,23 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                 self.progress.ended(info.aux["cell"], outcome)
                 self._report(info, outcome)
         self.progress.look()
+
+    def handle_job_success(self, job: Any) -> None:
+        """Snakemake has recorded that a job ended well."""
+        super().handle_job_success(job)
+        self.cluster.recorded(identity_of(job))
+
+    def handle_job_error(self, job: Any) -> None:
+        """Snakemake has removed what a failed job had left."""
+        super().handle_job_error(job)
+        self.cluster.recorded(identity_of(job))
+
+    def _gather(self, request: Request) -> None:
+        with self.lock:
+            now = time.monotonic()
+            self.first_at = self.first_at if self.gathered else now
+            self.last_at = now
+            self.gathered.append(request)
 
     def _report(self, info: SubmittedJobInfo, outcome: Outcome) -> None:
         record = self.records.pop(info.aux["cell"], None)
@@ -169,13 +197,18 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def _fail(self, info: SubmittedJobInfo, outcome: Outcome, record: Path | None) -> None:
         if record is not None and (not outcome.by_itself or not record.exists()):
             outcome.record(record)
-        if outcome.is_final:
+        if outcome.is_final and not (outcome.is_for_memory and asks_for_more_memory(info.job)):
             info.job.attempt = info.job.restart_times + 1  # the attempts are used up
         logs = [str(path) for path in outcome.logs if path.exists()]
         if Quietness.RULES in (self.workflow.output_settings.quiet or ()):
             # Snakemake counts errors among what is said of rules, and would say nothing of this.
-            self.complain(f"{_name(info.job)}: {outcome.message}; {outcome.last_words()}")
+            self.complain(f"{readable_name(info.job)}: {outcome.message}; {outcome.last_words()}")
         self.report_job_error(info, msg=f"{outcome.message}. ", aux_logs=logs)
+
+    def _is_told_to_stop(self) -> bool:
+        """Whether Snakemake has got SIGTERM: it hands nothing more over then."""
+        scheduler = getattr(self.workflow, "scheduler", None)
+        return getattr(scheduler, "_user_kill", None) == "graceful"
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """End all sessions, and with them everything that they started; or leave them."""
@@ -190,6 +223,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """Return when nothing runs any more: a session cleans up after its last cell."""
+        if self._is_told_to_stop():
+            self.say(self.progress.stopped())
         self.progress.close()
         if self.cancelled and self.detach:
             # Jobs of nested Snakemakes wait for the folder that is removed otherwise.
@@ -215,13 +250,28 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         """A nested Snakemake starts where this one was started."""
         return f"cd {shlex.quote(self.workflow.workdir_init)}"
 
+    def format_job_exec(self, job: Any) -> str:
+        """The command line of a nested Snakemake, which tries a job once."""
+        text: str = super().format_job_exec(job)
+        return text.replace(" -m snakemake ", f" -m {NESTED} ", 1)
+
     def _is_due(self) -> bool:
         with self.lock:
             if not self.gathered:
                 return False
+            if self._is_all():
+                return True
             now = time.monotonic()
             quiet = now - self.last_at >= self.gather_s
             return quiet or now - self.first_at >= LONGEST_GATHER * self.gather_s
+
+    def _is_all(self) -> bool:
+        """Whether no more jobs can become ready before those that wait here have ended."""
+        scheduler = getattr(self.workflow, "scheduler", None)
+        running = getattr(scheduler, "running", None)
+        if running is None or len(running) != len(self.gathered):
+            return False
+        return not getattr(scheduler, "open_jobs", True)
 
     def _pack(self) -> None:
         with self.lock:
@@ -230,66 +280,17 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def _request(self, job: Any) -> Request:
         """What a job asks for; raises ``PackingError`` if it cannot be had."""
-        identity = _identity(job)
-        command = command_of(job, self.format_job_exec)
-        runtime = _number(job, "runtime")
-        cell = Cell(
-            id=identity,
-            argv=command.argv,
-            log=self.logdir / "cells" / log_name(job, identity),
-            limit_s=None if runtime is None else runtime * 60,
-            environment=command.environment,
-            folders=command.folders,
-            stale=command.stale,
-            markers=command.markers,
-        )
-        gpus = int(_number(job, "gpus") or 0)
-        is_counted = not gpus and self.site.cluster == "slurm"  # else GPUs say how much of a node
-        key = SessionKey(
-            session=_text(job, "session"),
-            command=_text(job, "session_command"),
-            gpu_type=_text(job, "gpu_type"),
-            gpus=gpus,
-            threads=job.threads if is_counted else 0,
-            mem_mb=int(_number(job, "mem_mb") or 0) if is_counted else 0,
-        )
-        order = int(_number(job, "session_order") or 0)
-        start = _number(job, "session_runtime")
-        request = Request(key, cell, order, start, is_stable=not command.is_nested)
+        for line in unused_resources(job, self.site.cluster):
+            if line not in self.said:
+                self.said.add(line)
+                self.say(f"resource {line} (rule {readable_name(job).split()[0]})")
+        request = request_of(job, self.format_job_exec, self.logdir, self._is_counted)
         check(request, self.site)
         self.cluster.check(request)
-        if record := _record_of(job):
-            self.records[identity] = record
+        if record := failure_record_of(job):
+            self.records[request.cell.id] = record
         return request
 
-
-def _identity(job: Any) -> str:
-    return str(job.jobid if job.is_group() else job.uuid())
-
-
-def _record_of(job: Any) -> Path | None:
-    record = _text(job, "failure_record")
-    return Path(record).absolute() if record else None
-
-
-def _name(job: Any) -> str:
-    """What a user calls a job: its rule, and its wildcards if it has any."""
-    if job.is_group():
-        return f"group {job.groupid}"
-    values = " ".join(f"{name}={value}" for name, value in job.wildcards.items())
-    return f"{job.rule.name} {values}".strip()
-
-
-def _text(job: Any, resource: str) -> str:
-    value = job.resources.get(resource)
-    return "" if value is None else str(value)
-
-
-def _number(job: Any, resource: str) -> float | None:
-    value = job.resources.get(resource)
-    if value is None or value == "":
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise PackingError(f"{resource}: {value!r}, allowed: a number") from error
+    def _is_counted(self, gpus: int) -> bool:
+        """Whether threads and memory are asked for: else GPUs say how much of a node."""
+        return not gpus and self.site.cluster == "slurm"

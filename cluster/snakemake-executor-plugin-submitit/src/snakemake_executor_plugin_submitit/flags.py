@@ -9,6 +9,7 @@ from typing import Any
 
 from .packing import SessionKey
 from .site import MARGIN_MINUTES, ONE_LINE, Site, SiteError, is_one_line
+from .slurm.environment import FOR_SRUN
 
 GRID = (5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440)
 """Time limits in minutes; beyond, whole days. Sessions of similar length share an array."""
@@ -79,16 +80,21 @@ def slurm_parameters(
         flags["qos"] = site.qos
     if (account := account_of(site, environ)) is not None:
         flags["account"] = account
+    for name, asked in (("partition", key.partition), ("constraint", key.constraint)):
+        if asked:
+            flags[name] = asked
     flags = {name: value for name, value in flags.items() if value is not False}
-    if mem_mb:  # a job's own word on it counts more than the site's for all
+    if key.mem_mb_per_cpu:
+        flags = {name: value for name, value in flags.items() if name not in MEMORY}
+        flags["mem-per-cpu"] = f"{key.mem_mb_per_cpu}M"
+    elif mem_mb:  # a job's own word on it counts more than the site's for all
         flags = {name: value for name, value in flags.items() if name not in MEMORY}
         flags["mem"] = f"{mem_mb}M"
     if "requeue" not in flags:  # the cluster's default is to requeue, unknown to the executor
         flags["no-requeue"] = True
     return SlurmParameters(
         flags=tuple(sorted(flags.items())),
-        # Since Slurm 22.05 srun no longer takes the number over from sbatch.
-        setup=(*_checked(site.setup), "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"),
+        setup=(*_checked(site.setup), *FOR_SRUN),
         minutes=_time_limit(minutes, site.session_minutes(key.gpu_type)),
         cpus=cpus,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,14 @@ class Ledger:
     """The open submissions, in memory and in the file.
 
     ``damaged`` lines could not be understood when it was opened: something else wrote into it.
+    ``is_new``: there was none. Only ``intend`` raises ``OSError``: what cannot be written later is
+    found again in Slurm's queue, and ``say`` is told.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, say: Callable[[str], None] = lambda _: None) -> None:
         self.path = path
+        self.say = say
+        self.is_new = not path.exists()
         self.entries: dict[str, Entry] = {}
         self._names: dict[str, str] = {}  # session -> submission
         self.damaged = 0
@@ -60,23 +64,30 @@ class Ledger:
         write_atomically(path, "".join(f"{line}\n" for line in lines))
 
     def intend(self, name: str, sessions: Iterable[str], minutes: int) -> None:
-        """``name`` is about to be submitted."""
+        """``name`` is about to be submitted. Raises ``OSError`` if that cannot be written."""
         self._write(
             {"event": "intent", "name": name, "sessions": list(sessions), "minutes": minutes}
         )
 
     def submitted(self, name: str, jobs: list[str]) -> None:
         """``name`` was taken: the ids of its elements."""
-        self._write({"event": "submitted", "name": name, "jobs": jobs})
+        self._note({"event": "submitted", "name": name, "jobs": jobs})
 
     def refused(self, name: str) -> None:
         """``name`` was not taken, and never will be."""
-        self._write({"event": "refused", "name": name})
+        self._note({"event": "refused", "name": name})
 
     def close(self, session: str) -> None:
         """All jobs of ``session`` are reported: nobody will ask for it again."""
         if session in self._names:
-            self._write({"event": "closed", "session": session})
+            self._note({"event": "closed", "session": session})
+
+    def _note(self, event: dict[str, Any]) -> None:
+        try:
+            self._write(event)
+        except OSError as error:
+            self.say(f"{self.path}: {error.strerror}")
+            self._apply(event)
 
     def _write(self, event: dict[str, Any]) -> None:
         data = json.dumps(event).encode() + b"\n"
@@ -94,6 +105,8 @@ class Ledger:
         kind = event["event"]
         if kind == "intent":
             positions = {session: k for k, session in enumerate(event["sessions"]) if session}
+            if not positions:
+                raise ValueError("an intent without sessions")
             self.entries[event["name"]] = Entry(event["name"], positions, event["minutes"])
             self._names.update(dict.fromkeys(positions, event["name"]))
         elif kind == "submitted":

@@ -74,6 +74,22 @@ class LocalCluster:
         """Never: a session on this host does not outlive its main process."""
         return False
 
+    def released(self) -> list[Request]:
+        """None: no job waits for a session of an earlier main process."""
+        return []
+
+    def recorded(self, cell_id: str) -> None:
+        """Nothing is kept for a next main process."""
+
+    def stop_waiting(self) -> None:
+        """End what has not begun; what runs goes on."""
+        with self.lock:
+            for session in self.waiting:
+                for cell in session.cells:
+                    said = "stopped by you before it began"
+                    self.outcomes[cell.id] = Outcome("cancelled", said)
+            self.waiting.clear()
+
     def detach(self) -> None:
         """Never: the executor does not ask for it."""
         self.end()

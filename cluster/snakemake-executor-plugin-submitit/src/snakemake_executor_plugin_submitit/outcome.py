@@ -13,17 +13,29 @@ from .spool import Result, Spool, write_atomically
 
 FAILED = "failed"
 """The job ended by itself, with an exit code that is not 0."""
-CUT_OFF = ("preempted", "node_failure", "lost", "crash", "timeout", "cancelled", "out_of_memory")
+CUT_OFF = (
+    "preempted",
+    "node_failure",
+    "lost",
+    "crash",
+    "timeout",
+    "cancelled",
+    "out_of_memory",
+    "stuck",
+)
 """Ways in which a session ends before its jobs do; ``timeout`` and ``out_of_memory`` end one job
 alone, too. ``lost``: nobody knows anything of the session any more. ``crash``: it ended by itself.
 """
 REFUSED = "submit"
 """The scheduler did not take the job."""
-FINAL = ("out_of_memory", "cancelled", REFUSED)
+STUCK = "stuck"
+"""The scheduler holds the job back for a reason that somebody has to remove."""
+FINAL = ("out_of_memory", "cancelled", STUCK, REFUSED)
 """Not worth another attempt: it would end the same way, or somebody wanted it to end."""
 FINAL_EXIT_CODE = 65
 """EX_DATAERR of sysexits.h. A job says by it that it would fail again: ``--retries`` leaves it."""
 TELLING_LINES = 12
+_FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
 _TELLING = re.compile(r"error|exception|killed|out of memory|no space|traceback", re.IGNORECASE)
 
 
@@ -51,6 +63,11 @@ class Outcome:
     def is_final(self) -> bool:
         """Whether another attempt would be in vain."""
         return self.kind in FINAL or self.code == FINAL_EXIT_CODE
+
+    @property
+    def is_for_memory(self) -> bool:
+        """Whether an attempt that asks for more memory may end otherwise."""
+        return self.kind == "out_of_memory"
 
     def last_words(self) -> str:
         """Where the job's log is and how it ends, in one line."""
@@ -87,6 +104,10 @@ def of_result(result: Result, spool: Spool, log: Path, job: str = "") -> Outcome
         said = f"ended by the kernel for want of memory in session {session}"
         return Outcome("out_of_memory", said, [log], job, seconds=took)
     said = f"exit code {result.code} in session {session}"
+    if result.note:
+        said += f"; {result.note}"
+    elif log.exists() and (full := _FULL.search(_tail(log))):
+        said += f"; its log says: {full[0]}"
     return Outcome(FAILED, said, [log], job, result.code, took)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .site import Site
@@ -23,6 +23,7 @@ class SessionKey:
     """What cells must have in common to share a session ("" for none, 0 GPUs for none).
 
     ``threads`` and ``mem_mb`` are what a session without GPUs asks for; 0: the site's own way.
+    ``mem_mb_per_cpu``, ``partition`` and ``constraint`` override the site's flags.
     """
 
     session: str
@@ -31,6 +32,9 @@ class SessionKey:
     gpus: int
     threads: int = 0
     mem_mb: int = 0
+    mem_mb_per_cpu: int = 0
+    partition: str = ""
+    constraint: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,13 @@ class Request:
     cell: Cell
     order: int = 0
     start_minutes: float | None = None
-
-    is_stable: bool = True
-    """The command is the same whenever it is asked for: no nested Snakemake's."""
+    outputs: list[Path] = field(default_factory=list)
+    inputs: list[Path] = field(default_factory=list)
+    """Files that no output may be older than."""
+    is_alone: bool = False
+    """It is to share its job with no other."""
+    is_asked_anew: bool = False
+    """No earlier result will do."""
 
     @property
     def minutes(self) -> float:
@@ -71,6 +79,8 @@ class Session:
     cells: list[Cell]
     start_minutes: float | None
     minutes: float | None
+    requests: dict[str, Request] = field(default_factory=dict, compare=False)
+    """Of jobs that share it without asking for it: they are not to pay for each other's end."""
 
     def __str__(self) -> str:
         plural = "" if len(self.cells) == 1 else "s"
@@ -104,21 +114,35 @@ def check(request: Request, site: Site) -> None:
 def pack(requests: Iterable[Request], site: Site) -> list[Session]:
     """Sessions of jobs with equal keys, in order of ``order``, split at the site's limits.
 
-    Every request is in exactly one session. Keys keep the order of their first request. On Slurm a
-    job without ``session`` is alone in its own: nothing is gained by waiting for another there.
+    Every request is in exactly one session. Keys keep the order of their first request. On Slurm
+    jobs without ``session`` share one of ``pack_minutes`` if all of it is known to be enough.
     """
     groups: dict[SessionKey, list[Request]] = {}
     for request in requests:
         groups.setdefault(request.key, []).append(request)
-    return [
-        _session(key, chunk)
-        for key, group in groups.items()
-        for chunk in _split(
-            sorted(group, key=lambda request: request.order),
-            site.max_cells_per_session if key.session or site.cluster == "local" else 1,
-            site.work_minutes(key.gpu_type),
-        )
-    ]
+    sessions = []
+    for key, group in groups.items():
+        ordered = sorted(group, key=lambda request: request.order)
+        longest = site.work_minutes(key.gpu_type)
+        if key.session or site.cluster == "local":
+            chunks = _split(ordered, site.max_cells_per_session, longest)
+            sessions += [_session(key, chunk) for chunk in chunks]
+            continue
+        short = [request for request in ordered if _is_short(request, site)]
+        alone = [request for request in ordered if not _is_short(request, site)]
+        sessions += [_session(key, [request]) for request in alone]
+        most = min(site.pack_minutes, longest) if longest is not None else site.pack_minutes
+        for chunk in _split(short, site.max_cells_per_session, most):
+            session = _session(key, chunk)
+            sessions.append(replace(session, requests={r.cell.id: r for r in chunk}))
+    return sessions
+
+
+def _is_short(request: Request, site: Site) -> bool:
+    """Whether a job may share its session with others that never asked for one."""
+    limit_s = request.cell.limit_s
+    is_known = limit_s is not None and not request.key.command
+    return is_known and not request.is_alone and 2 * request.minutes <= site.pack_minutes
 
 
 def _split(requests: list[Request], most: int, longest: float | None) -> Iterable[list[Request]]:
@@ -132,7 +156,8 @@ def _split(requests: list[Request], most: int, longest: float | None) -> Iterabl
             chunk, minutes = [], start
         chunk.append(request)
         minutes += request.minutes
-    yield chunk
+    if chunk:
+        yield chunk
 
 
 def _session(key: SessionKey, requests: list[Request]) -> Session:

@@ -18,7 +18,9 @@ class Cell:
     """One job's command: ``limit_s`` seconds, None for no limit.
 
     Before it starts, ``folders`` are made, ``stale`` files are removed and ``markers`` written:
-    Snakemake's own marks of incomplete outputs, which go away when the job has ended well.
+    Snakemake's own marks of incomplete outputs. They stay until Snakemake has recorded the result,
+    so that a result that no main process saw is looked at before it is taken. ``wanted`` says what
+    the job was to do (see ``wanted.digest``): results of another digest are not this job's.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Cell:
     folders: list[Path] = field(default_factory=list)
     stale: list[Path] = field(default_factory=list)
     markers: list[Path] = field(default_factory=list)
+    wanted: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 REVOKED = "revoked"
@@ -23,12 +24,13 @@ _OUT_OF_MEMORY = re.compile(r"oom-kill event|exceeded memory limit|oom_kill", re
 class Result:
     """How a cell ended: exit code, and ``reason`` if the runner ended it ("" if it did not).
 
-    ``seconds`` it took, None if it never ran.
+    ``seconds`` it took, None if it never ran; ``note`` is what else is known of a failure.
     """
 
     code: int
     reason: str = ""
     seconds: float | None = field(default=None, compare=False)
+    note: str = field(default="", compare=False)
 
     @property
     def ok(self) -> bool:
@@ -41,9 +43,12 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Result | None:
-        """The result at ``path``; None if the cell has not ended."""
+        """The result at ``path``; None if the cell has not ended, or nobody can read how."""
         text = _text(path)
-        return None if text is None else cls(**json.loads(text))
+        try:
+            return None if text is None else cls(**json.loads(text))
+        except (ValueError, TypeError):  # a file system that lost power, or was full
+            return None
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,11 @@ def says_out_of_memory(log: Path) -> bool:
             return bool(_OUT_OF_MEMORY.search(file.read().decode("utf-8", "replace")))
     except FileNotFoundError:
         return False
+
+
+def now() -> str:
+    """The time, for records: ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tpsweep.analysis.table import Record, Table, digits
+from tpsweep.core.layout import Layout
 
 _SUBJECT = ("site", "model", "gpu", "variant", "input_len")
 
@@ -25,7 +26,7 @@ class Lines:
         found = [
             line
             for line in self.comparison
-            if (line["tp"], line["baseline_tp"], line["replicas"]) == (2, 1, 1)
+            if (Layout.of(line), line["baseline_tp"]) == (Layout(tp=2), 1)
             and line["decode_speedup"] is not None
         ]
         return sorted(found, key=lambda line: (*_subject(line), line["batch"]))

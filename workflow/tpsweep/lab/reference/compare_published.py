@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tpsweep.analysis.series import DUMMY, HEAD, ORDER, TAIL, Line, Series, Source
+from tpsweep.analysis.series import HEAD, ORDER, TAIL, Line, Series, Source, dummy_note
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     Record,
@@ -20,6 +20,7 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
+from tpsweep.core.workloads import LATENCY, SERVE, THROUGHPUT
 from tpsweep.lab.reference.checks import CHECKS, examine
 from tpsweep.lab.reference.figure import Figure
 from tpsweep.lab.reference.reading import Reference
@@ -37,14 +38,14 @@ def _per_token(line: Line) -> float | None:
 
 
 OWN: dict[tuple[str, str], tuple[str, Own]] = {
-    ("latency", "batch_latency"): ("e2e_ms", _column("e2e_ms")),
-    ("latency", "per_token_latency"): ("e2e_ms / output_len", _per_token),
-    ("latency", "throughput"): ("output_tok_s", _column("output_tok_s")),
-    ("throughput", "throughput"): ("output_tok_s", _column("output_tok_s")),
-    ("throughput", "offline_throughput"): ("request_s", _column("request_s")),
-    ("serve", "ttft_p50"): ("ttft_p50_ms", _column("ttft_p50_ms")),
-    ("serve", "itl_p50"): ("itl_p50_ms", _column("itl_p50_ms")),
-    ("serve", "throughput"): ("output_tok_s", _column("output_tok_s")),
+    (LATENCY, "batch_latency"): ("e2e_ms", _column("e2e_ms")),
+    (LATENCY, "per_token_latency"): ("e2e_ms / output_len", _per_token),
+    (LATENCY, "throughput"): ("output_tok_s", _column("output_tok_s")),
+    (THROUGHPUT, "throughput"): ("output_tok_s", _column("output_tok_s")),
+    (THROUGHPUT, "offline_throughput"): ("request_s", _column("request_s")),
+    (SERVE, "ttft_p50"): ("ttft_p50_ms", _column("ttft_p50_ms")),
+    (SERVE, "itl_p50"): ("itl_p50_ms", _column("itl_p50_ms")),
+    (SERVE, "throughput"): ("output_tok_s", _column("output_tok_s")),
 }
 """By workload and published metric: the columns of one's own that are the same quantity."""
 _LENGTH_IS_ALL = ("batch_latency",)
@@ -143,7 +144,7 @@ def _is_of(one: Figure, line: Line, reference: Reference) -> bool:
     card = reference.cards[one.gpu].name
     return (
         (one.workload, one.metric) in OWN
-        and line.replicas == 1
+        and line.layout.is_tp_alone
         and (one.workload, one.model, one.tp) == (cell["workload"], cell["model"], line.tp)
         and (one.gpu == cell["gpu"] or card == cell["gpu_card"])
         and one.batch == cell["batch"]
@@ -155,11 +156,10 @@ def _record(series: Series, line: Line, one: Figure, reference: Reference) -> Re
     own_is, compute = OWN[one.workload, one.metric]
     own, length = compute(line), line.cells[0]["output_len"]
     warnings = []
-    if one.workload == "latency" and one.output_len != length:
+    if one.workload == LATENCY and one.output_len != length:
         stated = "not stated" if one.output_len is None else str(one.output_len)
         warnings.append(f"output tokens: own {length}, reference {stated}")
-    if any(cell["weights"] == "dummy" for cell in line.measured):
-        warnings.append(DUMMY)
+    warnings += dummy_note(line)
     same = one.metric not in _LENGTH_IS_ALL or one.output_len == length
     return {
         **series.record(line, *warnings),

@@ -127,6 +127,17 @@ class Model:
                 self._set(session, State.RUNNING, now)
         self._join(session, job)
 
+    def moved(self, job: str, now: float) -> None:
+        """A job leaves its session before it has ended, and is in none."""
+        known = self._jobs.get(job)
+        if known is None or known.session is None or known.ok is not None:
+            return
+        session, known.session = known.session, None
+        session.jobs -= 1
+        if not session.left and session.state is not State.ENDED:
+            self._set(session, State.ENDED, now)
+            self.sessions.pop(session.name, None)
+
     def changed(self, name: str, jobs: Iterable[str], is_running: bool, now: float) -> None:
         """A session runs, or waits again; it may have got another name since it was formed."""
         session = self.sessions.get(name) or self._of_any(jobs)

@@ -71,6 +71,11 @@ class Progress:
         with self.lock:
             self.model.followed(session, job, is_running, time.monotonic())
 
+    def moved(self, job: str) -> None:
+        """A job leaves the session that it was in, and will be in another."""
+        with self.lock:
+            self.model.moved(job, time.monotonic())
+
     def changed(self, session: str, jobs: Iterable[str], is_running: bool) -> None:
         """A session runs, or is back in the queue."""
         with self.lock:
@@ -109,6 +114,13 @@ class Progress:
                 self.next_look = now + self.every_s
                 self.said = counts
                 self.say(total_line(self.model, now))
+
+    def stopped(self) -> str:
+        """What there is to say when the user has ended Snakemake."""
+        with self.lock:
+            done = self.model.done
+            left = self.model.jobs - done
+        return f"stopped by you: {done} jobs done, {left} left; the same command continues"
 
     def close(self) -> None:
         """Remove the block and say what it came to; nothing more is said or shown then."""

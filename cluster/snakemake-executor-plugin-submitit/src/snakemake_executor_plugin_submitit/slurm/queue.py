@@ -12,6 +12,8 @@ import subprocess
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from .programs import call, one_line
+
 ALIVE = frozenset(
     [
         "PENDING",
@@ -53,7 +55,11 @@ OVER = {
 """Final states, and what they mean for cells that had not ended."""
 WAITING = frozenset(["None", "", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime"])
 """Reasons to be pending that pass by themselves."""
-CALL_LIMIT_S = 60
+LAUNCH_FAILED = "launch_failed_requeued_held"
+"""The reason of a job that a node could not start, where jobs are requeued."""
+PAUSED = frozenset(["SUSPENDED", "STOPPED"])
+HELD = frozenset(["SPECIAL_EXIT", "REQUEUE_HOLD", "RESV_DEL_HOLD"])
+"""States in which a job waits for somebody."""
 _NO_SUCH_JOB = re.compile(r"Invalid job id", re.IGNORECASE)
 
 
@@ -75,6 +81,14 @@ class Status:
     def is_running(self) -> bool:
         """It has its nodes."""
         return self.state in RUNNING
+
+    @property
+    def waits_for(self) -> str:
+        """Why it does not run, if that does not pass by itself as the queue moves; else ""."""
+        if self.state in PAUSED | HELD:
+            return self.state
+        is_held = self.state == "PENDING" and self.reason not in WAITING
+        return self.reason.replace(" ", "_") if is_held else ""
 
     @property
     def is_over(self) -> bool:
@@ -101,25 +115,25 @@ def ask(names: Mapping[str, str]) -> Answer:
     A job of another name is another job: ids are given anew by a controller that lost its state.
     """
     words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%j"]
-    done = _call([*words, f"--jobs={_roots(names)}"])
+    done = _ask([*words, f"--jobs={_roots(names)}"])
     trouble = ""
     known: dict[str, Status] = {}
     answered = done.returncode == 0 or bool(_NO_SUCH_JOB.search(done.stderr))
     if answered:
         known = _keep(parse(done.stdout), names)
     else:
-        trouble = _one_line("squeue", done.stderr)
+        trouble = one_line("squeue", done.stderr)
     missing = {job: name for job, name in names.items() if job not in known}
     if missing and answered:
         words = ["sacct", "--noheader", "--parsable2", "--allocations"]
-        done = _call([*words, "--format=JobID,State,Reason,JobName", f"--jobs={_roots(missing)}"])
+        done = _ask([*words, "--format=JobID,State,Reason,JobName", f"--jobs={_roots(missing)}"])
         if done.returncode == 0:
             # A job that accounting has as running though the controller does not know it is a
             # "runaway job": it never ended in the books, and does not run.
             found = _keep(parse(done.stdout), missing)
             known |= {job: status for job, status in found.items() if not status.is_alive}
         else:
-            trouble = _one_line("sacct", done.stderr)
+            trouble = one_line("sacct", done.stderr)
     return Answer(known, answered, trouble)
 
 
@@ -128,29 +142,59 @@ def array_named(name: str) -> str | None:
 
     Raises ``OSError`` if Slurm cannot be asked: then it is not known whether there is one.
     """
-    done = _call(["squeue", "--noheader", "--states=all", "--format=%F", f"--name={name}"])
+    done = _ask(["squeue", "--noheader", "--states=all", "--format=%F", f"--name={name}"])
     if done.returncode != 0:
-        raise OSError(_one_line("squeue", done.stderr))
-    if found := done.stdout.split():
+        raise OSError(one_line("squeue", done.stderr))
+    if found := [word for word in done.stdout.split() if word.isdigit()]:
         return found[0]
     words = ["sacct", "--noheader", "--parsable2", "--allocations", "--starttime=now-14days"]
-    done = _call([*words, "--format=JobID", f"--name={name}"])
+    done = _ask([*words, "--format=JobID", f"--name={name}"])
     found = done.stdout.split() if done.returncode == 0 else []
     return found[0].partition("_")[0] if found else None
 
 
-def cancel(ids: Collection[str]) -> str:
-    """Cancel jobs, in one call; what scancel could not do, in one line ("" if nothing)."""
-    if not ids:
-        return ""
-    done = _call(["scancel", *sorted(ids)])
-    return "" if done.returncode == 0 else _one_line("scancel", done.stderr)
+def mine() -> dict[str, str]:
+    """The arrays (or jobs) of this user that are in the queue: name -> id; raises ``OSError``."""
+    done = _ask(["squeue", "--noheader", "--format=%F|%j", f"--user={os.getuid()}"])
+    if done.returncode != 0:
+        raise OSError(one_line("squeue", done.stderr))
+    lines = (line.partition("|") for line in done.stdout.splitlines())
+    return {name: job for job, _, name in lines if name}
+
+
+def cancel(jobs: Mapping[str, str], only_pending: bool = False) -> str:
+    """Cancel jobs (id -> name); what scancel could not do, in one line ("" if nothing).
+
+    A job of another name is another job: ids are given anew by a controller that lost its state.
+    """
+    trouble = ""
+    for name in sorted(set(jobs.values())):
+        ids = sorted(job for job, its in jobs.items() if its == name)
+        words = ["--state=PENDING"] if only_pending else []
+        done = _ask(["scancel", f"--name={name}", *words, *ids])
+        if done.returncode != 0 and not _NO_SUCH_JOB.search(done.stderr):
+            trouble = one_line("scancel", done.stderr)
+    return trouble
+
+
+def was_refused_by_its_node(job: str) -> bool:
+    """Whether a prolog has failed: Slurm drains the node, and cancels the job for all to see."""
+    words = ["--noheader", "--parsable2", "--allocations", "--format=NodeList", f"--jobs={job}"]
+    done = _ask(["sacct", *words])
+    nodes = done.stdout.strip() if done.returncode == 0 else ""
+    if not nodes or nodes.startswith("None"):
+        done = _ask(["squeue", "--noheader", "--states=all", "--format=%N", f"--jobs={job}"])
+        nodes = done.stdout.strip() if done.returncode == 0 else ""
+    if not nodes:
+        return False
+    done = _ask(["sinfo", "--noheader", "--Node", f"--nodes={nodes}", "--format=%E"])
+    return "prolog" in done.stdout.lower()
 
 
 def max_array_size() -> int | None:
     """MaxArraySize of the cluster: one more than the highest index; None if it does not say."""
     found = re.search(
-        r"^MaxArraySize\s*=\s*(\d+)", _call(["scontrol", "show", "config"]).stdout, re.M
+        r"^MaxArraySize\s*=\s*(\d+)", _ask(["scontrol", "show", "config"]).stdout, re.M
     )
     return int(found[1]) if found else None
 
@@ -178,24 +222,5 @@ def _roots(ids: Collection[str]) -> str:
     return ",".join(sorted({job.partition("_")[0] for job in ids}, key=int))
 
 
-def _call(words: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a program of Slurm's; one that is missing or hangs is one that failed."""
-    environment = {**os.environ, "LC_ALL": "C"}
-    environment = {k: v for k, v in environment.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
-    try:
-        return subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=CALL_LIMIT_S,
-            check=False,
-            env=environment,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return subprocess.CompletedProcess(words, 127, "", str(error))
-
-
-def _one_line(program: str, text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"{program}: {lines[-1] if lines else 'failed without a word'}"
+def _ask(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return call(words, {**os.environ, "LC_ALL": "C"})

@@ -1,56 +1,55 @@
-"""Job arrays of sessions, written and submitted by submitit."""
+"""Job arrays of sessions: submitit writes what they are and runs them, sbatch takes them."""
 
 from __future__ import annotations
 
-import enum
-import logging
+import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import submitit
-from submitit.core.utils import (
-    DelayedSubmission,
-    FailedJobError,
-    FailedSubmissionError,
-    JobPaths,
-)
+from submitit.helpers import DelayedSubmission
 
 from ..flags import SlurmParameters
 from ..runner import run_session_in
+from ..spool import write_atomically
+from .programs import call
+from .refusal import Refusal, RefusedError, classify
+
+SBATCH_LIMIT_S = 300.0
+"""An sbatch that has not answered by then is looked for by its name."""
+SCRIPT = "submission.sh"
+SESSIONS = "sessions.json"
+_ID = re.compile(r"(\d+)(;\S+)?")
+"""What ``sbatch --parsable`` prints: the id, and the cluster where there are several."""
 
 
-class Refusal(enum.Enum):
-    """What to do about an sbatch that failed."""
+class _Array(submitit.SlurmExecutor):  # type: ignore[misc]
+    """submitit's executor as the author of the script; submitting is done here.
 
-    FULL = "wait until there is room, or submit fewer at a time"
-    TOO_LARGE = "submit smaller arrays"
-    UNREACHABLE = "it may have been taken: look for it, then submit again"
-    FOR_GOOD = "it will never be taken"
+    submitit hands its whole environment to sbatch and takes the first number of its answer.
+    """
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Usable: a script can be written without srun, and the node has its own."""
+        return 1
+
+    def script(self, count: int) -> str:
+        """The batch script of an array of ``count`` elements (1: of a job)."""
+        if count > 1:
+            self.parameters["map_count"] = count
+        text: str = self._make_submission_file_text(self._submitit_command_str, "")
+        return text
 
 
-class RefusedError(Exception):
-    """sbatch failed; its text is what sbatch said, in one line."""
-
-    def __init__(self, refusal: Refusal, said: str) -> None:
-        super().__init__(said)
-        self.refusal = refusal
-
-
-# The words are those of Slurm's slurm_strerror() and of the reasons in squeue's manual page.
-_FULL = re.compile(
-    r"(QOS|Assoc)(Max|Grp)Submit|MaxSubmitJob|"
-    r"(QOS|Assoc)(Max|Grp)Jobs?(PerUser|PerAccount|Limit)|"
-    r"job count|Too many|temporarily unable to accept|Resource temporarily unavailable",
-    re.IGNORECASE,
-)
-_TOO_LARGE = re.compile(r"Invalid job array specification", re.IGNORECASE)
-_UNREACHABLE = re.compile(
-    r"Unable to contact|Socket timed out|Connection (refused|reset|timed out)|Zero Bytes|"
-    r"communication|Transport endpoint|controller|Unexpected message|in standby",
-    re.IGNORECASE,
-)
+def script(folder: Path, name: str, parameters: SlurmParameters, count: int, parallel: int) -> str:
+    """The batch script of ``count`` sessions whose scripts and logs go to ``folder``."""
+    array = _Array(folder)
+    array.update_parameters(**parameters.submitit(), job_name=name, array_parallelism=parallel)
+    return array.script(count)
 
 
 def submit(
@@ -60,32 +59,33 @@ def submit(
 
     Scripts and logs of the array go to ``folder``. Raises ``RefusedError``.
     """
-    logging.getLogger("submitit").setLevel(logging.CRITICAL)
-    try:
-        executor = submitit.SlurmExecutor(folder)
-    except RuntimeError as error:  # no srun here
-        raise RefusedError(Refusal.FOR_GOOD, str(error)) from error
-    executor.update_parameters(**parameters.submitit(), job_name=name, array_parallelism=parallel)
-    try:
-        jobs = executor.map_array(run_session_in, spools)
-    except (FailedJobError, FailedSubmissionError) as error:
-        said = " ".join(str(error).split()) or "sbatch: failed without a word"
-        refusal = classify(said)
-        if refusal is not Refusal.UNREACHABLE:
-            shutil.rmtree(folder, ignore_errors=True)  # submitit leaves a pickle per element
-        raise RefusedError(refusal, said) from error
-    return [str(job.job_id) for job in jobs]
+    folder.mkdir(parents=True, exist_ok=True)
+    # For whoever finds the array in the queue and no ledger.
+    known = {"sessions": [spool.name for spool in spools], "minutes": parameters.minutes}
+    write_atomically(folder / SESSIONS, json.dumps(known))
+    path = folder / SCRIPT
+    path.write_text(script(folder, name, parameters, len(spools), parallel), "utf-8")
+    done = call(["sbatch", "--parsable", str(path)], os.environ, SBATCH_LIMIT_S)
+    if done.returncode == 0 and (array := id_in(done.stdout)) is not None:
+        return adopt(folder, array, spools, parameters.minutes)
+    said = " ".join(done.stderr.split()) or " ".join(done.stdout.split())
+    if done.returncode == 0 or done.returncode == 124:
+        raise RefusedError(Refusal.UNREACHABLE, f"sbatch: no job id in its answer: {said[-200:]}")
+    refusal = classify(said)
+    if refusal is not Refusal.UNREACHABLE:
+        shutil.rmtree(folder, ignore_errors=True)
+    raise RefusedError(refusal, said or "sbatch: failed with no error output")
 
 
 def adopt(folder: Path, array: str, spools: Sequence[Path], minutes: int) -> list[str]:
-    """Take over an array that sbatch took without our hearing of it; the ids of its elements.
+    """Give the elements of an array what they are to do; their ids.
 
-    submitit writes what an element is to do after sbatch has answered, and elements wait a minute
-    for it: it is written now.
+    The names of these files hold the array's id, which sbatch has to give first; elements wait a
+    minute for them.
     """
     ids = [array] if len(spools) == 1 else [f"{array}_{k}" for k in range(len(spools))]
     for job, spool in zip(ids, spools, strict=True):
-        pickled = JobPaths(folder, job_id=job).submitted_pickle
+        pickled = submitit.SlurmJob(folder, job).paths.submitted_pickle
         if not pickled.exists():
             order = DelayedSubmission(run_session_in, spool)
             order.set_timeout(minutes, max_num_timeout=1)
@@ -98,10 +98,8 @@ def logs(folder: Path, job: str) -> list[Path]:
     return [folder / f"{job}_0_log.{end}" for end in ("err", "out")]
 
 
-def classify(said: str) -> Refusal:
-    """What to do about what sbatch said."""
-    if _FULL.search(said):
-        return Refusal.FULL
-    if _TOO_LARGE.search(said):
-        return Refusal.TOO_LARGE
-    return Refusal.UNREACHABLE if _UNREACHABLE.search(said) else Refusal.FOR_GOOD
+def id_in(answer: str) -> str | None:
+    """The last line that is an id and nothing else: sites print banners of their own."""
+    found = [_ID.fullmatch(line.strip()) for line in answer.splitlines()]
+    ids = [match[1] for match in found if match]
+    return ids[-1] if len(ids) == 1 else None

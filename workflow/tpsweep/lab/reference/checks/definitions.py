@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tpsweep.core.workloads import LATENCY
 from tpsweep.lab.reference.checks.finding import Finding, by_metric, grouped, span, where
 from tpsweep.lab.reference.figure import Figure
 from tpsweep.lab.reference.reading import Reference
@@ -83,7 +84,7 @@ Batch = dict[str, Figure]
 
 def _static_batches(reference: Reference) -> dict[str, list[Batch]]:
     """By table: the figures of each static batch, by metric."""
-    static = [one for one in reference.figures if one.workload == "latency" and one.batch]
+    static = [one for one in reference.figures if one.workload == LATENCY and one.batch]
     return {
         table: [by_metric(group) for group in grouped(figures, lambda one: one.setting).values()]
         for table, figures in grouped(static, lambda one: one.table).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tpsweep.core.workloads import LATENCY, SERVE
 from tpsweep.lab.reference.checks.finding import Finding, by_metric, grouped, where
 from tpsweep.lab.reference.figure import Figure
 from tpsweep.lab.reference.reading import Reference
@@ -21,7 +22,7 @@ def unexplained_ttft(reference: Reference) -> list[Finding]:
     TTFT holds more than that. An ITL that shows nothing of it makes it worse.
     """
     found = []
-    served = [one for one in reference.figures if one.workload == "serve"]
+    served = [one for one in reference.figures if one.workload == SERVE]
     for figures in grouped(served, lambda one: (one.table, *one.setting)).values():
         pair = by_metric(figures)
         ttft, itl = pair.get("ttft_p50"), pair.get("itl_p50")
@@ -65,7 +66,7 @@ def token_ms(figure: Figure) -> float | None:
     steps = (figure.output_len or 1) - 1
     if figure.metric == "batch_latency":
         return figure.value / steps if steps else None
-    if figure.metric == "throughput" and figure.workload == "latency" and figure.batch:
+    if figure.metric == "throughput" and figure.workload == LATENCY and figure.batch:
         # Tokens over the whole latency; the first of each sequence is of the prefill.
         whole_by_tokens = 1e3 * figure.batch / figure.value
         return whole_by_tokens * (steps + 1) / steps if steps else None

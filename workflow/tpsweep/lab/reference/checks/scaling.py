@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
+from tpsweep.core.workloads import THROUGHPUT
 from tpsweep.lab.reference.checks.finding import Finding, grouped, span, where
 from tpsweep.lab.reference.figure import Figure, Place
 from tpsweep.lab.reference.reading import Reference
@@ -52,7 +53,7 @@ def offline_scaling(reference: Reference) -> list[Finding]:
     makes its steps shorter, too. Was TP applied in both, and was it the GPUs that were the limit?
     """
     rates = [one for one in reference.figures if one.metric in RATES]
-    offline = [one for one in rates if one.workload == "throughput"]
+    offline = [one for one in rates if one.workload == THROUGHPUT]
     served = [one for one in reference.figures if one.metric in SERVED]
     found = []
     for speedups in _by_engine([*offline, *served]):

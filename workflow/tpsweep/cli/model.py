@@ -1,0 +1,25 @@
+"""``tpsweep model``: a model folder of a shape, for dummy weights."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tpsweep.perfmodel.model_shape import make_model_folder
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("shape", type=Path, help="a config.json")
+    parser.add_argument("folder", type=Path)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Make the folder: 0, or 2 for a shape that is not usable and a folder that fails."""
+    try:
+        make_model_folder(options.shape, options.folder)
+    except (OSError, ValueError) as error:
+        print(f"tpsweep: {error}", file=sys.stderr)
+        return 2
+    return 0

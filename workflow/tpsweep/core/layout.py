@@ -1,0 +1,83 @@
+"""How one model is spread over GPUs. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tpsweep.core.axes import BY_NAME, LAYOUT, NO_ALLREDUCE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The sizes of every kind of parallelism. A field for each layout axis of ``core.axes``."""
+
+    tp: int
+    replicas: int = 1
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Layout:
+        """The layout of a row, a manifest line or a table's record; absent axes are defaults."""
+        return cls(
+            **{
+                axis.name: axis.default if values.get(axis.name) is None else values[axis.name]
+                for axis in LAYOUT
+            }
+        )
+
+    @property
+    def layout(self) -> Layout:
+        """The layout alone, of something that is more than one (an engine)."""
+        return Layout(**self.sizes)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The layout axes by name."""
+        return {axis.name: getattr(self, axis.name) for axis in LAYOUT}
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that it holds: its world size."""
+        return math.prod(getattr(self, axis.name) for axis in LAYOUT if axis.multiplies_gpus)
+
+    @property
+    def shards(self) -> int:
+        """Parts into which the weights of one copy of the model are cut."""
+        return self.gpus // self.replicas
+
+    @property
+    def is_tp_alone(self) -> bool:
+        """Whether TP is the only kind of parallelism: what a comparison of TPs may hold."""
+        return self.layout == Layout(tp=self.tp)
+
+    @property
+    def has_allreduce(self) -> bool:
+        """Whether the ranks of a step exchange anything by all-reduce."""
+        return self.tp > 1
+
+    def backend(self, asked: str) -> str:
+        """The all-reduce backend of an engine of this layout where ``asked`` was asked for."""
+        return asked if self.has_allreduce else NO_ALLREDUCE
+
+    @property
+    def label(self) -> str:
+        """For a line of a table, a curve or a bar: ``TP=2``, ``TP=1, 2 replicas``."""
+        shown = [
+            BY_NAME[name].words(size)
+            for name, size in self.sizes.items()
+            if not BY_NAME[name].is_default(size)
+        ]
+        return ", ".join(shown)
+
+    @property
+    def product(self) -> str:
+        """How many GPUs, for a message: ``tp 2 x replicas 2 = 4 GPUs``."""
+        factors = [f"{a.name} {self.sizes[a.name]}" for a in LAYOUT if a.multiplies_gpus]
+        return f"{' x '.join(factors)} = {self.gpus} GPUs"
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sorts layouts: fewest GPUs first, then by the axes."""
+        return (self.gpus, *self.sizes.values())
