@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.made_up import Record, Sweep
-from tpsweep import report
+from tpsweep.cli import report
 from tpsweep.perfmodel.cell_time import cost
 
 

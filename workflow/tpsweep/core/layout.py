@@ -63,13 +63,13 @@ class Layout:
 
     @property
     def label(self) -> str:
-        """For a line of a table, a curve or a bar: ``TP=2``, ``TP=1, 2 replicas``."""
+        """For a line of a table, a curve or a bar: ``TP=2``, ``TP=1 x 2 replicas``."""
         shown = [
             BY_NAME[name].words(size)
             for name, size in self.sizes.items()
             if not BY_NAME[name].is_default(size)
         ]
-        return ", ".join(shown)
+        return " x ".join(shown)
 
     @property
     def product(self) -> str:

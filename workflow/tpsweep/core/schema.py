@@ -7,7 +7,7 @@ that does not apply to a workload, or could not be known, is null; ``invalid_rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ class Column:
     name: str
     type: pa.DataType
     doc: str
-    default: Any = None
+    default: Any = field(default=None, compare=False)
 
 
 _ARROW = {str: TEXT, int: INT, float: FLOAT, bool: BOOL}

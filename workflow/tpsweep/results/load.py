@@ -21,6 +21,7 @@ from tpsweep.core import capture_report, preflight_record, results_paths, schema
 from tpsweep.core.axes import AXES
 from tpsweep.core.capture_report import Communication
 from tpsweep.core.errors import one_line
+from tpsweep.core.method import FIRST
 from tpsweep.core.workloads import CAPTURE
 from tpsweep.results.rows import LONGEST, Read, conform, keep_rows, read_rows
 
@@ -111,7 +112,7 @@ def load(results: Path, *, keep: bool = False) -> Results:
     rows = _to_frame(read.rows.select(schema.SCHEMA.names))
     failures = list(_failures(results, planned, read))
     failed = pd.DataFrame(failures, columns=FailureLine._fields)
-    manifest = _with_states(manifest, rows, failed)
+    manifest = _with_methods(_with_states(manifest, rows, failed), rows)
     return Results(manifest, rows, failed, _load_communication(results, manifest))
 
 
@@ -226,3 +227,20 @@ def _with_states(
     frame["reason"] = frame["reason"].astype(object)
     frame.loc[failed, "reason"] = frame.loc[failed, "cell_id"].map(by_id["message"])
     return frame
+
+
+def _with_methods(manifest: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Settings end in the method where it is not the first: ``9264345d/m2``.
+
+    Whatever is compared agrees in its settings, and so in how it was measured. A cell without a row
+    stands beside the newest rows of its workload and settings.
+    """
+    by_id = rows.set_index("cell_id")["method"].fillna(FIRST).astype("Int64")
+    method = manifest["cell_id"].map(by_id).astype("Int64")
+    newest = method.groupby([manifest["workload"], manifest["settings"]]).transform("max")
+    method = method.fillna(newest).fillna(FIRST)
+    suffix = "/m" + method.astype(str)
+    later = (method > FIRST) & manifest["settings"].notna()
+    return manifest.assign(
+        settings=manifest["settings"].where(~later, manifest["settings"] + suffix)
+    )

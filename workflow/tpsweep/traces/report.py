@@ -56,8 +56,12 @@ class CommReport:
     steady_from: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; rank numbers are strings."""
-        return asdict(self)
+        """Plain JSON values; rank numbers are strings. No ``steady_from`` if no step is left out:
+        reports on captures that are older than the key stay as they are."""
+        found = asdict(self)
+        if not self.steady_from:
+            del found["steady_from"]
+        return found
 
     @property
     def ok(self) -> bool:
