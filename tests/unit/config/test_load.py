@@ -128,7 +128,7 @@ def test_a_good_config_loads() -> None:
         ("workloads/load/repeats", 2, "workloads.load.repeats: 2: allowed: greater than or equal"),
         ("workloads/load/request_rate", [float("nan")], "request_rate.0: nan: allowed: a number"),
         ("workloads/load/slo", {"e2e_ms": float("inf")}, "slo.e2e_ms: inf: allowed: a finite numb"),
-        ("runs", 10**9, "config: runs: 1000000000: allowed: up to 100000, the most cells"),
+        ("runs", 10**9, "config: runs: 1000000000: allowed: up to 100000, the limit per sweep"),
         ("workloads/decode/runs", 10**9, "workloads.decode.runs: 1000000000: allowed: up to"),
         ("workloads/decode/output_len", list(range(1, 99999)), "allowed: up to 100000 cells in a"),
         # what does not fit together
@@ -169,7 +169,11 @@ def test_a_good_config_loads() -> None:
         # engine arguments
         ("variants/eager", {"tensor_parallel_size": 4}, "tensor_parallel_size is set by tp"),
         ("variants/eager", {"max_model_len": 4}, "max_model_len is set by the workload's engine"),
-        ("variants/eager", {"--enforce-eager": True}, "is no engine argument; allowed: names as"),
+        (
+            "variants/eager",
+            {"--enforce-eager": True},
+            "is not an engine argument; allowed: Python names",
+        ),
         ("variants/eager", {"swap": float("nan")}, "allowed: finite numbers"),
         ("variants/eager", {"kv_cache_dtype": "int1"}, "kv_cache_dtype: int1; allowed: auto"),
         (
@@ -216,7 +220,7 @@ def test_sharegpt_needs_real_weights(tmp_path: Path) -> None:
 
 
 def test_names_that_make_the_same_folder_are_refused() -> None:
-    with pytest.raises(ConfigError, match="'a b': allowed: names that differ"):
+    with pytest.raises(ConfigError, match="'a b': allowed: names that also differ"):
         load("models", {"a_b": GOOD["models"]["tiny"], "a b": GOOD["models"]["tiny"]})
 
 

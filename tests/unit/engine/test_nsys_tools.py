@@ -133,7 +133,7 @@ def test_a_report_beside_its_export_counts_once(tmp_path: Path) -> None:
         (
             "echo 'nsys: error while loading shared libraries: libdw.so.1: no such file' >&2; "
             "exit 127",
-            "put its folder on LD_LIBRARY_PATH",
+            "LD_LIBRARY_PATH",
         ),
     ],
 )

@@ -189,5 +189,5 @@ def test_a_row_whose_capture_is_gone_says_what_mends_it(tmp_path: Path) -> None:
         place,
     )
     (tmp_path / measured.figures["capture_files"][0]).unlink()
-    with pytest.raises(CaptureError, match=r"rank0\.\S+ is gone; remove the row to have"):
+    with pytest.raises(CaptureError, match=r"rank0\.\S+ is gone; delete the row to make"):
         analyse([place])

@@ -143,7 +143,7 @@ def test_a_daemon_that_dies_in_a_cell_is_a_crash(session: Session) -> None:
     done = session.run()
     assert done.returncode == 1
     assert session.failure.type == "crash"
-    assert "ended in the middle" in session.failure.message
+    assert "the engine daemon died" in session.failure.message
 
 
 def test_a_daemon_that_dies_without_memory_is_out_of_memory(session: Session) -> None:

@@ -49,7 +49,7 @@ def test_memory() -> None:
     small = preflight.memory_of(request(), [(79.6, 0.5), (39.5, 0.5)])
     assert not small.ok and small.said.endswith("the site file says 80 GiB")
     held = preflight.memory_of(request(), [(79.6, 0.5), (79.6, 61.2)])
-    assert not held.ok and "61.2 of 79.6 GiB used: other work" in held.said
+    assert not held.ok and "61.2 of 79.6 GiB used: other processes" in held.said
 
 
 def answering(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str, devices: int) -> None:

@@ -19,7 +19,7 @@ EMPTY = """The matrix has no latency cells.
 The matrix has no throughput cells.
 The matrix has no serve cells.
 No cell failed.
-nothing is known of what ran.""".splitlines()
+Nothing is measured yet.""".splitlines()
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_what_cannot_be_had_is_one_line(tmp_path: Path, environment: dict[str, s
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("tpsweep: models.eight.path: 'org/model' is not in the cache")
-    assert "run where there is network, or set hf_home" in line
+    assert "run on a host with network, or set hf_" in line
     assert not marker.exists()
 
 

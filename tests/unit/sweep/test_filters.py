@@ -53,7 +53,7 @@ def test_rows_that_are_there_are_asked_for_too(here: Path) -> None:
         ({"tp": "two"}, "config: only.tp: 'two': allowed: "),
         ({"nodes": 2}, "config: only.nodes: 2: "),
         ({}, "config: only: {}: allowed: at least one axis"),
-        ([{"tp": 1}, {"batch": 9}], "config: only: {'batch': 9}: it matches no cell"),
+        ([{"tp": 1}, {"batch": 9}], "config: only: {'batch': 9}: it matches no planned cell"),
         ("tp=2", "config: only: 'tp=2': allowed: axes and their values"),
         ([], "config: only: []: allowed: axes and their values"),
         ([2], "config: only.0: 2: allowed: a mapping"),

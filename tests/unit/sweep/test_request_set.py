@@ -63,7 +63,7 @@ def test_a_file_that_changed_since_planning_is_refused(tmp_path: Path) -> None:
     path.write_text("3,1\n" * 4)
     planned = lengths_cell(path)
     path.write_text("3,2\n" * 4)
-    with pytest.raises(ValueError, match="not the file that the cell was planned with"):
+    with pytest.raises(ValueError, match="not the file that the cell was planned for"):
         request_set.of_cell(planned, path, 50, no_sharegpt)
 
 
@@ -92,8 +92,8 @@ def test_a_sharegpt_file_is_checked_at_both_ends(tmp_path: Path) -> None:
     path.write_text(text + "\n")
     request_set.check_file("sharegpt", path, 2, 100)
     path.write_text(text[: len(text) // 2])
-    with pytest.raises(ValueError, match="cut off"):
+    with pytest.raises(ValueError, match="truncated"):
         request_set.check_file("sharegpt", path, 2, 100)
     path.write_text('{"a": []}')
-    with pytest.raises(ValueError, match="no list of conversations"):
+    with pytest.raises(ValueError, match="not a list of conversations"):
         request_set.check_file("sharegpt", path, 2, 100)

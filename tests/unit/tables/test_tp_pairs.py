@@ -106,4 +106,4 @@ def test_software_that_differs_is_noted_and_no_allreduce_is_no_difference(sweep:
 def test_no_pairs(sweep: Sweep) -> None:
     sweep.add(1, tpot=8.0)
     assert lines(sweep) == {}
-    assert "No latency cells of two TPs" in sweep.markdown("tp_pairs")
+    assert "no latency cells at two TPs" in sweep.markdown("tp_pairs")

@@ -101,7 +101,7 @@ CASES: dict[str, tuple[str, Maker, tuple[str, ...]]] = {
     "one rank of two, torch": (
         TRACE.name,
         lambda path: path.write_bytes(TRACE.read_bytes()),
-        ("1 of 2 ranks", "give the traces of all ranks"),
+        ("1 of 2 ranks", "pass the traces of all ranks"),
     ),
     "gzip cut short": (
         "a.pt.trace.json.gz",
@@ -168,7 +168,7 @@ CASES: dict[str, tuple[str, Maker, tuple[str, ...]]] = {
     "stream file": (
         "a.qdstrm",
         lambda path: path.write_bytes(b"QDSTRM"),
-        ("QdstrmImporter -i a.qdstrm", "give the .nsys-rep"),
+        ("QdstrmImporter -i a.qdstrm", "with a complete Nsight S"),
     ),
 }
 
@@ -217,7 +217,10 @@ def test_a_rank_given_twice(capsys: pytest.CaptureFixture[str]) -> None:
         ('{"link": 18}', "link: 18; allowed: text or null"),
         ('{"dtype": ["bfloat16"]}', "dtype: ['bfloat16']; allowed: text or null"),
         ('{"model": "8b"}', "model: '8b'; allowed: a config.json's content, or null"),
-        ('{"model": {"num_hidden_layers": 0}}', "num_hidden_layers: 0; a whole number above 0"),
+        (
+            '{"model": {"num_hidden_layers": 0}}',
+            "num_hidden_layers: 0; allowed: a whole number above 0",
+        ),
         ("[]", "not a JSON object"),
     ],
 )
@@ -237,13 +240,17 @@ def test_an_output_never_replaces_what_is_read_or_is_no_file(
     capture.write_bytes(SQLITE)
     os.mkfifo(fifo)
     link.symlink_to(capture)
-    for output, said in ((capture, "it is read"), (link, "it is read"), (fifo, "no regular file")):
+    for output, said in (
+        (capture, "it is an input"),
+        (link, "it is an input"),
+        (fifo, "not a regular file"),
+    ):
         assert run([capture], None, False, Wanted(output=output)) == 2
         found = capsys.readouterr().err
         assert found == f"tpsweep comm: --output: {output}: {said}; {found.rpartition('; ')[2]}"
     same = tmp_path / "same"
     assert run([capture], None, False, Wanted(output=same, timeline=same)) == 2
-    assert "it is the --output, too" in capsys.readouterr().err
+    assert "also the --output" in capsys.readouterr().err
     assert capture.read_bytes() == SQLITE and fifo.is_fifo() and not same.exists()
 
 

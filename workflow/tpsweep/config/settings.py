@@ -235,11 +235,9 @@ Price = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """USD per hour of one GPU."""
 
 
-@with_fields(filter_values())
+@with_fields({**filter_values(), "profiler": (Profiler | None, None)})
 class Axes(Closed):
     """Some cells of the matrix: those that agree on every axis given here."""
-
-    profiler: Profiler | None = None
 
     @property
     def axes(self) -> dict[str, Any]:
