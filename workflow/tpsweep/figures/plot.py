@@ -31,7 +31,7 @@ MISSING = "No figures: matplotlib was not installed where this page was made."
 SIZE = (5.4, 3.2)
 """Width and height of one panel in inches of 72 units; the page scales it."""
 MARKERS = "os^DvPX*"
-HATCHES = ("", "///", "...")
+HATCHES = ("", "///", "\\\\\\")
 
 
 @dataclass(frozen=True)
