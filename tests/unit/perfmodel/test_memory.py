@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.unit.perfmodel.test_quantization import shape
+from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.constants import document
 from tpsweep.perfmodel.memory import GIB, Limits, Load, activations, fit, problem, smallest_tp
 
@@ -38,7 +39,7 @@ def test_vllm_counts_as_many_bytes_for_a_token(said: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("said", ON_GPU, ids=lambda said: said["where"])
 def test_vllm_weighs_as_much_and_has_as_much_left(said: dict[str, Any]) -> None:
-    found = fit(*of(said), said["tp"])
+    found = fit(*of(said), Layout(tp=said["tp"]))
     assert found.weights / GIB == pytest.approx(said["weights_gib"], rel=0.01)
     assert found.expected_cache_tokens == pytest.approx(said["cache_tokens"], rel=0.005)
 
@@ -68,25 +69,25 @@ def test_a_profile_run_by_hand() -> None:
 
 def test_70b_fits_no_80_gb_card_and_not_one_h200() -> None:
     seventy = load("llama-3.1-70b")
-    said = problem(seventy, H100, 1, gpu="H100", most=8)
+    said = problem(seventy, H100, Layout(tp=1), gpu="H100", per_node=8)
     assert said == (
         "weights 141.1 GB / tp 1 = 141.1 GB a GPU > 77.3 GB (80 GiB x 0.9 of H100); "
         "it fits from tp 2"
     )
     # At 0.9 TP=2 leaves 77.3 - 71.5 GB: more than the 1.3 GB of a sequence of 8192 tokens.
-    two = fit(seventy, H100, 2)
+    two = fit(seventy, H100, Layout(tp=2))
     assert (two.weights + two.activations) / 1e9 == pytest.approx(70.55 + 0.97, abs=0.05)
     h200 = replace(H100, memory_gib=141)
-    assert problem(seventy, h200, 1, gpu="H200", most=8) == (
+    assert problem(seventy, h200, Layout(tp=1), gpu="H200", per_node=8) == (
         "weights 141.1 GB / tp 1 = 141.1 GB a GPU > 136.3 GB (141 GiB x 0.9 of H200); "
         "it fits from tp 2"
     )
     most = replace(h200, share=0.95, model_len=2048)
-    assert problem(seventy, most, 1, gpu="H200", most=8) is None
-    assert fit(seventy, most, 1).is_tight
+    assert problem(seventy, most, Layout(tp=1), gpu="H200", per_node=8) is None
+    assert fit(seventy, most, Layout(tp=1)).is_tight
     eight = load("llama-3.1-8b")
-    assert not fit(eight, h200, 1).is_tight
-    assert fit(eight, replace(h200, share=0.995), 1).is_tight  # no room for CUDA graphs
+    assert not fit(eight, h200, Layout(tp=1)).is_tight
+    assert fit(eight, replace(h200, share=0.995), Layout(tp=1)).is_tight  # no room for CUDA graphs
 
 
 def test_a_batch_takes_whole_blocks_and_a_sequence_must_find_room() -> None:
@@ -96,21 +97,21 @@ def test_a_batch_takes_whole_blocks_and_a_sequence_must_find_room() -> None:
     assert Load(windowed, "bfloat16", "bfloat16", 1, 17).tokens(H100) == 32
     tall = replace(H100, model_len=131072 * 5)
     assert "KV cache of 655360 tokens 85.9 GB a GPU" in str(
-        problem(load("llama-3.1-8b"), tall, 1, gpu="H100", most=8)
+        problem(load("llama-3.1-8b"), tall, Layout(tp=1), gpu="H100", per_node=8)
     )
 
 
 def test_the_smallest_tp_knows_heads_and_nodes() -> None:
-    assert smallest_tp(load("llama-3.1-70b"), H100, 1) is None
+    assert smallest_tp(load("llama-3.1-70b"), H100, Layout(tp=1), 1) is None
     small = replace(H100, memory_gib=24)
-    assert smallest_tp(load("llama-3.1-70b"), small, 8) == 8
-    said = str(problem(load("llama-3.1-70b"), small, 2, gpu="L4", most=4))
+    assert smallest_tp(load("llama-3.1-70b"), small, Layout(tp=1), 8) == 8
+    said = str(problem(load("llama-3.1-70b"), small, Layout(tp=2), gpu="L4", per_node=4))
     assert said.endswith("no tp fits on a node of 4 L4")
     # 28 heads, 4 KV heads: 3 does not divide, 4 does
     qwen = load("qwen2.5-7b", batch=256, length=8192)
-    assert smallest_tp(qwen, replace(H100, memory_gib=48), 4) == 4
+    assert smallest_tp(qwen, replace(H100, memory_gib=48), Layout(tp=1), 4) == 4
 
 
 def test_an_eight_bit_cache_takes_half() -> None:
     plain, small = load("llama-3.1-8b", 64, 4096), load("llama-3.1-8b", 64, 4096, "fp8")
-    assert fit(plain, H100, 1).cache == 2 * fit(small, H100, 1).cache
+    assert fit(plain, H100, Layout(tp=1)).cache == 2 * fit(small, H100, Layout(tp=1)).cache

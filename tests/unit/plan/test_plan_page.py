@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.perfmodel.test_memory import ON_GPU, of
 from tpsweep.cli.main import main
+from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.constants import document
 from tpsweep.perfmodel.memory import fit, memory_constants
 
@@ -38,5 +39,5 @@ def test_every_constant_of_the_cost_is_there_with_its_origin() -> None:
 def test_vllms_own_words_are_there(said: dict[str, object]) -> None:
     tp = said["tp"]
     assert isinstance(tp, int)
-    found = fit(*of(said), tp)
+    found = fit(*of(said), Layout(tp=tp))
     assert f"{said['cache_tokens']:,} / {found.expected_cache_tokens:,} |" in PAGE

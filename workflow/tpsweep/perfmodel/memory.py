@@ -7,9 +7,10 @@ left for its cache, and which cells are tight. Sizes are bytes of one GPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
+from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.constants import document
 from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
 
@@ -88,9 +89,9 @@ class Fit:
         return int(blocks) * BLOCK_TOKENS
 
 
-def fit(load: Load, limits: Limits, tp: int) -> Fit:
-    """The memory of one GPU if ``load`` is split over ``tp``."""
-    shape = load.shape
+def fit(load: Load, limits: Limits, layout: Layout) -> Fit:
+    """The memory of one GPU if ``load`` is spread as ``layout`` says."""
+    shape, tp = load.shape, layout.tp
     each = shape.kv_bytes_per_token(load.cache_dtype, tp)
     tokens = load.tokens(limits)
     constants = memory_constants()
@@ -100,7 +101,7 @@ def fit(load: Load, limits: Limits, tp: int) -> Fit:
     return Fit(
         tp=tp,
         all_weights=weights,
-        weights=weights / tp,
+        weights=weights / layout.shards,
         activations=activations(shape, load.dtype, limits, tp),
         cache=tokens * each,
         cache_tokens=tokens,
@@ -126,22 +127,28 @@ def activations(shape: Shape, dtype: str, limits: Limits, tp: int) -> float:
     return max(step, limits.sequences * shape.vocabulary * (row + 4))
 
 
-def smallest_tp(load: Load, limits: Limits, most: int) -> int | None:
-    """The smallest TP up to ``most`` GPUs at which the load fits; None if none does."""
+def smallest_tp(load: Load, limits: Limits, layout: Layout, most: int) -> int | None:
+    """The smallest TP up to ``most`` at which the load fits, all else of ``layout`` as it is; None
+    if none does."""
     for tp in range(1, most + 1):
-        if load.shape.tp_problem(tp) is None and fit(load, limits, tp).fits:
+        fits = fit(load, limits, replace(layout, tp=tp)).fits
+        if load.shape.tp_problem(tp) is None and fits:
             return tp
     return None
 
 
-def problem(load: Load, limits: Limits, tp: int, *, gpu: str, most: int) -> str | None:
-    """Why the load does not fit, with the arithmetic and the smallest TP that would; else None."""
-    found = fit(load, limits, tp)
+def problem(load: Load, limits: Limits, layout: Layout, *, gpu: str, per_node: int) -> str | None:
+    """Why the load does not fit, with the arithmetic and the smallest TP that would; else None.
+
+    ``per_node``: GPUs of a node of class ``gpu``.
+    """
+    found, tp = fit(load, limits, layout), layout.tp
     if found.fits:
         return None
+    most = per_node // (layout.gpus // tp)
     room = f"{_gb(found.room)} ({limits.memory_gib:g} GiB x {limits.share:g} of {gpu})"
     weights = f"weights {_gb(found.all_weights)} / tp {tp} = {_gb(found.weights)}"
-    least = smallest_tp(load, limits, most)
+    least = smallest_tp(load, limits, layout, most)
     node = f"a node of {most}"
     more = f"{FITS_FROM} {least}" if least else f"no tp fits on {node} {gpu}"
     if found.weights > found.room:

@@ -143,7 +143,7 @@ def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
         if asked is None:
             continue
         engine = item.cell.engine
-        found = memory.fit(*asked, engine.tp)
+        found = memory.fit(*asked, engine.layout)
         key = engine.gpu, engine.model.name, engine.tp
         known = largest.get(key)
         if known is None or _spare(found) < _spare(known[0]):

@@ -186,8 +186,8 @@ def _memory_problem(cell: Cell, config: Config, site: Site) -> str | None:
     if asked is None:
         return None
     engine = cell.engine
-    most = site.gpus[engine.gpu].per_node // engine.replicas
-    return memory.problem(*asked, engine.tp, gpu=engine.gpu, most=most)
+    per_node = site.gpus[engine.gpu].per_node
+    return memory.problem(*asked, engine.layout, gpu=engine.gpu, per_node=per_node)
 
 
 def memory_of(cell: Cell, config: Config, site: Site) -> tuple[memory.Load, memory.Limits] | None:
