@@ -99,13 +99,13 @@ UNKNOWN_KEYS = (
     Case(
         "key_exclude",
         "unknown key: exclude",
-        "config: exclude.0.modle: 'x': unknown key; allowed: workload, model",
+        "config: exclude.0.modle: 'x': unknown key; allowed: workload, gpu",
         change("exclude", [{"reason": "r", "modle": "x"}]),
     ),
     Case(
         "key_only",
         "unknown key: only",
-        "config: only.modle: 'x': unknown key; allowed: workload, model",
+        "config: only.modle: 'x': unknown key; allowed: workload, gpu",
         change("only", {"modle": "x"}),
     ),
     Case(

@@ -175,7 +175,7 @@ CASES = (
     Case(
         "row_empty",
         "a row's file is empty (planned again at once)",
-        "not readable as a row, measured again",
+        "unreadable row, will be measured again",
         damage(lambda content: b""),
         act=_planned,
         code=0,

@@ -76,7 +76,7 @@ CASES = (
     Case(
         "model_number",
         "a model name that is a number",
-        "config: models.8: 8: allowed: text, in quotes",
+        "config: models.8: 8: allowed: text (quote it",
         change("models", {8: {**DUMMY, "shape": SHAPE}}),
     ),
     Case(

@@ -46,7 +46,7 @@ CASES = (
     Case(
         "sharegpt_cut_off",
         "a truncated ShareGPT file",
-        "config: workloads.load.dataset_path: 'talks.json': it is cut off: its list has no end",
+        "config: workloads.load.dataset_path: 'talks.json': truncated: its list does not end",
         request_file(SHAREGPT, '[{"conversations": [{"from": "human", "value": "Hel'),
     ),
     Case(
