@@ -69,7 +69,7 @@ def test_a_variable_that_names_no_program(
 ) -> None:
     monkeypatch.setenv(nsys_tools.VARIABLE, named)
     assert nsys_tools.find_nsys() is None
-    with pytest.raises(CaptureError, match=f"TPSWEEP_NSYS: '{named}' is no program"):
+    with pytest.raises(CaptureError, match=f"TPSWEEP_NSYS: '{named}' is not a program"):
         nsys_tools.export_sqlite(tmp_path / "a.nsys-rep", tmp_path / "a.sqlite")
 
 
@@ -133,7 +133,7 @@ def test_a_report_beside_its_export_counts_once(tmp_path: Path) -> None:
         (
             "echo 'nsys: error while loading shared libraries: libdw.so.1: no such file' >&2; "
             "exit 127",
-            "put its folder on LD_LIBRARY_PATH",
+            "LD_LIBRARY_PATH",
         ),
     ],
 )
