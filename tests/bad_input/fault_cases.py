@@ -200,7 +200,7 @@ CASES = (
     Case(
         "two_at_once",
         "a second snakemake while one runs",
-        ".snakemake/submitit/lock: another snakemake is at work here: process ",
+        ".snakemake/submitit/lock: another snakemake is running here: process ",
         act=_two_at_once,
     ),
     Case(

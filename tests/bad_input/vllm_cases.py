@@ -116,7 +116,7 @@ CASES = (
     Case(
         "wrong_version",
         "the installed vLLM is not the configured version",
-        "invalid: vllm_version: 0.0.1 was asked, ",
+        "invalid: vllm_version: 0.0.1 was requested, ",
         _version,
         is_running=True,
         needs_vllm=True,

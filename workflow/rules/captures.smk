@@ -5,7 +5,7 @@ CAPTURE = results_paths.row("capture", "{cell}")
 
 rule communication:
     input:
-        # Not newer than: a cloned results folder has times of its own. A row that is measured anew
+        # Not newer than: a cloned results folder has times of its own. A row that is measured again
         # runs this again all the same, as a job of this run has made it.
         row=ancient(f"{RESULTS}/{CAPTURE}"),
         again=lambda wc: SWEEP.analysis_inputs(results_paths.row("capture", wc.cell)),

@@ -33,7 +33,7 @@ def word(text):
     return shlex.quote(str(text)).replace("{", "{{").replace("}", "}}")
 
 
-# Constants of the commands below. They are no params: another interpreter, or another place of the
+# Constants of the commands below. They are not params: another interpreter, or another place of the
 # same results, must not rerun a cell.
 PYTHON = word(sys.executable)
 ROOT = word(RESULTS)

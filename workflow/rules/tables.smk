@@ -8,7 +8,7 @@ TABLES = expand(
 )
 
 
-# There only while the manifest is that of another config, so that it is written anew; Snakemake's
+# Exists only while the manifest is that of another config, so that it is rewritten; Snakemake's
 # own record of params does not travel with a copied or cloned results folder.
 rule new_config:
     output:
@@ -33,7 +33,7 @@ rule manifest:
     log:
         f"{RESULTS}/logs/manifest.log",
     params:
-        sweep=lambda wc: SWEEP.raw,  # as it is: braces in it are no wildcards
+        sweep=lambda wc: SWEEP.raw,  # as it is: braces in it are not wildcards
     shell:
         f"{PYTHON} -m tpsweep manifest {{params.sweep:q}} {{output:q}} 2>&1 | tee {{log:q}} >&2 2> /dev/null"
 

@@ -35,7 +35,7 @@ def test_what_is_open_survives(path: Path) -> None:
     ledger.intend("three", ["e"], 10)
     ledger.refused("three")
     ledger.close("b")
-    for _ in range(3):  # written anew each time, and the same
+    for _ in range(3):  # rewritten each time, and the same
         assert followed(path) == {"a": "7_0", "c": "7_2", "d": "?"}
     again = Ledger(path)
     again.close("a")

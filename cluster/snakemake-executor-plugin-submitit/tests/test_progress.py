@@ -164,7 +164,7 @@ def test_a_session_that_slurm_runs_again() -> None:
     model.changed("a", a, False, 65)  # preempted, and in the queue again
     assert counts(model) == (2, 1, 0, 1, 0, 1)
     model.changed("a", a, True, 300)
-    assert session_time_left(model, model.sessions["a"], 300) == Estimate(60)  # it starts anew
+    assert session_time_left(model, model.sessions["a"], 300) == Estimate(60)  # it starts again
 
 
 def test_a_session_under_another_name() -> None:

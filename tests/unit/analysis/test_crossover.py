@@ -1,4 +1,4 @@
-"""Crossovers: of signs by hand, and of synthetic rows worked out anew with numpy."""
+"""Crossovers: of signs by hand, and of synthetic rows recomputed with numpy."""
 
 from __future__ import annotations
 

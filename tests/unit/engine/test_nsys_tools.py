@@ -69,7 +69,7 @@ def test_a_variable_that_names_no_program(
 ) -> None:
     monkeypatch.setenv(nsys_tools.VARIABLE, named)
     assert nsys_tools.find_nsys() is None
-    with pytest.raises(CaptureError, match=f"TPSWEEP_NSYS: '{named}' is no program"):
+    with pytest.raises(CaptureError, match=f"TPSWEEP_NSYS: '{named}' is not a program"):
         nsys_tools.export_sqlite(tmp_path / "a.nsys-rep", tmp_path / "a.sqlite")
 
 

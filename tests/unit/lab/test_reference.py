@@ -275,8 +275,8 @@ def test_a_wrong_field_is_one_line(column: str, value: str, said: str, tmp_path:
         ("a,b\n1,2\n", "column 'a' is unknown; allowed: table, model"),
         ("table,model\n1,2\n", "no column gpu, node, gpus"),
         ("", "no column table"),
-        (",".join(COLUMNS) + "\n", "no figure in it"),
-        (",".join(COLUMNS) + "\na,b\n", "line 2: not as many fields"),
+        (",".join(COLUMNS) + "\n", "it has no lines of values"),
+        (",".join(COLUMNS) + "\na,b\n", "line 2: the number of fields is not"),
     ],
 )
 def test_a_wrong_file_is_one_line(text: str, said: str, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_a_sound_measurement_is_not_refused() -> None:
 
 
 def test_another_tp_is_refused() -> None:
-    assert refused(record=engine_record(tp_ran=1)) == ["tp=2 was asked, 1 ran"]
+    assert refused(record=engine_record(tp_ran=1)) == ["tp=2 was requested, 1 ran"]
 
 
 def with_backend(asked: str) -> Cell:
@@ -137,7 +137,7 @@ def with_backend(asked: str) -> Cell:
 @pytest.mark.parametrize("ran", ["custom", None])
 def test_another_all_reduce_is_refused(ran: str | None) -> None:
     record = engine_record(log_facts=LogFacts(ran, None, None))
-    assert refused(record=record) == [f"all-reduce nccl was asked, vLLM's log says {ran}"]
+    assert refused(record=record) == [f"all-reduce nccl was requested, vLLM's log says {ran}"]
 
 
 @pytest.mark.parametrize("asked", ["auto", "none"])

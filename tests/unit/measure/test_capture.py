@@ -138,7 +138,7 @@ def test_no_time_of_a_profiled_run_is_in_the_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "traces", "words"),
     [
-        (replace(CELL, repeats=2), TRACES, "the capture holds 15 decode steps of 30"),
+        (replace(CELL, repeats=2), TRACES, "the capture holds 15 of 30 decode steps"),
         (CELL, TRACES[:1], "1 of 2 ranks"),
     ],
 )

@@ -128,11 +128,11 @@ def test_a_measured_cell_removes_its_old_failure(session: Session) -> None:
 
 def test_a_refused_measurement_keeps_its_type_and_message(session: Session) -> None:
     session.log.write_text(OUT_OF_MEMORY, "utf-8")  # of before: no reason to call it that
-    session.serve(answers(ok=False, type="invalid", message="tp=2 was asked, 1 ran"))
+    session.serve(answers(ok=False, type="invalid", message="tp=2 was requested, 1 ran"))
     done = session.run()
-    assert (done.returncode, done.stderr) == (65, "invalid: tp=2 was asked, 1 ran\n")
+    assert (done.returncode, done.stderr) == (65, "invalid: tp=2 was requested, 1 ran\n")
     failure = session.failure
-    assert (failure.type, failure.message) == ("invalid", "tp=2 was asked, 1 ran")
+    assert (failure.type, failure.message) == ("invalid", "tp=2 was requested, 1 ran")
     assert (failure.cell, failure.workload) == (CELL.path, "latency")
     assert (failure.session_id, failure.log) == ("stand-in-1", str(session.log))
 

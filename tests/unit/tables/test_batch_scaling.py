@@ -1,4 +1,4 @@
-"""Table ``batch_scaling`` from synthetic rows: every number worked out anew, with numpy."""
+"""Table ``batch_scaling`` from synthetic rows: every number recomputed, with numpy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ H100, H200, A100 = "NVIDIA H100 80GB HBM3", "NVIDIA H200", "NVIDIA A100-SXM4-80G
 TB_S = {H100: 3.352, H200: 4.8, A100: 2.039}
 """As the datasheets have it, not as the program reads it."""
 T_DF_4 = 2.7764
-"""97.5 % point of Student's t at 4 degrees of freedom, the most that three runs a side can have."""
+"""97.5 % point of Student's t at 4 degrees of freedom, the most for three runs per side."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Table ``floors`` from synthetic rows: every ratio worked out anew."""
+"""Table ``floors`` from synthetic rows: every ratio recomputed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table ``models`` from synthetic rows: its numbers worked out anew, with numpy."""
+"""Table ``models`` from synthetic rows: its numbers recomputed, with numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table ``replicas`` from synthetic rows: every number worked out anew."""
+"""Table ``replicas`` from synthetic rows: every number recomputed."""
 
 from __future__ import annotations
 

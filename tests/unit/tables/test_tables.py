@@ -269,7 +269,7 @@ def test_run_reports_in_one_line(sweep: Sweep, capsys: pytest.CaptureFixture[str
     [
         ({"status": "maybe"}, "status maybe, allowed: planned"),
         ({"status": None}, "status null, allowed: planned"),
-        ({"cell_id": "000000000000"}, "stands in it more than once"),
+        ({"cell_id": "000000000000"}, "is in it more than once"),
     ],
 )
 def test_a_bad_manifest_is_refused(sweep: Sweep, change: Record, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Table ``tp_pairs`` from synthetic rows: every number worked out anew, with numpy."""
+"""Table ``tp_pairs`` from synthetic rows: every number recomputed, with numpy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tpsweep.core import stats
 
 PAIRS = [(1, 2), (1, 4), (1, 8), (2, 4), (2, 8), (4, 8)]
 T_DF_4 = 2.7764
-"""97.5 % point of Student's t at 4 degrees of freedom, the most that three runs a side can have."""
+"""97.5 % point of Student's t at 4 degrees of freedom, the most for three runs per side."""
 
 
 @pytest.fixture

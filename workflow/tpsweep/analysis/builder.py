@@ -26,7 +26,7 @@ class Builder:
 
 
 def build_tables(results: Results, builders: Sequence[Builder], mark: str = "") -> dict[str, Table]:
-    """Every table by its name, with ``mark``; a builder stands after those that it needs."""
+    """Every table by its name, with ``mark``; a builder comes after those that it needs."""
     source = Source(results)
     made: dict[str, Table] = {}
     for builder in builders:

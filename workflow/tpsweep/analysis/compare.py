@@ -74,7 +74,7 @@ class Comparison:
 
     @property
     def judged(self) -> int:
-        """Of them, those with enough engine starts a side to be significant or not."""
+        """Of them, those with enough engine starts per side to be judged significant or not."""
         return self._count(SIGNIFICANT, NOT_SIGNIFICANT)
 
     @property

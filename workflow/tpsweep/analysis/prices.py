@@ -27,7 +27,7 @@ def cost_of(line: Line, gpus: int, output_tok_s: float | None) -> Record:
 
 
 def legend(lines: Iterable[Record]) -> tuple[str, ...]:
-    """What stands below a table that has a cost; nothing below one that has none."""
+    """The note below a table that has a cost; empty for one that has none."""
     prices = dict.fromkeys((line["gpu"], line[PRICE]) for line in lines if line[COST] is not None)
     if not prices:
         return ()

@@ -1,6 +1,6 @@
 """Provenance in which the lines of one series differ, and whether it could explain a difference.
 
-Lines of a series are to differ in TP and replicas only. Whatever else differs between them is a
+Lines of a series should differ in TP and replicas only. Whatever else differs between them is a
 rival explanation of what the comparison shows; what differs only within each line is not.
 """
 

@@ -2,7 +2,7 @@
 
 A series holds the cells whose identity differs in its layout and ``run`` only,
 and whose ``settings`` (``tpsweep.core.cell``: engine limits, dataset file, SLOs, ...) agree.
-TP=1 has no all-reduce: its line stands in the series of every backend.
+TP=1 has no all-reduce: its line is in the series of every backend.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class Source:
     """What tables are built from: the cells of a results folder, joined and grouped once.
 
     Lines are shared by all tables, so that what one table asked of their samples is there for the
-    next. Nobody may change a cell or a line.
+    next. Never change a cell or a line.
     """
 
     def __init__(self, results: Results) -> None:

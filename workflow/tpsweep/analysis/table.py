@@ -45,8 +45,8 @@ class View:
 class Table:
     """A named table. ``columns`` is the schema of the data files, ``views`` the Markdown's.
 
-    ``legend`` lines stand below the Markdown table; ``empty`` stands in its place if there are no
-    records. ``mark`` (incomplete, synthetic) stands in the title.
+    ``legend`` lines go below the Markdown table; ``empty`` replaces it if there are no records.
+    ``mark`` (incomplete, synthetic) goes into the title.
     """
 
     name: str
@@ -108,7 +108,7 @@ def read_table(
     """The table that ``Table.write`` left in the Parquet file ``path``, with ``views``.
 
     ``names``: the columns to read; all without. Raises ``TableError`` for a file that is missing
-    or none of this version's.
+    or from another version.
     """
     try:
         # Read as one file: pq.read_table would take the folders above for partitions.

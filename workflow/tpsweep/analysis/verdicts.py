@@ -53,6 +53,6 @@ def of_load(name: str, baseline: Line, line: Line) -> str:
 
 
 def seed_range(line: Line, name: str) -> tuple[float | None, float | None]:
-    """Lowest and highest seed of all runs; a single one is no range."""
+    """Lowest and highest seed of all runs; a single seed has no range."""
     seeds = [float(value) for run in line.runs(RANGED[name]) for value in run]
     return (min(seeds), max(seeds)) if len(seeds) > 1 else (None, None)

@@ -101,7 +101,7 @@ def run(results: Path, *, as_json: bool) -> int:
 def examine(results: Path) -> Report:
     """Read the folder ``results``; raises ``ResultsError`` if it or its manifest is not there."""
     if not results.is_dir():
-        raise ResultsError(f"{results}: no such folder; give that of a sweep: tpsweep check DIR")
+        raise ResultsError(f"{results}: no such folder; give a results folder: tpsweep check DIR")
     loaded = load(results)
     failed = _failed(loaded)
     rows, temporary = _files(results)

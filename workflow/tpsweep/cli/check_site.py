@@ -49,10 +49,10 @@ def run(site: Path, configfile: Path | None, *, as_json: bool) -> int:
 
 
 def _refuse_another_site(profile: Path, site: Path) -> None:
-    """The executor would use the profile's site file, whatever was asked."""
+    """The executor would use the profile's site file, whatever was given."""
     named = site_of(profile)
     if named.resolve() != site.resolve():
-        raise ValueError(f"--site: {site}, allowed: {named}, that of the profile there")
+        raise ValueError(f"--site: {site}, allowed: {named}, the site of its profile")
 
 
 def _version(file: Path) -> tuple[int, int] | None:

@@ -42,7 +42,7 @@ def call(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked beside the report on stdout.
+    """What is requested besides the report on stdout.
 
     ``latency`` is the row of the matching latency cell; ``output`` where the report goes as JSON,
     ``timeline`` where the picture of one decode step goes, as SVG.
@@ -59,8 +59,8 @@ def run(
     """Analyse a capture and print the report on stdout, warnings and errors on stderr.
 
     ``model_config`` is the model's config.json; without it the sidecar's. Returns 0; 1 if the
-    self-check failed or a picture was asked and could not be made (a file that says why stands in
-    its place); 2 for input that cannot be analysed and output that cannot be written.
+    self-check failed or a requested picture could not be made (a file that says why takes its
+    place); 2 for input that cannot be analysed and output that cannot be written.
     """
     wanted = wanted or Wanted()
     given = [*paths, *(path for path in (model_config, wanted.latency) if path is not None)]

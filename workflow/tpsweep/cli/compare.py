@@ -44,7 +44,7 @@ def call(options: argparse.Namespace) -> int:
 
 
 def run(a: Path, b: Path, *, as_json: bool, across: Iterable[str] = ()) -> int:
-    """The command: the comparison on stdout; exit code 0, or 2 for folders that cannot be."""
+    """Print the comparison on stdout. Returns 0, or 2 if the folders cannot be compared."""
     try:
         comparison = compare(a, b, across)
     except ResultsError as error:
@@ -115,10 +115,10 @@ def _summary(comparison: Comparison) -> str:
     judged, found = comparison.judged, comparison.significant
     said = f"{len(comparison.pairs)} cells on both sides, {comparison.compared} figures"
     if not judged:
-        return f"{said}; none has {MIN_RUNS} runs a side, which significance needs."
+        return f"{said}; none has {MIN_RUNS} runs per side, which significance needs."
     chance = (1 - LEVEL) * judged
     return (
-        f"{said}; {judged} with {MIN_RUNS} runs a side, of which {found} differ significantly"
+        f"{said}; {judged} with {MIN_RUNS} runs per side, of which {found} differ significantly"
         f" (without any difference up to about {chance:.1f} would, by chance)."
     )
 

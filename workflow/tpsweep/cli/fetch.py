@@ -16,7 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def call(options: argparse.Namespace) -> int:
-    """Fetch the files: 0, or 2 if they cannot be had."""
+    """Fetch the files. Returns 0, or 2 if they cannot be fetched."""
     request = Request.from_json(options.request)
     try:
         folder = fetch(request)

@@ -23,7 +23,7 @@ def call(options: argparse.Namespace) -> int:
 
 
 def run(results: Path) -> int:
-    """Write the figures, a line on stderr; exit code 0, or 2 without tables."""
+    """Write the figures and one line on stderr. Returns 0, or 2 if there are no tables."""
     try:
         drawn = read_tables(results / tables.FOLDER, tables.BUILDERS, files.NEEDS)
         count = files.write_figures(results, drawn)

@@ -19,12 +19,12 @@ COMMANDS = {
     "plan": "show what a sweep will run, what it costs and how long cells should take",
     "check": "show the state of a results folder, or check a site",
     "report": "make tables and page of one or more results folders",
-    "compare": "compare compare two results folders cell by cell",
+    "compare": "compare two results folders cell by cell",
     "comm": "where the time of a profiler capture went",
     "reference": "check published numbers for inconsistencies",
 }
 """What people use, in the order of ``--help``. Each is a module of this package, with the functions
-``add`` (its arguments) and ``call`` (run it on them); none is imported before it is asked for."""
+``add`` (its arguments) and ``call`` (run it on them); only the module that runs is imported."""
 INTERNAL = {
     "manifest": "write the manifest of a sweep",
     "model": "generate a model folder from a shape, for dummy weights",
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """A parser that knows every command, and the arguments of the one that is asked for."""
+    """A parser that knows every command, and the arguments of the one that was typed."""
     parser = argparse.ArgumentParser(
         prog="tpsweep", description="Tensor-parallel benchmark sweeps of vLLM on Slurm."
     )

@@ -18,7 +18,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def call(options: argparse.Namespace) -> int:
-    """Write the manifest: 0, or 2 for a sweep that is not usable and output that fails."""
+    """Write the manifest. Returns 0, or 2 if the sweep is unusable or writing fails."""
     try:
         sweep = load_sweep(json.loads(options.sweep), Path.cwd())
         shapes, prices = sweep.config.shapes, sweep.config.settings.prices

@@ -16,7 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def call(options: argparse.Namespace) -> int:
-    """Make the folder: 0, or 2 for a shape that is not usable and a folder that fails."""
+    """Make the folder. Returns 0, or 2 if the shape is unusable or writing fails."""
     try:
         make_model_folder(options.shape, options.folder)
     except (OSError, ValueError) as error:

@@ -28,9 +28,9 @@ def call(options: argparse.Namespace) -> int:
 
 
 def run(results: Path) -> int:
-    """Write the page, its name on stderr; exit code 0, or 2 without tables.
+    """Write the page and its path on stderr. Returns 0, or 2 if there are no tables.
 
-    An incomplete sweep is no error of this program: its page says so itself.
+    An incomplete sweep is not an error here: the page itself says that it is incomplete.
     """
     try:
         write(results, [results], BUILDERS)
@@ -45,7 +45,7 @@ def run(results: Path) -> int:
 
 
 def write(output: Path, folders: Sequence[Path], builders: Sequence[Builder]) -> None:
-    """The page of ``output``, whose tables are those of ``builders``, of the rows of ``folders``.
+    """Write the page of ``output`` from the tables of ``builders``, made from ``folders``' rows.
 
     Raises ``TableError`` or ``OSError``.
     """

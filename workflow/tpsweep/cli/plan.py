@@ -59,7 +59,7 @@ class Where:
 
 
 def run(where: Where, *, as_json: bool) -> int:
-    """Print the plan: 0, or 2 for what is not usable, with one line on stderr."""
+    """Print the plan. Returns 0, or 2 (one line on stderr) for unusable input."""
     try:
         plan = make_plan(_sweep(where))
     except (OSError, ValueError) as error:
@@ -101,7 +101,7 @@ class Asked:
 
 
 def explain(asked: Asked, configfile: Path | None, *, as_json: bool) -> int:
-    """Print how TP splits a model: 0, or 2 for what is not usable, with one line on stderr."""
+    """Print how TP splits a model. Returns 0, or 2 (one line on stderr) for unusable input."""
     try:
         if asked.tp is None or asked.tp < 1:
             raise ValueError(f"--tp: {asked.tp}, allowed: with --explain a number of GPUs")

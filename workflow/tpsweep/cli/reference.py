@@ -32,7 +32,7 @@ def call(options: argparse.Namespace) -> int:
 
 
 def run(path: Path, *, as_json: bool) -> int:
-    """The command: findings on stdout. 1 if there are any, 0 if not, 2 for an unusable file."""
+    """Print findings on stdout. Returns 1 if there are any, 0 if not, 2 for an unusable file."""
     try:
         reference = read_reference(path)
     except ReferenceDataError as error:

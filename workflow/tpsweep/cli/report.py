@@ -31,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=SHIPPED,
         metavar="CSV",
-        help="own results beside published numbers; without CSV those that are shipped",
+        help="compare with published numbers; without CSV, those shipped with tpsweep",
     )
 
 
@@ -43,8 +43,8 @@ def call(options: argparse.Namespace) -> int:
 def run(folders: Sequence[Path], output: Path | None = None, reference: Path | None = None) -> int:
     """Build the tables of one or more folders once; figures and page from the tables' files.
 
-    They go to ``output``, or into the folder if there is one only. ``reference``: a data set of
-    published figures; their tables are written, and shown in the page. Exit code 0, or 2.
+    They go to ``output``, or into the folder itself if only one is given. ``reference``: a data set
+    of published figures; their tables are written and shown in the page. Returns 0, or 2.
     """
     if output is None and len(folders) > 1:
         told = "--output: missing, allowed: a folder for the tables and the page of several folders"

@@ -26,10 +26,10 @@ def call(options: argparse.Namespace) -> int:
 
 
 def run(results: Path) -> int:
-    """Write the tables, a summary on stderr; exit code 0, or 2 if there are none.
+    """Write the tables and a summary on stderr. Returns 0, 1 or 2 (no tables).
 
-    An incomplete sweep is no error of this program: its tables say so themselves. A row that
-    cannot be read is (1): it leaves a failure record, by which the next run measures it again.
+    An incomplete sweep is not an error here: the tables themselves say so. An unreadable row is
+    (1): it leaves a failure record, so that the next run measures it again.
     """
     try:
         loaded = load(results, keep=True)

@@ -73,7 +73,7 @@ Several = Annotated[
 
 
 class Closed(BaseModel):
-    """A mapping whose keys are all known; types are taken as written ("4" is no number)."""
+    """A mapping whose keys are all known; types are taken as written ("4" is not a number)."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

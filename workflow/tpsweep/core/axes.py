@@ -49,7 +49,7 @@ class Axis:
     """One identity column, and how the matrix, the files and the tables have it.
 
     ``type``: str, int, float or bool. ``config_key``: of its list in config.yaml; None for what
-    follows from other axes. ``lists``: where the list stands (``SWEEP``, or kinds of workload) and
+    follows from other axes. ``lists``: where the list is (``SWEEP``, or kinds of workload) and
     its default there: ``REQUIRED``, a list, or None (no values: the axis is null).
     ``choices``: the values that a list may hold; ``filtered``: more values that cells may have.
     ``least``: the smallest integer.

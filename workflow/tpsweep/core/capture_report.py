@@ -37,7 +37,7 @@ class Counts(_Read):
 
 
 class SelfCheck(_Read):
-    """``expected`` is None where the model was not known."""
+    """Collectives expected and found per step; ``expected`` is None if the model is unknown."""
 
     expected: Counts | None
     found: Counts

@@ -223,8 +223,8 @@ _CELL_COLUMNS = tuple(
 def slug(text: str) -> str:
     """Letters, digits, ``.``, ``_`` and ``-`` only: safe as a file name and in a shell.
 
-    Not injective (a hash stands beside it wherever it must be), never empty, never with a
-    leading dot or dash.
+    Different texts may give the same slug (where that matters, a hash is added). Never empty,
+    never with a leading dot or dash.
     """
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")[:READABLE_LIMIT]
     return safe.strip("._-") or "x"

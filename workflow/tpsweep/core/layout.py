@@ -58,7 +58,7 @@ class Layout:
         return self.tp > 1
 
     def backend(self, asked: str) -> str:
-        """The all-reduce backend of an engine of this layout where ``asked`` was asked for."""
+        """The all-reduce backend that an engine of this layout uses if ``asked`` was requested."""
         return asked if self.has_allreduce else NO_ALLREDUCE
 
     @property

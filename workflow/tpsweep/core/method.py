@@ -1,7 +1,7 @@
 """Which version of the measuring made a row: raised when a number of its workload can change.
 
 Rows of two methods are not compared without a flag: ``method`` belongs to what must agree, beside
-the settings. It is no part of a cell's identity: a row keeps its id and its place, and one of an
+the settings. It is not part of a cell's identity: a row keeps its id and its place, and one of an
 older method stays valid and is not measured again by itself.
 """
 

@@ -1,4 +1,4 @@
-"""What a preflight is asked and what it found, as files below the results root.
+"""What a preflight checks and what it found, as files below the results root.
 
 A class is a node class and a number of GPUs. Its record is ``preflight/<class>.json``, its marker
 (there only if all is well) is what the class's cells wait for.
@@ -23,7 +23,7 @@ def class_name(gpu: str, count: int) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a class. ``memory_gib``: of each GPU, None where the site does not say.
+    """What a class must have. ``memory_gib``: of each GPU, None where the site does not say.
 
     ``real_weights``: the markers of the models whose weights are read, not made up. A marker is a
     file that says where a model's files are.

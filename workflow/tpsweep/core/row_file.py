@@ -16,8 +16,8 @@ from tpsweep.core.schema import SCHEMA
 def write_row(row: dict[str, Any], path: Path) -> None:
     """Write one row as Parquet at ``path``, atomically (temporary dot-file, then replace).
 
-    Raises ``KeyError`` for a column that the schema does not have: a figure that nobody
-    documented must not get lost in silence. Columns that are left out are null.
+    Raises ``KeyError`` for a column that the schema does not have: an undocumented
+    value must not get lost silently. Columns that are left out are null.
     """
     unknown = sorted(set(row) - set(SCHEMA.names))
     if unknown:

@@ -102,7 +102,7 @@ def median_of_runs(runs: Sequence[Samples]) -> Interval:
 def speedup(baseline_runs: Sequence[Samples], other_runs: Sequence[Samples]) -> Speedup:
     """Median of the baseline's run medians divided by that of the other side, with an interval.
 
-    With at least three runs a side the interval is "between runs": Welch's t on the logarithms
+    With at least three runs per side the interval is "between runs": Welch's t on the logarithms
     of the run medians. It stands around the ratio of medians, which scatters up to sqrt(pi/2)
     more than the mean that Welch's interval is made for, and is widened by as much. With fewer
     it is "within session": the percentile bootstrap of the samples of each run and, where a side
@@ -154,7 +154,7 @@ def _middle(ordered: NDArray[np.float64]) -> float:
 
 def _centre(runs: list[NDArray[np.float64]]) -> float:
     if not runs:
-        raise ValueError("a comparison needs at least one run a side")
+        raise ValueError("a comparison needs at least one run per side")
     return statistics.median(_middle(run) for run in runs)
 
 

@@ -18,7 +18,7 @@ class Kind:
     """``is_static``: one batch that begins and ends together; else a set of requests.
 
     ``mode``: of the engine that measures it. ``has_prefill``, ``has_decode``: the row gives the
-    time of that phase unprofiled, so that an expectation can stand beside it. ``is_profiled``: what
+    time of that phase unprofiled, to compare with an expectation. ``is_profiled``: what
     runs is not timed, and nothing is timed after it in the same session.
     """
 

@@ -166,7 +166,7 @@ class Server:
         cores = sum(title.startswith(f"{vllm_api.PROCESS_TITLE}EngineCore") for title in titles)
         if cores != self.engine.replicas:
             raise StartError(
-                "invalid", f"replicas: {self.engine.replicas} were asked, {cores} engines run"
+                "invalid", f"replicas: {self.engine.replicas} were requested, {cores} engines run"
             )
 
     def _read_model(self, said: str) -> None:

@@ -95,8 +95,8 @@ def send(
 ) -> Sent:
     """Send ``requests`` once: ``rate`` of them a second (Poisson arrivals by ``seed``).
 
-    EOS is ignored and the temperature 0, so that every answer has the length that was asked.
-    Requests that fail are in the result, too: nothing here judges.
+    EOS is ignored and the temperature is 0, so that every answer has the requested length.
+    Failed requests are in the result, too: nothing here judges.
     """
     from vllm.benchmarks.datasets import SampleRequest
     from vllm.benchmarks.serve import TaskType, benchmark

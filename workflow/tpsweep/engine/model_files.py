@@ -19,7 +19,7 @@ HEADER_LENGTH_BYTES = 8
 def look_at(folder: Path, *, has_weights: bool) -> int:
     """Open config, tokenizer and, if they are read, all weights; the number of files.
 
-    Raises ``OSError`` for what is missing or not readable, ``ValueError`` for what is no model.
+    Raises ``OSError`` for files that are missing or unreadable, ``ValueError`` if not a model.
     """
     names = ["config.json", _tokenizer(folder)]
     if has_weights:
@@ -42,7 +42,7 @@ def _weight_files(folder: Path) -> list[str]:
         try:
             return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{index.name}: no index of weights") from error
+            raise ValueError(f"{index.name}: not an index of weights") from error
     for pattern in ("*.safetensors", "*.bin"):
         if found := sorted(path.name for path in folder.glob(pattern)):
             return found

@@ -33,10 +33,10 @@ def command(nsys: Path, session: str, program: list[str]) -> list[str]:
 
 
 def enter(engine: Engine) -> None:
-    """Where ``engine`` is to be profiled by nsys, become a program under it (does not return).
+    """If nsys must profile ``engine``, restart this program under nsys (does not return).
 
-    Returns where it is there already, where another mode was asked, or where the node has no nsys
-    and torch will do. Raises ``StartError`` if it will not.
+    Returns if it runs under nsys already, if the engine has another mode, or if the node has no
+    nsys and torch is allowed instead. Raises ``StartError`` if torch is not allowed.
     """
     if engine.mode not in (NSYS_ONLY, NSYS_OR_TORCH) or _SESSION in os.environ:
         return

@@ -80,7 +80,7 @@ def export_sqlite(report: Path, export: Path) -> None:
     nsys = find_nsys()
     if nsys is None:
         named = os.environ.get(VARIABLE)
-        where = f"{VARIABLE}: {named!r} is no program" if named else "nsys is not on the PATH"
+        where = f"{VARIABLE}: {named!r} is not a program" if named else "nsys is not on the PATH"
         raise CaptureError(
             f"{report}: only nsys can read it and {where}; run `nsys export --type sqlite` where "
             f"it was made and give the .sqlite, or set {VARIABLE} to the path of nsys"

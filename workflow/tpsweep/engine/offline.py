@@ -115,7 +115,7 @@ class OfflineEngine:
 
     @property
     def processes(self) -> dict[str, psutil.Process]:
-        """What is to be watched beside vLLM's own children: nothing."""
+        """What to watch besides vLLM's own children: nothing."""
         return {}
 
     @property

@@ -40,7 +40,7 @@ class Repeat:
 
 
 class Generate(Protocol):
-    """One generate() call on the engine; prompts are token ids, output lengths one a prompt."""
+    """One generate() call on the engine; prompts are token ids, output lengths one per prompt."""
 
     def __call__(self, prompts: list[list[int]], output_lens: Sequence[int]) -> Repeat: ...
 
@@ -48,7 +48,7 @@ class Generate(Protocol):
 def refusals(
     repeats: Sequence[Repeat], prompt_lens: Sequence[int], output_lens: Sequence[int]
 ) -> list[str]:
-    """Why repeats must not become a row; empty if they may. Lengths are as asked, one a request."""
+    """Why repeats must not become a row; empty if they may. Lengths: one per request."""
     reasons = []
     if any(len(repeat.requests) != len(prompt_lens) for repeat in repeats):
         reasons.append(f"a repeat returned another number of requests than {len(prompt_lens)}")

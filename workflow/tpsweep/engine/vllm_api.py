@@ -239,7 +239,7 @@ def llm_arguments(engine: Engine) -> dict[str, Any]:
         "model": engine.model.path,
         "dtype": engine.model.dtype,
         **axis_arguments(engine),
-        "enable_prefix_caching": False,  # a cached prompt is no prefill
+        "enable_prefix_caching": False,  # a cached prompt has no prefill
         "disable_log_stats": False,  # or RequestOutput.metrics stays empty
         "seed": 0,
     }

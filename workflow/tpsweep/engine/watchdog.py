@@ -1,6 +1,6 @@
 """Notice that an engine's processes died, where vLLM itself only waits.
 
-vLLM 0.32's offline ``generate`` waits for ever when its engine process is killed (its client is
+vLLM 0.32's offline ``generate`` waits forever when its engine process is killed (its client is
 shut down by a monitor thread, the call that waits for output is not woken). A thread of the daemon
 therefore looks at the processes themselves.
 """

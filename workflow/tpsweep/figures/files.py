@@ -45,7 +45,7 @@ def pictures(tables: Mapping[str, Table]) -> tuple[list[Picture], int]:
 
 
 def write_figures(folder: Path, tables: Mapping[str, Table]) -> int:
-    """Write ``folder/figures`` anew, from the tables ``NEEDS``; returns how many figures it has.
+    """Rewrite ``folder/figures`` from the tables ``NEEDS``; returns how many figures it has.
 
     Without matplotlib, or without a measured line, only the index is written: it says so.
     """

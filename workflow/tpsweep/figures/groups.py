@@ -1,4 +1,4 @@
-"""Which lines of a table stand in one figure, and what the figure says of them."""
+"""Which lines of a table go into one figure, and what the figure says of them."""
 
 from __future__ import annotations
 

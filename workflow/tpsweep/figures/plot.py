@@ -282,7 +282,7 @@ def draw(picture: Picture) -> Drawing:
 def save(picture: Picture, folder: Path, mark: str = "") -> None:
     """``<name>.svg`` and ``<name>.png`` in ``folder``, the caption below the panels.
 
-    ``mark`` (incomplete, synthetic) stands in the picture itself.
+    ``mark`` (incomplete, synthetic) is drawn into the picture itself.
     """
     with _style(FILE):
         figure = _paint(picture)

@@ -26,7 +26,7 @@ _SUBJECT = (
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of the list: where its value stands, and in which unit; ``factor`` converts."""
+    """A metric of the list: where its value is, and in which unit; ``factor`` converts."""
 
     name: str
     unit: str

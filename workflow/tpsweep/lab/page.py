@@ -1,4 +1,4 @@
-"""The lab's sections of the page, and where in it they stand."""
+"""The lab's sections of the page, and where they go."""
 
 from __future__ import annotations
 

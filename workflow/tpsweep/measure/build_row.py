@@ -91,13 +91,13 @@ def refusals(
     windows: Sequence[GpuWindow | None],
     row: dict[str, Any],
 ) -> list[str]:
-    """Why a row must not stand, whatever its workload (measuring rules 2 to 4); empty if it may."""
+    """Why a row is refused, whatever its workload (measuring rules 2 to 4); empty if it may."""
     reasons = []
     if engine.tp_ran != cell.engine.tp:
-        reasons.append(f"tp={cell.engine.tp} was asked, {engine.tp_ran} ran")
+        reasons.append(f"tp={cell.engine.tp} was requested, {engine.tp_ran} ran")
     asked, ran = cell.engine.allreduce_backend, engine.log_facts.allreduce_backend
     if asked not in ("auto", "none") and ran != asked:
-        reasons.append(f"all-reduce {asked} was asked, vLLM's log says {ran}")
+        reasons.append(f"all-reduce {asked} was requested, vLLM's log says {ran}")
     reasons += _idle_gpus(engine, cell, windows)
     for name, figure in (("decode_floor_ratio", "tpot_ms"), ("prefill_floor_ratio", "prefill_ms")):
         if row.get(name) is not None and row[name] < 1:

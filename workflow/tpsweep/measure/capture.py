@@ -91,7 +91,7 @@ def _require_steps(files: list[Path], cell: Cell) -> None:
     found = sum(phases[name].steps for name in ("decode", EARLY, PARTIAL) if name in phases)
     asked = cell.repeats * ((cell.output_len or 0) - 1)
     if found < asked:
-        raise ValueError(f"the capture holds {found} decode steps of {asked}")
+        raise ValueError(f"the capture holds {found} of {asked} decode steps")
 
 
 def _sidecar(cell: Cell, about: EngineRecord) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The client that a Snakemake job runs: hand a cell to the session's engine, wait, say how it went.
+"""The client that a Snakemake job runs: hand a cell to the session's engine, wait, report.
 
 Standard library only, because it is started once per cell (importing vLLM's benchmark code takes
 10 s, pandas half a second). The daemon (``measure.daemon``) measures and writes the row; this
-program writes the failure record if there will be no row, whatever became of the daemon.
+program writes the failure record if there will be no row, even if the daemon has died.
 
 Environment, set by the executor's session runner: ``SESSION_DIR`` (the daemon's socket is in it),
 ``SESSION_STATE`` (``ready``, or ``failed``: the engine did not start), ``SESSION_ID``,

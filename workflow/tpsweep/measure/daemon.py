@@ -100,7 +100,7 @@ class Daemon:
         if not provenance.same_version(self.engine.vllm_version, vllm.__version__):
             raise StartError(
                 "invalid",
-                f"vllm_version: {self.engine.vllm_version} was asked, {vllm.__version__} is "
+                f"vllm_version: {self.engine.vllm_version} was requested, {vllm.__version__} is "
                 "installed; change one of them",
             )
 
@@ -113,7 +113,8 @@ class Daemon:
         visible = nvml.visible_uuids()
         if len(visible) < self.engine.gpus:
             raise StartError(
-                "engine_start", f"gpus: {self.engine.gpus} were asked, {len(visible)} are visible"
+                "engine_start",
+                f"gpus: {self.engine.gpus} were requested, {len(visible)} are visible",
             )
         uuids = visible[: self.engine.gpus]
         infos = nvml.describe(uuids)
@@ -177,7 +178,7 @@ class Daemon:
         return 1
 
     def _engine_died(self, what: str) -> None:
-        """Called in the guard's thread: vLLM may wait for ever, so nobody else may answer."""
+        """Called in the guard's thread: vLLM may wait forever, so nobody else may answer."""
         self._ready.unlink(missing_ok=True)  # the session's runner starts another engine
         client = self._client
         if client is not None:

@@ -63,7 +63,7 @@ class Stall:
 
 @dataclass(frozen=True)
 class DecodeSteps:
-    """Decode of one cell. ``undisturbed_ms``: per output token, one value a repeat.
+    """Decode of one cell. ``undisturbed_ms``: per output token, one value per repeat.
 
     ``recovery`` is the number of slow first steps, None where that cannot be told; ``drift`` is
     the change from the first to the last repeat as a share, None for under 5 repeats.
@@ -85,7 +85,7 @@ def durations(repeat: Repeat, output_len: int) -> list[float] | None:
     """Milliseconds of each of the ``output_len - 1`` decode steps of a repeat, in order.
 
     From the last first token to the last token of the batch. None where the engine's outputs do
-    not come to one a step: then only the two ends are known.
+    not come to one per step: then only the two ends are known.
     """
     times = [request.times for request in repeat.requests]
     begin, end = max(t.first_token for t in times), max(t.last_token for t in times)
@@ -97,7 +97,7 @@ def durations(repeat: Repeat, output_len: int) -> list[float] | None:
 
 
 def judge(steps: Floats, plain_ms: Sequence[float]) -> DecodeSteps:
-    """What disturbed the steps of a cell, and its values without that.
+    """What disturbed a cell's steps, and the cell's values without those disturbances.
 
     ``steps`` has the shape (repeats, steps), ``plain_ms`` is each repeat's time per output token.
     """

@@ -8,7 +8,7 @@ monotonic clock) split the batch:
     decode  = (max(last token) - max(first token)) / (N - 1)      per output token (TPOT)
 
 The engine core's time of each step in between shows what disturbed the decode
-(``decode_steps``): the value given is without that, the plain one stands beside it. As a
+(``decode_steps``): the main value excludes it, the plain one is given beside it. As a
 cross-check the same batch is run with one output token: (L(N) - L(1)) / (N - 1), which needs
 wall times only. Sampling is as in vLLM's own ``vllm.benchmarks.latency`` (temperature 1).
 """
@@ -221,7 +221,7 @@ def _of_steps(
 ) -> dict[str, Any]:
     """The columns that need every step's time."""
     if steps is None or judged is None:
-        unknown = "the engine's outputs are not one a step: stalls are not seen"
+        unknown = "the engine's outputs are not one per step: stalls are not seen"
         return {"steps_note": unknown if output_len > 1 else None}
     return {
         "step_ms_samples": np.round(steps, STEP_DIGITS).ravel().tolist(),

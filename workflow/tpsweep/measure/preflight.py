@@ -38,7 +38,7 @@ GIB = 2**30
 def run(request: Request, markers: Sequence[Path], results: Path, output: Path) -> int:
     """Look, write the record and, if all is well, ``output``; 0 if it is.
 
-    ``markers``: of the models that the class is to load.
+    ``markers``: of the models that the class will load.
     """
     link, found = (None, [_cpus(request)]) if request.is_cpu else _gpus(request)
     checks = [*found, _vllm(request), *_weights(request, markers), *_scratch(request, results)]

@@ -32,7 +32,7 @@ def all_reduce_us(backend: str, card: Card, tp: int, size: float) -> float:
     """Microseconds of one all-reduce of ``size`` bytes per rank; 0 for one GPU.
 
     Raises ``NoExpectationError`` where there is no curve: another backend, no NVLink between the
-    GPUs, a TP that nobody is cited for.
+    GPUs, or a TP for which no measurement is cited.
     """
     if tp == 1:
         return 0.0

@@ -38,7 +38,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Load:
-    """What an engine is to hold. ``dtype`` is the model's, ``cache_dtype`` the KV cache's;
+    """What an engine must hold. ``dtype`` is the model's, ``cache_dtype`` the KV cache's;
     ``batch`` sequences of ``length`` tokens at once (0: as many as find room)."""
 
     shape: Shape

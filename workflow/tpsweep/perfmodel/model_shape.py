@@ -155,7 +155,7 @@ class Shape:
 
     @property
     def tps(self) -> list[int]:
-        """The TPs over which vLLM can split this model, up to one rank a head."""
+        """The TPs over which vLLM can split this model, up to one rank per head."""
         return [tp for tp in range(1, self.heads + 1) if self.tp_problem(tp) is None]
 
     def _bytes(self, experts: int, vocabulary: int, dtype: str) -> int:
@@ -206,7 +206,7 @@ def config_digest(config: dict[str, Any]) -> str:
 
 def folder_digest(folder: Path, weights: str) -> str:
     """Digest of a model folder: its config.json and, for real weights, its safetensors files'
-    names and sizes (reading terabytes of weights for a plan is no option)."""
+    names and sizes (reading terabytes of weights for a plan takes too long)."""
     digest = config_digest(read_config(folder / "config.json"))
     if weights != "real":
         return digest

@@ -72,7 +72,7 @@ def quantization_of(config: dict[str, Any]) -> Quantization | None:
         # Each group has a scale and, packed as the weights are, a zero point.
         return Quantization(method, bits, _group_overhead(given["group_size"], bits))
     except (KeyError, TypeError, AttributeError) as error:
-        raise UnknownQuantizationError(f"quantization_config: {error!r}: not as known") from None
+        raise UnknownQuantizationError(f"quantization_config: {error!r}: unknown format") from None
 
 
 def _compressed(given: dict[str, Any]) -> Quantization:

@@ -32,14 +32,14 @@ class Box:
 
     @property
     def numeric(self) -> list[bool]:
-        """Per column: whether it holds nothing but numbers, which stand to the right."""
+        """Per column: whether it holds only numbers, which are aligned right."""
         columns = zip(*self.lines, strict=True)
         return [all(_NUMBER.fullmatch(cell) for cell in column) for column in columns]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A section's tables; ``more`` lines were left out, ``more_in`` says where they stand."""
+    """A section's tables; ``more`` lines were left out, ``more_in`` says where they are."""
 
     boxes: list[Box]
     empty: str = ""

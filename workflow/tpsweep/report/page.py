@@ -48,7 +48,7 @@ NO_LATENCY = "The matrix has no latency cells."
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what stands below it; ``anchor`` is its id in the page."""
+    """A heading with what is below it; ``anchor`` is its id in the page."""
 
     anchor: str
     title: str
@@ -59,7 +59,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Placed:
-    """A section that another room adds: it stands after ``after``, an anchor; None: at the end."""
+    """A section that another room adds: it comes after the anchor ``after``; None: at the end."""
 
     after: str | None
     section: Section

@@ -42,7 +42,7 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("gpu_hour_usd", pa.float64()),
     ]
 )
-"""What is asked of the manifest; it may hold more. Types alone: the file is all that is shared."""
+"""What the manifest must have; it may hold more. Types alone: the file is all that is shared."""
 LATER = {
     *(axis.name for axis in AXES if axis.added),
     *("settings", "minutes", "expected_prefill_ms", "expected_tpot_ms"),
@@ -94,7 +94,7 @@ class Results:
 
     @property
     def planned(self) -> int:
-        """Cells that are to be measured."""
+        """Cells that should have a row."""
         return self.count("measured", "failed", "missing")
 
 
@@ -177,7 +177,7 @@ def _load_manifest(path: Path) -> pd.DataFrame:
         raise ResultsError(f"{path}: status {found}, allowed: {', '.join(STATUSES)}")
     if frame["cell_id"].duplicated().any():
         twice = frame.loc[frame["cell_id"].duplicated(), "cell_id"].iloc[0]
-        raise ResultsError(f"{path}: cell_id {twice} stands in it more than once")
+        raise ResultsError(f"{path}: cell_id {twice} is in it more than once")
     return frame
 
 

@@ -3,7 +3,7 @@
 A cell that two folders measured is two engine starts of it: the later folder's counts as further
 runs, so that intervals and verdicts are those between runs. One that both have from the same engine
 start (a copied folder) counts once. A cell that only one of them measured is taken from there; what
-the others say of it (missing, failed) is no hole any more.
+the others say of it (missing, failed) is no longer a hole.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tpsweep.results.load import Results, load
 
 
 def load_all(folders: Sequence[Path]) -> Results:
-    """``folders`` as one ``Results``. Raises ``ResultsError`` if one of them is no such folder."""
+    """``folders`` as one ``Results``. Raises ``ResultsError`` if one of them is not one."""
     together = load(folders[0])
     for folder in folders[1:]:
         together = _joined(together, load(folder), str(folder))

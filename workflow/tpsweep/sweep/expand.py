@@ -191,7 +191,7 @@ def _memory_problem(cell: Cell, config: Config, site: Site) -> str | None:
 
 
 def memory_of(cell: Cell, config: Config, site: Site) -> tuple[memory.Load, memory.Limits] | None:
-    """What a cell's engine is to hold and its limits; None if shape or memory are not known."""
+    """What a cell's engine must hold, and its limits; None if shape or memory is unknown."""
     engine = cell.engine
     gpu, shape = site.gpus.get(engine.gpu), config.shapes[engine.model.name]
     if gpu is None or gpu.memory_gib is None or shape is None:

@@ -85,7 +85,7 @@ def _digest(sweep: str) -> bytes:
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """The manifest, one line a cell. Raises ``ValueError``, one line, if it is not readable."""
+    """The manifest, one line per cell. Raises ``ValueError``, one line, if it is not readable."""
     try:
         table = pq.read_table(path, schema=SCHEMA)
     except (pa.ArrowInvalid, OSError) as error:

@@ -2,7 +2,7 @@
 
 A set depends on the config's dataset alone (and on the model's vocabulary or tokenizer), not on
 TP, replicas, rate or run: every cell that is compared with another one sends the same requests.
-``RequestSet.digest`` stands in the row.
+The row has ``RequestSet.digest``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMAT = "allowed: a line per request with input tokens, output tokens, such as 
 
 @dataclass(frozen=True)
 class RequestSet:
-    """``prompts``: token ids, one list a request; ``output_lens``: tokens asked of each."""
+    """``prompts``: token ids, one list per request; ``output_lens``: tokens requested."""
 
     prompts: list[list[int]]
     output_lens: list[int]
@@ -72,7 +72,7 @@ def of_cell(cell: Cell, dataset: Path | None, vocabulary: int, sharegpt: ShareGp
 def check_file(dataset: str, path: Path, count: int, longest: int) -> None:
     """What planning can tell of a dataset's file without a tokenizer, whatever its size.
 
-    ``count`` requests are wanted of it, of at most ``longest`` tokens. Raises ``ValueError``, one
+    It must have ``count`` requests of at most ``longest`` tokens. Raises ``ValueError``, one
     line with what is allowed, and ``OSError`` if it cannot be read.
     """
     if dataset == "lengths":

@@ -37,7 +37,7 @@ REASONS = 3
 
 
 class InputError(ValueError):
-    """The config or the site is not usable; the text is one line with key, value and choice."""
+    """The config or the site is unusable; the text is one line with key, value and choice."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Job:
 class Sweep:
     """A config on a site. ``planned`` is every cell of the matrix, feasible or not.
 
-    ``only`` are the ids of the cells that this run is to make, if it is not to make all.
+    ``only`` holds the ids of the cells that this run should make; None: all.
     """
 
     config: Config
@@ -149,7 +149,7 @@ class Sweep:
 
     @property
     def to_repeat(self) -> str:
-        """One line on the rows that are measured again because they say nothing; "" if none."""
+        """One line on the rows to measure again because they are unreadable; "" if none."""
         if not self.damaged:
             return ""
         first, n = next(iter(self.damaged)), len(self.damaged)
@@ -158,7 +158,7 @@ class Sweep:
 
     @property
     def left_out(self) -> str:
-        """One line on the cells that become no job, with the most frequent reasons; "" if none."""
+        """One line on the cells that get no job, with the most frequent reasons; "" if none."""
         left = Counter((p.status, p.reason) for p in self.planned if p.status != "planned")
         if not left:
             return ""
@@ -200,7 +200,7 @@ class Sweep:
         return [str(path) for path in reports if path.exists() and not is_report(path)]
 
     def analysis_inputs(self, row: str) -> list[str]:
-        """What makes the analysis of a capture run again; ``row``: the place of its row."""
+        """Inputs that make the analysis of a capture run again; ``row``: path of its row."""
         report = str(Path(self.results, results_paths.capture_report(row)))
         return [f"{self.results}/{AGAIN}"] if report in self.unread else []
 
@@ -221,14 +221,14 @@ class Sweep:
         return {name for name in names if not Path(self._marker(name)).exists()}
 
     def preflight(self, name: str) -> Request:
-        """What is asked of a class (``<gpu>x<gpus>``) before its cells run."""
+        """What the preflight of a class (``<gpu>x<gpus>``) must check before its cells run."""
         return self._preflights[name]
 
     def preflight_models(self, name: str) -> list[str]:
-        """The markers of the models that a class is to load.
+        """The markers of the models that a class will load.
 
         Those of rows that are still to be measured: weights that no cell needs any more are not
-        fetched again. All of them if every row is there: the preflight was asked for by hand.
+        fetched again. All models if every row exists: then a user started the preflight by hand.
         """
         jobs = [(path, job) for path, job in self.jobs.items() if _class(job) == name]
         wanted = {job.model_marker for path, job in jobs if not Path(path).exists()}
@@ -314,7 +314,7 @@ def check_files(paths: Iterable[str | Path]) -> None:
 def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
     """Check a config (with the key ``site``: the path of a site.yaml) and expand its matrix.
 
-    ``base`` is where relative paths start. The key ``only`` says which cells this run is to make.
+    ``base`` is where relative paths start. The key ``only`` says which cells this run makes.
     Raises ``InputError`` with one line.
     """
     data = dict(raw)

@@ -49,7 +49,8 @@ BUILDERS = (
     Builder("models", models.build, models.VIEWS, models.NEEDS),
     Builder("validity", validity.build, validity.VIEWS),
 )
-"""Every table: a new one is a module with ``build(results) -> Table`` and an entry here."""
+"""Every table. A new one needs a module with ``build(source)``, an entry here, and its name in
+workflow/rules/tables.smk."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Summary:
 
     @property
     def planned(self) -> int:
-        """Cells that are to be measured."""
+        """Cells that should have a row."""
         return self.measured + self.failed + self.missing
 
     @property

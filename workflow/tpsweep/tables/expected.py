@@ -1,6 +1,6 @@
 """Table ``expected``: each row beside what was expected of it, and what to look for.
 
-The expectation stands in the manifest (``tpsweep.perfmodel.cell_time``); ratios are measured /
+The expectation is in the manifest (``tpsweep.perfmodel.cell_time``); ratios are measured /
 expected. Decode is expected of latency and serve cells, prefill of latency cells, seconds of all.
 """
 

@@ -1,7 +1,7 @@
 """Table ``serving``: online latency at an offered rate, one line per TP and number of replicas.
 
-The range of a figure spans every seed of every run. It is no confidence interval: ranges that
-overlap allow no claim, ranges that do not say nothing of another engine start.
+The range of a figure spans every seed of every run. It is not a confidence interval: ranges
+that overlap allow no claim, and ranges that do not overlap say nothing of another engine start.
 """
 
 from __future__ import annotations

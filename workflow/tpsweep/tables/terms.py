@@ -3,8 +3,8 @@
     T(TP) = scaling / TP + fixed + communication(TP)
 
 Measuring rule 7. T is the decode time of latency cells, communication that of a capture (transfer
-and all-gather per step); the two unknowns come from two TPs. Beside them stands what the captures'
-kernels say for themselves: how much of compute became less.
+and all-gather per step); the two unknowns come from two TPs. Beside them is what the captures'
+kernels show on their own: how much of compute became less.
 """
 
 from __future__ import annotations

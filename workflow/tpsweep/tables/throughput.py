@@ -84,7 +84,7 @@ EMPTY = "The matrix has no throughput cells."
 
 
 def build(source: Source) -> Table:
-    """Every TP of every request set, measured or not, by GPUs: computed lines stand between."""
+    """Every TP of every request set, measured or not, by GPUs, with computed lines in between."""
     lines = [
         record
         for series in source.series(THROUGHPUT)

@@ -1,7 +1,7 @@
 """Table ``tp_comparison``: what more GPUs per model bring, one line per TP.
 
 Lines are compared within a series: cells whose identity differs in ``tp``, ``gpus``, ``replicas``
-and ``run`` only. TP=1 has no all-reduce: its line stands in the series of every backend.
+and ``run`` only. TP=1 has no all-reduce: its line is in the series of every backend.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ LEGEND = (
 def build(source: Source) -> Table:
     """Every TP of every series of static batches that the manifest has, measured or not.
 
-    Other workloads have tables of their own; captures have none, for profiled is not unprofiled
-    (measuring rule 6).
+    Other workloads have tables of their own; captures have none: a profiled time is not an
+    unprofiled one (measuring rule 6).
     """
     series = source.series(LATENCY)
     throughput = {

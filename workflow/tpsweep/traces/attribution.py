@@ -144,7 +144,7 @@ def attribute(
         others = Covered(rank.start[~one.member], rank.end[~one.member]).within(*window)
         own = _per_step(matched.duration[index], matched.step, every, shape[1])
         busy[index], compute[index] = all_time, all_time - ours
-        if not rank.operators:  # an operator that encloses a collective is no overlap
+        if not rank.operators:  # an operator that encloses a collective is not overlap
             overlap[index] = ours + others - all_time
         wait[index] = own - transfer - gather
     step = (steps.end - steps.start).astype(np.float64)

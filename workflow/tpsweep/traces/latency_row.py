@@ -1,4 +1,4 @@
-"""The latency cell that a capture is to be compared with: its decode time without a profiler."""
+"""The latency cell to compare a capture with: its decode time without a profiler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tpsweep.traces.sidecar import DTYPE_BYTES, Sidecar
 def decode_ms(path: Path, known: Sidecar) -> float:
     """``tpot_ms`` of the row at ``path``, in ms.
 
-    Raises ``CaptureError``, one line, if it is no row of a latency cell, or of a cell with other
+    Raises ``CaptureError``, one line, if it is not the row of a latency cell, or of one with other
     settings than the sidecar ``known`` tells.
     """
     try:

@@ -31,7 +31,7 @@ def ranks_of(paths: Sequence[Path]) -> Iterator[list[RankEvents]]:
     """All ranks of a capture, in order of rank. A folder stands for the traces in it.
 
     Files that had to be unpacked or exported live as long as the context. Raises
-    ``CaptureError`` for what is no capture and for ranks given twice.
+    ``CaptureError`` for files that are not a capture and for ranks given twice.
     """
     files = [file for path in paths for file in files_of(path)]
     if not files:

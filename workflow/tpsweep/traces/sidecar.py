@@ -98,7 +98,7 @@ def find(capture: Path) -> Sidecar:
             raise CaptureError(f"{path}: {key}: {value!r}; allowed: an integer above 0, or null")
     skipped = data.get("steady_from") or 0
     if not isinstance(skipped, int) or isinstance(skipped, bool) or skipped < 0:
-        raise CaptureError(f"{path}: steady_from: {skipped!r}; a whole number, 0 or above")
+        raise CaptureError(f"{path}: steady_from: {skipped!r}; allowed: an integer, 0 or above")
     for key in _TEXTS:
         if data.get(key) is not None and not isinstance(data[key], str):
             raise CaptureError(f"{path}: {key}: {data[key]!r}; allowed: text or null")

@@ -37,7 +37,7 @@ def draw(paths: Sequence[Path], model: Sizes | None = None) -> str:
 
 
 def picture_of(capture: CutCapture) -> Picture:
-    """What is to be drawn. Raises ``CaptureError`` if there is no decode step or no term."""
+    """What to draw. Raises ``CaptureError`` if there is no decode step or no term."""
     source = capture.ranks[0].source
     matched, terms = capture.matched, capture.terms
     if matched is None or terms is None:

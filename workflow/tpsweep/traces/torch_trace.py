@@ -55,7 +55,7 @@ class _Columns:
 def read(path: Path) -> RankEvents:
     """The rank's GPU events; in a trace of a CPU engine, the operators (``cpu_op``).
 
-    Read event by event: memory is what the events need, not the text. Raises ``CaptureError``.
+    Read event by event: memory grows with the events, not with the text. Raises ``CaptureError``.
     """
     device, operators = _Columns(), _Columns()
     calls = array("q")  # correlation and time of each launch, one after the other

@@ -15,7 +15,7 @@ class Cluster(Protocol):
         """Raise ``PackingError`` for what can never run here."""
 
     def reattach(self, request: Request) -> bool:
-        """Whether a session of an earlier main process is to be waited for.
+        """Whether to wait for a session of an earlier main process.
 
         Its outcome comes from there; or the job is ``released`` when that session has ended.
         """
@@ -33,7 +33,7 @@ class Cluster(Protocol):
         """One round: see what has ended, start what can start."""
 
     def outcome(self, cell_id: str) -> Outcome | None:
-        """How a cell ended, given once; None as long as it has not."""
+        """How a cell ended, given once; None until it has ended."""
 
     def stop_waiting(self) -> None:
         """Have what has not begun end as cancelled; what runs goes on."""

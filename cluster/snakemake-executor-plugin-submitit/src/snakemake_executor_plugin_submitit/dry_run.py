@@ -9,7 +9,7 @@ from .packing import Session
 
 
 def print_scripts(scripts: Iterable[tuple[str, list[Session]]], refused: Iterable[str]) -> None:
-    """Print batch scripts, each below its sessions; lines that are no script begin with ``#``."""
+    """Print batch scripts, each below its sessions; other lines begin with ``#``."""
     for text, sessions in scripts:
         for session in sessions:
             print(f"# {session}")

@@ -45,7 +45,7 @@ def visible_devices() -> list[str] | None:
 
 
 def parse_query(text: str) -> list[HostGpu]:
-    """GPUs from nvidia-smi's lines ``index, uuid, name, MiB``; other lines are passed over.
+    """GPUs from nvidia-smi's lines ``index, uuid, name, MiB``; other lines are ignored.
 
     nvidia-smi reports its own troubles ("No devices were found") on the same stream.
     """

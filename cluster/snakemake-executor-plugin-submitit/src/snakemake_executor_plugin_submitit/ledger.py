@@ -2,8 +2,8 @@
 
 ``ledger.jsonl`` in the log folder, one event per line, each appended in one write. An intent is
 written before sbatch is called and names the job, so that a main process killed at any moment
-leaves enough to find its jobs again. When the file is opened it is written anew, without what is
-closed and without a last line that was cut short.
+leaves enough to find its jobs again. Opening the file rewrites it, without closed sessions and
+without a last line that was cut short.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Entry:
     """One submission: an array (or a job) called ``name`` with a session per element.
 
     ``sessions`` maps open sessions to their element's position; ``jobs`` are the elements' ids, []
-    as long as it is not known whether sbatch took them. ``minutes`` is its time limit.
+    until it is known whether sbatch took them. ``minutes`` is its time limit.
     """
 
     name: str
@@ -122,7 +122,7 @@ class Ledger:
 
 
 def _as_events(entry: Entry) -> Iterable[dict[str, Any]]:
-    """An open entry as it is written anew; closed sessions leave a gap, so that positions hold."""
+    """An open entry as it is rewritten; closed sessions leave a gap, so that positions hold."""
     sessions = [""] * (max(entry.sessions.values()) + 1)
     for session, position in entry.sessions.items():
         sessions[position] = session

@@ -110,7 +110,7 @@ class LocalCluster:
                     self._start(session)
 
     def outcome(self, cell_id: str) -> Outcome | None:
-        """How a cell ended, given once; None as long as it has not."""
+        """How a cell ended, given once; None until it has ended."""
         return self.outcomes.pop(cell_id, None)
 
     def end(self) -> None:
@@ -163,7 +163,7 @@ class LocalCluster:
         pool = self._pool(session.key)
         devices = [device for device in pool if device in self.free][: session.key.gpus]
         self.free.difference_update(devices)
-        # submitit sets the variable for its task, in its own way: the runner sets it anew.
+        # submitit sets the variable for its task, in its own way: the runner sets it again.
         visible = os.environ.get(DEVICES) if pool is self.cpus else ",".join(devices)
         spec = self._spec(session, {**self.site.environment, DEVICES: visible})
         spec.write()

@@ -16,7 +16,7 @@ class LockedError(RuntimeError):
 
 
 class Lock:
-    """Holds ``path`` until the process ends, however it ends: the kernel lets go of it.
+    """Holds ``path`` until the process ends, however it ends: the kernel releases it.
 
     Raises ``LockedError`` if another process holds it. On a file system that cannot lock (Lustre
     mounted without ``flock``) ``is_held`` is False.
@@ -31,7 +31,7 @@ class Lock:
         except BlockingIOError as error:
             self._file.seek(0)
             holder = self._file.read().strip() or "an unknown process"
-            raise LockedError(f"{path}: another snakemake is at work here: {holder}") from error
+            raise LockedError(f"{path}: another snakemake is running here: {holder}") from error
         except OSError as error:
             if error.errno not in NOT_SUPPORTED:
                 raise
@@ -42,5 +42,5 @@ class Lock:
         self._file.flush()
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release it."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""Whether the kernel ended a process of this job for want of memory. Standard library only."""
+"""Whether the kernel killed a process of this job because memory ran out. Standard library only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def oom_kills(proc: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> int:
-    """Kills for want of memory so far in this process's control group; 0 if it has none.
+    """Out-of-memory kills so far in this process's control group; 0 if it has none.
 
     ``oom_kill`` of memory.events (cgroup v2) or of memory.oom_control (v1), see the kernel's
     admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. In a container the path of /proc may be

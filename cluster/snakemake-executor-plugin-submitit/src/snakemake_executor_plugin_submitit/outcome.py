@@ -24,7 +24,7 @@ CUT_OFF = (
     "stuck",
 )
 """Ways in which a session ends before its jobs do; ``timeout`` and ``out_of_memory`` end one job
-alone, too. ``lost``: nobody knows anything of the session any more. ``crash``: it ended by itself.
+alone, too. ``lost``: nothing is known of the session any more. ``crash``: it ended by itself.
 """
 REFUSED = "submit"
 """The scheduler did not take the job."""
@@ -61,7 +61,7 @@ class Outcome:
 
     @property
     def is_final(self) -> bool:
-        """Whether another attempt would be in vain."""
+        """Whether another attempt would be pointless."""
         return self.kind in FINAL or self.code == FINAL_EXIT_CODE
 
     @property
@@ -101,7 +101,7 @@ def of_result(result: Result, spool: Spool, log: Path, job: str = "") -> Outcome
         said = f"ended at its time limit in session {session}"
         return Outcome("timeout", said, [log], job, seconds=took)
     if result.reason == "out_of_memory":
-        said = f"ended by the kernel for want of memory in session {session}"
+        said = f"killed by the kernel (out of memory) in session {session}"
         return Outcome("out_of_memory", said, [log], job, seconds=took)
     said = f"exit code {result.code} in session {session}"
     if result.note:

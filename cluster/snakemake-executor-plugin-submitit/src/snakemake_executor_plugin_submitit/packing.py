@@ -49,7 +49,7 @@ class Request:
     inputs: list[Path] = field(default_factory=list)
     """Files that no output may be older than."""
     is_alone: bool = False
-    """It is to share its job with no other."""
+    """It must not share its job with any other."""
     is_asked_anew: bool = False
     """No earlier result will do."""
 
@@ -89,7 +89,7 @@ class Session:
 
 
 def check(request: Request, site: Site) -> None:
-    """Raise ``PackingError`` if ``site`` has no node, or no time, for what is asked."""
+    """Raise ``PackingError`` if ``site`` has no node, or no time, for what is requested."""
     key = request.key
     known = ", ".join(site.gpus)
     if key.gpu_type and key.gpu_type not in site.gpus:

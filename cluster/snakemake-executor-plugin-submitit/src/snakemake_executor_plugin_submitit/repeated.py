@@ -1,4 +1,4 @@
-"""Keys that a YAML mapping holds twice: YAML forbids it, PyYAML takes the later in silence."""
+"""Keys that a YAML mapping holds twice: YAML forbids it, PyYAML silently takes the later one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 def repeated_key(text: str) -> str | None:
     """The first key that is given twice, ``a.b: 'value': given twice, lines 3 and 7``; or None.
 
-    None as well for a text that is no YAML: whoever reads it says so.
+    Also None for text that is not YAML: whoever parses it reports that.
     """
     try:
         document = yaml.compose(text, yaml.SafeLoader)

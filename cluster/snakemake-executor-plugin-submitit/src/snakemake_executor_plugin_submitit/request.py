@@ -16,7 +16,7 @@ from .wanted import digest, inputs_of, is_asked_anew, outputs_of
 def request_of(
     job: Any, nested: Callable[[Any], str], logdir: Path, is_counted: Callable[[int], bool]
 ) -> Request:
-    """What ``job`` asks for; raises ``PackingError`` for a resource that is no number.
+    """What ``job`` asks for; raises ``PackingError`` for a resource that is not a number.
 
     ``nested`` formats the command line of a nested Snakemake. ``is_counted``: whether threads and
     memory are asked for beside so many GPUs.

@@ -1,4 +1,4 @@
-"""What a session is to do, as the file ``spec.json`` of its spool. Standard library only."""
+"""What a session must do, as the file ``spec.json`` of its spool. Standard library only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Cell:
     Before it starts, ``folders`` are made, ``stale`` files are removed and ``markers`` written:
     Snakemake's own marks of incomplete outputs. They stay until Snakemake has recorded the result,
     so that a result that no main process saw is looked at before it is taken. ``wanted`` says what
-    the job was to do (see ``wanted.digest``): results of another digest are not this job's.
+    the job must do (see ``wanted.digest``): results with another digest are not this job's.
     """
 
     id: str

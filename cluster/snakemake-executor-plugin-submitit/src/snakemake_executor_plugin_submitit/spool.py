@@ -59,7 +59,7 @@ class Spool:
 
     @property
     def spec(self) -> Path:
-        """What the session is to do."""
+        """What the session must do."""
         return self.folder / "spec.json"
 
     @property
@@ -80,7 +80,7 @@ class Spool:
 
     def say_ready(self, seconds: float) -> None:
         """Say that the command is ready, after so many seconds."""
-        with contextlib.suppress(OSError):  # for people only: no session ends for want of it
+        with contextlib.suppress(OSError):  # for people only: no session ends for lack of it
             write_atomically(self.folder / "ready", f"{seconds:.2f}")
 
     @property
@@ -147,7 +147,7 @@ class Spool:
 def take_news(logdir: Path) -> list[str]:
     """Sessions with news since the last call.
 
-    The mark is removed before the caller reads the spool: what is written later marks anew.
+    The mark is removed before the caller reads the spool: later writes set it again.
     """
     try:
         names = [entry.name for entry in os.scandir(logdir / NEWS)]
@@ -160,7 +160,7 @@ def take_news(logdir: Path) -> list[str]:
 
 
 def says_out_of_memory(log: Path) -> bool:
-    """Whether the log of a job ends with Slurm's words for memory that ran out."""
+    """Whether a job's log ends with one of Slurm's out-of-memory messages."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 20_000))

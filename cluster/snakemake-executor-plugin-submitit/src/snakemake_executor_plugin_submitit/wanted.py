@@ -1,4 +1,4 @@
-"""What a job is to do, in short: whether the result of an earlier run is this job's result.
+"""A digest of what a job must do: it tells whether an earlier run's result is this job's result.
 
 A main process that was killed leaves sessions that go on. What they have done, or are about to do,
 counts only if it is what is wanted now: the same command, the same parameters, the same inputs.

@@ -1,6 +1,6 @@
 """The lab's four written questions and five expectations, answered from the tables' lines alone.
 
-Every number in a sentence stands in a table; what is not measured is said, with what it needs.
+Every number in a sentence is in a table. An answer that lacks a measurement names it.
 """
 
 from tpsweep.lab.answers.expectations import Check, check_expectations

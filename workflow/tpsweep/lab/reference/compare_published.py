@@ -1,7 +1,7 @@
 """Tables ``reference`` and ``reference_findings``: one's own figures beside published ones.
 
-A ratio here is no verdict: published figures come without intervals, and mostly without the
-lengths, versions and settings that made them. What is known to differ stands in the note.
+A ratio here is not a verdict: published figures come without intervals, and mostly without the
+lengths, versions and settings that made them. The note says what is known to differ.
 """
 
 from __future__ import annotations

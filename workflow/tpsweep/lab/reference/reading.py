@@ -26,7 +26,7 @@ _NUMBERS = {"gpus", "tp", "batch", "output_len", "value", "request_rate"}
 
 
 class ReferenceDataError(ValueError):
-    """A reference data set is not usable; one line that names the file and the place."""
+    """A reference data set is unusable; one line that names the file and the place."""
 
 
 class _Sidecar(BaseModel):
@@ -97,13 +97,15 @@ def _figures(path: Path) -> list[Figure]:
     if missing:
         raise ReferenceDataError(f"{path}: no column {', '.join(missing)}")
     if not lines:
-        raise ReferenceDataError(f"{path}: no figure in it")
+        raise ReferenceDataError(f"{path}: it has no lines of values")
     return [_figure(f"{path}, line {at}", line) for at, line in enumerate(lines, start=2)]
 
 
 def _figure(place: str, line: dict[str, Any]) -> Figure:
     if None in line or None in line.values():
-        raise ReferenceDataError(f"{place}: not as many fields as the {len(COLUMNS)} columns")
+        raise ReferenceDataError(
+            f"{place}: the number of fields is not {len(COLUMNS)}, one per column"
+        )
     values: dict[str, Any] = {}
     for name in COLUMNS:
         text = line[name].strip()

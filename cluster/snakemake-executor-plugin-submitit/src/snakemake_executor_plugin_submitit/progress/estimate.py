@@ -51,8 +51,8 @@ def session_time_left(model: Model, session: SessionProgress, now: float) -> Est
 def time_left(model: Model, now: float) -> Estimate:
     """Until all jobs that were handed over have ended.
 
-    Unknown as long as no job has ended, and while sessions wait and none has run for a while: how
-    long a queue takes is nobody's guess.
+    Unknown until a job has ended, and while sessions wait and none has run for a while: how
+    long a queue takes cannot be known.
     """
     if not model.left:
         return Estimate(0.0)

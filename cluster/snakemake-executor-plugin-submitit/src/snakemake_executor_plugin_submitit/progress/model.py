@@ -128,7 +128,7 @@ class Model:
         self._join(session, job)
 
     def moved(self, job: str, now: float) -> None:
-        """A job leaves its session before it has ended, and is in none."""
+        """A job that has not ended leaves its session; from then on it is in no session."""
         known = self._jobs.get(job)
         if known is None or known.session is None or known.ok is not None:
             return

@@ -23,7 +23,7 @@ class Mean:
 
     @property
     def value_s(self) -> float | None:
-        """None as long as nothing was seen."""
+        """None until something was seen."""
         return self.total_s / self.count if self.count else None
 
 

@@ -116,7 +116,7 @@ class Progress:
                 self.say(total_line(self.model, now))
 
     def stopped(self) -> str:
-        """What there is to say when the user has ended Snakemake."""
+        """What to say when the user has ended Snakemake."""
         with self.lock:
             done = self.model.done
             left = self.model.jobs - done

@@ -76,7 +76,7 @@ class Block:
             if not self.at_line_start or not (self.lines or self.is_shown):
                 return
             up = f"\r\x1b[{len(self.lines) - 1}A" if len(self.lines) > 1 else "\r"
-            # A terminal that is gone, or takes no more, is no reason to end a sweep.
+            # A terminal that is gone, or takes no more, must not end a sweep.
             with contextlib.suppress(OSError, ValueError):
                 self.stream.write(WIPE + "\n".join(self.lines) + up)
                 self.stream.flush()

@@ -75,7 +75,7 @@ class SlurmCluster:
             raise PackingError(str(error)) from error
 
     def reattach(self, request: Request) -> bool:
-        """Whether a session of an earlier main process is to be waited for, one way or another."""
+        """Whether to wait for a session of an earlier main process, one way or another."""
         with self.lock:
             earlier = self.previous.take(request)
             followed = self.previous.session_of(request.cell.id)
@@ -119,7 +119,7 @@ class SlurmCluster:
                 self.complaints.now("the log folder", "")
 
     def outcome(self, cell_id: str) -> Outcome | None:
-        """How a cell ended, given once; None as long as it has not."""
+        """How a cell ended, given once; None until it has ended."""
         return self.follower.outcomes.pop(cell_id, None)
 
     def end(self) -> None:

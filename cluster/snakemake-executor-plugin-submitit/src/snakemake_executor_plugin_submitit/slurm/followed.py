@@ -17,8 +17,8 @@ from .submission import logs
 class Followed:
     """A session that Slurm has, with the cells whose end is still to come, in their order.
 
-    Of a session of an earlier main process ``taken`` are the jobs that are to have its results,
-    and ``replaced`` those that it does otherwise than is wanted now: they wait for its end.
+    For a session of an earlier main process, ``taken`` are the jobs that will take its results,
+    and ``replaced`` those that it runs in an outdated version: they wait for its end.
     ``packed`` are jobs that share it without having asked for it.
     """
 

@@ -108,7 +108,7 @@ class Follower:
             self.close(followed)
 
     def replace(self, followed: Followed, request: Request) -> None:
-        """End a session that does a job otherwise than is wanted now; the job waits for that."""
+        """End a session that runs an outdated version of a job; the job waits for that end."""
         if not followed.replaced:
             self.say(
                 f"job {followed.job} of an earlier run does what is no longer wanted: it is "
@@ -120,7 +120,7 @@ class Follower:
         self.next_status = 0.0
 
     def ask(self) -> None:
-        """Note what Slurm says of each job; what nobody knows for long is lost."""
+        """Note what Slurm says of each job; what stays unknown for long is lost."""
         answer = queue.ask(names(self.followed.values()))
         now = time.monotonic()
         self.next_status = now + self.site.status_seconds
@@ -166,7 +166,7 @@ class Follower:
             self.progress.changed(followed.spec.id, cells, is_running)
 
     def _look_at_waiting(self, answer: queue.Answer, now: float) -> None:
-        """Say what sessions wait for, if it may be for ever: at once, and once a minute."""
+        """Say what sessions wait for, if it may be forever: at once, and once a minute."""
         found: Counter[str] = Counter()
         for followed in self.followed.values():
             status = answer.known.get(followed.job)

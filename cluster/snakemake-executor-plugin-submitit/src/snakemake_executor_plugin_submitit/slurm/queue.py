@@ -112,7 +112,7 @@ class Answer:
 def ask(names: Mapping[str, str]) -> Answer:
     """What Slurm knows of jobs: id -> name; never raises for a Slurm that cannot be reached.
 
-    A job of another name is another job: ids are given anew by a controller that lost its state.
+    A job with another name is another job: a controller that lost its state reuses ids.
     """
     words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%j"]
     done = _ask([*words, f"--jobs={_roots(names)}"])
@@ -165,7 +165,7 @@ def mine() -> dict[str, str]:
 def cancel(jobs: Mapping[str, str], only_pending: bool = False) -> str:
     """Cancel jobs (id -> name); what scancel could not do, in one line ("" if nothing).
 
-    A job of another name is another job: ids are given anew by a controller that lost its state.
+    A job with another name is another job: a controller that lost its state reuses ids.
     """
     trouble = ""
     for name in sorted(set(jobs.values())):

@@ -22,13 +22,13 @@ from .submission import SESSIONS, adopt
 class Earlier(enum.Enum):
     """What sessions of an earlier main process mean for a job."""
 
-    NOTHING = "it is to be run"
+    NOTHING = "it must run"
     TAKEN = "its outcome comes from one of them"
-    IN_THE_WAY = "it is to be run when one of them has ended"
+    IN_THE_WAY = "it must run once one of them has ended"
 
 
 class Previous:
-    """The one place that says whether an earlier session does what is wanted now.
+    """The one place that decides whether an earlier session does what is wanted now.
 
     Raises ``OSError`` if it is not known whether sbatch took one and Slurm cannot be asked.
     """
@@ -94,7 +94,7 @@ def find_previous(
     for followed in found:
         follower.collect(followed)
         if followed.over is not None:
-            # Nothing runs any more: what has no output is asked for anew.
+            # Nothing runs any more: what has no output is requested again.
             follower.close(followed)
             if followed.left and queue.OVER[followed.over.state] == "node_failure":
                 followed.spec.spool.revoke()

@@ -78,7 +78,7 @@ def submit(
 
 
 def adopt(folder: Path, array: str, spools: Sequence[Path], minutes: int) -> list[str]:
-    """Give the elements of an array what they are to do; their ids.
+    """Tell the elements of an array what to do; returns their ids.
 
     The names of these files hold the array's id, which sbatch has to give first; elements wait a
     minute for them.

@@ -44,6 +44,6 @@ def span(values: Iterable[float], form: str = ".3g") -> str:
 
 
 def where(figure: Figure) -> str:
-    """Model, node class and machine, for a sentence."""
+    """Model, node class and machine, worded to fit into a sentence."""
     machine = f"{figure.gpu}, {figure.node} node" if figure.node else figure.gpu
     return f"{figure.model} on {machine}"
