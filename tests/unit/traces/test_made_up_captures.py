@@ -112,7 +112,9 @@ def analysed(made: MadeUp, folder: Path, tp: int | None = None) -> CommReport:
 
 
 REDUCES = [
-    name for name, known in NAMES.items() if known[0] == "all_reduce" and known[1] != "cpu_shm"
+    name
+    for name, known in NAMES.items()
+    if known[0] == "all_reduce" and known[1] not in ("cpu_shm", "gloo")
 ]
 
 
