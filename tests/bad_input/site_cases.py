@@ -85,7 +85,7 @@ CASES = (
     Case(
         "site_too_small",
         "a model that no class of the site can hold",
-        "tpsweep: config: models: 'tiny-llama': no class of site local that it is asked for can "
+        "tpsweep: config: models: 'tiny-llama': no class of site local that it is requested on can "
         "hold it: weights 0.0452 GB / tp 1",
         site("per_node: auto", "per_node: 2, memory_gib: 0.01"),
     ),
