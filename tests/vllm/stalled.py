@@ -1,5 +1,8 @@
 """Measure a cell with real vLLM on the CPU while its engine core is stopped once for 40 ms.
 
+On a machine so busy that its own steps scatter by as much, the stop is longer: what is no larger
+than the scatter cannot be seen.
+
     python tests/vllm/stalled.py MODEL_FOLDER
 
 Prints one JSON: the row's figures, the repeat in which the engine core was stopped (from 1), how
@@ -20,11 +23,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 REPEATS, STOPPED = 8, 5
 BATCH, OUTPUT_LEN, AT_STEP = 4, 128, 40
-STOP_S = 0.040
+LEAST_STOP_S = 0.040
 WARMUPS = 3
 
 
@@ -40,12 +44,16 @@ class Stopper:
             if "EngineCore" in " ".join(process.cmdline())
         )
         self._calls = 0
+        self._steps: list[float] = []
         self.stopped_ms = 0.0
 
     def __call__(self, prompts: list[list[int]], output_lens: Sequence[int]) -> Any:
         self._calls += 1
         if self._calls != WARMUPS + STOPPED:
-            return self._engine.static_batch(prompts, output_lens)
+            repeat = self._engine.static_batch(prompts, output_lens)
+            if self._calls > WARMUPS:
+                self._steps += np.diff(repeat.outputs_at).tolist()
+            return repeat
         self._seen.clear()
         stop = threading.Thread(target=self._stop)
         stop.start()
@@ -54,11 +62,17 @@ class Stopper:
         return repeat
 
     def _stop(self) -> None:
+        from tpsweep.measure.decode_steps import STALL_SHARE, STALL_SIGMAS
+
+        usual = np.median(self._steps)
+        scatter = 1.4826 * np.median(np.abs(self._steps - usual))
+        visible = max(STALL_SHARE * usual, STALL_SIGMAS * scatter)
+        stop_s = max(LEAST_STOP_S, float(usual + 2 * visible))
         while len(self._seen) < AT_STEP:
             time.sleep(0.0005)
         begin = time.monotonic()
         os.kill(self._core.pid, signal.SIGSTOP)
-        time.sleep(STOP_S)
+        time.sleep(stop_s)
         os.kill(self._core.pid, signal.SIGCONT)
         self.stopped_ms = 1e3 * (time.monotonic() - begin)
 
@@ -81,9 +95,7 @@ def main() -> int:
     from tpsweep.measure import latency
 
     args = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 1024}
-    asked = engine(
-        tp=1, gpus=1, model=model(path=sys.argv[1]), args={**args, "enforce_eager": True}
-    )
+    asked = engine(tp=1, model=model(path=sys.argv[1]), args={**args, "enforce_eager": True})
     os.environ.update(vllm_api.engine_env(asked, provenance.usable_cpus()))
     from tpsweep.engine.offline import OfflineEngine
 

@@ -11,8 +11,6 @@ from tests.unit.tables.test_communication_tables import DATA, lines
 from tpsweep.cli.main import main
 from tpsweep.core.results_paths import capture_picture
 from tpsweep.figures.communication import draw_communication
-from tpsweep.results.load import load
-from tpsweep.tables import communication as table
 from tpsweep.traces import timeline_svg
 
 GENUINE = {"synthetic": False}
@@ -164,7 +162,7 @@ def test_figures_take_the_median_over_runs(sweep: Sweep) -> None:
         sweep.add(2, tpot=4.0, run=run)
         sweep.capture(2, report(2, compute=3.0, transfer=transfer), run=run)
     sweep.tables()
-    share, bars = draw_communication(table.lines(load(sweep.root)), 9)[0]
+    share, bars = draw_communication(sweep.built()["communication"].records, 9)[0]
     assert "of decode time: 7.500 % at batch 1;" in share.description
     assert bars.description.count("TP=2 batch 1") == 1
     assert "transfer and all-gather 0.3100 ms" in bars.description
@@ -174,7 +172,7 @@ def test_a_bar_that_the_profiler_stretched_says_so(sweep: Sweep) -> None:
     sweep.add(1, tpot=4.0)
     sweep.capture(1, report(1, compute=4.8))
     sweep.tables()
-    ((bars,), _) = draw_communication(table.lines(load(sweep.root)), 9)
+    ((bars,), _) = draw_communication(sweep.built()["communication"].records, 9)
     assert "higher than the decode time of 4.000 ms" in bars.description
 
 

@@ -14,8 +14,6 @@ from tpsweep import traces
 from tpsweep.core import capture_report
 from tpsweep.figures import plot
 from tpsweep.figures.communication import draw_communication, step_picture
-from tpsweep.results.load import load
-from tpsweep.tables import communication as table
 from tpsweep.tables import terms
 
 DATA = Path(__file__).parents[2] / "data" / "captures"
@@ -180,7 +178,7 @@ def test_figures_say_their_numbers_in_words(sweep: Sweep) -> None:
         sweep.capture(1, report(1, compute=4.8), batch=batch)
         sweep.capture(2, report(2, compute=3.0), allreduce_backend="auto", batch=batch)
     sweep.tables()
-    share, parts = draw_communication(table.lines(load(sweep.root)), 9)[0]
+    share, parts = draw_communication(sweep.built()["communication"].records, 9)[0]
     assert "TP=2, auto, torch: of decode time: 6.925 % at batch 1" in share.description
     assert "TP=2 batch 8 auto: compute 3.000 ms, transfer and all-gather 0.2600 ms" in (
         parts.description
@@ -192,7 +190,7 @@ def test_a_bar_is_never_higher_than_its_parts(sweep: Sweep) -> None:
     sweep.add(1, tpot=4.0)
     sweep.capture(1, report(1, compute=4.8))  # stretched by the profiler
     sweep.tables()
-    ((only,), more) = draw_communication(table.lines(load(sweep.root)), 9)
+    ((only,), more) = draw_communication(sweep.built()["communication"].records, 9)
     assert "rest 0 ms" in only.description
     assert more == 0
 
@@ -203,11 +201,11 @@ def test_the_picture_of_a_step_is_that_of_the_largest_tp(sweep: Sweep, tmp_path:
     sweep.tables()
     (tmp_path / "step.svg").write_text("<svg><script>alert(1)</script></svg>")
     pictures = dict.fromkeys((small, large), tmp_path / "step.svg")
-    (drawing,) = step_picture(table.lines(load(sweep.root)), pictures)
+    (drawing,) = step_picture(sweep.built()["communication"].records, pictures)
     assert "TP=2, batch 4" in drawing.caption
     assert drawing.svg.startswith('<img class="wide" alt="One decode step of llama on H200')
     assert "<script" not in drawing.svg
-    assert step_picture(table.lines(load(sweep.root)), {}) == []
+    assert step_picture(sweep.built()["communication"].records, {}) == []
 
 
 def test_a_report_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.made_up import Record, Sweep
-from tpsweep import report
+from tpsweep.cli.main import main
 from tpsweep.perfmodel.cell_time import cost
 
 
@@ -74,5 +74,5 @@ def test_an_older_manifest_says_so(sweep: Sweep) -> None:
 def test_the_page_has_it(sweep: Sweep) -> None:
     add(sweep, "a", 20.0, measured=took("a-1", 90, "10:00", "10:05", "10:30"))
     sweep.write_manifest()
-    assert report.run([sweep.root]) == 0
+    assert main(["report", str(sweep.root)]) == 0
     assert "Cost: planned and taken: llama on H200" in (sweep.root / "report.html").read_text()

@@ -188,7 +188,7 @@ def test_comparisons_are_of_every_workload_and_apart(sweep: Sweep) -> None:
         ],
         key=str,
     )
-    assert "TP=1, TP=1 x 2" in sweep.markdown("validity")
+    assert "TP=1, TP=1, 2 replicas" in sweep.markdown("validity")
 
 
 def test_refused_and_flagged_come_first(sweep: Sweep) -> None:
