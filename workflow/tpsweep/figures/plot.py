@@ -67,7 +67,7 @@ FILE = Palette(
 )
 _palette: ContextVar[Palette] = ContextVar("palette", default=PAGE)
 WRONG = "#a61b1b"
-FEW = 8
+FEW = 20
 """Pictures for which a process of their own is worth its start."""
 WIDE = 92
 """Characters of a file's caption in a line, for one panel."""
@@ -234,7 +234,8 @@ def draw_columns(
         )
         lo, hi = (point.y if end is None else end for end in (point.lo, point.hi))
         below, above = max(point.y - lo, 0.0), max(hi - point.y, 0.0)
-        axes.errorbar([point.x], [point.y], yerr=[[below], [above]], color=_palette.get().ink)
+        if below or above:
+            axes.errorbar([point.x], [point.y], yerr=[[below], [above]], color=_palette.get().ink)
         axes.annotate(
             f"{point.y:.4g}",
             (point.x, max(point.y, hi)),
@@ -290,7 +291,7 @@ def draw(picture: Picture) -> Drawing:
 def in_processes(make: Callable[[Picture], Made], pictures: Sequence[Picture]) -> list[Made]:
     """What ``make`` (``draw``, ``save``) gives for each picture, several at a time.
 
-    A picture takes a quarter of a second, and a process a second to start.
+    A picture takes a quarter of a second or a half, and a process two seconds to start.
     """
     workers = min(8, len(os.sched_getaffinity(0)), len(pictures) // FEW)
     if workers < 2:
