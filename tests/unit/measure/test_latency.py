@@ -111,7 +111,7 @@ def test_without_the_steps_the_value_is_the_plain_one_and_says_so() -> None:
     cell = latency_cell()
     found = latency.figures(cell, latency.measure(cell, StandInEngine(), vocabulary=1000))
     assert found["tpot_ms_samples"] == found["tpot_plain_ms_samples"]
-    assert found["steps_note"] == "the engine's outputs are not one a step: stalls are not seen"
+    assert found["steps_note"] == "the engine's outputs are not one per step: stalls are not seen"
     assert "stalls" not in found
 
 
