@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -48,7 +49,10 @@ def test_there_are_tracked_tables() -> None:
 def test_a_table_comes_back_from_its_file(folder: str, tmp_path: Path) -> None:
     for name, table in built(folder).items():
         table.write(tmp_path)
-        assert read_table(tmp_path / f"{name}.parquet", table.views) == table
+        back = read_table(tmp_path / f"{name}.parquet", table.views)
+        # What an absent value would have been is not in the file: none is absent.
+        columns = tuple(replace(column, default=None) for column in table.columns)
+        assert back == replace(table, columns=columns)
         some = [column.name for column in table.columns[1:4]]
         found = read_table(tmp_path / f"{name}.parquet", names=some)
         assert found.records == [{name: record[name] for name in some} for record in table.records]

@@ -6,7 +6,7 @@ starts, those of the table ``serving``. Captures have no figures: profiled is no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,7 +101,7 @@ def _served(figure: _Figure, a: Line, b: Line) -> Change | None:
     return _change(figure, (before, after), ratio, verdicts.of_load(figure.column, a, b))
 
 
-def _runs(figure: _Figure, line: Line) -> list[stats.Samples]:
+def _runs(figure: _Figure, line: Line) -> Sequence[stats.Samples]:
     samples = line.runs(figure.samples)
     if figure.samples != WALL:
         return samples

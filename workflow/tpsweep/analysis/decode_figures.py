@@ -33,10 +33,9 @@ def ratio_columns(name: str, doc: str, verdict: str = "") -> tuple[Column, ...]:
 
 def decode_time(line: Line) -> Record:
     """``tpot_ms`` with its interval and the interval's kind."""
-    runs = line.runs(DECODE)
-    if not runs:
+    if not line.runs(DECODE):
         return dict.fromkeys(("tpot_ms", "tpot_ms_lo", "tpot_ms_hi", "interval_kind"))
-    found = stats.median_of_runs(runs)
+    found = stats.median_of_runs(line.side(DECODE))
     kind = None if found.lo is None else found.kind
     return {
         "tpot_ms": found.value,

@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tpsweep.analysis.table import Record
 from tpsweep.core import schema, stats
@@ -94,16 +95,28 @@ class Line:
         share = [f"{len(self.measured)}/{len(self.cells)} runs measured"] if self.measured else []
         return "; ".join([*share, *holes])
 
-    def runs(self, samples: str) -> list[stats.Samples]:
-        """The samples of each measured run that has usable ones."""
-        if samples not in self._runs:
+    def runs(self, samples: str) -> list[NDArray[np.float64]]:
+        """The samples, sorted, of each measured run that has usable ones."""
+        return self.side(samples).runs
+
+    def side(self, samples: str) -> stats.Side:
+        """The same, as one side of comparisons."""
+        if samples not in self._sides:
             found = [cell[samples] for cell in self.measured]
-            self._runs[samples] = [values for values in found if _usable(values)]
-        return self._runs[samples]
+            self._sides[samples] = stats.Side.of([values for values in found if _usable(values)])
+        return self._sides[samples]
+
+    def rates(self, name: str, share: int = 1) -> stats.Side:
+        """A figure that a run has once, divided by ``share``, of each measured run that has it."""
+        if (name, share) not in self._sides:
+            found = [cell[name] for cell in self.measured]
+            runs = [[rate / share] for rate in found if rate is not None and rate > 0]
+            self._sides[name, share] = stats.Side.of(runs)
+        return self._sides[name, share]
 
     @cached_property
-    def _runs(self) -> dict[str, list[stats.Samples]]:
-        """What ``runs`` has found: every pair that a line is in asks again."""
+    def _sides(self) -> dict[str | tuple[str, int], stats.Side]:
+        """What ``side`` and ``rates`` have found: every pair that a line is in asks again."""
         return {}
 
     def ratio_to(self, other: Line, samples: str) -> stats.Speedup:
@@ -113,7 +126,7 @@ class Line:
         """
         key = (id(other), samples)
         if key not in self._ratios:
-            found = stats.speedup(self.runs(samples), other.runs(samples))
+            found = stats.speedup(self.side(samples), other.side(samples))
             self._ratios[key] = (other, found)
         return self._ratios[key][1]
 
@@ -121,6 +134,15 @@ class Line:
     def _ratios(self) -> dict[tuple[int, str], tuple[Line, stats.Speedup]]:
         """What ``ratio_to`` has found; the other line is kept so that its id stays its own."""
         return {}
+
+    @cached_property
+    def software(self) -> dict[str, set[str]]:
+        """What its measured runs ran with, by the names of ``unlike``."""
+        compared = {name: _COMPARED[name] for name in SOFTWARE} | {"all-reduce that ran": RAN}
+        return {
+            label: {_plain(cell[name]) for cell in self.measured}
+            for label, name in compared.items()
+        }
 
     def median(self, name: str) -> float | None:
         """Median over the measured runs of a figure, in its unit; None if no run has it."""
@@ -208,13 +230,7 @@ def dummy_note(*lines: Line) -> list[str]:
 
 def unlike(one: Line, other: Line) -> list[str]:
     """Names of the software in which the measured runs of two lines differ."""
-    compared = {name: _COMPARED[name] for name in SOFTWARE} | {"all-reduce that ran": RAN}
-    return [
-        label
-        for label, name in compared.items()
-        if {_plain(cell[name]) for cell in one.measured}
-        != {_plain(cell[name]) for cell in other.measured}
-    ]
+    return [label for label, ran in one.software.items() if ran != other.software[label]]
 
 
 class Source:
@@ -294,7 +310,7 @@ def _hole(cell: Record) -> str:
 def _usable(samples: Any) -> bool:
     if samples is None or len(samples) == 0:
         return False
-    return bool(np.all(np.isfinite(samples) & (samples > 0)))
+    return bool(samples.min() > 0 and samples.max() < np.inf)  # False where one is NaN
 
 
 def _plain(value: Any) -> str:

@@ -303,6 +303,15 @@ def escape(value: str) -> str:
     return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def sort_records(records: list[Record], names: Iterable[str]) -> None:
+    """Sort by these columns, in place; what is absent comes last.
+
+    Most columns of an identity are the same in a whole sweep: they are not compared.
+    """
+    unlike = [name for name in names if len({record[name] for record in records}) > 1]
+    records.sort(key=lambda record: sort_key(record, unlike))
+
+
 def sort_key(record: Record, names: Iterable[str]) -> tuple[tuple[bool, Any], ...]:
     """Orders records by these columns; what is absent comes last."""
     return tuple((record[name] is None, record[name]) for name in names)

@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import Record
 from tpsweep.core import capture_match
 from tpsweep.core.layout import Layout
 from tpsweep.core.workloads import LATENCY
-from tpsweep.results.load import Results, records
-
-_COLUMNS = ("cell_id", "output_len", "tpot_ms", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -33,18 +31,13 @@ class DecodeTime:
 class DecodeTimes:
     """Every measured decode time of a results folder, by what was measured."""
 
-    def __init__(self, results: Results) -> None:
-        rows = results.rows[results.rows["workload"] == LATENCY]
-        settings = dict(
-            zip(results.manifest["cell_id"], records(results.manifest, ("settings",)), strict=True)
-        )
+    def __init__(self, source: Source) -> None:
         self._found: dict[tuple[Any, ...], dict[int, list[Record]]] = defaultdict(
             lambda: defaultdict(list)
         )
-        for line in records(rows, (*_COLUMNS, *capture_match.COMPARED)):
-            if line["tpot_ms"] is not None:
-                known = {**line, **settings[line["cell_id"]]}
-                self._found[capture_match.key(line)][line["output_len"]].append(known)
+        for cell in source.of(LATENCY):
+            if cell["tpot_ms"] is not None:
+                self._found[capture_match.key(cell)][cell["output_len"]].append(cell)
         self._sizes = sorted({key[capture_match.COMPARED.index("tp")] for key in self._found})
 
     def of(self, capture: Record) -> DecodeTime:

@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -60,6 +60,38 @@ class Speedup:
     verdict: str
 
 
+@dataclass(frozen=True)
+class Side:
+    """Runs that are compared with those of several other sides, checked and sorted once.
+
+    ``runs``: of each the sorted, positive samples.
+    """
+
+    runs: list[NDArray[np.float64]]
+
+    @classmethod
+    def of(cls, runs: Sequence[Samples] | Side) -> Side:
+        """Raises ``ValueError`` for a run without samples, or a sample that is not positive."""
+        return runs if isinstance(runs, Side) else cls([_positive(run) for run in runs])
+
+    @cached_property
+    def centre(self) -> float:
+        """Median of the run medians. Raises ``ValueError`` if there is no run."""
+        if not self.runs:
+            raise ValueError("a comparison needs at least one run per side")
+        return statistics.median(self.medians)
+
+    @cached_property
+    def medians(self) -> list[float]:
+        """Of each run."""
+        return [_middle(run) for run in self.runs]
+
+    @cached_property
+    def log_medians(self) -> list[float]:
+        """Their logarithms."""
+        return [math.log(median) for median in self.medians]
+
+
 def median_interval(samples: Samples) -> Interval:
     """Median of ``samples`` with its 95 % percentile-bootstrap interval (seeded: repeatable).
 
@@ -81,25 +113,27 @@ def percentile(samples: Samples, p: int) -> float | None:
     return float(np.percentile(samples, p))
 
 
-def median_of_runs(runs: Sequence[Samples]) -> Interval:
+def median_of_runs(runs: Sequence[Samples] | Side) -> Interval:
     """Median of the run medians; each run holds the positive samples of one engine start.
 
     The interval is made as that of ``speedup``: "between runs" from three runs on, else "within
     session", and none if a run has a single sample. Raises ``ValueError`` as ``speedup`` does.
     """
-    sides = [_positive(run) for run in runs]
-    value = _centre(sides)
-    if len(sides) >= MIN_RUNS:
-        variance, df = _variance_of_mean(_log_medians(sides))
+    side = Side.of(runs)
+    value = side.centre
+    if len(side.runs) >= MIN_RUNS:
+        variance, df = _variance_of_mean(side.log_medians)
         spread = math.exp(_half_width(variance, df))
         return Interval(value, value / spread, value * spread, "between runs")
-    if any(side.size == 1 for side in sides):
+    if any(run.size == 1 for run in side.runs):
         return Interval(value, None, None)
-    lo, hi = _percentiles(_resampled_centre(sides, 0))
+    lo, hi = _percentiles(_resampled_centre(side.runs, 0))
     return Interval(value, lo, hi)
 
 
-def speedup(baseline_runs: Sequence[Samples], other_runs: Sequence[Samples]) -> Speedup:
+def speedup(
+    baseline_runs: Sequence[Samples] | Side, other_runs: Sequence[Samples] | Side
+) -> Speedup:
     """Median of the baseline's run medians divided by that of the other side, with an interval.
 
     With at least three runs per side the interval is "between runs": Welch's t on the logarithms
@@ -111,11 +145,11 @@ def speedup(baseline_runs: Sequence[Samples], other_runs: Sequence[Samples]) -> 
     Raises ``ValueError`` for a side or run without samples, or a sample that is not a positive
     number.
     """
-    baseline = [_positive(run) for run in baseline_runs]
-    other = [_positive(run) for run in other_runs]
-    value = _centre(baseline) / _centre(other)
+    before, after = Side.of(baseline_runs), Side.of(other_runs)
+    baseline, other = before.runs, after.runs
+    value = before.centre / after.centre
     if min(len(baseline), len(other)) >= MIN_RUNS:
-        spread = math.exp(_welch_half_width(_log_medians(baseline), _log_medians(other)))
+        spread = math.exp(_welch_half_width(before.log_medians, after.log_medians))
         lo, hi = value / spread, value * spread
         verdict = NOT_SIGNIFICANT if lo <= 1 <= hi else SIGNIFICANT
         return Speedup(value, lo, hi, "between runs", verdict)
@@ -150,16 +184,6 @@ def _middle(ordered: NDArray[np.float64]) -> float:
     if ordered.size % 2:
         return float(ordered[half])
     return (float(ordered[half - 1]) + float(ordered[half])) / 2
-
-
-def _centre(runs: list[NDArray[np.float64]]) -> float:
-    if not runs:
-        raise ValueError("a comparison needs at least one run per side")
-    return statistics.median(_middle(run) for run in runs)
-
-
-def _log_medians(runs: list[NDArray[np.float64]]) -> list[float]:
-    return [math.log(_middle(run)) for run in runs]
 
 
 def _bootstrap_medians(ordered: NDArray[np.float64], stream: int) -> NDArray[np.float64]:

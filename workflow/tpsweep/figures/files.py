@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from tpsweep.analysis.table import Table, escape
@@ -54,8 +55,7 @@ def write_figures(folder: Path, tables: Mapping[str, Table]) -> int:
     target = folder / FOLDER
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for picture in drawn:
-        plot.save(picture, target, mark)
+    plot.in_processes(partial(plot.save, folder=target, mark=mark), drawn)
     with replacing(target / INDEX) as path:
         path.write_text(_index(drawn, more, mark), "utf-8")
     return len(drawn)

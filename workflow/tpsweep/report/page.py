@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -42,7 +43,8 @@ CELL_COLUMNS = (
     *("engine_id", "vllm_version_ran", "started_at", "ended_at", "synthetic"),
 )
 """What the page needs of the table ``cells``, which is the widest of all."""
-Drawn = tuple[list[plot.Picture], int]
+Drawn = tuple[list[plot.Drawing], int]
+"""Figures of a kind, and how many more were left out."""
 NO_LATENCY = "The matrix has no latency cells."
 
 
@@ -137,31 +139,38 @@ def _sections(tables: Mapping[str, Table], steps: Mapping[str, Path]) -> list[Se
         tables[name] for name in ("tp_comparison", "serving", "communication", "terms", "floors")
     )
     cells = tables["cells"].records
-    by_model = draw_models(compared.records, FEWER_FIGURES)
-    classes = draw_classes(compared.records, online.records, FEWER_FIGURES)
-    scaling = draw_batch_scaling(compared.records, floor.records, FEWER_FIGURES)
-    speedups = draw_speedup(compared.records, split.records, FEWER_FIGURES)
-    pareto = draw_pareto(compared.records, online.records, FEWER_FIGURES)
-    communication = _of_table(captured, LINES, draw_communication(captured.records, FIGURES))
+    figures = _drawings(
+        {
+            "decode": draw_decode(compared.records, FIGURES),
+            "models": draw_models(compared.records, FEWER_FIGURES),
+            "speedup": draw_speedup(compared.records, split.records, FEWER_FIGURES),
+            "classes": draw_classes(compared.records, online.records, FEWER_FIGURES),
+            "batches": draw_batch_scaling(compared.records, floor.records, FEWER_FIGURES),
+            "serving": draw_serving(online.records, FIGURES),
+            "communication": draw_communication(captured.records, FIGURES),
+            "pareto": draw_pareto(compared.records, online.records, FEWER_FIGURES),
+        }
+    )
+    communication = _of_table(captured, LINES, figures["communication"])
     return [
         Section("ran", "What ran on what", make_provenance(tables["machines"], cells, LINES)),
         replace(
-            _of_table(compared, LINES, draw_decode(compared.records, FIGURES)),
+            _of_table(compared, LINES, figures["decode"]),
             anchor="tp",
             part=make_part(compared, LINES, NO_LATENCY),
         ),
-        _of_table(tables["models"], FEWER_LINES, by_model),
-        _of_table(tables["tp_pairs"], FEWER_LINES, speedups),
+        _of_table(tables["models"], FEWER_LINES, figures["models"]),
+        _of_table(tables["tp_pairs"], FEWER_LINES, figures["speedup"]),
         _of_table(tables["crossover"]),
-        _of_table(tables["batch_scaling"], FEWER_LINES, classes, scaling),
+        _of_table(tables["batch_scaling"], FEWER_LINES, figures["classes"], figures["batches"]),
         _of_table(tables["throughput"]),
-        _of_table(online, LINES, draw_serving(online.records, FIGURES)),
+        _of_table(online, LINES, figures["serving"]),
         replace(
             communication,
             drawings=(*communication.drawings, *step_picture(captured.records, steps)),
         ),
         _of_table(split),
-        _of_table(tables["replicas"], FEWER_LINES, pareto),
+        _of_table(tables["replicas"], FEWER_LINES, figures["pareto"]),
         _of_table(floor),
         _of_table(tables["expected"]),
         _of_table(tables["cost"]),
@@ -180,14 +189,21 @@ def _placed(sections: Iterable[Section], added: Sequence[Placed]) -> list[Sectio
     return [*found, *(one.section for one in added if one.after is None)]
 
 
+def _drawings(kinds: Mapping[str, tuple[list[plot.Picture], int]]) -> dict[str, Drawn]:
+    """All pictures drawn, together, by their kind; none without matplotlib."""
+    pictures = [picture for found, _ in kinds.values() for picture in found]
+    made = iter(plot.in_processes(plot.draw, pictures) if plot.available() else ())
+    return {kind: (list(islice(made, len(found))), more) for kind, (found, more) in kinds.items()}
+
+
 def _of_table(table: Table, lines: int = FEWER_LINES, *drawn: Drawn) -> Section:
-    """A table with the figures that are drawn from its lines: (pictures, how many more)."""
+    """A table with the figures that are drawn from its lines."""
     part = make_part(table, lines, "")
     if not part.boxes or not drawn:
         return Section(table.name, table.title, part)
     if not plot.available():
         return Section(table.name, table.title, part, (), plot.MISSING)
-    drawings = [plot.draw(picture) for pictures, _ in drawn for picture in pictures]
+    drawings = [drawing for found, _ in drawn for drawing in found]
     more = sum(left_out for _, left_out in drawn)
     note = f"{more} more figures are not shown." if more else ""
     if not drawings:

@@ -41,7 +41,7 @@ from tpsweep.analysis.table import (
     View,
     figure,
     identity,
-    sort_key,
+    sort_records,
     text,
 )
 from tpsweep.core.layout import Layout
@@ -144,7 +144,7 @@ def build(source: Source) -> Table:
             place = (spot.peers, best.node_class, spot.series.batch) if best else None
             reference = at_batch.get(place) if place else None
             lines.append(_record(spot, smallest, best, reference))
-    lines.sort(key=lambda record: sort_key(record, (*_ORDER, *_CLASS)))
+    sort_records(lines, (*_ORDER, *_CLASS))
     return Table("batch_scaling", "Batch scaling", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 
 

@@ -12,7 +12,7 @@ from tpsweep.analysis.table import (
     View,
     figure,
     identity,
-    sort_key,
+    sort_records,
     text,
 )
 from tpsweep.core import schema
@@ -50,7 +50,7 @@ def build(source: Source) -> Table:
     """One line per cell of the manifest, in the order of the identity."""
     names = [column.name for column in COLUMNS]
     lines = [{name: cell[name] for name in names} for cell in source.cells]
-    lines.sort(key=lambda line: sort_key(line, IDENTITY_ORDER))
+    sort_records(lines, IDENTITY_ORDER)
     return Table(
         name="cells",
         title="All cells",

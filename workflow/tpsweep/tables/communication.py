@@ -15,7 +15,7 @@ from tpsweep.analysis.table import (
     digits,
     figure,
     identity,
-    sort_key,
+    sort_records,
     text,
 )
 from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes
@@ -164,10 +164,11 @@ def build(source: Source) -> Table:
 
 def _lines(source: Source) -> list[Record]:
     """The table's records, in the order of the identity."""
-    times = DecodeTimes(source.results)
+    times = DecodeTimes(source)
     reports = source.results.communication
     found = [_line(cell, reports.get(cell["cell_id"]), times) for cell in source.of(CAPTURE)]
-    return sorted(found, key=lambda line: sort_key(line, (*IDENTITY_ORDER, "profiler_ran")))
+    sort_records(found, (*IDENTITY_ORDER, "profiler_ran"))
+    return found
 
 
 def _line(cell: Record, found: Communication | None, times: DecodeTimes) -> Record:

@@ -21,7 +21,7 @@ from tpsweep.analysis.pairs import (
     synthetic,
 )
 from tpsweep.analysis.series import Line, Series, Source, by_batch
-from tpsweep.analysis.table import Record, Table, View, identity, sort_key, text
+from tpsweep.analysis.table import Record, Table, View, identity, sort_records, text
 from tpsweep.core import stats
 from tpsweep.core.schema import INT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
@@ -69,7 +69,7 @@ _ORDER = (*(name for name in PAIR_ORDER if name != "batch"),)
 def build(source: Source) -> Table:
     """Every pair of TPs of every series, measured or not."""
     lines = [record for group in by_batch(source.series(LATENCY)) for record in _records(group)]
-    lines.sort(key=lambda record: sort_key(record, _ORDER))
+    sort_records(lines, _ORDER)
     return Table("crossover", "Crossover", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 
 
@@ -128,7 +128,7 @@ def _point(metric: str, batch: int, low: Line | None, high: Line | None) -> Poin
     for line in (low, high):
         if line is None:
             return Point(batch, None, "not in the matrix at both TPs")
-        if not _runs(metric, line):
+        if not _side(metric, line).runs:
             state = "no usable figure" if line.measured else line.state
             return Point(batch, None, f"{state} (TP={line.tp})")
     if low is None or high is None:  # for the type checker: seen above
@@ -137,17 +137,15 @@ def _point(metric: str, batch: int, low: Line | None, high: Line | None) -> Poin
         found = low.ratio_to(high, DECODE)
     else:
         # stats.speedup is made for times, where less is better: for rates the sides change places.
-        found = stats.speedup(_runs(metric, high), _runs(metric, low))
+        found = stats.speedup(_side(metric, high), _side(metric, low))
     sign: Sign = 0
     if found.verdict == stats.SIGNIFICANT:
         sign = 1 if found.value > 1 else -1
     return Point(batch, sign)
 
 
-def _runs(metric: str, line: Line) -> list[stats.Samples]:
+def _side(metric: str, line: Line) -> stats.Side:
     """Per run the decode samples, or the one rate that a latency row has (per GPU or of all)."""
     if metric == "decode":
-        return line.runs(DECODE)
-    share = line.gpus if metric == "output_per_gpu" else 1
-    rates = [run[RATE] for run in line.measured if run[RATE] is not None and run[RATE] > 0]
-    return [[rate / share] for rate in rates]
+        return line.side(DECODE)
+    return line.rates(RATE, line.gpus if metric == "output_per_gpu" else 1)

@@ -20,7 +20,7 @@ from tpsweep.analysis.table import (
     digits,
     figure,
     identity,
-    sort_key,
+    sort_records,
     text,
 )
 from tpsweep.core import schema
@@ -102,7 +102,7 @@ def build(source: Source) -> Table:
         if cell["expected_tpot_ms"] is not None and cell["workload"] == LATENCY:
             at_tp[_setting(cell)][cell["tp"]] = cell["expected_tpot_ms"]
     lines = [_line(cell, at_tp[_setting(cell)]) for cell in source.cells]
-    lines.sort(key=lambda line: sort_key(line, IDENTITY_ORDER))
+    sort_records(lines, IDENTITY_ORDER)
     return Table("expected", "Expected and measured", COLUMNS, VIEWS, lines, legend(), EMPTY)
 
 

@@ -11,7 +11,7 @@ from tpsweep.analysis.table import (
     View,
     figure,
     identity,
-    sort_key,
+    sort_records,
     text,
 )
 from tpsweep.core import schema
@@ -61,7 +61,7 @@ EMPTY = "The matrix has no latency cells."
 def build(source: Source) -> Table:
     """One line per latency cell of the manifest, measured or not."""
     lines = [_line(cell) for cell in source.of(LATENCY)]
-    lines.sort(key=lambda line: sort_key(line, IDENTITY_ORDER))
+    sort_records(lines, IDENTITY_ORDER)
     return Table("floors", "Floors", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 
 

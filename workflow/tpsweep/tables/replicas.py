@@ -20,7 +20,7 @@ from tpsweep.analysis.table import (
     View,
     figure,
     identity,
-    sort_key,
+    sort_records,
     text,
 )
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
@@ -98,7 +98,7 @@ def build(source: Source) -> Table:
         for series in (*static, *source.series(SERVE))
         for record in _records(series, by_place)
     ]
-    lines.sort(key=lambda record: sort_key(record, _ORDER))
+    sort_records(lines, _ORDER)
     legend = (*LEGEND, *prices.legend(lines))
     return Table("replicas", "TP against replicas", COLUMNS, VIEWS, lines, legend, EMPTY)
 

@@ -28,7 +28,7 @@ from tpsweep.analysis.table import (
     change,
     figure,
     identity,
-    sort_key,
+    sort_records,
     text,
 )
 from tpsweep.core.schema import BOOL, FLOAT, INT, SERVE_METRICS, TEXT, Column
@@ -133,7 +133,7 @@ def build(source: Source) -> Table:
     """Every TP and number of replicas at every offered rate, measured or not."""
     series = source.series(SERVE)
     lines = [record for one in series for record in _records(one)]
-    lines.sort(key=lambda record: sort_key(record, ORDER))
+    sort_records(lines, ORDER)
     return Table("serving", "Serving", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 
 

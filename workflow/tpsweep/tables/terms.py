@@ -22,7 +22,7 @@ from tpsweep.analysis.table import (
     View,
     figure,
     identity,
-    sort_key,
+    sort_records,
     text,
 )
 from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes, program_of
@@ -98,7 +98,7 @@ def build(source: Source, captures: Table) -> Table:
         title="What TP divides, and what it does not",
         columns=COLUMNS,
         views=VIEWS,
-        records=_lines(captures.records, DecodeTimes(source.results)),
+        records=_lines(captures.records, DecodeTimes(source)),
         legend=LEGEND,
         empty=EMPTY,
     )
@@ -114,7 +114,8 @@ def _lines(captures: list[Record], times: DecodeTimes) -> list[Record]:
         for line in all_
         if line["tp"] > 1
     ]
-    return sorted(found, key=lambda line: sort_key(line, (*IDENTITY_ORDER, "profiler_ran")))
+    sort_records(found, (*IDENTITY_ORDER, "profiler_ran"))
+    return found
 
 
 def _line(line: Record, smaller: list[Record], times: DecodeTimes) -> Record:

@@ -24,7 +24,7 @@ from tpsweep.analysis.table import (
     View,
     figure,
     identity,
-    sort_key,
+    sort_records,
     text,
 )
 from tpsweep.core import stats
@@ -91,7 +91,7 @@ def build(source: Source) -> Table:
         for record in (*_measured(series), *_computed(series))
     ]
     order = (*(name for name in ORDER if name not in LINE), "gpus", "tp")
-    lines.sort(key=lambda record: sort_key(record, order))
+    sort_records(lines, order)
     legend = (*LEGEND, *prices.legend(lines))
     return Table("throughput", "Throughput", COLUMNS, VIEWS, lines, legend, EMPTY)
 
@@ -149,8 +149,8 @@ def _scales(name: str, value: Any) -> bool:
 def _rates(line: Line) -> Record:
     found: Record = {"interval_kind": None, "total_tok_s": line.median("total_tok_s")}
     for name, samples in SAMPLES.items():
-        runs = line.runs(samples)
-        interval = stats.median_of_runs(runs) if runs else None
+        side = line.side(samples)
+        interval = stats.median_of_runs(side) if side.runs else None
         found[name] = interval.value if interval else line.median(name)
         found[f"{name}_lo"] = interval.lo if interval else None
         found[f"{name}_hi"] = interval.hi if interval else None
@@ -167,7 +167,7 @@ def _ratio(baseline: Line | None, line: Line) -> Record:
     if baseline is None or not baseline.runs(samples) or not line.runs(samples):
         return dict.fromkeys(names)
     # stats.speedup is made for times, where less is better: for rates the sides change places.
-    found = stats.speedup(line.runs(samples), baseline.runs(samples))
+    found = line.ratio_to(baseline, samples)
     per_gpu = found.value * baseline.gpus / line.gpus
     values = (found.value, found.lo, found.hi, found.kind, found.verdict, per_gpu)
     return dict(zip(names, values, strict=True))

@@ -28,7 +28,7 @@ from tpsweep.analysis.table import (
     View,
     figure,
     identity,
-    sort_key,
+    sort_records,
     text,
 )
 from tpsweep.core import stats
@@ -106,7 +106,7 @@ def build(source: Source) -> Table:
         for line in one.lines
     }
     lines = [record for one in series for record in _records(one, throughput)]
-    lines.sort(key=lambda record: sort_key(record, ORDER))
+    sort_records(lines, ORDER)
     legend = (*LEGEND, *prices.legend(lines))
     return Table("tp_comparison", "TP comparison", COLUMNS, VIEWS, lines, legend)
 
@@ -127,10 +127,9 @@ def _records(
 
 
 def _interval(line: Line, samples: str, name: str) -> Record:
-    runs = line.runs(samples)
-    if not runs:
+    if not line.runs(samples):
         return {name: None, f"{name}_lo": None, f"{name}_hi": None}
-    found = stats.median_of_runs(runs)
+    found = stats.median_of_runs(line.side(samples))
     kind = {} if found.lo is None else {"interval_kind": found.kind}
     return {name: found.value, f"{name}_lo": found.lo, f"{name}_hi": found.hi, **kind}
 

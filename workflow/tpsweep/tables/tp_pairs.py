@@ -16,7 +16,7 @@ from tpsweep.analysis.pairs import (
     synthetic,
 )
 from tpsweep.analysis.series import Line, Series, Source
-from tpsweep.analysis.table import Record, Table, View, figure, sort_key, text
+from tpsweep.analysis.table import Record, Table, View, figure, sort_records, text
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
 
@@ -64,7 +64,7 @@ def build(source: Source) -> Table:
         for series in source.series(LATENCY)
         for low, high in pairs(series)
     ]
-    lines.sort(key=lambda record: sort_key(record, PAIR_ORDER))
+    sort_records(lines, PAIR_ORDER)
     return Table("tp_pairs", "TP against TP", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 
 
