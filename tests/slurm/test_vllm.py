@@ -112,7 +112,7 @@ def project(lab: Lab, tmp_path: Path) -> Project:
 
 
 def test_one_cell_and_one_class_are_lost_alone(project: Project) -> None:
-    # The dearest cell runs last and over its minute: 5,000 repeats take longer than that.
+    # One cell runs over its minute: 5,000 repeats take longer than that.
     slow = {"batch": [8], "repeats": 5000, "minutes": 1, "gpus": ["h100"], "tp": [1]}
     project.configure({"batch": [1, 2], "tp": [1, 2]}, gpus=["h100", "a100"])
     path = project.folder / "sweep.yaml"
@@ -137,7 +137,9 @@ def test_one_cell_and_one_class_are_lost_alone(project: Project) -> None:
     with_engine = [session for session in sessions if session["starts"]]
     starts = project.lines("results/slurm-demo/engine_starts.jsonl")
     print(f"engine starts {len(starts)}, sessions {len(with_engine)}")
-    assert len(starts) == len(with_engine) == 2
+    # The engine goes with the cell that is cut off; it is started again if more cells follow.
+    was_last = sorted(rows["session_order"][rows["tp"] == 1]) == [0, 1]
+    assert (len(starts), len(with_engine)) == (2 if was_last else 3, 2)
     assert set(rows["session_id"]) == {session["session_id"] for session in with_engine}
     assert set(rows["hostname"]) <= {"h100-1", "h100-2"}
     assert rows["slurm_job_id"].str.fullmatch(r"\d+(_\d+)?").all()

@@ -41,6 +41,8 @@ OWNER_EVERY_S = 2.0
 """Between two looks at who owns the session: a file that may be on a far file system."""
 NEAR_LIMIT_S = 120.0
 """A scheduler announces the time limit by SIGTERM up to this long before it."""
+DYING_S = 0.5
+"""After a failed cell, for a command that it took along to be seen gone."""
 NO_ROOM_BYTES = 64 << 10
 WRITE_LIMIT_S = 60.0
 """A result that cannot be written (a full disk) is tried for this long."""
@@ -86,6 +88,9 @@ class Worker:
                 if self._must_stop():
                     break
                 result = self._run_cell(order, cell)
+                if not result.ok and self.command is not None:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self.command.wait(DYING_S)
                 if self.stopped and not result.ok:
                     break  # cut off: no result, so that whoever comes next runs it again
                 self._report(cell, result)
