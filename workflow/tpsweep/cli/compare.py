@@ -112,6 +112,8 @@ def _interval(change: Change) -> str:
 
 
 def _summary(comparison: Comparison) -> str:
+    if comparison.pairs and all(pair.same for pair in comparison.pairs):
+        return f"The same rows: B holds the measurements of A ({len(comparison.pairs)} cells)."
     judged, found = comparison.judged, comparison.significant
     said = f"{len(comparison.pairs)} cells on both sides, {comparison.compared} figures"
     if not judged:

@@ -69,6 +69,16 @@ def write_manifest(
         pq.write_table(table, temporary, compression="zstd")
 
 
+def other_sites(path: Path, site: str) -> list[str]:
+    """The sites other than ``site`` of which the results root with this manifest holds rows."""
+    try:
+        planned = pq.read_table(path, columns=["site", "path"], filters=[("site", "!=", site)])
+    except (pa.ArrowException, OSError):
+        return []
+    lines = planned.to_pylist()
+    return sorted({line["site"] for line in lines if (path.parent / line["path"]).exists()})
+
+
 def is_of(path: Path, sweep: str) -> bool:
     """Whether the manifest at ``path`` was written for this sweep, with all columns of today; False
     if there is none."""
