@@ -103,7 +103,8 @@ VIEWS = (
 )
 LEGEND = (
     "Batches: the smallest and the largest that every measured TP of the model has. Communication:"
-    " transfer alone; what a rank waits for the others is no part of it.",
+    " transfer alone; what a rank waits for the others is no part of it. Crossover: by sequences per"
+    " node, beside smaller engines on the same GPUs.",
 )
 EMPTY = "The matrix is empty."
 
@@ -150,16 +151,18 @@ def _of_serving(lines: list[Record]) -> Iterator[Record]:
 
 def _of_crossovers(lines: list[Record]) -> Iterator[Record]:
     for line in lines:
-        if line["metric"] != crossover.METRICS["output"]:
+        if line["metric"] != crossover.METRICS[crossover.EQUAL]:
             continue
         found = _record({**line, "batch": None}, Metric(CROSSOVER, "", "none"), "crossover")
         why = f": {line['why']}" if line["why"] else ""
+        is_open = line["crossover"] == "undecided"
+        significant = f"{'' if is_open else 'significant: '}{line['crossover']}{why}"
         pair = f"{line['tp_from']} to {line['tp_to']}"
         yield {
             **found,
             "tp": pair,
             **dict.fromkeys(OTHER_SIZES),
-            "said": f"{line['crossover']}{why}",
+            "said": "; ".join(filter(None, (line["observed"], significant))),
         }
 
 

@@ -7,10 +7,10 @@ and ``run`` only. TP=1 has no all-reduce: its line is in the series of every bac
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from tpsweep.analysis import prices, verdicts
 from tpsweep.analysis.decode_figures import ratio_columns, time_ratio
+from tpsweep.analysis.equal_sequences import Shares, engines_on
 from tpsweep.analysis.series import (
     BASELINE,
     HEAD,
@@ -32,7 +32,6 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core import stats
-from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
 
@@ -57,6 +56,7 @@ COLUMNS = (
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
     Column("split_output_tok_s", FLOAT, "computed: the baseline on as many GPUs, batch split"),
+    Column("split_ratio", FLOAT, "output_tok_s / split_output_tok_s: at equal sequences per node"),
     BASELINE,
     *_speedup_columns("decode"),
     *_speedup_columns("prefill"),
@@ -76,6 +76,7 @@ VIEWS = (
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu")),
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio")),
     View("Baseline engines, batch split (tok/s, computed)", figure("split_output_tok_s")),
+    View("At equal sequences per node (ratio)", figure("split_ratio")),
     View("Baseline TP", text("baseline_tp"), once=True),
     View("Decode speed-up", figure("decode_speedup")),
     View("Decode verdict", lambda record: verdicts.SHORT[record["decode_verdict"]]),
@@ -89,7 +90,8 @@ LEGEND = (
     " baseline (smallest measured TP of the same series) divided by the line's.",
     verdicts.KINDS_LEGEND,
     "Batch split: as many engines of the baseline's TP as fit on the same GPUs, each with its"
-    " share of the batch; computed from that batch's line, not measured.",
+    " share of the batch; computed from that batch's line, not measured. The ratio to them is the"
+    " comparison of layouts on equal GPUs at equal sequences per node.",
 )
 
 
@@ -100,20 +102,14 @@ def build(source: Source) -> Table:
     unprofiled one (measuring rule 6).
     """
     series = source.series(LATENCY)
-    throughput = {
-        (one.place(one.batch), line.layout): line.output_tok_s
-        for one in series
-        for line in one.lines
-    }
-    lines = [record for one in series for record in _records(one, throughput)]
+    shares = Shares(series)
+    lines = [record for one in series for record in _records(one, shares)]
     sort_records(lines, ORDER)
     legend = (*LEGEND, *prices.legend(lines))
     return Table("tp_comparison", "TP comparison", COLUMNS, VIEWS, lines, legend)
 
 
-def _records(
-    series: Series, throughput: dict[tuple[tuple[Any, ...], Layout], float | None]
-) -> Iterator[Record]:
+def _records(series: Series, shares: Shares) -> Iterator[Record]:
     baseline = series.baseline
     for line in series.lines:
         record: Record = {**series.record(line, *_warnings(line)), "interval_kind": None}
@@ -121,7 +117,7 @@ def _records(
         record |= _interval(line, DECODE, "tpot_ms") | _interval(line, PREFILL, "prefill_ms")
         record |= _speedup(baseline, line, DECODE, "decode")
         record |= _speedup(baseline, line, PREFILL, "prefill")
-        record |= _rates(series, line, throughput)
+        record |= _rates(series, line, shares)
         record |= prices.cost_of(line, line.gpus, line.output_tok_s)
         yield record
 
@@ -139,9 +135,7 @@ def _speedup(baseline: Line | None, line: Line, samples: str, name: str) -> Reco
     return time_ratio(f"{name}_speedup", baseline, other, samples, f"{name}_verdict")
 
 
-def _rates(
-    series: Series, line: Line, throughput: dict[tuple[tuple[Any, ...], Layout], float | None]
-) -> Record:
+def _rates(series: Series, line: Line, shares: Shares) -> Record:
     """Throughput, per GPU, and beside the baseline's on as many GPUs (measuring rule 9)."""
     rate, baseline = line.output_tok_s, series.baseline
     per_gpu = None if rate is None else rate / line.gpus
@@ -149,16 +143,16 @@ def _rates(
     if baseline is not None and line is not baseline:
         if per_gpu is not None and baseline.output_tok_s:
             ratio = per_gpu / (baseline.output_tok_s / baseline.gpus)
-        engines, rest = divmod(line.gpus, baseline.gpus)
-        if series.batch is not None and engines > 1 and rest == 0 and series.batch % engines == 0:
-            place = series.place(series.batch // engines)
-            share = throughput.get((place, baseline.layout))
-            split = None if share is None else share * engines
+        engines = engines_on(line.gpus, baseline.layout)
+        share = shares.at(series, baseline.layout, engines) if engines else None
+        if engines and share is not None and share.output_tok_s is not None:
+            split = share.output_tok_s * engines
     return {
         "output_tok_s": rate,
         "output_tok_s_per_gpu": per_gpu,
         "per_gpu_ratio": ratio,
         "split_output_tok_s": split,
+        "split_ratio": rate / split if rate is not None and split else None,
     }
 
 

@@ -13,6 +13,7 @@ SHARE = "What share of decode time is all-reduce, and when does it grow?"
 CROSSOVER = "At what batch size does TP=2 beat TP=1?"
 NVLINK = "How much of NVLink's bandwidth does an all-reduce use?"
 NO_PAIR = "Not measured: needs latency cells at TP=1 and TP=2 of the same batch."
+UNDECIDED = "undecided"
 NO_CAPTURE = "Not measured: needs a capture at TP=2."
 
 
@@ -87,15 +88,34 @@ def _growth(captures: list[Record]) -> str:
 
 
 def _crossover(lines: Lines) -> Iterator[str]:
+    split = by_subject(lines.at_equal_sequences)
     for name, pairs in by_subject(lines.pairs).items():
-        ratios = {line["batch"]: rate_ratio(line) for line in pairs}
-        known = {batch: ratio for batch, ratio in ratios.items() if ratio is not None}
-        faster = [batch for batch, ratio in known.items() if ratio > 1]
-        per_gpu = [batch for batch, ratio in known.items() if ratio > 2]
-        yield (
-            f"{name}: at equal batch TP=2 gives more tokens per second at batch {_list(faster)}"
-            f" (measured: {_list(known)}); more per GPU at batch {_list(per_gpu)}."
+        yield f"{name}: {_at_equal_sequences(split.get(name, []))} {_at_equal_batch(pairs)}"
+
+
+def _at_equal_sequences(found: list[Record]) -> str:
+    """On the same GPUs with as many users: what decides between TP=2 and two replicas."""
+    known = [line for line in found if line["observed"]]
+    if not known:
+        return (
+            "at equal sequences per node not known: needs TP=2 at a batch and TP=1 at half of it."
         )
+    told = "; ".join(
+        f"{line['observed']} (tokens/s of TP=2 / two TP=1, by sequences: {line['ratios']})"
+        + ("" if line["crossover"] == UNDECIDED else f"; significant: {line['crossover']}")
+        for line in known
+    )
+    return f"by sequences per node, beside two TP=1 engines with half of them each, {told}."
+
+
+def _at_equal_batch(pairs: list[Record]) -> str:
+    ratios = {line["batch"]: rate_ratio(line) for line in pairs}
+    known = {batch: ratio for batch, ratio in ratios.items() if ratio is not None}
+    faster = [batch for batch, ratio in known.items() if ratio > 1]
+    return (
+        "At equal batch, with twice the GPUs, TP=2 gives more tokens per second at batch"
+        f" {_list(faster)} (measured: {_list(known)})."
+    )
 
 
 def _nvlink(lines: Lines) -> Iterator[str]:
