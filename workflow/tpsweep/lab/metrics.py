@@ -103,8 +103,8 @@ VIEWS = (
 )
 LEGEND = (
     "Batches: the smallest and the largest that every measured TP of the model has. Communication:"
-    " transfer alone; what a rank waits for the others is no part of it. Crossover: by sequences per"
-    " node, beside smaller engines on the same GPUs.",
+    " transfer alone; what a rank waits for the others is no part of it. Crossover: by sequences"
+    " per node, beside smaller engines on the same GPUs.",
 )
 EMPTY = "The matrix is empty."
 

@@ -1,8 +1,8 @@
 """Table ``crossover``: from which batch on a larger TP is better (measuring rule 10).
 
-Four lines per series and pair of TPs. At equal sequences per node: output tokens/s of one engine at
-batch B beside smaller ones that fill the same GPUs, each with its share of B. At equal batch: decode
-time, output tokens/s per GPU and of all GPUs.
+Four lines per series and pair of TPs. At equal sequences per node: output tokens/s of one engine
+at batch B beside smaller ones that fill the same GPUs, each with its share of B. At equal batch:
+decode time, output tokens/s per GPU and of all GPUs.
 """
 
 from __future__ import annotations

@@ -94,9 +94,7 @@ def build(source: Source) -> Table:
     static = source.series(LATENCY)
     shares = Shares(static)
     lines = [
-        record
-        for series in (*static, *source.series(SERVE))
-        for record in _records(series, shares)
+        record for series in (*static, *source.series(SERVE)) for record in _records(series, shares)
     ]
     sort_records(lines, _ORDER)
     legend = (*LEGEND, *prices.legend(lines))

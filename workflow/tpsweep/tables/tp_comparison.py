@@ -6,11 +6,12 @@ and ``run`` only. TP=1 has no all-reduce: its line is in the series of every bac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tpsweep.analysis import prices, verdicts
 from tpsweep.analysis.decode_figures import ratio_columns, time_ratio
 from tpsweep.analysis.equal_sequences import Shares, engines_on
+from tpsweep.analysis.nvlink_traffic import Traffic, traffic
 from tpsweep.analysis.series import (
     BASELINE,
     HEAD,
@@ -26,6 +27,7 @@ from tpsweep.analysis.table import (
     Record,
     Table,
     View,
+    digits,
     figure,
     identity,
     sort_records,
@@ -34,6 +36,7 @@ from tpsweep.analysis.table import (
 from tpsweep.core import stats
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
+from tpsweep.perfmodel.model_shape import Shape
 
 DECODE, PREFILL = "tpot_ms_samples", "prefill_ms_samples"
 
@@ -57,12 +60,22 @@ COLUMNS = (
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
     Column("split_output_tok_s", FLOAT, "computed: the baseline on as many GPUs, batch split"),
     Column("split_ratio", FLOAT, "output_tok_s / split_output_tok_s: at equal sequences per node"),
+    Column("nvlink_gb_s", FLOAT, "sent by a GPU over the kept repeats, prefill included (NVML)"),
+    Column("nvlink_share", FLOAT, "largest GPU's, of the link's peak in one direction"),
+    Column("nvlink_decode_gb_s", FLOAT, "its part of the decode alone, by what the ranks exchange"),
+    Column("nvlink_decode_share", FLOAT, "the same, of the link's peak in one direction"),
     BASELINE,
     *_speedup_columns("decode"),
     *_speedup_columns("prefill"),
     *prices.COLUMNS,
     *TAIL,
 )
+
+
+def _link_share(record: Record) -> str:
+    share = record["nvlink_decode_share"]
+    return "" if share is None else f"{digits(100 * share)} %"
+
 
 VIEWS = (
     *IDENTITY_VIEWS,
@@ -77,6 +90,8 @@ VIEWS = (
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio")),
     View("Baseline engines, batch split (tok/s, computed)", figure("split_output_tok_s")),
     View("At equal sequences per node (ratio)", figure("split_ratio")),
+    View("NVLink in decode (GB/s)", figure("nvlink_decode_gb_s")),
+    View("Of its peak", _link_share),
     View("Baseline TP", text("baseline_tp"), once=True),
     View("Decode speed-up", figure("decode_speedup")),
     View("Decode verdict", lambda record: verdicts.SHORT[record["decode_verdict"]]),
@@ -92,6 +107,9 @@ LEGEND = (
     "Batch split: as many engines of the baseline's TP as fit on the same GPUs, each with its"
     " share of the batch; computed from that batch's line, not measured. The ratio to them is the"
     " comparison of layouts on equal GPUs at equal sequences per node.",
+    "NVLink in decode: NVML's counters of the kept repeats, in one direction, the mean of the GPUs."
+    " They hold the prefill, too; the decode's part follows from what the ranks exchange (the"
+    " all-reduces of every token, the logits of every step), for models that a capture describes.",
 )
 
 
@@ -103,13 +121,14 @@ def build(source: Source) -> Table:
     """
     series = source.series(LATENCY)
     shares = Shares(series)
-    lines = [record for one in series for record in _records(one, shares)]
+    shapes = source.results.shapes
+    lines = [record for one in series for record in _records(one, shares, shapes)]
     sort_records(lines, ORDER)
     legend = (*LEGEND, *prices.legend(lines))
     return Table("tp_comparison", "TP comparison", COLUMNS, VIEWS, lines, legend)
 
 
-def _records(series: Series, shares: Shares) -> Iterator[Record]:
+def _records(series: Series, shares: Shares, shapes: Mapping[str, Shape]) -> Iterator[Record]:
     baseline = series.baseline
     for line in series.lines:
         record: Record = {**series.record(line, *_warnings(line)), "interval_kind": None}
@@ -118,6 +137,7 @@ def _records(series: Series, shares: Shares) -> Iterator[Record]:
         record |= _speedup(baseline, line, DECODE, "decode")
         record |= _speedup(baseline, line, PREFILL, "prefill")
         record |= _rates(series, line, shares)
+        record |= _nvlink(traffic(line.measured, shapes))
         record |= prices.cost_of(line, line.gpus, line.output_tok_s)
         yield record
 
@@ -153,6 +173,15 @@ def _rates(series: Series, line: Line, shares: Shares) -> Record:
         "per_gpu_ratio": ratio,
         "split_output_tok_s": split,
         "split_ratio": rate / split if rate is not None and split else None,
+    }
+
+
+def _nvlink(found: Traffic) -> Record:
+    return {
+        "nvlink_gb_s": found.gb_s,
+        "nvlink_share": found.share,
+        "nvlink_decode_gb_s": found.decode_gb_s,
+        "nvlink_decode_share": found.decode_share,
     }
 
 

@@ -35,7 +35,7 @@ COLUMNS = (
     Column(
         "equal_sequences_ratio",
         FLOAT,
-        "output_tok_s of the larger TP / that of smaller engines on its GPUs, batch split (computed)",
+        "output_tok_s of the larger TP / that of smaller engines on its GPUs, batch split",
     ),
     *PAIR_TAIL,
 )
@@ -59,8 +59,8 @@ VIEWS = (
 LEGEND = (
     "Speed-up: median time of the smaller TP / that of the larger, with its 95 % interval."
     " Efficiency: speed-up / (larger TP / smaller TP); 1 would be perfect scaling.",
-    "Output and per GPU: at equal batch, where the larger TP holds more GPUs. At equal sequences per"
-    " node: beside engines of the smaller TP on the same GPUs, each with its share of the batch"
+    "Output and per GPU: at equal batch, where the larger TP holds more GPUs. At equal sequences"
+    " per node: beside engines of the smaller TP on the same GPUs, each with its share of the batch"
     " (computed from the smaller TP's line at that share).",
     verdicts.KINDS_LEGEND,
 )
@@ -71,9 +71,7 @@ def build(source: Source) -> Table:
     """Every pair of TPs at every batch that the manifest has, measured or not."""
     every = source.series(LATENCY)
     shares = Shares(every)
-    lines = [
-        _record(series, low, high, shares) for series in every for low, high in pairs(series)
-    ]
+    lines = [_record(series, low, high, shares) for series in every for low, high in pairs(series)]
     sort_records(lines, PAIR_ORDER)
     return Table("tp_pairs", "TP against TP", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
 

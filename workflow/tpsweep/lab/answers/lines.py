@@ -34,6 +34,12 @@ class Lines:
         return sorted(found, key=lambda line: (*_subject(line), line["batch"]))
 
     @property
+    def parallel(self) -> list[Record]:
+        """Measured static batches at TP=2, by batch."""
+        found = [r for r in self.comparison if Layout.of(r) == Layout(tp=2) and r["runs"]]
+        return sorted(found, key=lambda line: (*_subject(line), line["batch"]))
+
+    @property
     def analysed(self) -> list[Record]:
         """Captures at TP=2 with times, by batch."""
         found = [c for c in self.captures if c["tp"] == 2 and c["transfer_ms"] is not None]
