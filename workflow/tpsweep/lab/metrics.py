@@ -46,9 +46,14 @@ CAPTURE = (
     Metric("communication, of the profiled step", "%", "transfer_fraction_profiled", 100),
     Metric("NVLink during an all-reduce", "GB/s", "busbw_gb_s"),
     Metric("NVLink during an all-reduce, of the peak", "%", "link_share", 100),
-    Metric("NVLink over the run", "GB/s", "nvlink_gb_s"),
-    Metric("NVLink over the run, of the peak", "%", "nvlink_share", 100),
+    Metric("NVLink over the profiled run", "GB/s", "nvlink_gb_s"),
+    Metric("NVLink over the profiled run, of the peak", "%", "nvlink_share", 100),
 )
+LINK = (
+    Metric("NVLink in decode", "GB/s", "nvlink_decode_gb_s"),
+    Metric("NVLink in decode, of the peak", "%", "nvlink_decode_share", 100),
+)
+"""By the counters of static batches without a profiler; of lines that have a link."""
 SERVING = (
     Metric("TTFT p50", "ms", "ttft_p50_ms"),
     Metric("TTFT p99", "ms", "ttft_p99_ms"),
@@ -57,7 +62,7 @@ SERVING = (
 LOWER_BOUND = ("transfer_us", "transfer_fraction", "transfer_fraction_profiled")
 """Where kernels push, all that is known of a transfer is that it took so long at least."""
 CROSSOVER = "crossover batch"
-NAMES = (*(m.name for m in (*LATENCY, *CAPTURE, *SERVING)), CROSSOVER)
+NAMES = (*(m.name for m in (*LATENCY, *CAPTURE, *LINK, *SERVING)), CROSSOVER)
 _IDENTITY = {column.name: column for column in IDENTITY}
 OTHER_SIZES = tuple(axis.name for axis in LAYOUT if axis.name != "tp")
 COLUMNS = (
@@ -113,6 +118,7 @@ def build(_: Source, compared: Table, captures: Table, served: Table, crossovers
     """Every metric of every model and node class that the matrix has cells for."""
     lines = [
         *_of_batches(compared.records, LATENCY, "tp_comparison"),
+        *_of_batches([r for r in compared.records if r["tp"] > 1], LINK, "tp_comparison"),
         *_of_batches(captures.records, CAPTURE, "communication"),
         *_of_serving(served.records),
         *_of_crossovers(crossovers.records),

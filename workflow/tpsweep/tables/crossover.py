@@ -35,14 +35,13 @@ RATE = "output_tok_s"
 EQUAL = "equal_sequences"
 METRICS = {
     EQUAL: "output tok/s at equal sequences per node",
-    "decode": "decode time",
-    "output_per_gpu": "output tok/s per GPU",
-    "output": "output tok/s",
+    "decode": "decode time at equal batch",
+    "output": "output tok/s at equal batch",
+    "output_per_gpu": "output tok/s per GPU at equal batch",
 }
-_AT_BATCH = [label for name, label in METRICS.items() if name != EQUAL]
 COLUMNS = (
     *(column for column in PAIR_HEAD if column.name != "batch"),
-    Column("metric", TEXT, f"{METRICS[EQUAL]}; or at equal batch: {', '.join(_AT_BATCH)}"),
+    Column("metric", TEXT, f"one of: {', '.join(METRICS.values())}"),
     Column("observed", TEXT, "by the values alone, not tested: where the larger TP is ahead"),
     Column("ratios", TEXT, "per batch: how many times better the larger TP is"),
     Column("crossover", TEXT, "<= batch, (b_i, b_j] and who is ahead after it, none, undecided"),
@@ -118,20 +117,21 @@ def _records(group: list[Series], shares: Shares) -> Iterator[Record]:
             _Sides(one.batch or 0, lines.get(low_tp), lines.get(high_tp))
             for one, lines in zip(group, by_tp, strict=True)
         ]
-        both = [(s.low, s.high) for s in at_batch if s.low is not None and s.high is not None]
         split = _split(group, by_tp, low_tp, high_tp, shares)
-        if not both and not any(s.low is not None and s.high is not None for s in split):
-            continue
         low, high = (next(lines[tp] for lines in by_tp if tp in lines) for tp in (low_tp, high_tp))
         head = identify(group[0], low, high)
         for metric in METRICS:
             sides = split if metric == EQUAL else at_batch
-            if not sides:  # no batch divides over the smaller engines
+            if not _both(sides):  # nothing that could be compared is in the matrix
                 continue
             yield {
                 **{name: value for name, value in head.items() if name != "batch"},
                 **_judged(metric, sides, low_tp, high_tp),
             }
+
+
+def _both(sides: Sequence[_Sides]) -> list[tuple[Line, Line]]:
+    return [(s.low, s.high) for s in sides if s.low is not None and s.high is not None]
 
 
 def _split(
@@ -160,7 +160,7 @@ def _judged(metric: str, sides: list[_Sides], low_tp: int, high_tp: int) -> Reco
     """What a metric's points say; ``sides`` rise in their batch."""
     points = [_point(metric, one) for one in sides]
     found = find_crossing(points)
-    both = [(s.low, s.high) for s in sides if s.low is not None and s.high is not None]
+    both = _both(sides)
     notes = dict.fromkeys(note for low, high in both for note in differences(low, high))
     names = {-1: f"TP={low_tp}", 1: f"TP={high_tp}", 0: "not significant"}
     observed = observe(points, names[1])
