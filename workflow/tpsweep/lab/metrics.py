@@ -53,7 +53,7 @@ LINK = (
     Metric("NVLink in decode", "GB/s", "nvlink_decode_gb_s"),
     Metric("NVLink in decode, of the peak", "%", "nvlink_decode_share", 100),
 )
-"""By the counters of static batches without a profiler; of lines that have a link."""
+"""By the counters of static batches without a profiler; of lines whose GPUs count."""
 SERVING = (
     Metric("TTFT p50", "ms", "ttft_p50_ms"),
     Metric("TTFT p99", "ms", "ttft_p99_ms"),
@@ -118,7 +118,7 @@ def build(_: Source, compared: Table, captures: Table, served: Table, crossovers
     """Every metric of every model and node class that the matrix has cells for."""
     lines = [
         *_of_batches(compared.records, LATENCY, "tp_comparison"),
-        *_of_batches([r for r in compared.records if r["tp"] > 1], LINK, "tp_comparison"),
+        *_of_batches(_counted(compared.records), LINK, "tp_comparison"),
         *_of_batches(captures.records, CAPTURE, "communication"),
         *_of_serving(served.records),
         *_of_crossovers(crossovers.records),
@@ -137,6 +137,10 @@ def _of_batches(lines: list[Record], metrics: tuple[Metric, ...], source: str) -
             # At TP=1 nothing is communicated: a line of nothing says nothing.
             if line["batch"] in chosen and not (source == "communication" and line["tp"] == 1):
                 yield from (_record(line, metric, source) for metric in metrics)
+
+
+def _counted(lines: list[Record]) -> list[Record]:
+    return [line for line in lines if line["nvlink_decode_gb_s"] is not None]
 
 
 def _equal_batches(group: list[Record]) -> set[int]:

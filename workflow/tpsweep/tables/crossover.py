@@ -122,7 +122,8 @@ def _records(group: list[Series], shares: Shares) -> Iterator[Record]:
         head = identify(group[0], low, high)
         for metric in METRICS:
             sides = split if metric == EQUAL else at_batch
-            if not _both(sides):  # nothing that could be compared is in the matrix
+            # At equal sequences a hole says which smaller batch the matrix lacks.
+            if not (sides and (_both(sides) or (metric == EQUAL and _both(at_batch)))):
                 continue
             yield {
                 **{name: value for name, value in head.items() if name != "batch"},
@@ -178,7 +179,7 @@ def _judged(metric: str, sides: list[_Sides], low_tp: int, high_tp: int) -> Reco
         ),
         "why": "; ".join([*found.why, *_few_runs(both)]) or None,
         "note": "; ".join(notes) or None,
-        "synthetic": any(synthetic(*pair) for pair in both),
+        "synthetic": synthetic(*(x for s in sides for x in (s.low, s.high) if x is not None)),
     }
 
 

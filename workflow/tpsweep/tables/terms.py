@@ -168,7 +168,7 @@ def _line(line: Record, all_: list[Record], times: DecodeTimes) -> Record:
     if missing:
         return {**here, "source": None, "note": f"needs: {', '.join(missing)}"}
     here |= _solved(here, base, start[1] if start else None, end)
-    here["agrees"] = _agrees(here)
+    here["agrees"] = _agrees(here, is_bound=line["transfer_lower_us"] is not None)
     return here | {"note": _note(here, line, base, start, end)}
 
 
@@ -237,12 +237,19 @@ def _spread(time: DecodeTime, timed: Timed) -> str:
     return f"{100 * timed.spread:.1f} % ({how}{starts})"
 
 
-def _agrees(here: Record) -> bool | None:
-    """Whether solution and captures differ by no more than both may be off."""
+def _agrees(here: Record, *, is_bound: bool) -> bool | None:
+    """Whether solution and captures differ by no more than both may be off.
+
+    ``is_bound``: communication is at least what it says, so that fixed is at most that; captures
+    that show less say nothing against it.
+    """
     if here["capture_fixed_ms"] is None:
         return None
     off = [here[f"{name}_hi"] - here[name] for name in ("fixed_ms", "capture_fixed_ms")]
-    return bool(abs(here["fixed_ms"] - here["capture_fixed_ms"]) <= math.hypot(*off))
+    more = here["capture_fixed_ms"] - here["fixed_ms"]
+    if is_bound and more < 0:
+        return None
+    return bool(abs(more) <= math.hypot(*off))
 
 
 def _fitted(line: Record, all_: list[Record], times: DecodeTimes) -> Record:
