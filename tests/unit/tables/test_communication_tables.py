@@ -124,6 +124,14 @@ def test_the_three_terms_by_hand(sweep: Sweep) -> None:
     assert "torch 2.11.0 capture" in line["source"]
 
 
+def test_early_steps_are_told_beside_those_that_count(sweep: Sweep) -> None:
+    found = report(2, compute=3.0)
+    found["phases"]["early"] = {"steps": 31}
+    sweep.capture(2, {**found, "steady_from": 31})
+    sweep.tables()
+    assert "15 of 46, without the first 31 of each batch" in sweep.markdown("communication")
+
+
 def test_the_fixed_part_has_the_interval_of_the_decode_times(sweep: Sweep) -> None:
     # F = 2 T(2) - T(1) - 2 C: 1 % of each T, one start a side, in quadrature.
     sweep.add(1, tpot=4.87)
