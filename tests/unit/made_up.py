@@ -134,8 +134,10 @@ class Sweep:
     def capture(self, tp: int, report: Record | None = None, **axes: Any) -> str:
         """A measured capture cell; ``report``: what the analysis is made to have said of it.
 
-        ``report`` says itself that it is synthetic. ``profiler`` is its program.
+        ``report`` says itself that it is synthetic. ``profiler`` is its program, ``config`` the
+        model's config.json, which stands beside a capture.
         """
+        config = axes.pop("config", None)
         profiler = axes.pop("profiler", "torch 2.11.0")
         measured = {
             "profiler_ran": profiler,
@@ -149,6 +151,10 @@ class Sweep:
             place = self.root / results_paths.capture_report(self.manifest[-1]["path"])
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(json.dumps({"synthetic": True, **report}))
+        if config is not None:
+            beside = self.root / results_paths.capture_sidecar(self.manifest[-1]["path"])
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(json.dumps({"model": config}))
         return cell_id
 
     def fail(self, cell_id: str, kind: str, message: str) -> None:

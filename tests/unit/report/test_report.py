@@ -171,7 +171,7 @@ def test_without_matplotlib_the_page_says_so(sweep: Sweep, monkeypatch: pytest.M
     find = importlib.util.find_spec
     monkeypatch.setattr(plot, "find_spec", lambda name: None if "matplot" in name else find(name))
     html = page(sweep)
-    assert html.count(plot.MISSING) == 6 and "<svg" not in html
+    assert html.count(plot.MISSING) == 7 and "<svg" not in html
 
 
 def test_a_large_sweep_makes_a_page_that_opens(sweep: Sweep) -> None:

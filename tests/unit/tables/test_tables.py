@@ -52,10 +52,12 @@ def test_speedups_per_gpu_and_split_batch(sweep: Sweep) -> None:
     assert two["output_tok_s_per_gpu"] == pytest.approx(165.0)
     assert two["per_gpu_ratio"] == pytest.approx(0.75)
     assert two["split_output_tok_s"] == pytest.approx(240.0)  # two TP=1 engines at batch 1
+    assert two["split_ratio"] == pytest.approx(330 / 240)
     assert (two["tpot_ms"], two["state"], two["runs"]) == (6.0, "measured", 1)
     assert two["tpot_ms_lo"] == pytest.approx(5.94)
     one = lines["auto", 2, 1]
     assert one["decode_speedup"] is None and one["baseline_tp"] == 1
+    assert lines["auto", 1, 2]["split_ratio"] is None
     assert lines["auto", 1, 2]["split_output_tok_s"] is None  # half a sequence is no batch
 
 

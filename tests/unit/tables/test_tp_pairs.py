@@ -107,3 +107,17 @@ def test_no_pairs(sweep: Sweep) -> None:
     sweep.add(1, tpot=8.0)
     assert lines(sweep) == {}
     assert "no latency cells at two TPs" in sweep.markdown("tp_pairs")
+
+
+def test_at_equal_sequences_smaller_engines_share_the_batch(sweep: Sweep) -> None:
+    for tp, rates in ((1, {1: 100, 2: 180}), (2, {2: 250, 4: 400}), (4, {4: 600, 6: 700})):
+        for batch, rate in rates.items():
+            sweep.add(tp, tpot=5.0, rate=float(rate), batch=batch)
+    found = {pair: line["equal_sequences_ratio"] for pair, line in lines(sweep).items()}
+    assert found == {
+        (1, 2, 2): pytest.approx(250 / 200),
+        (2, 4, 4): pytest.approx(600 / 500),
+    }
+    sweep.add(1, tpot=5.0, rate=190.0, batch=4)
+    # Four engines at batch 1, not two at batch 2.
+    assert lines(sweep)[1, 4, 4]["equal_sequences_ratio"] == pytest.approx(600 / 400)

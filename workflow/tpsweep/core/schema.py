@@ -90,7 +90,7 @@ FIGURES = (
     Column("stall_ms", FLOAT, "latency: what they took above the usual, together"),
     Column("recovery_steps", INT, "latency: slow first steps after the prefill; null: no end seen"),
     Column("tpot_drift_pct", FLOAT, "latency: change from the first to the last repeat; 5 or more"),
-    Column("unsteady", BOOL, "latency: many stalls, a drift, or a recovery without an end"),
+    Column("unsteady", BOOL, "latency: stalls that cost over 1 %, a drift, or an endless recovery"),
     Column("steps_note", TEXT, "latency: the stalls by name, the recovery, the drift"),
     Column("tpot_diff_ms", FLOAT, "cross-check: (median L(N) - median L(1)) / (N-1)"),
     Column("output_tok_s", FLOAT, "output tokens/s, prefill included; median of the repeats"),

@@ -46,9 +46,14 @@ CAPTURE = (
     Metric("communication, of the profiled step", "%", "transfer_fraction_profiled", 100),
     Metric("NVLink during an all-reduce", "GB/s", "busbw_gb_s"),
     Metric("NVLink during an all-reduce, of the peak", "%", "link_share", 100),
-    Metric("NVLink over the run", "GB/s", "nvlink_gb_s"),
-    Metric("NVLink over the run, of the peak", "%", "nvlink_share", 100),
+    Metric("NVLink over the profiled run", "GB/s", "nvlink_gb_s"),
+    Metric("NVLink over the profiled run, of the peak", "%", "nvlink_share", 100),
 )
+LINK = (
+    Metric("NVLink in decode", "GB/s", "nvlink_decode_gb_s"),
+    Metric("NVLink in decode, of the peak", "%", "nvlink_decode_share", 100),
+)
+"""By the counters of static batches without a profiler; of lines whose GPUs count."""
 SERVING = (
     Metric("TTFT p50", "ms", "ttft_p50_ms"),
     Metric("TTFT p99", "ms", "ttft_p99_ms"),
@@ -57,7 +62,7 @@ SERVING = (
 LOWER_BOUND = ("transfer_us", "transfer_fraction", "transfer_fraction_profiled")
 """Where kernels push, all that is known of a transfer is that it took so long at least."""
 CROSSOVER = "crossover batch"
-NAMES = (*(m.name for m in (*LATENCY, *CAPTURE, *SERVING)), CROSSOVER)
+NAMES = (*(m.name for m in (*LATENCY, *CAPTURE, *LINK, *SERVING)), CROSSOVER)
 _IDENTITY = {column.name: column for column in IDENTITY}
 OTHER_SIZES = tuple(axis.name for axis in LAYOUT if axis.name != "tp")
 COLUMNS = (
@@ -103,7 +108,8 @@ VIEWS = (
 )
 LEGEND = (
     "Batches: the smallest and the largest that every measured TP of the model has. Communication:"
-    " transfer alone; what a rank waits for the others is no part of it.",
+    " transfer alone; what a rank waits for the others is no part of it. Crossover: by sequences"
+    " per node, beside smaller engines on the same GPUs.",
 )
 EMPTY = "The matrix is empty."
 
@@ -112,6 +118,7 @@ def build(_: Source, compared: Table, captures: Table, served: Table, crossovers
     """Every metric of every model and node class that the matrix has cells for."""
     lines = [
         *_of_batches(compared.records, LATENCY, "tp_comparison"),
+        *_of_batches(_counted(compared.records), LINK, "tp_comparison"),
         *_of_batches(captures.records, CAPTURE, "communication"),
         *_of_serving(served.records),
         *_of_crossovers(crossovers.records),
@@ -132,6 +139,10 @@ def _of_batches(lines: list[Record], metrics: tuple[Metric, ...], source: str) -
                 yield from (_record(line, metric, source) for metric in metrics)
 
 
+def _counted(lines: list[Record]) -> list[Record]:
+    return [line for line in lines if line["nvlink_decode_gb_s"] is not None]
+
+
 def _equal_batches(group: list[Record]) -> set[int]:
     """Smallest and largest batch at which every TP is measured; of all batches if there is none."""
     measured: dict[int, set[int]] = defaultdict(set)
@@ -150,16 +161,18 @@ def _of_serving(lines: list[Record]) -> Iterator[Record]:
 
 def _of_crossovers(lines: list[Record]) -> Iterator[Record]:
     for line in lines:
-        if line["metric"] != crossover.METRICS["output"]:
+        if line["metric"] != crossover.METRICS[crossover.EQUAL]:
             continue
         found = _record({**line, "batch": None}, Metric(CROSSOVER, "", "none"), "crossover")
         why = f": {line['why']}" if line["why"] else ""
+        is_open = line["crossover"] == "undecided"
+        significant = f"{'' if is_open else 'significant: '}{line['crossover']}{why}"
         pair = f"{line['tp_from']} to {line['tp_to']}"
         yield {
             **found,
             "tp": pair,
             **dict.fromkeys(OTHER_SIZES),
-            "said": f"{line['crossover']}{why}",
+            "said": "; ".join(filter(None, (line["observed"], significant))),
         }
 
 

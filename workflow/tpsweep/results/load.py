@@ -23,6 +23,7 @@ from tpsweep.core.capture_report import Communication
 from tpsweep.core.errors import one_line
 from tpsweep.core.method import FIRST
 from tpsweep.core.workloads import CAPTURE
+from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.results.rows import LONGEST, Read, conform, keep_rows, read_rows
 
 MANIFEST_SCHEMA = pa.schema(
@@ -80,13 +81,15 @@ class Results:
     missing if planned, else its status), ``failure_type`` and ``reason`` (of the failure or of
     the plan). ``rows``: the schema of ``row``. ``failures``: the fields of ``FailureLine``,
     of planned cells without a row. ``communication``: what the analysis said of the captures, by
-    ``cell_id``; those that are not analysed are not in it.
+    ``cell_id``; those that are not analysed are not in it. ``shapes``: of the models that have a
+    measured capture, by name, as far as they can be counted.
     """
 
     manifest: pd.DataFrame
     rows: pd.DataFrame
     failures: pd.DataFrame
     communication: dict[str, Communication] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
 
     def count(self, *states: str) -> int:
         """Cells in any of ``states``."""
@@ -113,7 +116,9 @@ def load(results: Path, *, keep: bool = False) -> Results:
     failures = list(_failures(results, planned, read))
     failed = pd.DataFrame(failures, columns=FailureLine._fields)
     manifest = _with_methods(_with_states(manifest, rows, failed), rows)
-    return Results(manifest, rows, failed, _load_communication(results, manifest))
+    captures = manifest[(manifest["workload"] == CAPTURE) & (manifest["state"] == "measured")]
+    communication = _load_communication(results, captures)
+    return Results(manifest, rows, failed, communication, _load_shapes(results, captures))
 
 
 def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[FailureLine]:
@@ -135,9 +140,22 @@ def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[Fail
             yield FailureLine(cell_id, "preflight", message=reason)
 
 
-def _load_communication(results: Path, manifest: pd.DataFrame) -> dict[str, Communication]:
+def _load_shapes(results: Path, captures: pd.DataFrame) -> dict[str, Shape]:
+    """Shapes of models, from what stands beside their captures."""
+    found: dict[str, Shape] = {}
+    for model, path in zip(captures["model"], captures["path"], strict=True):
+        if model in found:
+            continue
+        try:
+            said = json.loads((results / results_paths.capture_sidecar(path)).read_text("utf-8"))
+            found[model] = Shape.from_config(said["model"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # an older capture, one from elsewhere, another architecture: not known
+    return found
+
+
+def _load_communication(results: Path, captures: pd.DataFrame) -> dict[str, Communication]:
     """Reports on measured captures; one that cannot be read is named on stderr."""
-    captures = manifest[(manifest["workload"] == CAPTURE) & (manifest["state"] == "measured")]
     found = {}
     for cell_id, path in zip(captures["cell_id"], captures["path"], strict=True):
         try:
