@@ -9,8 +9,9 @@ queue, and a load is called saturated, or not saturated, only if the whole inter
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,47 @@ def judge(seeds: Sequence[Seed]) -> Load:
     if found.lo > SMALL or all(_waited(seed) > LARGE for seed in seeds):
         return Load(YES, found)
     return Load(NOT_SHOWN, found if latency is None else _interval(latency))
+
+
+def all_at_once(concurrency: int | None) -> str | None:
+    """The verdict of an infinite rate: requests that all come at once are more than can be
+    served; a closed loop (None) offers no rate."""
+    return YES if concurrency is None else None
+
+
+def is_endless(rate: float | None) -> bool:
+    """Whether all requests come at once."""
+    return rate is None or math.isinf(rate)
+
+
+def judge_row(row: Mapping[str, Any]) -> str | None:
+    """The verdict of a ``serve`` row: its own, or of an older one's samples.
+
+    Older rows do not hold the arrivals. vLLM scales them so that the last comes at count / rate:
+    evenly spaced ones stand for them. What waited in the client is not in their samples.
+    """
+    if row["saturated"] is not None:
+        return str(row["saturated"])
+    rate, concurrency = row["request_rate"], row["max_concurrency"]
+    if is_endless(rate):
+        return all_at_once(concurrency)
+    ttft, count, seeds = row["ttft_ms_samples"], row["num_prompts"], row["repeats"]
+    if concurrency is not None or ttft is None or not seeds or len(ttft) != count * seeds:
+        return NOT_SHOWN
+    shape = (seeds, count)
+    waits = np.asarray(ttft, dtype=np.float64).reshape(shape) / 1e3
+    whole = np.asarray(row["e2e_ms_samples"], dtype=np.float64).reshape(shape) / 1e3
+    latency = whole
+    tpot = row["tpot_ms_samples"]
+    if tpot is not None and len(tpot) == len(ttft):
+        times = np.asarray(tpot, dtype=np.float64).reshape(shape) / 1e3
+        # An answer that came in one piece has no time per token, and tells no length.
+        known = times > 0
+        tokens = np.divide(whole - waits, times, out=np.zeros(shape), where=known)
+        if known.any():
+            latency = waits + times * float(tokens[known].mean())
+    arrival = np.arange(count) / float(rate)
+    return judge([Seed(arrival, *one) for one in zip(waits, latency, strict=True)]).verdict
 
 
 def _late(seed: Seed) -> Points:

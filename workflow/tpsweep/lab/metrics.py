@@ -166,7 +166,10 @@ def _of_crossovers(lines: list[Record]) -> Iterator[Record]:
 def _record(line: Record, metric: Metric, source: str) -> Record:
     value = line.get(metric.column)
     lo, hi = (line.get(f"{metric.column}_{end}") for end in ("lo", "hi"))
-    said = None if value is not None else _absent(line)
+    starts = line.get(f"{metric.column}_starts")
+    said = starts if value is not None else _absent(line)
+    if starts and source != "serving":  # an interval within one start says nothing of the next
+        lo = hi = None
     if metric.column in LOWER_BOUND and line["transfer_lower_us"] is not None:
         value = line["transfer_lower_us"] if metric.column == "transfer_us" else value
         said = said if value is None else "at least"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tpsweep.analysis.table import Record, digits
+from tpsweep.analysis.table import Record, digits, figure
 from tpsweep.lab.answers.lines import Lines, by_subject, rate_ratio
 
 HALVING = "Does TP=2 reduce decode latency by exactly 2x?"
@@ -37,9 +37,7 @@ def answer_questions(lines: Lines) -> list[Answer]:
 def _halving(lines: Lines) -> Iterator[str]:
     for name, pairs in by_subject(lines.pairs).items():
         each = "; ".join(
-            f"at batch {line['batch']} {digits(line['decode_speedup'])} times as fast"
-            f" ({digits(line['decode_speedup_lo'])} to {digits(line['decode_speedup_hi'])},"
-            f" {line['decode_speedup_kind']})"
+            f"at batch {line['batch']} {figure('decode_speedup')(line)} times as fast"
             for line in pairs
         )
         yield f"{name}: {each}; 2 would be exact halving. {_why(lines, name)}"
