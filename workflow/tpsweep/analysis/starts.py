@@ -13,6 +13,7 @@ from functools import cached_property
 
 from tpsweep.core import stats, student
 
+_NAMED = 6
 _WORDS = {1: "one start", 2: "two starts"}
 
 
@@ -63,8 +64,7 @@ class Kin:
             names.append(name)
         if not df:
             return None
-        named = names[0] if len(names) == 1 else f"{len(names)} lines of its kind"
-        return Spread(math.sqrt(squares / df), df, f"{starts} starts, {named}")
+        return Spread(math.sqrt(squares / df), df, f"{starts} starts at {_listed(names)}")
 
 
 def of_value(side: stats.Side, kind: str | None, spread: Spread | None) -> str | None:
@@ -99,6 +99,14 @@ def of_ratio(
 def few(count: int) -> str | None:
     """So many starts in words, if they are too few to know their spread."""
     return _WORDS.get(count)
+
+
+def _listed(names: list[str]) -> str:
+    """``batch 1, 8, 64``; of many the first and the last."""
+    found = list(dict.fromkeys(names))
+    if len(found) > _NAMED:
+        return f"{found[0]} to {found[-1].removeprefix('batch ')}"
+    return ", ".join([found[0], *(name.removeprefix("batch ") for name in found[1:])])
 
 
 def _count(side: stats.Side) -> str:
