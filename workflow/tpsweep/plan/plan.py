@@ -131,7 +131,8 @@ def _few_requests(planned: list[Planned]) -> Iterator[str]:
     fewest: dict[object, tuple[int, str]] = {}
     for (entry, *_), cells in lines.items():
         prompts, seeds, runs = cells[0].num_prompts or 0, cells[0].repeats, len(cells)
-        found = prompts * seeds * runs, f"{prompts} requests x {seeds} seeds x {runs} runs"
+        words = f"{prompts} requests x {seeds} seeds x {runs} run{'s' if runs > 1 else ''}"
+        found = prompts * seeds * runs, words
         fewest[entry] = min(found, fewest.get(entry, found))
     for entry, (requests, words) in fewest.items():
         empty = [p for p in PERCENTILES if requests < stats.least_samples(p)]
