@@ -139,6 +139,8 @@ def _late(seed: Seed) -> Points:
 
 def _settled(seed: Seed) -> Points:
     """Those of them that ended while others came, and their latency: later ones have it easier."""
+    if seed.arrival.size == 0:
+        return seed.arrival, seed.latency
     full = seed.arrival[0] + WARM_LATENCIES * float(np.median(seed.latency))
     first = max(math.ceil(WARM_SHARE * seed.arrival.size), int(np.searchsorted(seed.arrival, full)))
     ended = int(np.count_nonzero(seed.arrival + seed.latency <= seed.arrival[-1]))

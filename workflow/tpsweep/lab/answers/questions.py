@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tpsweep.analysis.table import Record, digits, figure
+from tpsweep.analysis.table import Record, digits
 from tpsweep.lab.answers.lines import Lines, by_subject, rate_ratio
 
 HALVING = "Does TP=2 reduce decode latency by exactly 2x?"
@@ -37,10 +37,18 @@ def answer_questions(lines: Lines) -> list[Answer]:
 def _halving(lines: Lines) -> Iterator[str]:
     for name, pairs in by_subject(lines.pairs).items():
         each = "; ".join(
-            f"at batch {line['batch']} {figure('decode_speedup')(line)} times as fast"
+            f"at batch {line['batch']} {digits(line['decode_speedup'])} times as fast"
+            f" ({_spread(line)})"
             for line in pairs
         )
         yield f"{name}: {each}; 2 would be exact halving. {_why(lines, name)}"
+
+
+def _spread(line: Record) -> str:
+    if line["decode_speedup_starts"]:
+        return str(line["decode_speedup_starts"])
+    lo, hi = line["decode_speedup_lo"], line["decode_speedup_hi"]
+    return f"{digits(lo)} to {digits(hi)}, {line['decode_speedup_kind']}"
 
 
 def _why(lines: Lines, name: str) -> str:
