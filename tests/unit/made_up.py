@@ -20,6 +20,8 @@ from tpsweep.results.load import MANIFEST_SCHEMA, load
 Record = dict[str, Any]
 SPREAD = (0.99, 0.993, 0.997, 1.0, 1.003, 1.007, 1.01)
 """Repeats of a start, around its median."""
+THREE = (0.99, 1.0, 1.01)
+"""Of a throughput cell."""
 
 
 class Sweep:
@@ -91,9 +93,9 @@ class Sweep:
         """A throughput cell; with ``request_s`` also its row, of 100 output tokens a request."""
         measured = request_s and {
             "request_s": request_s,
-            "request_s_samples": [request_s * part for part in SPREAD],
+            "request_s_samples": [request_s * part for part in THREE],
             "output_tok_s": request_s * 100,
-            "output_tok_s_samples": [request_s * 100 * part for part in SPREAD],
+            "output_tok_s_samples": [request_s * 100 * part for part in THREE],
             "total_tok_s": request_s * 600,
         }
         axes = {"workload": "throughput", "batch": None, "num_prompts": 1000, **axes}
