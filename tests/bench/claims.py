@@ -47,8 +47,8 @@ time. Samples are simulated; what judges them is the code that makes the tables.
 
 *False*: called significant, of {tries} pairs of sides that do not differ (at most {most_false:.0%}
 allowed). *Covered*: the 95 % interval holds the true ratio, {ratio}, of a third as many pairs, of
-those that have an interval (at least {least_covered:.0%}). Starts scatter by {scatter:.1%}, nodes by
-{node:.0%}, repeats within a start by {noise:.1%}. Bimodal: half of all starts are slower, by 1 %.
+those that have an interval (at least {least_covered:.0%}). Starts scatter by {scatter:.1%}, nodes
+by {node:.0%}, repeats within a start by {noise:.1%}. Bimodal: half of all starts are slower, by 1 %.
 Lognormal: the scatter is skewed, with a long tail of slow starts. Unequal: one side scatters four
 times as much as the other.
 
