@@ -26,7 +26,7 @@ Loaded = tuple[Array, Array, Array]
 Run = Callable[[np.random.Generator, int, int, float], Loaded]
 """Of ``runs``, ``requests`` and a load: arrival, TTFT and latency, each (runs, requests)."""
 SEED = 15
-TRIES, LOAD_TRIES = 3000, 1000
+TRIES, LOAD_TRIES = 6000, 1000
 STARTS, REPEATS = (3, 5, 8), (5, 10, 20)
 RATIO = 1.25
 """What the intervals are to cover."""
@@ -45,10 +45,10 @@ time. Samples are simulated; what judges them is the code that makes the tables.
 
 ## Significance and intervals between engine starts
 
-*False*: called significant, of {tries} pairs of sides that do not differ (at most {most_false:.0%}
+*False*: called significant, of {tries} pairs of sides that do not differ (at most {most_false}
 allowed). *Covered*: the 95 % interval holds the true ratio, {ratio}, of a third as many pairs, of
-those that have an interval (at least {least_covered:.0%}). Starts scatter by {scatter:.1%}, nodes
-by {node:.0%}, repeats within a start by {noise:.1%}. Bimodal: half of all starts are slower, by 1 %.
+those that have an interval (at least {least_covered}). Starts scatter by {scatter}, nodes
+by {node}, repeats within a start by {noise}. Bimodal: half of all starts are 1 % slower.
 Lognormal: the scatter is skewed, with a long tail of slow starts. Unequal: one side scatters four
 times as much as the other.
 
@@ -68,7 +68,7 @@ For the repeats of one start only. Fewer than {min_repeats} repeats have none.
 {load_tries} tries each, of {seeds} seeds. A server of 32 slots with continuous batching (a step
 takes longer the more it holds, a prefill delays it), and one of 16 slots that do not disturb each
 other; answers of one length, or of lengths that scatter. *No* must not come at 1.05 of capacity and
-more, *yes* not at 0.95 and less (at most {most_wrong:.0%}). The rest is *not shown*.
+more, *yes* not at 0.95 and less (at most {most_wrong}). The rest is *not shown*.
 
 {loads}
 """
@@ -373,6 +373,10 @@ def page(
     names = dict.fromkeys(w.case for w in repeats)
     by_load = {(v.server, v.requests, v.load): v.shares for v in verdicts}
     places = dict.fromkeys((v.server, v.requests) for v in verdicts)
+    shares = {
+        **{"most_false": MOST_FALSE, "least_covered": LEAST_COVERED, "most_wrong": MOST_WRONG},
+        **{"scatter": SCATTER, "node": NODE, "noise": NOISE},
+    }
     return TEXT.format(
         tries=tries,
         load_tries=load_tries,
