@@ -373,21 +373,20 @@ def page(
     names = dict.fromkeys(w.case for w in repeats)
     by_load = {(v.server, v.requests, v.load): v.shares for v in verdicts}
     places = dict.fromkeys((v.server, v.requests) for v in verdicts)
-    shares = {
-        **{"most_false": MOST_FALSE, "least_covered": LEAST_COVERED, "most_wrong": MOST_WRONG},
-        **{"scatter": SCATTER, "node": NODE, "noise": NOISE},
+    allowed = {
+        "most_false": MOST_FALSE,
+        "least_covered": LEAST_COVERED,
+        "most_wrong": MOST_WRONG,
+        "scatter": SCATTER,
+        "node": NODE,
+        "noise": NOISE,
     }
     return TEXT.format(
         tries=tries,
         load_tries=load_tries,
         ratio=RATIO,
         seeds=SEEDS,
-        most_false=MOST_FALSE,
-        least_covered=LEAST_COVERED,
-        most_wrong=MOST_WRONG,
-        scatter=SCATTER,
-        node=NODE,
-        noise=NOISE,
+        **{name: f"{100 * value:g} %" for name, value in allowed.items()},
         min_repeats=stats.MIN_REPEATS,
         between=_table(["starts scatter", "starts a side", *heads], lines),
         within=_table(
