@@ -74,3 +74,10 @@ def test_booleans_of_the_older_rule_are_forgotten() -> None:
     assert pq.ParquetFile(old).schema_arrow.field("saturated").type == pa.bool_()
     (row,) = [r for r in records(load(place).rows) if r["request_rate"] == 64]
     assert row["saturated"] is None
+
+
+def test_a_server_that_is_not_full_yet_shows_nothing() -> None:
+    """256 slots of 1 s at 270/s, 1.05 of capacity: in 1.8 s nobody has waited yet."""
+    arrival = np.arange(480) / 270
+    seed = Seed(arrival, np.full(480, 0.02), np.full(480, 1.0))
+    assert judge([seed] * 3).verdict == NOT_SHOWN
