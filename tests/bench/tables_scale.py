@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from tpsweep.core.row_file import read_row, write_row
 from tpsweep.results.load import MANIFEST_SCHEMA
-from tpsweep.results.rows import ROWS
+from tpsweep.results.rows import ROWS, read_file
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = {
@@ -105,10 +105,7 @@ def make(root: Path) -> int:
 
 def _write(root: Path, planned: list[Row]) -> list[Row]:
     """Write the rows of some cells; returns their lines of the manifest."""
-    templates = {
-        workload: read_row(sorted((ROOT / folder).rglob("*.parquet"))[0])
-        for workload, folder in TEMPLATES.items()
-    }
+    templates = {workload: _template(ROOT / folder) for workload, folder in TEMPLATES.items()}
     lines = []
     for cell in planned:
         identity = {name: value for name, value in cell.items() if name != "path"}
@@ -118,6 +115,13 @@ def _write(root: Path, planned: list[Row]) -> list[Row]:
         line = {name: row.get(name) for name in MANIFEST_SCHEMA.names}
         lines.append({**line, "path": cell["path"], "status": "planned", "settings": "synthetic"})
     return lines
+
+
+def _template(folder: Path) -> Row:
+    """A real row, in the columns of today."""
+    path = sorted(folder.rglob("*.parquet"))[0]
+    found: Row = read_file(path, read_row(path)["cell_id"]).to_pylist()[0]
+    return found
 
 
 def _scaled(template: Row, cell: Row) -> Row:

@@ -62,7 +62,7 @@ def fill(sweep: Sweep, **axes: object) -> None:
             sweep.add(tp, tpot=8.0 / tp, batch=batch, **axes)
         sweep.offline(tp, 10.0 * tp, **axes)
         for rate in (1.0, math.inf):
-            saturated = {"saturated": math.isinf(rate)}
+            saturated = {"saturated": "yes" if math.isinf(rate) else "no"}
             sweep.online(tp, 100.0 / tp, request_rate=rate, measured=saturated, **axes)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tpsweep.analysis.starts import Kin
 from tpsweep.analysis.table import Record
 from tpsweep.core import schema, stats
 from tpsweep.core.axes import LAYOUT, NO_ALLREDUCE
@@ -56,15 +57,21 @@ TAIL = (
 )
 ORDER = (*KEY, "allreduce_backend", *LINE)
 """Columns by which tables of series are sorted."""
+_LOAD = ("batch", "input_len", "output_len", "dataset", "num_prompts", "request_rate")
+_KIN = tuple(n for n in schema.IDENTITY_NAMES if n not in (*_LOAD, "cell_id", "run"))
 DUMMY = "dummy weights: prefill and joules are not those of real data"
 
 
 @dataclass(frozen=True)
 class Line:
-    """The runs of one layout in one series: ``cells`` of the manifest, rows' columns included."""
+    """The runs of one layout in one series: ``cells`` of the manifest, rows' columns included.
+
+    ``kin``: lines whose starts may be taken to scatter alike.
+    """
 
     layout: Layout
     cells: list[Record]
+    kin: Kin = field(default_factory=Kin, compare=False, repr=False)
 
     @property
     def tp(self) -> int:
@@ -102,17 +109,30 @@ class Line:
     def side(self, samples: str) -> stats.Side:
         """The same, as one side of comparisons."""
         if samples not in self._sides:
-            found = [cell[samples] for cell in self.measured]
-            self._sides[samples] = stats.Side.of([values for values in found if _usable(values)])
+            found = [(cell[samples], node_of(cell)) for cell in self.measured]
+            usable = [(values, node) for values, node in found if _usable(values)]
+            self._sides[samples] = _side(usable)
         return self._sides[samples]
 
     def rates(self, name: str, share: int = 1) -> stats.Side:
         """A figure that a run has once, divided by ``share``, of each measured run that has it."""
         if (name, share) not in self._sides:
-            found = [cell[name] for cell in self.measured]
-            runs = [[rate / share] for rate in found if rate is not None and rate > 0]
-            self._sides[name, share] = stats.Side.of(runs)
+            found = [(cell[name], node_of(cell)) for cell in self.measured]
+            usable = [
+                ([rate / share], node) for rate, node in found if rate is not None and rate > 0
+            ]
+            self._sides[name, share] = _side(usable)
         return self._sides[name, share]
+
+    @property
+    def name(self) -> str:
+        """Among its kin: its load."""
+        cell = self.cells[0]
+        if cell["batch"] is not None:
+            return f"batch {cell['batch']}"
+        rate = cell["request_rate"]
+        prompts = f"{cell['num_prompts']} requests"
+        return prompts if rate is None else f"{prompts} at {rate:g}/s"
 
     @cached_property
     def _sides(self) -> dict[str | tuple[str, int], stats.Side]:
@@ -269,17 +289,40 @@ def _series(cells: Iterable[Record]) -> Iterator[Series]:
     by_key: dict[tuple[Any, ...], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
         by_key[tuple(cell[name] for name in KEY)][cell["allreduce_backend"]].append(cell)
+    kin: dict[tuple[Any, ...], Kin] = defaultdict(Kin)
     for key, by_backend in by_key.items():
         without = by_backend.pop(NO_ALLREDUCE, [])
         for backend, found in (by_backend or {NO_ALLREDUCE: []}).items():
-            yield Series(key, backend, _lines([*without, *found]))
+            yield Series(key, backend, _lines([*without, *found], kin))
 
 
-def _lines(cells: list[Record]) -> list[Line]:
+def _lines(cells: list[Record], kin: dict[tuple[Any, ...], Kin]) -> list[Line]:
     by_layout: dict[Layout, list[Record]] = defaultdict(list)
     for cell in cells:
         by_layout[Layout.of(cell)].append(cell)
-    return [Line(layout, by_layout[layout]) for layout in sorted(by_layout, key=by_axes)]
+    lines = [
+        Line(layout, by_layout[layout], kin[_kind(by_layout[layout][0])])
+        for layout in sorted(by_layout, key=by_axes)
+    ]
+    for line in lines:
+        line.kin.members.append((line.name, line.side))
+    return lines
+
+
+def _kind(cell: Record) -> tuple[Any, ...]:
+    """What makes lines kin: node class, model, layout and how it was measured, not the load."""
+    method = str(cell["settings"] or "").partition("/")[2]
+    return (*(cell[name] for name in _KIN), method)
+
+
+def node_of(cell: Record) -> str | None:
+    """The node that a measured cell ran on; None if it is not known."""
+    found: str | None = cell.get("host", cell["hostname"])
+    return found
+
+
+def _side(runs: list[tuple[Any, str | None]]) -> stats.Side:
+    return stats.Side.of([values for values, _ in runs], [node for _, node in runs])
 
 
 def by_axes(layout: Layout) -> tuple[int, ...]:

@@ -256,12 +256,18 @@ IDENTITY_ORDER = tuple(column.name for column in schema.IDENTITY if column.name 
 
 
 def figure(name: str, absent: str = "") -> Callable[[Record], str]:
-    """Shows a figure to four digits, with ``(lo to hi)`` behind it if the record has them."""
+    """Shows a value to four digits with what is known of its spread behind it.
+
+    That is ``<name>_starts`` if the record has it (an interval within one start is not shown: it
+    would be taken for more), else ``(lo to hi)`` if it has both.
+    """
 
     def show(record: Record) -> str:
         value, lo, hi = record[name], record.get(f"{name}_lo"), record.get(f"{name}_hi")
         if value is None:
             return absent
+        if starts := record.get(f"{name}_starts"):
+            return f"{digits(value)} ({starts})"
         if lo is None or hi is None:
             return digits(value)
         return f"{digits(value)} ({digits(lo)} to {digits(hi)})"

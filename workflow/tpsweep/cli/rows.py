@@ -62,8 +62,8 @@ def _write(loaded: Results, output: Path) -> None:
         elif output.suffix == ".csv":
             _flat(loaded.rows).to_csv(file, index=False)
         else:
-            sheet = {"sheet_name": "rows", "freeze_panes": (1, 1), "engine": "openpyxl"}
-            _flat(loaded.rows).to_excel(file, index=False, **sheet)
+            flat = _flat(loaded.rows)
+            flat.to_excel(file, "rows", index=False, freeze_panes=(1, 1), engine="openpyxl")
 
 
 def _flat(rows: pd.DataFrame) -> pd.DataFrame:

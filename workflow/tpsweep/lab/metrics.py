@@ -78,6 +78,7 @@ COLUMNS = (
     Column("value", FLOAT, "null: not measured; see said"),
     Column("lo", FLOAT, "lower end of its interval or range"),
     Column("hi", FLOAT, "upper end"),
+    Column("starts", TEXT, "how many there are, if too few for an interval between them"),
     Column("said", TEXT, "the crossover, or why there is no value"),
     Column("source", TEXT, "the table that the value is from"),
     Column("synthetic", BOOL, "true: from invented rows, never measured"),
@@ -87,7 +88,11 @@ COLUMNS = (
 def _value(record: Record) -> str:
     if record["value"] is None:
         return str(record["said"] or "n/a")
-    ends = "" if record["lo"] is None else f" ({digits(record['lo'])} to {digits(record['hi'])})"
+    known = [record["starts"]]
+    if record["lo"] is not None:
+        known.append(f"{digits(record['lo'])} to {digits(record['hi'])}")
+    words = "; ".join(filter(None, known))
+    ends = f" ({words})" if words else ""
     unit = f" {record['unit']}" if record["unit"] else ""
     said = f"; {record['said']}" if record["said"] else ""
     return f"{digits(record['value'])}{ends}{unit}{said}"
@@ -179,7 +184,10 @@ def _of_crossovers(lines: list[Record]) -> Iterator[Record]:
 def _record(line: Record, metric: Metric, source: str) -> Record:
     value = line.get(metric.column)
     lo, hi = (line.get(f"{metric.column}_{end}") for end in ("lo", "hi"))
+    starts = line.get(f"{metric.column}_starts")
     said = None if value is not None else _absent(line)
+    if starts and source != "serving":  # an interval within one start says nothing of the next
+        lo = hi = None
     if metric.column in LOWER_BOUND and line["transfer_lower_us"] is not None:
         value = line["transfer_lower_us"] if metric.column == "transfer_us" else value
         said = said if value is None else "at least"
@@ -196,6 +204,7 @@ def _record(line: Record, metric: Metric, source: str) -> Record:
         "value": _times(value, metric.factor),
         "lo": _times(lo, metric.factor),
         "hi": _times(hi, metric.factor),
+        "starts": starts,
         "said": said,
         "source": source,
         "synthetic": line["synthetic"],

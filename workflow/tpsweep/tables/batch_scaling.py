@@ -88,7 +88,7 @@ VIEWS = (
     View("Note", text("note"), once=True),
 )
 LEGEND = (
-    "Values are medians of the run medians, with 95 % intervals. Smallest batch: the smallest that"
+    "Values are geometric means of the run medians. Smallest batch: the smallest that"
     " is measured for the series at this TP, which need not be 1.",
     "Reference: the measured node class whose card has the highest memory bandwidth by its"
     " datasheet. If bandwidth alone bound decode, its time would stand to the reference's as"
@@ -145,7 +145,9 @@ def build(source: Source) -> Table:
             reference = at_batch.get(place) if place else None
             lines.append(_record(spot, smallest, best, reference))
     sort_records(lines, (*_ORDER, *_CLASS))
-    return Table("batch_scaling", "Batch scaling", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+    judged = ("decode_growth_verdict", "decode_ratio_verdict")
+    legend = (*LEGEND, *verdicts.by_chance(lines, judged))
+    return Table("batch_scaling", "Batch scaling", COLUMNS, VIEWS, lines, legend, EMPTY)
 
 
 def _ladders(series: list[Series]) -> Iterator[list[_Spot]]:

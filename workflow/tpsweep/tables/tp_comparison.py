@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from tpsweep.analysis import prices, verdicts
-from tpsweep.analysis.decode_figures import ratio_columns, time_ratio
+from tpsweep.analysis.decode_figures import (
+    DECODE_COLUMNS,
+    decode_time,
+    ratio_columns,
+    time_ratio,
+    value,
+    value_columns,
+)
 from tpsweep.analysis.equal_sequences import Shares, engines_on
 from tpsweep.analysis.nvlink_traffic import Traffic, traffic
 from tpsweep.analysis.series import (
@@ -33,8 +40,7 @@ from tpsweep.analysis.table import (
     sort_records,
     text,
 )
-from tpsweep.core import stats
-from tpsweep.core.schema import FLOAT, TEXT, Column
+from tpsweep.core.schema import FLOAT, Column
 from tpsweep.core.workloads import LATENCY
 from tpsweep.perfmodel.model_shape import Shape
 
@@ -48,13 +54,8 @@ def _speedup_columns(name: str) -> tuple[Column, ...]:
 
 COLUMNS = (
     *HEAD,
-    Column("tpot_ms", FLOAT, "decode time per output token: median of the run medians"),
-    Column("tpot_ms_lo", FLOAT, "95 % interval of the kind interval_kind"),
-    Column("tpot_ms_hi", FLOAT, "95 % interval of the kind interval_kind"),
-    Column("prefill_ms", FLOAT, "median of the run medians"),
-    Column("prefill_ms_lo", FLOAT, "95 % interval of the kind interval_kind"),
-    Column("prefill_ms_hi", FLOAT, "95 % interval of the kind interval_kind"),
-    Column("interval_kind", TEXT, verdicts.KINDS),
+    *DECODE_COLUMNS,
+    *value_columns("prefill_ms", "prefill time"),
     Column("output_tok_s", FLOAT, "median over runs; prefill is in it"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
@@ -101,8 +102,8 @@ VIEWS = (
     View("Note", text("note"), once=True),
 )
 LEGEND = (
-    "Values are medians of the run medians, with 95 % intervals. Speed-up: the time of the"
-    " baseline (smallest measured TP of the same series) divided by the line's.",
+    "Values are geometric means of the run medians. Speed-up: the time of the baseline (smallest"
+    " measured TP of the same series) divided by the line's.",
     verdicts.KINDS_LEGEND,
     "Batch split: as many engines of the baseline's TP as fit on the same GPUs, each with its"
     " share of the batch; computed from that batch's line, not measured. The ratio to them is the"
@@ -124,30 +125,23 @@ def build(source: Source) -> Table:
     shapes = source.results.shapes
     lines = [record for one in series for record in _records(one, shares, shapes)]
     sort_records(lines, ORDER)
-    legend = (*LEGEND, *prices.legend(lines))
+    verdict_names = ("decode_verdict", "prefill_verdict")
+    legend = (*LEGEND, *verdicts.by_chance(lines, verdict_names), *prices.legend(lines))
     return Table("tp_comparison", "TP comparison", COLUMNS, VIEWS, lines, legend)
 
 
 def _records(series: Series, shares: Shares, shapes: Mapping[str, Shape]) -> Iterator[Record]:
     baseline = series.baseline
     for line in series.lines:
-        record: Record = {**series.record(line, *_warnings(line)), "interval_kind": None}
+        record: Record = {**series.record(line, *_warnings(line)), **decode_time(line)}
         record["baseline_tp"] = series.baseline_tp
-        record |= _interval(line, DECODE, "tpot_ms") | _interval(line, PREFILL, "prefill_ms")
+        record |= value(line, "prefill_ms", PREFILL)
         record |= _speedup(baseline, line, DECODE, "decode")
         record |= _speedup(baseline, line, PREFILL, "prefill")
         record |= _rates(series, line, shares)
         record |= _nvlink(traffic(line.measured, shapes))
         record |= prices.cost_of(line, line.gpus, line.output_tok_s)
         yield record
-
-
-def _interval(line: Line, samples: str, name: str) -> Record:
-    if not line.runs(samples):
-        return {name: None, f"{name}_lo": None, f"{name}_hi": None}
-    found = stats.median_of_runs(line.side(samples))
-    kind = {} if found.lo is None else {"interval_kind": found.kind}
-    return {name: found.value, f"{name}_lo": found.lo, f"{name}_hi": found.hi, **kind}
 
 
 def _speedup(baseline: Line | None, line: Line, samples: str, name: str) -> Record:

@@ -57,7 +57,7 @@ VIEWS = (
     NOTE,
 )
 LEGEND = (
-    "Speed-up: median time of the smaller TP / that of the larger, with its 95 % interval."
+    "Speed-up: time of the smaller TP / that of the larger."
     " Efficiency: speed-up / (larger TP / smaller TP); 1 would be perfect scaling.",
     "Output and per GPU: at equal batch, where the larger TP holds more GPUs. At equal sequences"
     " per node: beside engines of the smaller TP on the same GPUs, each with its share of the batch"
@@ -73,7 +73,9 @@ def build(source: Source) -> Table:
     shares = Shares(every)
     lines = [_record(series, low, high, shares) for series in every for low, high in pairs(series)]
     sort_records(lines, PAIR_ORDER)
-    return Table("tp_pairs", "TP against TP", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+    judged = ("decode_speedup_verdict", "prefill_speedup_verdict")
+    legend = (*LEGEND, *verdicts.by_chance(lines, judged))
+    return Table("tp_pairs", "TP against TP", COLUMNS, VIEWS, lines, legend, EMPTY)
 
 
 def _record(series: Series, low: Line, high: Line, shares: Shares) -> Record:

@@ -39,11 +39,17 @@ def _halving(lines: Lines) -> Iterator[str]:
     for name, pairs in by_subject(lines.pairs).items():
         each = "; ".join(
             f"at batch {line['batch']} {digits(line['decode_speedup'])} times as fast"
-            f" ({digits(line['decode_speedup_lo'])} to {digits(line['decode_speedup_hi'])},"
-            f" {line['decode_speedup_kind']})"
+            f" ({_spread(line)})"
             for line in pairs
         )
         yield f"{name}: {each}; 2 would be exact halving. {_why(lines, name)}"
+
+
+def _spread(line: Record) -> str:
+    if line["decode_speedup_starts"]:
+        return str(line["decode_speedup_starts"])
+    lo, hi = line["decode_speedup_lo"], line["decode_speedup_hi"]
+    return f"{digits(lo)} to {digits(hi)}, {line['decode_speedup_kind']}"
 
 
 def _why(lines: Lines, name: str) -> str:
