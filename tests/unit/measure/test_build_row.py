@@ -74,6 +74,7 @@ def engine_record(**changes: Any) -> EngineRecord:
         "software": Software("0.32.0", "2.9.0", None, "0.1.0"),
         "host": Host("node1", None, None),
         "gpus": [GpuInfo(uuid, CARD, 700.0, "570.1") for uuid in UUIDS],
+        "node_gpus": [*UUIDS, "GPU-of-others"],
         "gpu_link": "NV18",
         "gpu_note": None,
         "shape": SHAPE,
@@ -227,7 +228,7 @@ def test_figures_times_and_energy_of_a_row() -> None:
 
 def test_a_cell_without_gpus_says_why_and_has_no_floor(tmp_path: Path) -> None:
     cell = latency_cell(input_len=INPUT_LEN, batch=BATCH, repeats=REPEATS)
-    record = engine_record(gpus=[], gpu_link=None, gpu_note="no GPU: the node class is CPU")
+    record = engine_record(gpus=[], node_gpus=[], gpu_link=None, gpu_note="no GPU: the node class is CPU")
     made = make_row(
         cell, record, measurement(measured(tpot_s=1e-6)), [], replace(CONTEXT, last_end=None)
     )

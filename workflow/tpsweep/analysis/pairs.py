@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from tpsweep.analysis.series import HEAD, KEY, Line, Series, dummy_note, unlike
+from tpsweep.analysis.series import HEAD, KEY, Line, Series, dummy_note, other_hosts, unlike
 from tpsweep.analysis.table import IDENTITY_VIEWS, Record, View, identity, text
 from tpsweep.core.schema import BOOL, INT, TEXT, Column
 
@@ -46,12 +46,14 @@ def identify(series: Series, low: Line, high: Line) -> Record:
 
 
 def differences(low: Line, high: Line) -> list[str]:
-    """What beside the TP could explain a difference: software, dummy weights."""
+    """What beside the TP could explain a difference: software, hosts, dummy weights."""
     # Which all-reduce ran is no difference to a TP of 1, which has none.
     found = [name for name in unlike(low, high) if low.tp > 1 or name != "all-reduce that ran"]
     notes = []
     if low.measured and high.measured and found:
         notes.append(f"unlike: {', '.join(found)}")
+    if hosts := other_hosts(low, high):
+        notes.append(hosts)
     return [*notes, *dummy_note(low, high)]
 
 

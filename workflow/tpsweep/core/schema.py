@@ -152,6 +152,7 @@ FIGURES = (
 GPU_STATE = (
     Column("gpu_names", TEXTS, "per GPU of the group, from NVML"),
     Column("gpu_uuids", TEXTS, "per GPU of the group"),
+    Column("node_gpu_uuids", TEXTS, "of every GPU of the node that the driver shows"),
     Column("gpu_utilisation_pct", FLOATS, "per GPU: highest utilization during the cell, %"),
     Column("gpu_memory_used_gb", FLOATS, "per GPU: highest memory used during the cell, 1e9 B"),
     Column("gpu_power_w", FLOATS, "per GPU: mean power during the measured repeats"),

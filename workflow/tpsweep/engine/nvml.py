@@ -146,6 +146,15 @@ def describe(uuids: Sequence[str]) -> list[GpuInfo]:
     ]
 
 
+def node_uuids() -> list[str]:
+    """UUIDs of all GPUs of the node that NVML shows, in its order, whatever CUDA may use."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    handles = (pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount()))
+    return [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+
+
 def weakest_link(uuids: Sequence[str]) -> str | None:
     """The slowest link class between any two of the GPUs (``NV18``, ``PIX``, …); None for one GPU.
 

@@ -41,6 +41,7 @@ class EngineRecord:
     software: Software
     host: Host
     gpus: list[GpuInfo] = field(repr=False)
+    node_gpus: list[str]
     gpu_link: str | None
     gpu_note: str | None
     shape: Shape | None
@@ -141,6 +142,7 @@ def _gpu_state(
     return {
         "gpu_names": [info.name for info in engine.gpus],
         "gpu_uuids": [info.uuid for info in engine.gpus],
+        "node_gpu_uuids": engine.node_gpus,
         "gpu_power_limit_w": [info.power_limit_w for info in engine.gpus],
         "driver_version": engine.gpus[0].driver,
         "gpu_link": engine.gpu_link,

@@ -77,6 +77,7 @@ class Daemon:
             software=provenance.software(),
             host=provenance.host(os.environ),
             gpus=infos,
+            node_gpus=nvml.node_uuids() if infos else [],
             gpu_link=link,
             gpu_note=note,
             shape=self.loaded.shape,

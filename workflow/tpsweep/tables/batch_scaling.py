@@ -202,5 +202,7 @@ def _warnings(spot: _Spot, smallest: Line | None, reference: Line | None) -> Ite
         if other is None or not spot.line.measured or not other.measured:
             continue
         found = unlike(spot.line, other)
+        if spot.line.hosts != other.hosts:
+            found.append("host")
         if found:
             yield f"unlike {name}: {', '.join(found)}"

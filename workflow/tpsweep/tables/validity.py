@@ -34,7 +34,7 @@ COLUMNS = (
     Column("settings", TEXT, "digest of what else could change a number"),
     Column("compared", TEXT, "comparison: its measured lines"),
     Column("subject", TEXT, "refused: failure type or broken rule; comparison: what differs"),
-    Column("provenance", TEXT, "comparison: the row's column that differs"),
+    Column("provenance", TEXT, "comparison: the row's column that differs; host: see the table machines"),
     Column("detail", TEXT, "refused: why; comparison: the values per line"),
     Column("flagged", BOOL, "it could explain a difference; null: nothing is compared"),
     Column("why", TEXT, "comparison: how it could, or why it does not"),
