@@ -184,7 +184,10 @@ PROVENANCE = (
     Column("allreduce_backend_ran", TEXT, "first in the dispatch order of vLLM's log"),
     Column("fusions_enabled", TEXT, "enabled fusions, from vLLM's log"),
     Column(
-        "graphs", TEXT, "compiled at this engine start, or loaded from vLLM's cache; by its log"
+        "graphs",
+        TEXT,
+        "compiled at this engine start, loaded from vLLM's cache, or none (eager); by its log; null:"
+        " older than the column",
     ),
     Column("engine_args", TEXT, "every engine argument given, as JSON"),
     Column("engine_env", TEXT, "environment set for the engine, as JSON"),
