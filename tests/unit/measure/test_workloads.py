@@ -12,7 +12,7 @@ from tests.unit.cells import latency_cell
 from tests.unit.engine.test_nvml import sample
 from tests.unit.measure.test_build_row import engine_record
 from tpsweep.core.workloads import LATENCY, THROUGHPUT
-from tpsweep.engine.nvml import window
+from tpsweep.engine.nvml import GpuGroup, window
 from tpsweep.measure import workloads
 from tpsweep.measure.workloads import MEASURE, Files
 
@@ -28,7 +28,7 @@ def test_repeats_take_as_long_as_an_energy_needs(
     monkeypatch.setattr(workloads, "_requests", lambda *_: None)
     engine: Any = SimpleNamespace(static_batch=None, generate=None, vocabulary=1000)
     files = Files(Path(), None)
-    for record in (engine_record(), engine_record(gpus=[], node_gpus=[])):
+    for record in (engine_record(), engine_record(gpus=GpuGroup())):
         MEASURE[workload](latency_cell(), engine, files, record)
     least_s, without_gpus = asked
     assert (least_s, without_gpus) == (5.0, 0.0)

@@ -81,6 +81,19 @@ class GpuInfo:
 
 
 @dataclass(frozen=True)
+class GpuGroup:
+    """The GPUs that an engine holds; none on a CPU, as ``note`` then says.
+
+    ``node_uuids``: every GPU of the node that the driver shows. ``link``: the weakest in the group.
+    """
+
+    infos: list[GpuInfo] = field(default_factory=list)
+    node_uuids: list[str] = field(default_factory=list)
+    link: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class GpuWindow:
     """One GPU over one cell: counters and clocks over the kept repeats, maxima over the cell.
 
