@@ -28,23 +28,26 @@ The lab's latency and batch-scaling experiments on {model}, {cells} of {planned}
 ways on the same machine with warm vLLM caches. GPU-seconds are the wall-clock seconds of the
 processes that hold the GPUs, times the number of GPUs{note}.
 
-| TP | cells | loops run | loops (GPU-s) | tpsweep (GPU-s) | ratio | floor (GPU-s) | loops / floor | tpsweep / floor |
-|---|---|---|---|---|---|---|---|---|
+| TP | cells | loops run | loops (GPU-s) | tpsweep (GPU-s) | ratio | floor (GPU-s) |
+|---|---|---|---|---|---|---|
 {lines}
 
-*Loops*: vLLM's `latency` benchmark, one engine start per cell, with as many warm-ups per cell as
+*Loops*: vLLM's `latency` benchmark, one engine start per cell, as many warm-ups per cell as
 tpsweep. *tpsweep*: all that held the GPUs, the preflight included. *Floor*: one engine start per
-session plus the kept repeats. Loops / floor is the most that sharing could save with these
-iterations. tpsweep's side also contains the cross-check of each cell with one output token, which
-loops do not do.
+session plus the kept repeats.
 
-Other ways of counting:
+| TP | loops / floor | tpsweep / floor | preflight (GPU-s) | cross-check (GPU-s) |
+|---|---|---|---|---|
+{parts}
 
-| TP | preflight (GPU-s) | cross-check (GPU-s) | ratio without preflight | loops with {warmups} warm-ups (GPU-s) | ratio with those | with those and without preflight |
-|---|---|---|---|---|---|---|
-{more}
+Loops / floor is the most that sharing could save with these iterations. The preflight runs once per
+day and node class. The cross-check (each repeat again with one output token) is not part of loops.
 
-A preflight runs once per day and node class. {warmups} warm-ups are the default of vLLM's benchmark.
+| TP | ratio without preflight | with {warmups} warm-ups in loops (GPU-s) | ratio | ratio of both |
+|---|---|---|---|---|
+{others}
+
+Other ways to count: {warmups} warm-ups are the default of vLLM's benchmark.
 {reckoned}
 ## Agreement with vLLM's benchmark
 
@@ -96,21 +99,30 @@ class Spent:
     @property
     def line(self) -> str:
         """The first table's."""
-        return (
-            f"| {self.tp} | {self.cells} | {self.looped} | {self.loops:.0f} | {self.ours:.0f}"
-            f" | {self.loops / self.ours:.1f} | {self.floor:.0f} | {self.loops / self.floor:.1f}"
-            f" | {self.ours / self.floor:.2f} |"
+        return _line(
+            *(self.tp, self.cells, self.looped, f"{self.loops:.0f}", f"{self.ours:.0f}"),
+            *(f"{self.loops / self.ours:.1f}", f"{self.floor:.0f}"),
         )
 
     @property
-    def more(self) -> str:
+    def parts(self) -> str:
         """The second table's."""
-        return (
-            f"| {self.tp} | {self.preflight:.0f} | {self.cross_check:.0f}"
-            f" | {self.loops / self.session:.1f} | {self.loops_default:.0f}"
-            f" | {self.loops_default / self.ours:.1f}"
-            f" | {self.loops_default / self.session:.1f} |"
+        return _line(
+            *(self.tp, f"{self.loops / self.floor:.1f}", f"{self.ours / self.floor:.2f}"),
+            *(f"{self.preflight:.0f}", f"{self.cross_check:.0f}"),
         )
+
+    @property
+    def others(self) -> str:
+        """The third table's."""
+        return _line(
+            *(self.tp, f"{self.loops / self.session:.1f}", f"{self.loops_default:.0f}"),
+            *(f"{self.loops_default / at:.1f}" for at in (self.ours, self.session)),
+        )
+
+
+def _line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def by_engine(sweep: Sweep) -> Iterator[list[Cell]]:
@@ -213,7 +225,8 @@ def page(sweep: Sweep, loops: dict[str, Loop], command: str) -> str:
         planned=len(sweep.jobs),
         note=" (here processors that stand for them)" if "CPU" in _all(cards) else "",
         lines="\n".join(one.line for one in found),
-        more="\n".join(one.more for one in found),
+        parts="\n".join(one.parts for one in found),
+        others="\n".join(one.others for one in found),
         warmups=WARMUPS,
         reckoned=estimated if reckoned else "",
         agreement="\n".join(both),

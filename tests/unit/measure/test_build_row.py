@@ -250,7 +250,13 @@ def test_nvlink_traffic_beside_the_peak_of_the_link() -> None:
     assert made["gpu_nvlink_tx_gb_s"] == [4.5, 8.0]
     assert made["gpu_nvlink_rx_gb_s"] == [5.5, 9.0]
     assert made["nvlink_share"] == 9.0 / 450
-    made = make_row(CELL, engine_record(gpus=dataclasses.replace(GPUS, link="PIX")), measurement(), windows, CONTEXT)
+    made = make_row(
+        CELL,
+        engine_record(gpus=dataclasses.replace(GPUS, link="PIX")),
+        measurement(),
+        windows,
+        CONTEXT,
+    )
     assert made["nvlink_share"] is None
 
 

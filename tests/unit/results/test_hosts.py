@@ -88,7 +88,11 @@ def test_every_table_of_pairs_and_lines_says_so(two_hosts: Sweep) -> None:
 def test_machines_lists_hosts_and_gpus(two_hosts: Sweep) -> None:
     two_hosts.tables()
     one, two = two_hosts.read("machines")
-    assert (one["site"], one["gpus"], one["hosts"]) == ("here", 1, ["vm (aaaaaaaa)", "vm (cccccccc)"])
+    assert (one["site"], one["gpus"], one["hosts"]) == (
+        "here",
+        1,
+        ["vm (aaaaaaaa)", "vm (cccccccc)"],
+    )
     assert (one["hostname"], one["gpu_uuids"]) == (["vm"], [A, C])
     assert (two["gpus"], two["hosts"], two["gpu_uuids"]) == (2, ["vm (aaaaaaaa)"], [A, B])
 

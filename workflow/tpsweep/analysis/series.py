@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tpsweep.analysis.table import Record
+from tpsweep.analysis.table import IDENTITY_VIEWS, SYNTHETIC, Record, View, identity, text
 from tpsweep.core import schema, stats
 from tpsweep.core.axes import LAYOUT, NO_ALLREDUCE
 from tpsweep.core.layout import Layout
-from tpsweep.core.schema import BOOL, INT, TEXT, Column
+from tpsweep.core.schema import INT, TEXT, Column
 from tpsweep.results.hosts import label_hosts
 from tpsweep.results.load import Results, records
 
@@ -53,8 +53,16 @@ HEAD = (
 BASELINE = Column("baseline_tp", INT, "smallest measured TP of the series")
 TAIL = (
     Column("note", TEXT, "what else differs between the lines of the series"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    SYNTHETIC,
 )
+RUNS = View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}")
+LINE_VIEWS = (
+    *IDENTITY_VIEWS,
+    identity("Settings", "settings"),
+    View("State", text("state")),
+    RUNS,
+)
+"""Where the tables of lines begin: ``HEAD`` for people."""
 ORDER = (*KEY, "allreduce_backend", *LINE)
 """Columns by which tables of series are sorted."""
 FEW_HOSTS = 2

@@ -186,8 +186,7 @@ PROVENANCE = (
     Column(
         "graphs",
         TEXT,
-        "compiled at this engine start, loaded from vLLM's cache, or none (eager); by its log; null:"
-        " older than the column",
+        "by vLLM's log: compiled at this engine start, loaded from its cache, or none (eager)",
     ),
     Column("engine_args", TEXT, "every engine argument given, as JSON"),
     Column("engine_env", TEXT, "environment set for the engine, as JSON"),

@@ -147,7 +147,9 @@ class Daemon:
             time.sleep(max(0.0, times.kept_until + 2 * nvml.INTERVAL_S - ended))
             samples = self.sampler.read()
             span = times.began, times.measured, times.kept_until
-            windows = [nvml.window(samples, i.uuid, *span, times.phases) for i in self.record.gpus.infos]
+            windows = [
+                nvml.window(samples, i.uuid, *span, times.phases) for i in self.record.gpus.infos
+            ]
         context = Context(request, self.order, self.last_end, ended, utc_at_zero)
         self.order, self.last_end = self.order + 1, ended
         row = make_row(cell, self.record, measured, windows, context)

@@ -25,6 +25,7 @@ from tpsweep.analysis.series import (
     HEAD,
     KEY,
     LINE,
+    LINE_VIEWS,
     ORDER,
     TAIL,
     Line,
@@ -35,12 +36,12 @@ from tpsweep.analysis.series import (
     unlike,
 )
 from tpsweep.analysis.table import (
-    IDENTITY_VIEWS,
+    NA,
+    NOTE,
     Record,
     Table,
     View,
     figure,
-    identity,
     sort_records,
     text,
 )
@@ -66,12 +67,8 @@ COLUMNS = (
     Column("bandwidth_ratio", FLOAT, "datasheet bandwidth: the reference's card / this card"),
     *TAIL,
 )
-NA = "n/a"
 VIEWS = (
-    *IDENTITY_VIEWS,
-    identity("Settings", "settings"),
-    View("State", text("state")),
-    View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
+    *LINE_VIEWS,
     View("Decode (ms/token)", figure("tpot_ms", NA)),
     View("Intervals", text("interval_kind"), once=True),
     View("Output (tok/s)", figure("output_tok_s", NA)),
@@ -85,7 +82,7 @@ VIEWS = (
     View("Reference verdict", lambda record: verdicts.SHORT[record["decode_ratio_verdict"]]),
     View("Bandwidth (reference / card)", figure("bandwidth_ratio", NA)),
     View("Output (ratio to reference)", figure("output_ratio", NA)),
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
     "Values are medians of the run medians, with 95 % intervals. Smallest batch: the smallest that"

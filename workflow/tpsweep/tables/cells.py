@@ -8,6 +8,8 @@ from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
     IDENTITY_ORDER,
     IDENTITY_VIEWS,
+    REASON_COLUMN,
+    STATE_COLUMN,
     Table,
     View,
     figure,
@@ -19,9 +21,9 @@ from tpsweep.core import schema
 from tpsweep.core.schema import TEXT, Column
 
 STATE = (
-    Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
+    STATE_COLUMN,
     Column("failure_type", TEXT, "of a failed cell"),
-    Column("reason", TEXT, "why there is no row"),
+    REASON_COLUMN,
     Column("path", TEXT, "the row's place below the results root"),
 )
 _PROVENANCE = tuple(

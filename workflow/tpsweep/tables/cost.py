@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from tpsweep.analysis.series import Source
-from tpsweep.analysis.table import Record, Table, View, figure, identity, text
-from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
+from tpsweep.analysis.table import SYNTHETIC, Record, Table, View, figure, identity, text
+from tpsweep.core.schema import FLOAT, INT, TEXT, Column
 from tpsweep.core.workloads import LATENCY, THROUGHPUT
 from tpsweep.perfmodel.cell_time import cost
 
@@ -29,11 +29,13 @@ COLUMNS = (
     Column("cells_measured", INT, "cells that have a row"),
     Column("sessions_taken", INT, "sessions that made these rows"),
     Column("gpu_h_taken", FLOAT, "measured: from engine start to the last row of each session"),
-    Column("gpu_h_floor", FLOAT, "measured: each session's engine start, and its cells' kept repeats"),
+    Column(
+        "gpu_h_floor", FLOAT, "measured: each session's engine start, and its cells' kept repeats"
+    ),
     Column("floor_ratio", FLOAT, "gpu_h_taken / gpu_h_floor"),
     Column("gpu_h_taken_unpacked", FLOAT, "gpu_h_taken with one engine start per cell"),
     Column("saving_taken", FLOAT, "gpu_h_taken_unpacked / gpu_h_taken"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    SYNTHETIC,
 )
 VIEWS = (
     identity("Site", "site"),

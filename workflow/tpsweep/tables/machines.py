@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tpsweep.analysis.series import Source
-from tpsweep.analysis.table import Record, Table, View, digits, joined, text
-from tpsweep.core.schema import BOOL, FLOATS, INT, TEXT, TEXTS, Column
+from tpsweep.analysis.table import SYNTHETIC, Record, Table, View, digits, joined, text
+from tpsweep.core.schema import FLOATS, INT, TEXT, TEXTS, Column
 
 _DISTINCT = {
     "card": ("gpu_names", TEXTS, "the cards by NVML"),
@@ -36,7 +36,7 @@ COLUMNS = (
     Column("cells", INT, "cells measured"),
     Column("first_day", TEXT, "UTC day of the first measurement"),
     Column("last_day", TEXT, "UTC day of the last measurement"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    SYNTHETIC,
 )
 _DAYS = ("started_at", "ended_at")
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpsweep.analysis import prices, verdicts
+from tpsweep.analysis.decode_figures import ratio_columns
 from tpsweep.analysis.series import (
     BASELINE,
     HEAD,
     LINE,
+    LINE_VIEWS,
     ORDER,
     TAIL,
     Line,
@@ -18,12 +20,12 @@ from tpsweep.analysis.series import (
     dummy_note,
 )
 from tpsweep.analysis.table import (
-    IDENTITY_VIEWS,
+    NA,
+    NOTE,
     Record,
     Table,
     View,
     figure,
-    identity,
     sort_records,
     text,
 )
@@ -47,21 +49,13 @@ COLUMNS = (
     Column("total_tok_s", FLOAT, "input and output tokens/s, median over runs"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     BASELINE,
-    Column("ratio", FLOAT, "output_tok_s / that of the baseline"),
-    Column("ratio_lo", FLOAT, "95 % interval"),
-    Column("ratio_hi", FLOAT, "95 % interval"),
-    Column("ratio_kind", TEXT, verdicts.KINDS),
-    Column("ratio_verdict", TEXT, "verdict that the interval supports; null for a computed line"),
+    *ratio_columns("ratio", "output_tok_s / that of the baseline; no verdict of a computed line"),
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
     *prices.COLUMNS,
     *TAIL,
 )
-NA = "n/a"
 VIEWS = (
-    *IDENTITY_VIEWS,
-    identity("Settings", "settings"),
-    View("State", text("state")),
-    View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
+    *LINE_VIEWS,
     View("Served (requests/s)", figure("request_s", NA)),
     View("Output (tok/s)", figure("output_tok_s", NA)),
     View("Intervals", text("interval_kind"), once=True),
@@ -71,7 +65,7 @@ VIEWS = (
     View("Verdict", lambda record: verdicts.SHORT[record["ratio_verdict"]]),
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio", NA)),
     prices.VIEW,
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
     "Values are medians of the run medians, with 95 % intervals. Ratio: the line's output tokens/s"

@@ -14,6 +14,7 @@ from tpsweep.analysis.decode_figures import ratio_columns, time_ratio
 from tpsweep.analysis.series import (
     BASELINE,
     HEAD,
+    LINE_VIEWS,
     ORDER,
     TAIL,
     Line,
@@ -22,12 +23,11 @@ from tpsweep.analysis.series import (
     dummy_note,
 )
 from tpsweep.analysis.table import (
-    IDENTITY_VIEWS,
+    NOTE,
     Record,
     Table,
     View,
     figure,
-    identity,
     sort_records,
     text,
 )
@@ -65,10 +65,7 @@ COLUMNS = (
 )
 
 VIEWS = (
-    *IDENTITY_VIEWS,
-    identity("Settings", "settings"),
-    View("State", text("state")),
-    View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
+    *LINE_VIEWS,
     View("Decode (ms/token)", figure("tpot_ms")),
     View("Prefill (ms)", figure("prefill_ms")),
     View("Intervals", text("interval_kind"), once=True),
@@ -82,7 +79,7 @@ VIEWS = (
     View("Prefill speed-up", figure("prefill_speedup")),
     View("Prefill verdict", lambda record: verdicts.SHORT[record["prefill_verdict"]]),
     prices.VIEW,
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
     "Values are medians of the run medians, with 95 % intervals. Speed-up: the time of the"

@@ -16,7 +16,7 @@ from tpsweep.analysis.pairs import (
     synthetic,
 )
 from tpsweep.analysis.series import Line, Series, Source
-from tpsweep.analysis.table import Record, Table, View, figure, sort_records, text
+from tpsweep.analysis.table import NA, Record, Table, View, figure, sort_records, text
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
 
@@ -33,7 +33,6 @@ COLUMNS = (
     Column("per_gpu_ratio", FLOAT, "the same per GPU"),
     *PAIR_TAIL,
 )
-NA = "n/a"
 VIEWS = (
     *PAIR_VIEWS,
     View("State, smaller TP", text("state_from"), once=True),

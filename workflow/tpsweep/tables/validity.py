@@ -13,7 +13,16 @@ from typing import Any
 
 from tpsweep.analysis import provenance_diff
 from tpsweep.analysis.series import KEY, ORDER, Series, Source
-from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, identity, sort_key, text
+from tpsweep.analysis.table import (
+    IDENTITY_VIEWS,
+    SYNTHETIC,
+    Record,
+    Table,
+    View,
+    identity,
+    sort_key,
+    text,
+)
 from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, TEXT, Column
 from tpsweep.core.workloads import WORKLOADS
@@ -34,11 +43,15 @@ COLUMNS = (
     Column("settings", TEXT, "digest of what else could change a number"),
     Column("compared", TEXT, "comparison: its measured lines"),
     Column("subject", TEXT, "refused: failure type or broken rule; comparison: what differs"),
-    Column("provenance", TEXT, "comparison: the row's column that differs; host: see the table machines"),
+    Column(
+        "provenance",
+        TEXT,
+        "comparison: the row's column that differs; host: see the table machines",
+    ),
     Column("detail", TEXT, "refused: why; comparison: the values per line"),
     Column("flagged", BOOL, "it could explain a difference; null: nothing is compared"),
     Column("why", TEXT, "comparison: how it could, or why it does not"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    SYNTHETIC,
 )
 VIEWS = (
     View("Kind", text("kind"), once=True),

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from tpsweep.analysis.series import HEAD, ORDER, TAIL, Line, Series, Source, dummy_note
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
+    NA,
+    NOTE,
     Record,
     Table,
     View,
@@ -83,7 +85,6 @@ COLUMNS = (
     Column("source", TEXT, "the reference data set"),
     *TAIL,
 )
-NA = "n/a"
 VIEWS = (
     *(view for view in IDENTITY_VIEWS if view.heading not in ("GPUs", "Replicas", "Requests")),
     identity("Settings", "settings"),
@@ -95,7 +96,7 @@ VIEWS = (
     View("Reference's node", text("reference_node"), once=True),
     View("Reference's table", text("reference_table")),
     View("Source", text("source"), once=True),
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 EMPTY = "No cell of the matrix has the model, node class, TP and batch of a reference figure."
 FINDING_COLUMNS = (
@@ -129,8 +130,8 @@ def build(source: Source, reference: Reference) -> Table:
         f"Reference: {reference.title}. {reference.about} Source: {reference.source}.",
         "Ratios have no verdict: published values have no intervals. Paired on model, node"
         " class, TP, batch and request rate; a length or setting that is not published may differ.",
-        f"Own values: {_definitions()}; medians over runs. At another output length than that of the"
-        " rows, a static batch takes prefill_ms + (output tokens - 1) x tpot_ms.",
+        f"Own values: {_definitions()}; medians over runs. At another output length than the rows'"
+        " own, a static batch takes prefill_ms + (output tokens - 1) x tpot_ms.",
         f"{alone} of {len(reference.figures)} reference figures have no cell in this matrix.",
         *_without_rate(reference),
     )

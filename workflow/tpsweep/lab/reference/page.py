@@ -34,8 +34,8 @@ else of another length, or of one that is not stated, gets no ratio."""
 _CHECKS = """\
 ## What does not hold together
 
-The checks (`workflow/tpsweep/lab/reference/checks/`) know metrics, cards and arithmetic, and no data
-set. They say which values cannot all be right, not which one is wrong."""
+The checks (`workflow/tpsweep/lab/reference/checks/`) know metrics, cards and arithmetic, and no
+data set. They say which values cannot all be right, not which one is wrong."""
 
 
 def markdown(reference: Reference) -> str:
