@@ -43,11 +43,12 @@ session plus the kept repeats.
 Loops / floor is the most that sharing could save with these iterations. The preflight runs once per
 day and node class. The cross-check (each repeat again with one output token) is not part of loops.
 
-| TP | ratio without preflight | with {warmups} warm-ups in loops (GPU-s) | ratio | ratio of both |
+Other ways to count, with the {warmups} warm-ups that vLLM's benchmark has by default in the loops, and
+without the preflight:
+
+| TP | ratio, no preflight | loops, {warmups} warm-ups (GPU-s) | ratio | ratio, no preflight |
 |---|---|---|---|---|
 {others}
-
-Other ways to count: {warmups} warm-ups are the default of vLLM's benchmark.
 {reckoned}
 ## Agreement with vLLM's benchmark
 

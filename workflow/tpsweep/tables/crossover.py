@@ -11,7 +11,6 @@ from itertools import combinations
 from tpsweep.analysis.crossing import Crossing, Point, Sign, find_crossing
 from tpsweep.analysis.decode_figures import DECODE
 from tpsweep.analysis.pairs import (
-    NOTE,
     PAIR_HEAD,
     PAIR_ORDER,
     PAIR_TAIL,
@@ -21,7 +20,7 @@ from tpsweep.analysis.pairs import (
     synthetic,
 )
 from tpsweep.analysis.series import Line, Series, Source, by_batch
-from tpsweep.analysis.table import Record, Table, View, identity, sort_records, text
+from tpsweep.analysis.table import NOTE, Record, Table, View, identity, sort_records, text
 from tpsweep.core import stats
 from tpsweep.core.schema import INT, TEXT, Column
 from tpsweep.core.workloads import LATENCY

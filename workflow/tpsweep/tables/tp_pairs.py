@@ -5,7 +5,6 @@ from __future__ import annotations
 from tpsweep.analysis import verdicts
 from tpsweep.analysis.decode_figures import DECODE, rate_ratio, ratio_columns, time_ratio
 from tpsweep.analysis.pairs import (
-    NOTE,
     PAIR_HEAD,
     PAIR_ORDER,
     PAIR_TAIL,
@@ -16,7 +15,7 @@ from tpsweep.analysis.pairs import (
     synthetic,
 )
 from tpsweep.analysis.series import Line, Series, Source
-from tpsweep.analysis.table import NA, Record, Table, View, figure, sort_records, text
+from tpsweep.analysis.table import NA, NOTE, Record, Table, View, figure, sort_records, text
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
 
