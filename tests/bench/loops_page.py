@@ -43,8 +43,8 @@ session plus the kept repeats.
 Loops / floor is the most that sharing could save with these iterations. The preflight runs once per
 day and node class. The cross-check (each repeat again with one output token) is not part of loops.
 
-Other ways to count, with the {warmups} warm-ups that vLLM's benchmark has by default in the loops, and
-without the preflight:
+Other ways to count, without the preflight and with {warmups} warm-ups in the loops, the default of
+vLLM's benchmark:
 
 | TP | ratio, no preflight | loops, {warmups} warm-ups (GPU-s) | ratio | ratio, no preflight |
 |---|---|---|---|---|

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 from tpsweep.core.capture_match import COMPARED
 from tpsweep.core.errors import CaptureError
 from tpsweep.perfmodel import nvlink
+from tpsweep.perfmodel.model_shape import read_config
 
 _TEXTS = ("dtype", "link", "gpu_card", "model_name", "vllm_version")
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -137,11 +137,6 @@ def _architecture(config: Mapping[str, Any]) -> str | None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ``CaptureError``."""
     try:
-        data = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CaptureError(f"{path}: {error.strerror}") from error
+        return read_config(path)
     except ValueError as error:
-        raise CaptureError(f"{path}: not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CaptureError(f"{path}: not a JSON object")
-    return data
+        raise CaptureError(str(error)) from error
