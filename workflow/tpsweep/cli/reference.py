@@ -61,7 +61,10 @@ def _document(reference: Reference, findings: list[Finding]) -> dict[str, object
         "source": reference.source,
         "figures": [_figure(figure) for figure in reference.figures],
         "checks": {name: question for name, (question, _) in CHECKS.items()},
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [
+            {**asdict(finding), "figures": [_figure(figure) for figure in finding.figures]}
+            for finding in findings
+        ],
     }
 
 
