@@ -9,6 +9,7 @@ without making a context on them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import statistics
@@ -160,12 +161,18 @@ def describe(uuids: Sequence[str]) -> list[GpuInfo]:
 
 
 def node_uuids() -> list[str]:
-    """UUIDs of all GPUs of the node that NVML shows, in its order, whatever CUDA may use."""
+    """UUIDs of all GPUs of the node that NVML shows, in its order, whatever CUDA may use.
+
+    One that is lost, or of another job and closed to this one, is left out: the engine can run.
+    """
     import pynvml
 
     pynvml.nvmlInit()
-    handles = (pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount()))
-    return [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+    found = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        with contextlib.suppress(pynvml.NVMLError):
+            found.append(str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))))
+    return found
 
 
 def weakest_link(uuids: Sequence[str]) -> str | None:
