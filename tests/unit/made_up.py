@@ -13,9 +13,9 @@ from tpsweep import tables
 from tpsweep.analysis.builder import build_tables
 from tpsweep.analysis.table import Table
 from tpsweep.cli.tables import BUILDERS
-from tpsweep.core import results_paths, row_file
+from tpsweep.core import manifest, results_paths, row_file
 from tpsweep.core.failure import Failure
-from tpsweep.results.load import MANIFEST_SCHEMA, load
+from tpsweep.results.load import load
 
 Record = dict[str, Any]
 SPREAD = (0.99, 0.993, 0.997, 1.0, 1.003, 1.007, 1.01)
@@ -165,7 +165,7 @@ class Sweep:
 
     def write_manifest(self) -> None:
         self.root.mkdir(exist_ok=True)
-        table = pa.Table.from_pylist(self.manifest, schema=MANIFEST_SCHEMA)
+        table = pa.Table.from_pylist(self.manifest, schema=manifest.SCHEMA)
         pq.write_table(table, self.root / "matrix.parquet")
 
     def tables(self) -> tables.Summary:

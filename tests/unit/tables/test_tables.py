@@ -17,8 +17,7 @@ from tests.unit.made_up import Sweep
 from tpsweep.analysis.table import digits, figure
 from tpsweep.cli.main import main
 from tpsweep.core import stats
-from tpsweep.results.load import MANIFEST_SCHEMA, ResultsError, load
-from tpsweep.sweep import manifest
+from tpsweep.results.load import ResultsError, load
 from tpsweep.tables import Summary, tp_comparison
 from tpsweep.tables import cells as cells_table
 
@@ -217,11 +216,6 @@ def test_schema_is_the_same_without_any_row(sweep: Sweep) -> None:
         schema = pq.read_schema(sweep.root / "tables" / f"{name}.parquet")
         assert [(f.name, f.type) for f in schema] == [(c.name, c.type) for c in columns]
     assert sweep.read("tp_comparison")[0]["state"] == "missing"
-
-
-def test_the_manifest_of_the_matrix_is_what_is_read() -> None:
-    written = {field.name: field.type for field in manifest.SCHEMA}
-    assert {field.name: field.type for field in MANIFEST_SCHEMA}.items() <= written.items()
 
 
 def test_an_empty_manifest_gives_empty_tables(sweep: Sweep) -> None:

@@ -144,7 +144,6 @@ def test_a_capture_whose_collectives_do_not_add_up(sweep: Sweep) -> None:
     [
         ("driver_version", "driver", "570.1", "580.2", "TP=1: 570.1; TP=2: 580.2"),
         ("torch_version", "torch", "2.10", "2.11", "TP=1: 2.10; TP=2: 2.11"),
-        ("hostname", "node", "n1", "n2", "TP=1: n1; TP=2: n2"),
         ("fusions_enabled", "fusions", None, "act", "TP=1: not said; TP=2: act"),
         ("graphs", "compiled graphs", "loaded", "compiled", "TP=1: loaded; TP=2: compiled"),
         (
@@ -213,7 +212,7 @@ def test_what_every_line_has_alike_explains_nothing(sweep: Sweep) -> None:
         for run, node in enumerate(("n1", "n2")):
             sweep.add(tp, tpot=8.0, run=run, measured={"hostname": node, "driver_version": "580"})
     (line,) = lines(sweep, "comparison")
-    assert (line["subject"], line["flagged"], line["why"]) == ("node", False, ALIKE)
+    assert (line["subject"], line["flagged"], line["why"]) == ("host", False, ALIKE)
     sweep.add(2, tpot=8.0, run=2, measured={"hostname": "n3"})
     (line,) = lines(sweep, "comparison")
     assert line["flagged"] and line["detail"] == "TP=1: n1, n2; TP=2: n1, n2, n3"

@@ -22,6 +22,7 @@ from tpsweep.analysis.table import Record
 from tpsweep.core import schema
 from tpsweep.core.layout import Layout
 from tpsweep.core.stats import NOT_SIGNIFICANT, SIGNIFICANT
+from tpsweep.results.hosts import label_hosts
 from tpsweep.results.load import Results, ResultsError, load
 
 PAIRED_ON = (*(n for n in schema.IDENTITY_NAMES if n not in ("cell_id", "run")), "settings")
@@ -36,8 +37,9 @@ Key = tuple[Any, ...]
 class Pair:
     """A cell that both sides have measured. ``cell``: what identifies it, nulls left out.
 
-    ``unlike``: the software and the settings in which the two sides differ. No ``changes``: the
-    cell has no figures that can be compared (a capture). ``same``: both sides hold the same rows.
+    ``unlike``: the software and the settings in which the two sides differ. ``hosts_a``,
+    ``hosts_b``: what they ran on; equal labels are one host. No ``changes``: the cell has no
+    figures that can be compared (a capture). ``same``: both sides hold the same rows.
     """
 
     cell: Record
@@ -45,6 +47,8 @@ class Pair:
     runs_b: int
     changes: list[Change]
     unlike: list[str]
+    hosts_a: list[str]
+    hosts_b: list[str]
     synthetic: bool
     same: bool = False
 
@@ -104,7 +108,14 @@ def compare(a: Path, b: Path, across: Iterable[str] = ()) -> Comparison:
         if not folder.is_dir():
             raise ResultsError(f"{folder}: no such folder; give two results folders")
     names = [name for name in PAIRED_ON if name not in left_out]
-    sides = [_lines(load(folder), names, left_out, folder) for folder in (a, b)]
+    one, other = (list(_cells(load(folder))) for folder in (a, b))
+    # Together: the same GPU in both folders is the same host, the same name need not be.
+    labels = label_hosts([*one, *other])
+    cells = [{**cell, "host": host} for cell, host in zip([*one, *other], labels, strict=True)]
+    sides = (
+        _lines(cells[: len(one)], names, left_out, a),
+        _lines(cells[len(one) :], names, left_out, b),
+    )
     return Comparison(str(a), str(b), left_out, *_paired(names, *sides))
 
 
@@ -146,6 +157,8 @@ def _pair(cell: Record, a: Line, b: Line) -> Pair:
         runs_b=len(b.measured),
         changes=list(changes(cell["workload"], a, b)),
         unlike=[*unlike(a, b), *map(str, differences(a, b))],
+        hosts_a=a.hosts,
+        hosts_b=b.hosts,
         synthetic=a.is_synthetic or b.is_synthetic,
         same=same_rows(a, b),
     )
@@ -196,17 +209,17 @@ class _Side:
 
 
 def _lines(
-    results: Results, names: list[str], left_out: list[str], folder: Path
+    found: list[Record], names: list[str], left_out: list[str], folder: Path
 ) -> dict[Key, Line]:
     groups: dict[Key, list[Record]] = defaultdict(list)
-    for cell in _cells(results):
+    for cell in found:
         groups[tuple(cell[name] for name in names)].append(cell)
     for cells in groups.values():
         for name in left_out:
             values = sorted({str(cell[name]) for cell in cells})
             if len(values) > 1:
-                found = ", ".join(values)
-                raise ResultsError(f"--across {name}: {folder} holds the same cell with {found}")
+                said = ", ".join(values)
+                raise ResultsError(f"--across {name}: {folder} holds the same cell with {said}")
     return {key: Line(Layout.of(cells[0]), cells) for key, cells in groups.items()}
 
 

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpsweep.analysis.starts import Kin
-from tpsweep.analysis.table import Record
+from tpsweep.analysis.table import IDENTITY_VIEWS, SYNTHETIC, Record, View, identity, text
 from tpsweep.core import schema, stats
 from tpsweep.core.axes import LAYOUT, NO_ALLREDUCE
 from tpsweep.core.layout import Layout
-from tpsweep.core.schema import BOOL, INT, TEXT, Column
+from tpsweep.core.schema import INT, TEXT, Column
+from tpsweep.results.hosts import label_hosts
 from tpsweep.results.load import Results, records
 
 LINE = (*(axis.name for axis in LAYOUT), "gpus")
@@ -53,12 +54,22 @@ HEAD = (
 BASELINE = Column("baseline_tp", INT, "smallest measured TP of the series")
 TAIL = (
     Column("note", TEXT, "what else differs between the lines of the series"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    SYNTHETIC,
 )
+RUNS = View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}")
+LINE_VIEWS = (
+    *IDENTITY_VIEWS,
+    identity("Settings", "settings"),
+    View("State", text("state")),
+    RUNS,
+)
+"""Where the tables of lines begin: ``HEAD`` for people."""
 ORDER = (*KEY, "allreduce_backend", *LINE)
 """Columns by which tables of series are sorted."""
 _LOAD = ("batch", "input_len", "output_len", "dataset", "num_prompts", "request_rate")
 _KIN = tuple(n for n in schema.IDENTITY_NAMES if n not in (*_LOAD, "cell_id", "run"))
+FEW_HOSTS = 2
+"""So many hosts of a line are named in a note; more are counted."""
 DUMMY = "dummy weights: prefill and joules are not those of real data"
 
 
@@ -156,6 +167,11 @@ class Line:
         return {}
 
     @cached_property
+    def hosts(self) -> list[str]:
+        """Hosts of its measured runs (``Source.cells``), sorted."""
+        return sorted({cell["host"] for cell in self.measured} - {None})
+
+    @cached_property
     def software(self) -> dict[str, set[str]]:
         """What its measured runs ran with, by the names of ``unlike``."""
         compared = {name: _COMPARED[name] for name in SOFTWARE} | {"all-reduce that ran": RAN}
@@ -224,6 +240,7 @@ class Series:
         parallel = [line for line in self.lines if line.tp > 1]
         found = [_difference(label, name, self.lines) for label, name in _COMPARED.items()]
         found.append(_difference("all-reduce that ran", RAN, parallel))
+        found.append(other_hosts(*self.lines))
         return [difference for difference in found if difference]
 
     @property
@@ -253,6 +270,19 @@ def unlike(one: Line, other: Line) -> list[str]:
     return [label for label, ran in one.software.items() if ran != other.software[label]]
 
 
+def other_hosts(*lines: Line) -> str:
+    """``hosts differ: TP=1 on A, TP=2 on B``; empty if the lines ran on the same ones."""
+    known = [line for line in lines if line.hosts]
+    if len({tuple(line.hosts) for line in known}) < 2:
+        return ""
+    return f"hosts differ: {', '.join(f'{line.layout.label} on {_on(line)}' for line in known)}"
+
+
+def _on(line: Line) -> str:
+    many = len(line.hosts) > FEW_HOSTS
+    return f"{len(line.hosts)} hosts" if many else " and ".join(line.hosts)
+
+
 class Source:
     """What tables are built from: the cells of a results folder, joined and grouped once.
 
@@ -266,11 +296,17 @@ class Source:
 
     @cached_property
     def cells(self) -> list[Record]:
-        """Every cell of the manifest with the columns of its row; these are None without a row."""
+        """Every cell of the manifest with the columns of its row; these are None without a row.
+
+        ``host`` is no column of a row: it tells the machines of all rows apart (``label_hosts``).
+        """
         names = [name for name in schema.SCHEMA.names if name not in schema.IDENTITY_NAMES]
-        measured = records(self.results.rows, ("cell_id", *names))
-        by_id = {row["cell_id"]: row for row in measured}
-        nothing = dict.fromkeys(names)
+        measured = records(self.results.rows, ("cell_id", "site", *names))
+        hosts = label_hosts(measured)
+        by_id = {
+            row["cell_id"]: {**row, "host": host} for row, host in zip(measured, hosts, strict=True)
+        }
+        nothing = dict.fromkeys([*names, "host"])
         planned = records(self.results.manifest)
         return [{**by_id.get(cell["cell_id"], nothing), **cell} for cell in planned]
 

@@ -71,6 +71,7 @@ def lines(comparison: Comparison) -> Iterator[str]:
         yield f"Across: {', '.join(comparison.across)} may differ between A and B."
     if common:
         yield f"All cells: {_words(common)}"
+    yield from _hosts(comparison.pairs)
     yield ""
     yield _table(comparison.pairs, common)
     yield ""
@@ -95,7 +96,7 @@ def _table(pairs: list[Pair], common: Record) -> str:
             "95 % interval": _interval(change),
             "Runs": f"{pair.runs_a}, {pair.runs_b}",
             "Verdict": verdicts.SHORT[change.verdict],
-            "Unlike": ", ".join(pair.unlike),
+            "Unlike": ", ".join(_unlike(pair)),
         }
         for pair, change in found
     ]
@@ -103,6 +104,20 @@ def _table(pairs: list[Pair], common: Record) -> str:
         for line in shown:
             del line["Unlike"]
     return tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True)
+
+
+def _unlike(pair: Pair) -> list[str]:
+    return pair.unlike if pair.hosts_a == pair.hosts_b else [*pair.unlike, "host"]
+
+
+def _hosts(pairs: list[Pair]) -> Iterator[str]:
+    """Where each side ran, if not everything ran on the same hosts."""
+    if all(pair.hosts_a == pair.hosts_b for pair in pairs):
+        return
+    for side, of in (("A", "hosts_a"), ("B", "hosts_b")):
+        found = sorted({host for pair in pairs for host in getattr(pair, of)})
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        yield f"Hosts of {side}: {', '.join(found[:SHOWN]) or 'not known'}{more}"
 
 
 def _interval(change: Change) -> str:

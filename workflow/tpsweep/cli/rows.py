@@ -63,7 +63,7 @@ def _write(loaded: Results, output: Path) -> None:
             _flat(loaded.rows).to_csv(file, index=False)
         else:
             flat = _flat(loaded.rows)
-            flat.to_excel(file, "rows", index=False, freeze_panes=(1, 1), engine="openpyxl")
+            flat.to_excel(file, sheet_name="rows", index=False, engine="openpyxl")
 
 
 def _flat(rows: pd.DataFrame) -> pd.DataFrame:

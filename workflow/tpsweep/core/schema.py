@@ -159,6 +159,7 @@ FIGURES = (
 GPU_STATE = (
     Column("gpu_names", TEXTS, "per GPU of the group, from NVML"),
     Column("gpu_uuids", TEXTS, "per GPU of the group"),
+    Column("node_gpu_uuids", TEXTS, "of every GPU of the node that the driver shows"),
     Column("gpu_utilisation_pct", FLOATS, "per GPU: highest utilization during the cell, %"),
     Column("gpu_memory_used_gb", FLOATS, "per GPU: highest memory used during the cell, 1e9 B"),
     Column("gpu_power_w", FLOATS, "per GPU: mean power during the measured repeats"),
@@ -190,7 +191,9 @@ PROVENANCE = (
     Column("allreduce_backend_ran", TEXT, "first in the dispatch order of vLLM's log"),
     Column("fusions_enabled", TEXT, "enabled fusions, from vLLM's log"),
     Column(
-        "graphs", TEXT, "compiled at this engine start, or loaded from vLLM's cache; by its log"
+        "graphs",
+        TEXT,
+        "by vLLM's log: compiled at this engine start, loaded from its cache, or none (eager)",
     ),
     Column("engine_args", TEXT, "every engine argument given, as JSON"),
     Column("engine_env", TEXT, "environment set for the engine, as JSON"),

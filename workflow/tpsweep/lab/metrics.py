@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpsweep.analysis.series import KEY, Source
-from tpsweep.analysis.table import Record, Table, View, digits, identity, sort_key, text
+from tpsweep.analysis.table import SYNTHETIC, Record, Table, View, digits, identity, sort_key, text
 from tpsweep.core.axes import BY_NAME, LAYOUT, READ, Group
-from tpsweep.core.schema import BOOL, FLOAT, IDENTITY, INT, TEXT, Column
+from tpsweep.core.schema import FLOAT, IDENTITY, INT, TEXT, Column
 from tpsweep.tables import crossover
 
 NEEDS = ("tp_comparison", "communication", "serving", "crossover")
@@ -81,7 +81,7 @@ COLUMNS = (
     Column("starts", TEXT, "how many there are, if too few for an interval between them"),
     Column("said", TEXT, "the crossover, or why there is no value"),
     Column("source", TEXT, "the table that the value is from"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    SYNTHETIC,
 )
 
 

@@ -10,6 +10,8 @@ from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
     IDENTITY_ORDER,
     IDENTITY_VIEWS,
+    REASON_COLUMN,
+    STATE_COLUMN,
     Record,
     Table,
     View,
@@ -24,9 +26,9 @@ from tpsweep.core.stats import MIN_REPEATS
 from tpsweep.core.workloads import SERVE
 
 STATE = (
-    Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
+    STATE_COLUMN,
     Column("failure_type", TEXT, "of a failed cell"),
-    Column("reason", TEXT, "why there is no row"),
+    REASON_COLUMN,
     Column("path", TEXT, "the row's place below the results root"),
 )
 _PROVENANCE = tuple(

@@ -15,7 +15,6 @@ from tpsweep.analysis.crossing import LEVEL, Crossing, Point, Sign, find_crossin
 from tpsweep.analysis.decode_figures import DECODE
 from tpsweep.analysis.equal_sequences import Shares, engines_on
 from tpsweep.analysis.pairs import (
-    NOTE,
     PAIR_HEAD,
     PAIR_ORDER,
     PAIR_TAIL,
@@ -25,7 +24,7 @@ from tpsweep.analysis.pairs import (
     synthetic,
 )
 from tpsweep.analysis.series import Line, Series, Source, by_batch
-from tpsweep.analysis.table import Record, Table, View, digits, identity, sort_records, text
+from tpsweep.analysis.table import NOTE, Record, Table, View, digits, identity, sort_records, text
 from tpsweep.core import stats
 from tpsweep.core.layout import Layout
 from tpsweep.core.schema import INT, TEXT, Column

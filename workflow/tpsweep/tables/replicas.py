@@ -15,6 +15,8 @@ from tpsweep.analysis.equal_sequences import Shares
 from tpsweep.analysis.series import HEAD, ORDER, TAIL, Line, Series, Source, dummy_note
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
+    NA,
+    NOTE,
     Record,
     Table,
     View,
@@ -48,7 +50,6 @@ COLUMNS = (
     *prices.COLUMNS,
     *TAIL,
 )
-NA = "n/a"
 VIEWS = (
     *IDENTITY_VIEWS,
     identity("Settings", "settings"),
@@ -67,7 +68,7 @@ VIEWS = (
     View("TTFT p50 (ratio)", figure("ttft_p50_ms_ratio", NA)),
     View("ITL p50 (ratio)", figure("itl_p50_ms_ratio", NA)),
     prices.VIEW,
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
     "Computed: the smaller engine's own cell at its share of the batch; its rates times the number"

@@ -13,6 +13,7 @@ from tpsweep.analysis import percentiles, starts, verdicts
 from tpsweep.analysis.series import (
     BASELINE,
     HEAD,
+    LINE_VIEWS,
     ORDER,
     TAIL,
     Line,
@@ -21,14 +22,14 @@ from tpsweep.analysis.series import (
     dummy_note,
 )
 from tpsweep.analysis.table import (
-    IDENTITY_VIEWS,
+    NA,
+    NOTE,
     Record,
     Table,
     View,
     change,
     digits,
     figure,
-    identity,
     sort_records,
     text,
 )
@@ -91,7 +92,6 @@ COLUMNS = (
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
     *TAIL,
 )
-NA = "n/a"
 
 
 def _ranged(name: str) -> Callable[[Record], str]:
@@ -109,10 +109,7 @@ def _ranged(name: str) -> Callable[[Record], str]:
 
 
 VIEWS = (
-    *IDENTITY_VIEWS,
-    identity("Settings", "settings"),
-    View("State", text("state")),
-    View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
+    *LINE_VIEWS,
     View("Served (requests/s)", _ranged("request_s")),
     View("TTFT p50 (ms)", _ranged("ttft_p50_ms")),
     View("ITL p50 (ms)", _ranged("itl_p50_ms")),
@@ -129,7 +126,7 @@ VIEWS = (
     View("ITL p50 verdict", lambda record: verdicts.SHORT[record["itl_p50_ms_verdict"]]),
     View("TTFT p99 change", change("ttft_p99_ms", "ms", NA)),
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio", NA)),
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
     "Values are medians over runs, with the range over all seeds of all runs. Change: the line's"

@@ -11,6 +11,7 @@ from tpsweep.analysis.series import (
     BASELINE,
     HEAD,
     LINE,
+    LINE_VIEWS,
     ORDER,
     TAIL,
     Line,
@@ -19,12 +20,12 @@ from tpsweep.analysis.series import (
     dummy_note,
 )
 from tpsweep.analysis.table import (
-    IDENTITY_VIEWS,
+    NA,
+    NOTE,
     Record,
     Table,
     View,
     figure,
-    identity,
     sort_records,
     text,
 )
@@ -48,12 +49,8 @@ COLUMNS = (
     *TAIL,
 )
 _RATIO = tuple(column.name for column in ratio_columns("ratio", ""))
-NA = "n/a"
 VIEWS = (
-    *IDENTITY_VIEWS,
-    identity("Settings", "settings"),
-    View("State", text("state")),
-    View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
+    *LINE_VIEWS,
     View("Served (requests/s)", figure("request_s", NA)),
     View("Output (tok/s)", figure("output_tok_s", NA)),
     View("Intervals", text("interval_kind"), once=True),
@@ -63,7 +60,7 @@ VIEWS = (
     View("Verdict", lambda record: verdicts.SHORT[record["ratio_verdict"]]),
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio", NA)),
     prices.VIEW,
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
     "Values are geometric means of the run medians. Ratio: the line's output tokens/s divided"

@@ -22,6 +22,7 @@ from tpsweep.analysis.nvlink_traffic import Traffic, traffic
 from tpsweep.analysis.series import (
     BASELINE,
     HEAD,
+    LINE_VIEWS,
     ORDER,
     TAIL,
     Line,
@@ -30,13 +31,12 @@ from tpsweep.analysis.series import (
     dummy_note,
 )
 from tpsweep.analysis.table import (
-    IDENTITY_VIEWS,
+    NOTE,
     Record,
     Table,
     View,
     digits,
     figure,
-    identity,
     sort_records,
     text,
 )
@@ -79,10 +79,7 @@ def _link_share(record: Record) -> str:
 
 
 VIEWS = (
-    *IDENTITY_VIEWS,
-    identity("Settings", "settings"),
-    View("State", text("state")),
-    View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
+    *LINE_VIEWS,
     View("Decode (ms/token)", figure("tpot_ms")),
     View("Prefill (ms)", figure("prefill_ms")),
     View("Intervals", text("interval_kind"), once=True),
@@ -99,7 +96,7 @@ VIEWS = (
     View("Prefill speed-up", figure("prefill_speedup")),
     View("Prefill verdict", lambda record: verdicts.SHORT[record["prefill_verdict"]]),
     prices.VIEW,
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
     "Values are geometric means of the run medians. Speed-up: the time of the baseline (smallest"

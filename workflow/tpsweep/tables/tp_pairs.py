@@ -6,7 +6,6 @@ from tpsweep.analysis import verdicts
 from tpsweep.analysis.decode_figures import DECODE, rate_ratio, ratio_columns, time_ratio
 from tpsweep.analysis.equal_sequences import Shares, engines_on
 from tpsweep.analysis.pairs import (
-    NOTE,
     PAIR_HEAD,
     PAIR_ORDER,
     PAIR_TAIL,
@@ -17,7 +16,7 @@ from tpsweep.analysis.pairs import (
     synthetic,
 )
 from tpsweep.analysis.series import Line, Series, Source
-from tpsweep.analysis.table import Record, Table, View, figure, sort_records, text
+from tpsweep.analysis.table import NA, NOTE, Record, Table, View, figure, sort_records, text
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
 
@@ -39,7 +38,6 @@ COLUMNS = (
     ),
     *PAIR_TAIL,
 )
-NA = "n/a"
 VIEWS = (
     *PAIR_VIEWS,
     View("State, smaller TP", text("state_from"), once=True),

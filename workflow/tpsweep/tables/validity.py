@@ -15,7 +15,16 @@ from typing import Any
 
 from tpsweep.analysis import provenance_diff, row_remarks
 from tpsweep.analysis.series import KEY, ORDER, Series, Source
-from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, identity, sort_key, text
+from tpsweep.analysis.table import (
+    IDENTITY_VIEWS,
+    SYNTHETIC,
+    Record,
+    Table,
+    View,
+    identity,
+    sort_key,
+    text,
+)
 from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, TEXT, Column
 from tpsweep.core.workloads import LATENCY, WORKLOADS
@@ -39,11 +48,15 @@ COLUMNS = (
     Column("settings", TEXT, "digest of what else could change a number"),
     Column("compared", TEXT, "comparison: its measured lines"),
     Column("subject", TEXT, "failure type or broken rule; what a remark is on; what differs"),
-    Column("provenance", TEXT, "comparison: the row's column that differs"),
+    Column(
+        "provenance",
+        TEXT,
+        "comparison: the row's column that differs; host: see the table machines",
+    ),
     Column("detail", TEXT, "refused: why; remark: the values; comparison: the values per line"),
     Column("flagged", BOOL, "it could explain a difference; null: nothing is compared"),
     Column("why", TEXT, "how it could, or why it does not; remark: what it does to the value"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    SYNTHETIC,
 )
 VIEWS = (
     View("Kind", text("kind"), once=True),
