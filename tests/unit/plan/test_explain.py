@@ -12,10 +12,11 @@ import pytest
 
 from tests.unit.perfmodel.test_quantization import shape
 from tpsweep.cli.main import main
+from tpsweep.perfmodel.modules import WHOLE
 from tpsweep.plan.explain import COMMUNICATION, STATE, explain
 from tpsweep.plan.explain_page import page
 from tpsweep.plan.explain_text import size, text
-from tpsweep.plan.split import VLLM_VERSION, WHOLE
+from tpsweep.plan.split import VLLM_VERSION
 
 ROOT = Path(__file__).parents[3]
 FAMILIES = ("llama-3.1-8b", "qwen2.5-7b", "mistral-7b", "qwen3-30b-a3b", "llama-3.1-8b-awq")

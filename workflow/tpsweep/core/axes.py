@@ -193,6 +193,21 @@ AXES = (
         choices=BACKENDS,
         filtered=(NO_ALLREDUCE,),
     ),
+    Axis(
+        "precision",
+        str,
+        "bf16: weights and KV cache as the model has them; fp8: vLLM quantizes the weights to FP8"
+        " while it loads them; fp8-kv: the KV cache is in FP8, too",
+        Group.MODEL,
+        "Precision",
+        "{}",
+        short="prec-",
+        config_key="precision",
+        lists={SWEEP: ["bf16"]},
+        choices=("bf16", "fp8", "fp8-kv"),
+        default="bf16",
+        added=True,
+    ),
     Axis("vllm_version", str, "vLLM version as configured", Group.SOFTWARE, "vLLM"),
     Axis(
         "batch",

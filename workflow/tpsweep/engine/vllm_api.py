@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tpsweep.core.axes import ENGINE_AXES
-from tpsweep.core.cell import Engine
+from tpsweep.core.cell import BF16, FP8, FP8_CACHE, Engine
 
 OLDEST, NEWEST = (0, 25), (0, 33)
 
@@ -171,6 +171,15 @@ ALLREDUCE: Mapping[str, Settings] = {
 """All-reduce backend as asked -> what makes vLLM use it."""
 
 
+_ONLINE_FP8 = {"quantization": "fp8_per_tensor"}
+PRECISION: Mapping[str, Mapping[str, Any]] = {
+    BF16: {},
+    FP8: _ONLINE_FP8,
+    FP8_CACHE: {**_ONLINE_FP8, "kv_cache_dtype": "fp8"},
+}
+"""Precision as asked -> the engine arguments for it. Plain ``fp8`` is for checkpoints alone."""
+
+
 @dataclass(frozen=True)
 class LogFacts:
     """What a vLLM start says of itself in its log; None where it says nothing."""
@@ -239,6 +248,7 @@ def llm_arguments(engine: Engine) -> dict[str, Any]:
         "model": engine.model.path,
         "dtype": engine.model.dtype,
         **axis_arguments(engine),
+        **PRECISION[engine.precision],
         "enable_prefix_caching": False,  # a cached prompt has no prefill
         "disable_log_stats": False,  # or RequestOutput.metrics stays empty
         "seed": 0,

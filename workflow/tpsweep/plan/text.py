@@ -21,7 +21,8 @@ TITLE = (
 
 def text(plan: Plan) -> str:
     """The whole plan."""
-    parts = [_head(plan), _not_run(plan.holes), _cost(plan), _fit(plan.memory), _expected(plan)]
+    parts = [_head(plan), _not_run(plan.holes), _unchecked(plan.unchecked), _cost(plan)]
+    parts += [_fit(plan.memory), _expected(plan)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -46,6 +47,10 @@ def _not_run(holes: list[Hole]) -> str:
         for hole in holes
     ]
     return "\n".join(["Not run:", *lines])
+
+
+def _unchecked(lines: list[str]) -> str:
+    return "\n".join(["Planned unchecked:", *(f"  {line}" for line in lines)]) if lines else ""
 
 
 def _cost(plan: Plan) -> str:
