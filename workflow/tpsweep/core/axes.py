@@ -196,8 +196,7 @@ AXES = (
     Axis(
         "precision",
         str,
-        "bf16: weights and KV cache as the model has them; fp8: vLLM quantizes the weights to FP8"
-        " while it loads them; fp8-kv: the KV cache is in FP8, too",
+        "bf16: as the model is; fp8: weights; fp8-kv: and KV cache",
         Group.MODEL,
         "Precision",
         "{}",

@@ -82,8 +82,7 @@ class Module:
         outputs, inputs = self.shard(tp)
         every, each = "each rank's", f"of {self.name} are no multiple of the"
         if stored.group is not None and inputs % stored.group:
-            adapts = self.kind == "experts" and stored.any_experts
-            if not adapts and stored.group < (self.inputs or 0):
+            if self.kind != "experts" or not stored.any_experts:
                 return f"{every} {inputs} inputs {each} group of {stored.group}"
         if outputs % stored.pack:
             return f"{every} {outputs} outputs {each} {stored.pack} in a word"
