@@ -81,9 +81,9 @@ class Module:
     def _format_problem(self, tp: int, stored: WeightFormat) -> str | None:
         outputs, inputs = self.shard(tp)
         every, each = "each rank's", f"of {self.name} are no multiple of the"
-        if stored.group is not None and inputs % stored.group:
-            if self.kind != "experts" or not stored.any_experts:
-                return f"{every} {inputs} inputs {each} group of {stored.group}"
+        any_shard = self.kind == "experts" and stored.any_experts
+        if stored.group is not None and inputs % stored.group and not any_shard:
+            return f"{every} {inputs} inputs {each} group of {stored.group}"
         if outputs % stored.pack:
             return f"{every} {outputs} outputs {each} {stored.pack} in a word"
         if stored.block is None or self.split == WHOLE:
