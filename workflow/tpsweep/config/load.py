@@ -140,8 +140,11 @@ def _shape(path: Path) -> Shape | str:
 
     Raises ``ValueError`` for a file that is no config.json, or has an impossible size.
     """
+    content = read_model(path)
+    if not content.get("model_type"):
+        raise ValueError("model_type: missing, allowed: an architecture that vLLM knows")
     try:
-        return Shape.from_config(read_model(path))
+        return Shape.from_config(content)
     except UnknownShapeError as error:
         return str(error)
 

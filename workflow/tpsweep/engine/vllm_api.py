@@ -50,6 +50,7 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "compilation_config:",
         "seed:",
     ),
+    "vllm/config/quantization.py": ('"fp8_per_tensor"',),
     "vllm/v1/metrics/stats.py": ("scheduled_ts", "first_token_ts", "last_token_ts"),
     "vllm/outputs.py": ("num_cached_tokens", "finish_reason", "metrics"),
     "vllm/sampling_params.py": ("ignore_eos", "detokenize", "max_tokens"),

@@ -371,7 +371,7 @@ def _positions(config: Mapping[str, Any]) -> int:
     """The longest context that vLLM takes: RoPE scaling multiplies ``max_position_embeddings``,
     but for the kinds that have it in that number already.
 
-    YaRN has, says vLLM since 0.32; before, it took the original length times the factor. Refused
+    YaRN has, says vLLM since 0.30; before, it took the original length times the factor. Refused
     is what neither would take.
     """
     most = size(config, "max_position_embeddings")
