@@ -49,6 +49,11 @@ MOE_ATTENTION = 8 * 4 * 1024 * 1024
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False}
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 64, "symmetric": True}
 FLOAT8 = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True}
+FP8_BLOCKS = {
+    "quant_method": "fp8",
+    "activation_scheme": "dynamic",
+    "weight_block_size": [128, 128],
+}
 NVFP4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 
 
@@ -56,7 +61,7 @@ def with_scheme(given: dict[str, Any], base: dict[str, Any] = DENSE) -> Shape:
     return Shape.from_config({**base, "quantization_config": given})
 
 
-def compressed(*groups: tuple[list[str], dict[str, Any]], **more: Any) -> dict[str, Any]:
+def compressed(*groups: tuple[list[str], dict[str, Any] | None], **more: Any) -> dict[str, Any]:
     made = {
         f"group_{i}": {"targets": targets, "weights": weights}
         for i, (targets, weights) in enumerate(groups)
@@ -68,104 +73,114 @@ def names(*parts: str) -> list[str]:
     return [f"model.layers.{i}.{part}" for i in range(8) for part in parts]
 
 
-@pytest.mark.parametrize(
-    ("given", "size"),
-    [
-        # 4 bits, a scale of 16 per 64
-        (compressed((["Linear"], INT4), ignore=["lm_head"]), LINEAR * (4 + 16 / 64) / 8 + REST),
-        # and a zero point of 4
-        (compressed((["Linear"], {**INT4, "symmetric": False})), LINEAR * (4 + 20 / 64) / 8 + REST),
-        # two groups, by name and by class; one layer ignored by a pattern
-        (
-            compressed(
-                (["re:.*self_attn.*"], FLOAT8), (["Linear"], INT4), ignore=["re:.*layers\\.7\\..*"]
-            ),
-            7 * (ATTENTION + MLP * (4 + 16 / 64) / 8) + 2 * (ATTENTION + MLP) + REST,
+DENSE_CASES: list[tuple[dict[str, Any], float]] = [
+    # 4 bits, a scale of 16 per 64
+    (compressed((["Linear"], INT4), ignore=["lm_head"]), LINEAR * (4 + 16 / 64) / 8 + REST),
+    # and a zero point of 4
+    (compressed((["Linear"], {**INT4, "symmetric": False})), LINEAR * (4 + 20 / 64) / 8 + REST),
+    # two groups, by name and by class; one layer ignored by a pattern
+    (
+        compressed(
+            (["re:.*self_attn.*"], FLOAT8), (["Linear"], INT4), ignore=["re:.*layers\\.7\\..*"]
         ),
-        # the head, by name
-        (compressed((["Linear", "lm_head"], FLOAT8)), LINEAR + REST - HEAD),
-        # NVFP4: a scale of 8 bits per 16
-        (compressed((["Linear"], NVFP4)), LINEAR * 4.5 / 8 + REST),
-        # activations alone
-        (compressed((["Linear"], None)), 2 * LINEAR + REST),  # type: ignore[arg-type]
-        (
-            {
-                "quant_method": "fp8",
-                "activation_scheme": "static",
-                "ignored_layers": names("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+        7 * (ATTENTION + MLP * (4 + 16 / 64) / 8) + 2 * (ATTENTION + MLP) + REST,
+    ),
+    # the head, by name
+    (compressed((["Linear", "lm_head"], FLOAT8)), LINEAR + REST - HEAD),
+    # NVFP4: a scale of 8 bits per 16
+    (compressed((["Linear"], NVFP4)), LINEAR * 4.5 / 8 + REST),
+    (
+        {
+            "quant_method": "fp8",
+            "activation_scheme": "static",
+            "ignored_layers": names("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+        },
+        8 * (ATTENTION + 2 * MLP) + REST,
+    ),
+    # by the names that vLLM gives what it joins
+    (
+        {
+            "quant_method": "fp8",
+            "activation_scheme": "dynamic",
+            "modules_to_not_convert": names("self_attn.qkv_proj"),
+        },
+        LINEAR + 8 * 1024 * 2048 + REST,
+    ),
+    # FP8 in blocks: a scale of 32 bits each; norms in the list are no linear layers
+    (
+        {
+            "quant_method": "fp8",
+            "activation_scheme": "dynamic",
+            "weight_block_size": [128, 128],
+            "modules_to_not_convert": ["lm_head", *names("input_layernorm")],
+        },
+        LINEAR + LINEAR // 128**2 * 4 + REST,
+    ),
+    (
+        {
+            "quant_method": "fbgemm_fp8",
+            "activation_scale_ub": 1200.0,
+            "modules_to_not_convert": ["lm_head"],
+        },
+        LINEAR + REST,
+    ),
+    # AWQ leaves out by a part of the name
+    (
+        {
+            "quant_method": "awq",
+            "bits": 4,
+            "group_size": 64,
+            "zero_point": True,
+            "modules_to_not_convert": ["self_attn", "layers.0."],
+        },
+        7 * MLP * (4 + 20 / 64) / 8 + 2 * (8 * ATTENTION + MLP) + REST,
+    ),
+    ({**GPTQ, "lm_head": True}, (LINEAR + HEAD) * (4 + 20 / 128) / 8 + REST - 2 * HEAD),
+    # GPTQ's rules, the first that matches: layers 0 and 1 left out, two more at 8 bits
+    (
+        {
+            **GPTQ,
+            "dynamic": {
+                r"-:.*\.layers\.[01]\..*": {},
+                r"+:.*\.layers\.[0-3]\..*": {"bits": 8, "group_size": 64},
             },
-            8 * (ATTENTION + 2 * MLP) + REST,
-        ),
-        # by the names that vLLM gives what it joins
-        (
-            {"quant_method": "fp8", "modules_to_not_convert": names("self_attn.qkv_proj")},
-            LINEAR + 8 * 1024 * 2048 + REST,
-        ),
-        # FP8 in blocks: a scale of 32 bits each; norms in the list are no linear layers
-        (
-            {
-                "quant_method": "fp8",
-                "weight_block_size": [128, 128],
-                "modules_to_not_convert": ["lm_head", *names("input_layernorm")],
+        },
+        (ATTENTION + MLP) * (2 * 2 + 2 * (8 + 24 / 64) / 8 + 4 * (4 + 20 / 128) / 8) + REST,
+    ),
+    (
+        {**GPTQ, "modules_in_block_to_quantize": [["mlp.up_proj", "mlp.gate_proj"]]},
+        8 * 2 * 1024 * 4096 * (4 + 20 / 128) / 8 + 2 * 8 * (ATTENTION + 1024 * 4096) + REST,
+    ),
+    # ModelOpt, as config.json has it
+    (
+        {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]},
+        LINEAR + REST,
+    ),
+    (
+        {
+            "quant_method": "modelopt",
+            "quant_algo": "NVFP4",
+            "group_size": 16,
+            "ignore": ["lm_head", "model.layers.0*", "*self_attn*"],
+        },
+        7 * MLP * 4.5 / 8 + 2 * (MLP + 8 * ATTENTION) + REST,
+    ),
+    # layer by layer; without a mention, as trained
+    (
+        {
+            "quant_method": "modelopt",
+            "quant_algo": "MIXED_PRECISION",
+            "quantized_layers": {
+                "model.layers.0.mlp.down_proj": {"quant_algo": "NVFP4", "group_size": 16},
+                "model.layers.1.mlp.down_proj": {"quant_algo": "FP8"},
             },
-            LINEAR + LINEAR // 128**2 * 4 + REST,
-        ),
-        ({"quant_method": "fbgemm_fp8", "modules_to_not_convert": ["lm_head"]}, LINEAR + REST),
-        # AWQ leaves out by a part of the name
-        (
-            {
-                "quant_method": "awq",
-                "bits": 4,
-                "group_size": 64,
-                "zero_point": True,
-                "modules_to_not_convert": ["self_attn", "layers.0."],
-            },
-            7 * MLP * (4 + 20 / 64) / 8 + 2 * (8 * ATTENTION + MLP) + REST,
-        ),
-        ({**GPTQ, "lm_head": True}, (LINEAR + HEAD) * (4 + 20 / 128) / 8 + REST - 2 * HEAD),
-        # GPTQ's rules, the first that matches: layers 0 and 1 left out, two more at 8 bits
-        (
-            {
-                **GPTQ,
-                "dynamic": {
-                    r"-:.*\.layers\.[01]\..*": {},
-                    r"+:.*\.layers\.[0-3]\..*": {"bits": 8, "group_size": 64},
-                },
-            },
-            (ATTENTION + MLP) * (2 * 2 + 2 * (8 + 24 / 64) / 8 + 4 * (4 + 20 / 128) / 8) + REST,
-        ),
-        (
-            {**GPTQ, "modules_in_block_to_quantize": [["mlp.up_proj", "mlp.gate_proj"]]},
-            8 * 2 * 1024 * 4096 * (4 + 20 / 128) / 8 + 2 * 8 * (ATTENTION + 1024 * 4096) + REST,
-        ),
-        # ModelOpt, as config.json has it
-        (
-            {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]},
-            LINEAR + REST,
-        ),
-        (
-            {
-                "quant_method": "modelopt",
-                "quant_algo": "NVFP4",
-                "group_size": 16,
-                "ignore": ["lm_head", "model.layers.0*", "*self_attn*"],
-            },
-            7 * MLP * 4.5 / 8 + 2 * (MLP + 8 * ATTENTION) + REST,
-        ),
-        # layer by layer; without a mention, as trained
-        (
-            {
-                "quant_method": "modelopt",
-                "quant_algo": "MIXED_PRECISION",
-                "quantized_layers": {
-                    "model.layers.0.mlp.down_proj": {"quant_algo": "NVFP4", "group_size": 16},
-                    "model.layers.1.mlp.down_proj": {"quant_algo": "FP8"},
-                },
-            },
-            2 * (LINEAR - 2 * 1024 * 4096) + 1024 * 4096 * (1 + 4.5 / 8) + REST,
-        ),
-    ],
-)
+        },
+        2 * (LINEAR - 2 * 1024 * 4096) + 1024 * 4096 * (1 + 4.5 / 8) + REST,
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "size"), DENSE_CASES)
 def test_bytes_of_a_dense_model(given: dict[str, Any], size: float) -> None:
     found = with_scheme(given)
     assert found.weight_bytes("bfloat16") == size
@@ -173,37 +188,54 @@ def test_bytes_of_a_dense_model(given: dict[str, Any], size: float) -> None:
     assert found.parameters == LINEAR + 2 * HEAD + 17 * 1024
 
 
-@pytest.mark.parametrize(
-    ("given", "attention", "experts"),
-    [
-        ({"quant_method": "mxfp4"}, 2, (4 + 8 / 32) / 8),
-        ({"quant_method": "fp8", "ignored_layers": ["lm_head", *names("mlp.gate")]}, 1, 1),
-        (
-            {"quant_method": "fp8", "ignored_layers": names("mlp.experts.0.gate_proj")},
-            1,
-            2,
-        ),
-        # "gate" is the router's name, no part of the experts' as vLLM has them
-        (
-            {**GPTQ, "quant_method": "awq", "modules_to_not_convert": ["gate", "self_attn"]},
-            2,
-            (4 + 20 / 128) / 8,
-        ),
-        (compressed((["Linear"], FLOAT8), ignore=["lm_head", "re:.*mlp.gate$"]), 1, 1),
-        (compressed((["re:.*mlp.experts.*"], NVFP4)), 2, 4.5 / 8),
-        (
-            {
-                "quant_method": "modelopt",
-                "quant_algo": "MIXED_PRECISION",
-                "quantized_layers": {
-                    name: {"quant_algo": "FP8"} for name in names("mlp.experts.0.down_proj")
-                },
+MOE_CASES: list[tuple[dict[str, Any], float, float]] = [
+    ({"quant_method": "mxfp4"}, 2, (4 + 8 / 32) / 8),
+    (
+        {
+            "quant_method": "fp8",
+            "activation_scheme": "dynamic",
+            "ignored_layers": ["lm_head", *names("mlp.gate")],
+        },
+        1,
+        1,
+    ),
+    (
+        {
+            "quant_method": "fp8",
+            "activation_scheme": "dynamic",
+            "ignored_layers": names("mlp.experts.0.gate_proj"),
+        },
+        1,
+        2,
+    ),
+    # "gate" is the router's name, no part of the experts' as vLLM has them
+    (
+        {
+            **GPTQ,
+            "quant_method": "awq",
+            "zero_point": True,
+            "modules_to_not_convert": ["gate", "self_attn"],
+        },
+        2,
+        (4 + 20 / 128) / 8,
+    ),
+    (compressed((["Linear"], FLOAT8), ignore=["lm_head", "re:.*mlp.gate$"]), 1, 1),
+    (compressed((["re:.*mlp.experts.*"], NVFP4)), 2, 4.5 / 8),
+    (
+        {
+            "quant_method": "modelopt",
+            "quant_algo": "MIXED_PRECISION",
+            "quantized_layers": {
+                name: {"quant_algo": "FP8"} for name in names("mlp.experts.0.down_proj")
             },
-            2,
-            1,
-        ),
-    ],
-)
+        },
+        2,
+        1,
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "attention", "experts"), MOE_CASES)
 def test_bytes_of_a_mixture(given: dict[str, Any], attention: float, experts: float) -> None:
     found = with_scheme(given, MOE)
     size = MOE_ATTENTION * attention + EXPERTS * experts + MOE_REST
@@ -309,6 +341,7 @@ def test_a_checkpoint_may_ask_for_an_eight_bit_cache(asked: dict[str, Any]) -> N
         ({**GPTQ, "dynamic": {"+:(": {"bits": 8}}}, "unknown format"),
         ({"quant_method": "gptq", "bits": 4}, "group_size"),
         (compressed((["Embedding"], INT4)), "targets: 'Embedding'"),
+        (compressed((["Linear"], None)), "unknown format"),
         (compressed((["Linear"], {**INT4, "num_bits": 2})), "num_bits of int: 2"),
         (compressed((["Linear"], {**INT4, "strategy": "token"})), "strategy: 'token'"),
         (compressed((["Linear"], INT4), format="marlin-24"), "sparse"),

@@ -215,10 +215,8 @@ def _named(name: str, stored: WeightFormat | None) -> Rule:
     return Rule("exact", stored, frozenset((canonical(name),)))
 
 
-def _compressed_format(group: Mapping[str, Any]) -> WeightFormat | None:
-    weights = group.get("weights")
-    if weights is None:
-        return None
+def _compressed_format(group: Mapping[str, Any]) -> WeightFormat:
+    weights = group["weights"]
     kind, bits, strategy = weights["type"], int(weights["num_bits"]), weights["strategy"]
     _of(bits, (4, 8), f"num_bits of {kind}")
     activations = (group.get("input_activations") or {}).get("num_bits", 16)
