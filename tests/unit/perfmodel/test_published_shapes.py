@@ -1,4 +1,4 @@
-"""Parameter counts that the models' pages give, of 43 models: each exact."""
+"""Parameter counts that the models' pages give, of 40 models: each exact."""
 
 from __future__ import annotations
 
