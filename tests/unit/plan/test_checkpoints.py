@@ -149,6 +149,17 @@ def test_a_quantized_checkpoint_counts_as_it_is_stored(place: Path) -> None:
     assert note == "no constants for modelopt weights"
 
 
+def test_what_vllm_loads_as_one_must_be_stored_alike(place: Path) -> None:
+    left_out = ["model.layers.3.self_attn.q_proj", "model.layers.3.self_attn.k_proj"]
+    scheme = {"quant_method": "fp8", "ignored_layers": left_out}
+    with pytest.raises(InputError, match="models") as caught:
+        planned(place, {**DENSE, "quantization_config": scheme})
+    assert (
+        "model.layers.3.self_attn.q_proj and model.layers.3.self_attn.v_proj are not stored alike,"
+        " and vLLM loads them as one"
+    ) in str(caught.value)
+
+
 def test_a_scaled_context_is_taken(place: Path) -> None:
     scaled = {**DENSE, "rope_scaling": {"type": "linear", "factor": 4.0}}
     long = {**DECODE, "engine": {"max_model_len": 16384}}

@@ -249,6 +249,9 @@ def _check_model(key: str, entry: WorkloadEntry, name: str, config: Config) -> N
     shape = config.shapes[name]
     if shape is None:
         return
+    if shape.problem:
+        allowed = f"{shape.problem}; allowed: the same format for both"
+        raise ConfigError(f"models.{name}", config.models[name].path or "its shape", allowed)
     settings, dtype = config.settings, config.models[name].dtype
     names, precisions = entry.variants or settings.variants, entry.precision or settings.precision
     for variant, precision in itertools.product(names, precisions):

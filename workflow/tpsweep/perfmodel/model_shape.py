@@ -43,6 +43,7 @@ from tpsweep.perfmodel.modules import (
     Module,
 )
 from tpsweep.perfmodel.quantization import (
+    FUSED,
     ONLINE_FP8,
     Scheme,
     UnknownQuantizationError,
@@ -340,6 +341,19 @@ class Shape:
             alike = replace(module, name=re.sub(r"layers\.\d+", "layers", module.name))
             found.setdefault((alike, stored), (module, stored))
         return list(found.values())
+
+    @cached_property
+    def problem(self) -> str | None:
+        """Why vLLM cannot load this checkpoint on any number of GPUs; None if it may."""
+        joined: dict[str, tuple[str, WeightFormat | None]] = {}
+        for module, stored in self.weights:
+            place, _, last = module.name.rpartition(".")
+            if module.kind == "linear" and last in FUSED:
+                name, other = joined.setdefault(f"{place}.{FUSED[last]}", (module.name, stored))
+                if other != stored:
+                    said = f"{name} and {module.name} are not stored alike"
+                    return f"{said}, and vLLM loads them as one"
+        return None
 
     @property
     def tps(self) -> list[int]:

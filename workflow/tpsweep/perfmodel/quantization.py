@@ -346,7 +346,7 @@ def _of(value: int, allowed: tuple[int, ...], name: str) -> int:
     return value
 
 
-_FUSED = {
+FUSED = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv_proj"),
     **dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj"),
     **dict.fromkeys(("q_a_proj", "kv_a_proj_with_mqa"), "fused_qkv_a_proj"),
@@ -372,7 +372,7 @@ def _spellings(name: str) -> tuple[str, ...]:
 
 def _exact(name: str, names: frozenset[str]) -> bool:
     head, _, last = canonical(name).rpartition(".")
-    return canonical(name) in names or f"{head}.{_FUSED.get(last, last)}" in names
+    return canonical(name) in names or f"{head}.{FUSED.get(last, last)}" in names
 
 
 def _listed(name: str, names: frozenset[str]) -> bool:
@@ -386,7 +386,7 @@ def _part(name: str, names: frozenset[str]) -> bool:
 
 def _regex(name: str, names: frozenset[str]) -> bool:
     head, dot, last = name.rpartition(".")
-    spellings = (*_spellings(name), *_spellings(f"{head}{dot}{_FUSED.get(last, last)}"))
+    spellings = (*_spellings(name), *_spellings(f"{head}{dot}{FUSED.get(last, last)}"))
     return any(re.match(one, spelling) for spelling in spellings for one in names)
 
 

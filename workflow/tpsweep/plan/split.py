@@ -35,6 +35,11 @@ LINEAR = "model_executor/layers/linear.py"
 VOCABULARY = "model_executor/layers/vocab_parallel_embedding.py"
 NORM = "model_executor/layers/layernorm.py"
 EXPERTS = "model_executor/layers/fused_moe/routed_experts.py"
+VISION_TOWERS = {
+    "gemma3_text": ("siglip.py", "SiglipVisionModel"),
+    "llama4_text": ("mllama4.py", "Llama4VisionModel"),
+}
+"""File and class of the tower that a multimodal checkpoint has; its split is not told here."""
 PARTS = (EMBEDDING, HEAD, ATTENTION, MLP, NORMS, VISION)
 
 MEANING = {
@@ -92,7 +97,8 @@ def _label(name: str) -> str:
 def _place(module: Module, shape: Shape) -> tuple[str, str]:
     """File and class of vLLM."""
     if module.part == VISION:
-        return f"model_executor/models/{model_file(shape)}", "(not split here)"
+        file, cls = VISION_TOWERS[shape.model_type]
+        return f"model_executor/models/{file}", cls
     if module.part == EMBEDDING:
         return VOCABULARY, "VocabParallelEmbedding"
     if module.part == HEAD:
