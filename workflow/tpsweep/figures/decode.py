@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpsweep.analysis.series import KEY
 from tpsweep.analysis.table import Record, digits
-from tpsweep.figures.groups import by_layout
+from tpsweep.figures.groups import by_layout, number_format
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _draw(name: str, lines: list[Record]) -> Picture:
 
     kinds = sorted({line["interval_kind"] for line in lines if line["interval_kind"]})
     caption = (
-        f"{one['model']} on {one['gpu']}: {one['variant']}, {one['dtype']}, {one['weights']}"
+        f"{one['model']} on {one['gpu']}: {one['variant']}, {number_format(one)}, {one['weights']}"
         f" weights, all-reduce {one['allreduce_backend']}, {one['input_len']} tokens in,"
         f" {one['output_len']} out. Error bars: 95 % intervals, {' and '.join(kinds) or 'unknown'}."
     )
