@@ -17,6 +17,7 @@ from tpsweep.analysis.table import Table
 from tpsweep.cli.main import main
 from tpsweep.figures import files
 from tpsweep.figures.batch_scaling import draw_batch_scaling
+from tpsweep.figures.groups import number_format
 from tpsweep.figures.pareto import frontier
 from tpsweep.figures.plot import Picture
 from tpsweep.figures.speedup import draw_speedup
@@ -171,3 +172,9 @@ def test_one_engine_beside_smaller_ones_on_the_same_gpus(sweep: Sweep) -> None:
     assert "1.400 times at sequences 2" in picture.description
     (band,) = painted(picture).patches
     assert band.get_extents().height > 0
+
+
+def test_a_caption_names_a_precision_that_is_not_the_models_own() -> None:
+    line = {"dtype": "bfloat16", "precision": "bf16"}
+    assert number_format(line) == number_format({"dtype": "bfloat16"}) == "bfloat16"
+    assert number_format({**line, "precision": "fp8"}) == "bfloat16, fp8"

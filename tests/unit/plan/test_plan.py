@@ -199,7 +199,10 @@ def test_a_server_under_load_as_the_smoke_test_found_it(folder: Path) -> None:
     [
         ({"allreduce_backends": ["flashinfer"]}, "allreduce_backend: 'flashinfer'"),
         ({"tp": [8]}, "all-reduce curve for 8 x NVIDIA H100"),
-        ({"variants": {"fp8": {"kv_cache_dtype": "fp8"}}}, "no constants for a KV cache of fp8"),
+        (
+            {"variants": {"drafts": {"speculative_config": {"num_speculative_tokens": 3}}}},
+            "no constants for speculative_config",
+        ),
         (
             {"models": {"8b": model("8b", path="some/where", shape=None)}},
             "the model's shape is not known before it is fetched",

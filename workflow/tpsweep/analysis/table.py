@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tpsweep.analysis.markdown import pipe_table
 from tpsweep.core import schema
 from tpsweep.core.atomic import replacing
-from tpsweep.core.axes import READ
+from tpsweep.core.axes import BY_NAME, READ
 from tpsweep.core.schema import Column
 
 Record = dict[str, Any]
@@ -35,12 +35,14 @@ class View:
     """One column of the Markdown file: a heading with its unit, and a record's text in it.
 
     What ``show`` returns is escaped; it needs no Markdown of its own. A column
-    ``once`` in which all records agree is said once above the table, not in every line.
+    ``once`` in which all records agree is said once above the table, not in every line; not at all
+    if what they say is ``quiet``.
     """
 
     heading: str
     show: Callable[[Record], str]
     once: bool = False
+    quiet: str = ""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def make_grid(views: Iterable[View], records: list[Record]) -> Grid:
     for view in views:
         column = _column(view, records)
         if view.once and len(set(column)) == 1:
-            common.append((view.heading, column[0]))
+            common.append((view.heading, "" if column[0] == view.quiet else column[0]))
         else:
             shown[view.heading] = column
     return Grid(
@@ -231,8 +233,10 @@ def text(name: str, absent: str = "") -> Callable[[Record], str]:
 
 
 def identity(heading: str, name: str) -> View:
-    """A column of the identity."""
-    return View(heading, text(name), once=True)
+    """A column of the identity. A younger axis is silent where nobody made use of it."""
+    axis = BY_NAME.get(name)
+    quiet = str(axis.default) if axis is not None and axis.added else ""
+    return View(heading, text(name), once=True, quiet=quiet)
 
 
 def joined(values: Iterable[Any], limit: int = 4) -> str:

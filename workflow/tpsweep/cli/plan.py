@@ -11,7 +11,7 @@ from pathlib import Path
 
 from snakemake_executor_plugin_submitit.site import SiteError
 from tpsweep.core.errors import one_line
-from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_config
+from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_model
 from tpsweep.plan import explain as explanation
 from tpsweep.plan import explain_text
 from tpsweep.plan.plan import make_plan
@@ -147,7 +147,7 @@ def _models(config: Path) -> dict[str, object]:
 
 
 def _shape(file: Path, dtype: object) -> tuple[Shape, str]:
-    content = read_config(file)
+    content = read_model(file)
     chosen = str(dtype or content.get("torch_dtype") or content.get("dtype") or "bfloat16")
     if chosen not in DTYPE_BYTES:
         raise ValueError(f"--dtype: {chosen!r}, allowed: {', '.join(DTYPE_BYTES)}")

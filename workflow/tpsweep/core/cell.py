@@ -24,6 +24,9 @@ READABLE_LIMIT = 60
 """Longest readable part of a file name: with the id it stays far below the 255 bytes of a name."""
 
 
+BF16, FP8, FP8_CACHE = "bf16", "fp8", "fp8-kv"
+"""Precisions: as the model is, its weights in FP8, weights and KV cache in FP8."""
+
 NSYS_ONLY, NSYS_OR_TORCH = "nsys", "nsys-or-torch"
 """Modes of an engine: a capture by nsys, or by nsys where the node has it."""
 
@@ -66,7 +69,7 @@ class Engine(Layout):
     engine arguments, all pinned limits included (``max_model_len``, ``max_num_seqs``,
     ``max_num_batched_tokens``, ...). ``mode`` is ``offline``, ``server`` or ``nsys``; ``run``
     is the replicate: another run is another start. ``environment`` is what the site sets for
-    every engine (NCCL's switches, say).
+    every engine (NCCL's switches, say). ``precision``: see ``core.axes``.
     """
 
     site: str
@@ -79,6 +82,7 @@ class Engine(Layout):
     args: dict[str, Any]
     mode: str
     run: int
+    precision: str = BF16
     environment: dict[str, str] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:

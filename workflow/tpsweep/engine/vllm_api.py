@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tpsweep.core.axes import ENGINE_AXES
-from tpsweep.core.cell import Engine
+from tpsweep.core.cell import BF16, FP8, FP8_CACHE, Engine
 
 OLDEST, NEWEST = (0, 25), (0, 33)
 
@@ -50,6 +50,7 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "compilation_config:",
         "seed:",
     ),
+    "vllm/config/quantization.py": ('"fp8_per_tensor"',),
     "vllm/v1/metrics/stats.py": ("scheduled_ts", "first_token_ts", "last_token_ts"),
     "vllm/outputs.py": ("num_cached_tokens", "finish_reason", "metrics"),
     "vllm/sampling_params.py": ("ignore_eos", "detokenize", "max_tokens"),
@@ -185,6 +186,15 @@ ALLREDUCE: Mapping[str, Settings] = {
 """All-reduce backend as asked -> what makes vLLM use it."""
 
 
+_ONLINE_FP8 = {"quantization": "fp8_per_tensor"}
+PRECISION: Mapping[str, Mapping[str, Any]] = {
+    BF16: {},
+    FP8: _ONLINE_FP8,
+    FP8_CACHE: {**_ONLINE_FP8, "kv_cache_dtype": "fp8"},
+}
+"""Precision as asked -> the engine arguments for it. Plain ``fp8`` is for checkpoints alone."""
+
+
 @dataclass(frozen=True)
 class LogFacts:
     """What a vLLM start says of itself in its log; None where it says nothing."""
@@ -253,6 +263,7 @@ def llm_arguments(engine: Engine) -> dict[str, Any]:
         "model": engine.model.path,
         "dtype": engine.model.dtype,
         **axis_arguments(engine),
+        **PRECISION[engine.precision],
         "enable_prefix_caching": False,  # a cached prompt has no prefill
         "disable_log_stats": False,  # or RequestOutput.metrics stays empty
         "seed": 0,

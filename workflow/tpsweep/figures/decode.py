@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpsweep.analysis.series import KEY
 from tpsweep.analysis.table import Record, digits
-from tpsweep.figures.groups import ERROR_BARS, by_layout, doubling, ends
+from tpsweep.figures.groups import ERROR_BARS, by_layout, doubling, ends, number_format
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _draw(name: str, lines: list[Record]) -> Picture:
         axes.set_ylabel("Decode (ms/token)")
 
     caption = (
-        f"{one['model']} on {one['gpu']}: {one['variant']}, {one['dtype']}, {one['weights']}"
+        f"{one['model']} on {one['gpu']}: {one['variant']}, {number_format(one)}, {one['weights']}"
         f" weights, all-reduce {one['allreduce_backend']}, {one['input_len']} tokens in,"
         f" {one['output_len']} out. {ERROR_BARS}"
     )

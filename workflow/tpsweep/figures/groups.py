@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpsweep.analysis.series import KEY
 from tpsweep.analysis.table import Record, digits
+from tpsweep.core.axes import BY_NAME
 from tpsweep.core.layout import Layout
 from tpsweep.figures.plot import Curve, Point
 
@@ -73,11 +74,18 @@ def by_layout(lines: Iterable[Record]) -> list[tuple[Layout, list[Record]]]:
     return sorted(groups.items(), key=lambda group: group[0].order)
 
 
+def number_format(line: Record) -> str:
+    """The dtype of a line, and its precision where that is another."""
+    precision = line.get("precision")
+    other = precision is not None and not BY_NAME["precision"].is_default(precision)
+    return f"{line['dtype']}, {precision}" if other else str(line["dtype"])
+
+
 def series_name(line: Record, *without: str) -> str:
     """What the lines of a figure have in common, for its caption."""
     parts = {
         "variant": line["variant"],
-        "dtype": line["dtype"],
+        "dtype": number_format(line),
         "weights": f"{line['weights']} weights",
         "allreduce_backend": f"all-reduce {line['allreduce_backend']}",
         "input_len": f"{line['input_len']} tokens in",

@@ -18,9 +18,11 @@ from tpsweep.core.schema import FLOAT, IDENTITY, INT, TEXT, Column
 from tpsweep.tables import crossover
 
 NEEDS = ("tp_comparison", "communication", "serving", "crossover")
+_OWN = (Group.TASK, Group.ARRIVALS, Group.BATCH, Group.LAYOUT, Group.SIZE)
 _SUBJECT = (
     *("site", "gpu", "gpu_card", "model", "model_revision", "dtype", "weights", "vllm_version"),
     *("variant", "allreduce_backend", "input_len", "output_len"),
+    *(axis.name for axis in READ if axis.added and axis.group not in _OWN),
 )
 
 
@@ -98,7 +100,6 @@ def _value(record: Record) -> str:
     return f"{digits(record['value'])}{ends}{unit}{said}"
 
 
-_OWN = (Group.TASK, Group.ARRIVALS, Group.BATCH, Group.LAYOUT, Group.SIZE)
 VIEWS = (
     *(identity(axis.heading, axis.name) for axis in READ if axis.group not in _OWN),
     View("Metric", text("metric")),

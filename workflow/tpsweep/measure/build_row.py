@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tpsweep.core.cell import Cell
+from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.method import METHOD
 from tpsweep.core.request import Request
 from tpsweep.core.workloads import CAPTURE
@@ -23,6 +23,7 @@ from tpsweep.measure.measurement import Measurement, Times
 from tpsweep.perfmodel import nvlink
 from tpsweep.perfmodel.floors import floors_of
 from tpsweep.perfmodel.model_shape import Shape
+from tpsweep.perfmodel.work import NoWorkError, work_of
 
 _NVLINK = ("nvlink_sent_gb_s", "nvlink_received_gb_s")
 SLACK = 0.8
@@ -106,11 +107,20 @@ def refusals(
     return reasons
 
 
+def _share(engine: Engine, shape: Shape | None) -> float:
+    """Bytes of weights that a GPU must hold; 0 where we cannot say how many that is."""
+    try:
+        work = work_of(engine, shape) if shape else None
+    except NoWorkError:
+        work = None
+    if work is None or work.no_floors:
+        return 0.0
+    return max(work.shape.weight_bytes(work.dtype) / engine.tp - work.offloaded, 0.0)
+
+
 def _idle_gpus(engine: EngineRecord, cell: Cell, windows: Sequence[GpuWindow | None]) -> list[str]:
     """Every GPU of the group must have worked and held its share of the weights."""
-    # Of an unknown architecture we cannot say how much a share of it is.
-    weights = engine.shape.weight_bytes(cell.engine.model.dtype) if engine.shape else 0
-    share = weights / cell.engine.tp
+    share = _share(cell.engine, engine.shape)
     reasons = []
     for info, window in zip(engine.gpus.infos, windows, strict=True):
         if window is None:

@@ -65,6 +65,7 @@ class Plan:
     cost: Cost
     expected: list[tuple[Planned, CellExpectation]]
     warnings: list[str]
+    unchecked: list[str]
 
     @property
     def to_run(self) -> int:
@@ -83,6 +84,7 @@ class Plan:
             "not_run": [asdict(hole) for hole in self.holes],
             "memory": [asdict(one) for one in self.memory],
             "warnings": self.warnings,
+            "unchecked": self.unchecked,
             "cost": {
                 **{name: getattr(cost, name) for name in totals},
                 "hours": cost.hours,
@@ -96,10 +98,7 @@ def make_plan(sweep: Sweep) -> Plan:
     """The plan of a sweep as its results folder is now: rows that are there are not measured
     again."""
     planned = [item for item in sweep.planned if item.status == "planned"]
-    expected = {
-        item.cell.cell_id: expected_of(item.cell, sweep.config.shapes[item.cell.engine.model.name])
-        for item in planned
-    }
+    expected = {item.cell.cell_id: _expected_of(item.cell, sweep) for item in planned}
     jobs = _to_run(sweep)
     sessions = make_sessions(jobs, sweep.site, sweep.config.engine_start_minutes)
     return Plan(
@@ -114,6 +113,7 @@ def make_plan(sweep: Sweep) -> Plan:
         cost=make_cost(sessions, sweep.site, sweep.config.shapes, expected),
         expected=[(item, expected[item.cell.cell_id]) for item in planned],
         warnings=list(_few_requests(planned)),
+        unchecked=_unchecked(planned, sweep),
     )
 
 
@@ -142,6 +142,18 @@ def _few_requests(planned: list[Planned]) -> Iterator[str]:
                 f"{entry}: no {names} of TTFT, TPOT and E2E in the tables: {words} make {requests},"
                 f" {stats.least_samples(max(empty))} are needed"
             )
+
+
+def _expected_of(cell: Cell, sweep: Sweep) -> CellExpectation:
+    name, config = cell.engine.model.name, sweep.config
+    return expected_of(cell, config.shapes[name], config.unknown.get(name))
+
+
+def _unchecked(planned: list[Planned], sweep: Sweep) -> list[str]:
+    """What is planned without its memory, TP or times being known, a line each."""
+    engines = {id(item.cell.engine): item.cell.engine for item in planned}
+    said = (expand.unchecked(engine, sweep.config) for engine in engines.values())
+    return list(dict.fromkeys(line for line in said if line))
 
 
 def _to_run(sweep: Sweep) -> dict[str, Job]:
@@ -173,10 +185,10 @@ def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
     """Of each class, model and TP the engine with the largest need."""
     largest: dict[tuple[str, str, int], tuple[memory.Fit, Cell]] = {}
     for item in planned:
-        asked = expand.memory_of(item.cell, sweep.config, sweep.site)
-        if asked is None:
-            continue
         engine = item.cell.engine
+        asked = expand.memory_of(item.cell, sweep.config, sweep.site)
+        if asked is None or expand.unchecked(engine, sweep.config):
+            continue
         found = memory.fit(*asked, engine.layout)
         key = engine.gpu, engine.model.name, engine.tp
         known = largest.get(key)

@@ -25,6 +25,7 @@ def text(plan: Plan) -> str:
         _head(plan),
         "\n".join(f"Warning: {warning}" for warning in plan.warnings),
         _not_run(plan.holes),
+        _unchecked(plan.unchecked),
         _cost(plan),
         _fit(plan.memory),
         _expected(plan),
@@ -53,6 +54,10 @@ def _not_run(holes: list[Hole]) -> str:
         for hole in holes
     ]
     return "\n".join(["Not run:", *lines])
+
+
+def _unchecked(lines: list[str]) -> str:
+    return "\n".join(["Planned unchecked:", *(f"  {line}" for line in lines)]) if lines else ""
 
 
 def _cost(plan: Plan) -> str:

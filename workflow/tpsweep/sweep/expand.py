@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from tpsweep.config.load import Config, ConfigError
 from tpsweep.config.settings import Capture, RequestSet, Serve, WorkloadEntry
 from tpsweep.core.axes import CELL_AXES, ENGINE_AXES, Axis
-from tpsweep.core.cell import NSYS_ONLY, NSYS_OR_TORCH, Cell, Engine
+from tpsweep.core.cell import BF16, NSYS_ONLY, NSYS_OR_TORCH, Cell, Engine
 from tpsweep.core.layout import Layout
 from tpsweep.core.workloads import KINDS
 from tpsweep.perfmodel import memory
+from tpsweep.perfmodel.work import NoWorkError, work_of
 from tpsweep.sweep import request_set
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def expand(config: Config, site: Site) -> list[Planned]:
         dataset = _find_dataset(name, entry, config.base)
         for engine in _engines(entry, config, site):
             problem = _node_problem(engine, site) or dataset.problem
+            problem = problem or _precision_problem(engine, config)
             for cell in _cells(entry, engine, dataset):
                 _claim(cell, name, owners)
                 matching = [i for i, axes in enumerate(exclusions) if matches(axes, cell)]
@@ -178,6 +180,19 @@ def _node_problem(engine: Engine, site: Site) -> str | None:
     return None
 
 
+def _precision_problem(engine: Engine, config: Config) -> str | None:
+    """Why vLLM cannot run the model in this precision; None if it can."""
+    shape = config.shapes[engine.model.name]
+    if engine.precision == BF16:
+        return None
+    if engine.gpu_card == "CPU":
+        return f"precision {engine.precision} needs GPUs, and this class has none"
+    if shape is not None and shape.quantization is not None:
+        method = shape.quantization.method
+        return f"precision {engine.precision}: vLLM quantizes plain weights only, not {method}"
+    return None
+
+
 def _profiler_problem(cell: Cell) -> str | None:
     """Why the asked profiler cannot see this class; None if it can."""
     if cell.extra.get("profiler") == "nsys" and cell.engine.gpu_card == "CPU":
@@ -196,10 +211,14 @@ def _memory_problem(cell: Cell, config: Config, site: Site) -> str | None:
 
 
 def memory_of(cell: Cell, config: Config, site: Site) -> tuple[memory.Load, memory.Limits] | None:
-    """What a cell's engine must hold, and its limits; None if shape or memory is unknown."""
+    """What a cell's engine must hold, at least, and its limits; None if either is unknown."""
     engine = cell.engine
     gpu, shape = site.gpus.get(engine.gpu), config.shapes[engine.model.name]
     if gpu is None or gpu.memory_gib is None or shape is None:
+        return None
+    try:
+        work = work_of(engine, shape)
+    except NoWorkError:
         return None
     limits = memory.Limits(
         memory_gib=gpu.memory_gib,
@@ -208,13 +227,29 @@ def memory_of(cell: Cell, config: Config, site: Site) -> tuple[memory.Load, memo
         batched_tokens=engine.args["max_num_batched_tokens"],
         sequences=engine.args["max_num_seqs"],
     )
-    batch, length = cell.batch or 0, (cell.input_len or 0) + (cell.output_len or 0)
-    return memory.Load(shape, engine.model.dtype, _cache_dtype(engine), batch, length), limits
+    load = memory.Load(
+        work.shape,
+        work.dtype,
+        work.cache_dtype,
+        batch=cell.batch or 0,
+        length=(cell.input_len or 0) + (cell.output_len or 0),
+        offloaded=work.offloaded,
+        dcp=work.dcp,
+    )
+    return load, limits
 
 
-def _cache_dtype(engine: Engine) -> str:
-    asked = str(engine.args.get("kv_cache_dtype", "auto"))
-    return engine.model.dtype if asked == "auto" else asked
+def unchecked(engine: Engine, config: Config) -> str | None:
+    """What of an engine's memory, TP and times nothing is known of, and why; None if all is."""
+    name = engine.model.name
+    if name in config.unknown:
+        return f"{name}: {config.unknown[name]}: fit and TP are not checked, no floors"
+    shape, named = config.shapes[name], f"{name}, variant {engine.variant}"
+    try:
+        work = None if shape is None else work_of(engine, shape)
+    except NoWorkError as error:
+        return f"{named}: {error}: fit and TP are not checked, no floors"
+    return f"{named}: {work.no_fit}: only the lower bound fits" if work and work.no_fit else None
 
 
 def _claim(cell: Cell, name: str, owners: dict[str, str]) -> None:

@@ -27,11 +27,12 @@ def write_manifest(
     sweep: str = "",
     shapes: Mapping[str, Shape | None] | None = None,
     prices: Mapping[str, float] | None = None,
+    unknown: Mapping[str, str] | None = None,
 ) -> None:
     """Write every cell to ``path``, atomically; ``sweep`` (config and site) is kept as a digest.
 
-    ``shapes`` of the models, by name, are what the expectations need; ``prices`` are USD per GPU
-    hour by node class.
+    ``shapes`` of the models, by name, are what the expectations need, and ``unknown`` why one has
+    none; ``prices`` are USD per GPU hour by node class.
     """
     sessions: dict[int, str] = {}
     records = []
@@ -41,7 +42,7 @@ def write_manifest(
         session = sessions.get(id(engine)) or sessions.setdefault(id(engine), engine.session)
         price = (prices or {}).get(engine.gpu)
         cost = {"gpu_hour_usd": price}
-        records.append(_record(item, session) | _expected(item, shapes) | cost)
+        records.append(_record(item, session) | _expected(item, shapes, unknown or {}) | cost)
     schema = SCHEMA.with_metadata({_SWEEP: _digest(sweep)})
     table = pa.Table.from_pylist(records, schema=schema)
     with replacing(path) as temporary:
@@ -73,12 +74,14 @@ def _digest(sweep: str) -> bytes:
     return hashlib.sha256(sweep.encode()).hexdigest().encode()
 
 
-def _expected(item: Planned, shapes: Mapping[str, Shape | None] | None) -> dict[str, Any]:
+def _expected(
+    item: Planned, shapes: Mapping[str, Shape | None] | None, unknown: Mapping[str, str]
+) -> dict[str, Any]:
     """What is expected of a planned cell; prefill and decode where they are measured, too."""
     if shapes is None or item.status != "planned":
         return {}
     engine = item.cell.engine
-    found = expected_of(item.cell, shapes.get(engine.model.name))
+    found = expected_of(item.cell, shapes.get(engine.model.name), unknown.get(engine.model.name))
     kind = KINDS[item.cell.workload]
     return {
         "expected_prefill_ms": found.prefill_ms if kind.has_prefill else None,
