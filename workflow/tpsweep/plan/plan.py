@@ -94,7 +94,7 @@ def make_plan(sweep: Sweep) -> Plan:
         item.cell.cell_id: expected_of(item.cell, sweep.config.shapes[item.cell.engine.model.name])
         for item in planned
     }
-    jobs = _to_run(sweep)
+    jobs = jobs_to_run(sweep)
     sessions = make_sessions(jobs, sweep.site, sweep.config.engine_start_minutes)
     return Plan(
         site=sweep.site.name,
@@ -110,7 +110,7 @@ def make_plan(sweep: Sweep) -> Plan:
     )
 
 
-def _to_run(sweep: Sweep) -> dict[str, Job]:
+def jobs_to_run(sweep: Sweep) -> dict[str, Job]:
     """Jobs of this run without a row, or with one that cannot be read."""
     again = {f"{sweep.results}/{path}" for path in sweep.damaged}
     return {p: sweep.jobs[p] for p in sweep.wanted if p in again or not Path(p).exists()}
