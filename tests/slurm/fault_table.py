@@ -41,7 +41,8 @@ command is run again until everything is done. The counts come from the cells' o
 should equal *unfinished*, the cells that the fault interrupted (or that were done, and are not
 wanted any more). *left* counts processes that outlived their session.
 
-| fault | Slurm's answer | what the user saw | lost | twice | together | rerun | unfinished | left | seconds |
+| fault | Slurm's answer | what the user saw | lost | twice | together | rerun | unfinished | left \
+| seconds |
 |---|---|---|---|---|---|---|---|---|---|
 """
 
