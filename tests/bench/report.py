@@ -43,9 +43,9 @@ CPU share is of one processor, over 20 s in which nothing happens.
 
 ## One status round
 
-`python -m tests.bench.rounds`. Processor time of the main process for one status round, with a call
-of squeue, over {rounds} rounds. Cells are in sessions of 200; stand-ins for sbatch and squeue answer
-at once. A test counts the function calls of a round: finished cells add none.
+`python -m tests.bench.rounds`. Processor time of the main process for one status round, with a
+call of squeue, over {rounds} rounds. Cells are in sessions of 200; stand-ins for sbatch and squeue
+answer at once. A test counts the function calls of a round: finished cells add none.
 
 {round_costs}
 """

@@ -3,7 +3,7 @@
 The real executor's side of Slurm, driven round by round: sessions are submitted, some of them write
 the results of all their cells and are collected, the others stay in the queue. sbatch and squeue
 are stand-ins that answer at once, so that only the main process is measured. Prints a JSON object
-per number of finished cells.
+per number of finished cells, all of one main process.
 """
 
 from __future__ import annotations
@@ -78,20 +78,25 @@ class Queue:
         self.cluster.submit(self.progress.formed(pack(requests, self.site)))
         self.pending += ids
         self.round()
+        self._list_jobs()
+        return ids
+
+    def _list_jobs(self) -> None:
+        """Have squeue list what has not ended: others it forgets after minutes."""
         followed = self.cluster.follower.followed.values()
         lines = [f"{one.job}|PENDING|Priority|{one.folder.name}" for one in followed]
         (self.folder / "queue").write_text("\n".join(lines))
-        return ids
 
     def finish(self, name: str) -> None:
-        """Have all cells of the sessions called ``name`` end well, and take their results."""
+        """Have the sessions called ``name`` end well, one a round, and take their results."""
         followed = list(self.cluster.follower.followed.values())
         for one in followed:
             if one.spec.key.rpartition("-")[0] == name:
                 for cell in one.spec.cells:
                     Result(0, seconds=1.0).write(one.spec.spool.result(cell.id))
                 one.spec.spool.tell()
-        self.round()
+                self.round()
+        self._list_jobs()
 
     def round(self) -> None:
         """What the executor does in a round, with a call of squeue."""
@@ -110,28 +115,15 @@ class Queue:
         self.progress.look()
 
 
-def measure(folder: Path, pending: int, finished: int) -> dict[str, float]:
+def measure(queue: Queue, finished: int) -> dict[str, float]:
     """The cost of a round, in milliseconds of processor time of the main process."""
-    os.chdir(folder)
-    queue = Queue(folder)
-    before = os.environ["PATH"]
-    os.environ["PATH"] = queue.environ["PATH"]
-    try:
-        queue.submit("waits", pending)
-        if finished:
-            queue.submit("ends", finished)
-            queue.finish("ends")
+    costs = []
+    for _ in range(ROUNDS):
+        began = time.process_time()
         queue.round()
-        assert len(queue.pending) == pending
-        costs = []
-        for _ in range(ROUNDS):
-            began = time.process_time()
-            queue.round()
-            costs.append(1000 * (time.process_time() - began))
-    finally:
-        os.environ["PATH"] = before
+        costs.append(1000 * (time.process_time() - began))
     return {
-        "pending_cells": pending,
+        "pending_cells": len(queue.pending),
         "finished_cells": finished,
         "median_ms": round(statistics.median(costs), 2),
         "longest_ms": round(max(costs), 2),
@@ -139,13 +131,22 @@ def measure(folder: Path, pending: int, finished: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Measure with 10,000 pending cells and several numbers of finished ones."""
+    """Measure one main process with 10,000 pending cells, as it finishes more and more others."""
     parser = argparse.ArgumentParser(description="A status round, by the number of finished cells.")
     parser.add_argument("finished", type=int, nargs="*", default=[0, 10_000, 40_000])
-    for finished in parser.parse_args().finished:
-        with tempfile.TemporaryDirectory(prefix="rounds-") as folder:
-            print(json.dumps(measure(Path(folder), 10_000, finished)), flush=True)
-            os.chdir("/")
+    with tempfile.TemporaryDirectory(prefix="rounds-") as folder:
+        os.chdir(folder)
+        queue = Queue(Path(folder))
+        os.environ["PATH"] = queue.environ["PATH"]
+        queue.submit("waits", 10_000)
+        so_far = 0
+        for finished in sorted(parser.parse_args().finished):
+            name = f"ends{finished}"
+            queue.submit(name, finished - so_far)
+            queue.finish(name)
+            so_far = finished
+            print(json.dumps(measure(queue, finished)), flush=True)
+        os.chdir("/")
     return 0
 
 
