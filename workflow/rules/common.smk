@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tpsweep.core import results_paths
 from tpsweep.core.preflight_record import MARKERS, record_path
+from tpsweep.core.preflight_record import MINUTES as PREFLIGHT_MINUTES
 from tpsweep.core.workloads import WORKLOADS
 from tpsweep.sweep.sweep import AGAIN, InputError, check_files, load_sweep
 

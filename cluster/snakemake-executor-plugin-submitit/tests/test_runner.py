@@ -300,3 +300,11 @@ def test_gap_between_two_cells(bench: Bench) -> None:
     gaps = [after - before for before, after in pairwise(times)]
     print(f"gap between no-op cells: median {sorted(gaps)[5]:.3f} s, longest {max(gaps):.3f} s")
     assert sorted(gaps)[5] < 0.5
+
+
+def test_a_node_does_not_wait_for_snakemake() -> None:
+    slow = "{'snakemake', 'pydantic', 'snakemake_interface_executor_plugins'}"
+    code = "import snakemake_executor_plugin_submitit.runner, sys; "
+    code += f"print(sorted({slow} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
