@@ -118,6 +118,11 @@ FIGURES = (
         "share of requests within them, median of seeds; null without slo",
     ),
     Column(
+        "prefix_hit_share",
+        FLOAT,
+        "serve with a shared prefix: of the prompt tokens, those found in the prefix cache",
+    ),
+    Column(
         "steady_share",
         FLOAT,
         "share of the time from first completion to last send; median of seeds",

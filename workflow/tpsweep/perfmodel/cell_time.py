@@ -73,6 +73,8 @@ def expected_of(cell: Cell, shape: Shape | None) -> CellExpectation:
         return CellExpectation(note="the model's shape is not known before it is fetched")
     if cell.input_len is None or cell.output_len is None:
         return CellExpectation(note=f"the lengths of {cell.dataset} are in its file")
+    if cell.prefix_len is not None:
+        return CellExpectation(note="prompts come from the prefix cache in part")
     asked = str(engine.args.get("kv_cache_dtype", "auto"))
     if asked not in ("auto", engine.model.dtype):
         return CellExpectation(note=f"no constants for a KV cache of {asked}")

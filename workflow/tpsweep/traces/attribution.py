@@ -24,7 +24,8 @@ class Matched:
     """The k-th collective of all ranks as one; shape (collectives,), times in ns.
 
     ``transfer`` is the minimum over the ranks that it joins; ``by_clock`` max(end) - max(start),
-    which needs a shared clock and one kernel per rank (-1: does not apply). ``duration`` is (ranks, n).
+    which needs a shared clock and one kernel per rank (-1: does not apply). ``duration`` is
+    (ranks, n).
     ``shared_clock``: the ranks' times may be compared.
     """
 
