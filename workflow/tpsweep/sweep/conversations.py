@@ -14,6 +14,7 @@ from typing import Any
 
 _CHUNK = 1 << 20
 _FORMS = (("conversations", "from", "value"), ("messages", "role", "content"))
+_NO_LIST = "it is not a list of conversations; allowed: JSON in ShareGPT's format"
 FORMAT = (
     'allowed: {"conversations": [{"from": "human", "value": ...}, ...]} or '
     '{"messages": [{"role": "user", "content": ...}, ...]}'
@@ -27,6 +28,8 @@ def check(path: Path, count: int) -> None:
     and ``OSError``.
     """
     with path.open("rb") as file:
+        if not file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+            raise ValueError(_NO_LIST)
         file.seek(max(0, path.stat().st_size - 4096))
         if not file.read().rstrip().endswith(b"]"):
             raise ValueError("truncated: its list does not end; allowed: a complete ShareGPT file")
@@ -100,9 +103,7 @@ def _entries(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         text = file.read(_CHUNK).lstrip()
         if not text.startswith("["):
-            raise ValueError(
-                "it is not a list of conversations; allowed: JSON in ShareGPT's format"
-            )
+            raise ValueError(_NO_LIST)
         text = text[1:]
         while True:
             text = text.lstrip(", \t\r\n")

@@ -105,9 +105,9 @@ def _cut_groups(ranks: list[RankEvents], known: Sidecar, tp: int | None) -> list
     _require_inference(ranks, found, known)
     ranks = _taking_part(ranks, found, warnings)
     found = {rank.rank: found[rank.rank] for rank in ranks}
-    split = groups.split(ranks, found, tp, known.tp)
-    if len(split) == 1 and split[0].stages == 1:
-        _require_all_ranks(ranks, [found[rank.rank] for rank in ranks], known, tp)
+    split, named = groups.split(ranks, found, tp, known.tp)
+    if not named:
+        _require_all_ranks(ranks, [found[rank.rank] for rank in ranks], known, len(split))
     found = {
         rank.rank: _named_by_order(rank, found[rank.rank], known, len(split) == 1) for rank in ranks
     }
@@ -233,10 +233,12 @@ def _taking_part(
 
 
 def _require_all_ranks(
-    ranks: list[RankEvents], found: list[Collectives], known: Sidecar, asked: int | None
+    ranks: list[RankEvents], found: list[Collectives], known: Sidecar, groups: int
 ) -> None:
     worlds = [rank.world for rank in ranks if rank.world]
-    expected = asked or known.tp or (worlds[0] if worlds else None)
+    expected = worlds[0] if worlds else None
+    if groups == 1:
+        expected = known.tp or expected
     if expected is None and len(ranks) == 1 and len(found[0].row):
         expected = 2
     if expected is not None and len(ranks) != expected:

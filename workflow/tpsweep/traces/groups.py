@@ -2,7 +2,7 @@
 
 Told by, in this order: ``--tp``; the trace's process groups (``distributedInfo.pg_config``); the
 ranks that a kernel's arguments name; the names of files or processes (``dp0_pp1_tp0_rank2``);
-NCCL's communicators; the number of GPUs in a kernel's name; the sidecar's ``tp``.
+NCCL's communicators; the sidecar's ``tp``; the number of GPUs in a kernel's name.
 """
 
 from __future__ import annotations
@@ -54,14 +54,15 @@ def split(
     found: Mapping[int, Collectives],
     asked: int | None,
     sidecar_tp: int | None,
-) -> list[Group]:
+) -> tuple[list[Group], bool]:
     """The groups in order of their first rank; one of all ranks if nothing tells of several.
 
-    Raises ``CaptureError`` for ranks that cannot be divided so, or that plainly form groups which
-    nothing names.
+    Also whether the trace names the ranks of each, so that none can be missing. Raises
+    ``CaptureError`` for ranks that cannot be divided so, or that plainly form groups which nothing
+    names.
     """
     present = {rank.rank for rank in ranks}
-    members = _members(ranks, found, asked, sidecar_tp)
+    members, named = _members(ranks, found, asked, sidecar_tp)
     for rank in ranks:
         if missing := sorted(set(members[rank.rank]) - present):
             group = members[rank.rank]
@@ -70,7 +71,7 @@ def split(
                 f"{', '.join(map(str, group))}; pass the traces of all ranks"
             )
     groups = sorted(set(members.values()))
-    return _placed([Group(group) for group in groups], ranks, found)
+    return _placed([Group(group) for group in groups], ranks, found), named
 
 
 def _members(
@@ -78,33 +79,44 @@ def _members(
     found: Mapping[int, Collectives],
     asked: int | None,
     sidecar_tp: int | None,
-) -> dict[int, Ranks]:
+) -> tuple[dict[int, Ranks], bool]:
+    """Group of each rank, and whether the trace names its ranks."""
     numbers: Ranks = tuple(rank.rank for rank in ranks)
     if asked is not None:
-        return _blocks(ranks, asked, f"--tp {asked}")
-    tellers: tuple[Callable[[RankEvents], Ranks | None], ...] = (
-        _of_config,
-        lambda rank: _of_kernels(rank, found[rank.rank]),
-        lambda rank: _of_names(rank, ranks),
-        lambda rank: _of_communicators(rank, ranks),
+        return _blocks(ranks, asked, f"--tp {asked}"), False
+    tellers: tuple[tuple[Callable[[RankEvents], Ranks | None], bool], ...] = (
+        (_of_config, True),
+        (lambda rank: _of_kernels(rank, found[rank.rank]), True),
+        (lambda rank: _of_names(rank, ranks), False),
+        (lambda rank: _of_communicators(rank, ranks), False),
     )
-    for tell in tellers:
-        told = {rank.rank: tell(rank) for rank in ranks}
-        groups = {rank: group for rank, group in told.items() if group is not None}
-        if len(groups) == len(numbers) and _is_partition(groups):
-            return groups
+    for tell, named in tellers:
+        if groups := _told(tell, ranks):
+            return groups, named
+    one_export = len({rank.source for rank in ranks}) == 1
+    if sidecar_tp == len(numbers):
+        return dict.fromkeys(numbers, numbers), False
+    if sidecar_tp and one_export and sidecar_tp < len(numbers) and not len(numbers) % sidecar_tp:
+        return _blocks(ranks, sidecar_tp, "the sidecar's tp"), False
     sizes = {size for rank in ranks for size in _sizes_in_names(rank, found[rank.rank])}
     if len(sizes) == 1 and (size := sizes.pop()) < len(numbers):
-        return _blocks(ranks, size, f"a kernel for {size} GPUs")
-    plain = {rank.rank: _of_plain_config(rank) for rank in ranks}
-    groups = {rank: group for rank, group in plain.items() if group is not None}
-    if len(groups) == len(numbers) and _is_partition(groups):
-        return groups
-    one_export = len({rank.source for rank in ranks}) == 1
-    if sidecar_tp and one_export and sidecar_tp < len(numbers) and not len(numbers) % sidecar_tp:
-        return _blocks(ranks, sidecar_tp, "the sidecar's tp")
+        return _blocks(ranks, size, f"a kernel for {size} GPUs"), False
+    if groups := _told(_of_plain_config, ranks):
+        return groups, True
     _refuse_plain_groups(ranks, found)
-    return dict.fromkeys(numbers, numbers)
+    return dict.fromkeys(numbers, numbers), False
+
+
+def _told(
+    tell: Callable[[RankEvents], Ranks | None], ranks: Sequence[RankEvents]
+) -> dict[int, Ranks] | None:
+    """Group of each rank, if each has one and they do not overlap."""
+    told = {rank.rank: group for rank in ranks if (group := tell(rank)) is not None}
+    fine = len(told) == len(ranks) and all(
+        rank in group and all(told.get(other, group) == group for other in group)
+        for rank, group in told.items()
+    )
+    return told if fine else None
 
 
 def _blocks(ranks: Sequence[RankEvents], size: int, why: str) -> dict[int, Ranks]:
@@ -117,13 +129,6 @@ def _blocks(ranks: Sequence[RankEvents], size: int, why: str) -> dict[int, Ranks
         )
     blocks = [tuple(numbers[at : at + size]) for at in range(0, len(numbers), size)]
     return {rank: block for block in blocks for rank in block}
-
-
-def _is_partition(groups: Mapping[int, Ranks]) -> bool:
-    return all(
-        rank in group and all(groups.get(other, group) == group for other in group)
-        for rank, group in groups.items()
-    )
 
 
 def _of_kernels(rank: RankEvents, found: Collectives) -> Ranks | None:
