@@ -220,6 +220,7 @@ PROVENANCE = (
     Column("measured_at", TEXT, "UTC, ISO 8601: first kept repeat"),
     Column("ended_at", TEXT, "UTC, ISO 8601: end of the last repeat"),
     Column("log", TEXT, "the session's log file"),
+    Column("imported", TEXT, "not measured here: whose result the row is; null for own rows"),
     Column("synthetic", BOOL, "true: invented for a test, never measured"),
 )
 

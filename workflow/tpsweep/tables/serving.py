@@ -131,7 +131,7 @@ EMPTY = "The matrix has no serve cells."
 
 def build(source: Source) -> Table:
     """Every TP and number of replicas at every offered rate, measured or not."""
-    series = source.series(SERVE)
+    series = source.series(SERVE, imported=True)
     lines = [record for one in series for record in _records(one)]
     sort_records(lines, ORDER)
     return Table("serving", "Serving", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
@@ -158,7 +158,7 @@ def _figures(line: Line) -> Record:
         lo, hi = verdicts.seed_range(line, name)
         found |= {name: line.median(name), f"{name}_lo": lo, f"{name}_hi": hi}
     rate = found["output_tok_s"]
-    found["output_tok_s_per_gpu"] = None if rate is None else rate / line.gpus
+    found["output_tok_s_per_gpu"] = None if rate is None or not line.gpus else rate / line.gpus
     said = [cell["saturated"] for cell in line.measured if cell["saturated"] is not None]
     found["saturated"] = any(said) if said else None
     most = [cell["max_in_flight"] for cell in line.measured if cell["max_in_flight"] is not None]
