@@ -147,6 +147,9 @@ class Cell:
     num_prompts: int | None = None
     request_rate: float | None = None
     max_concurrency: int | None = None
+    speed: float | None = None
+    prefix_len: int | None = None
+    prefix_share: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:

@@ -118,6 +118,11 @@ FIGURES = (
         "share of requests within them, median of seeds; null without slo",
     ),
     Column(
+        "prefix_hit_share",
+        FLOAT,
+        "serve with a shared prefix: of the prompt tokens, those found in the prefix cache",
+    ),
+    Column(
         "steady_share",
         FLOAT,
         "share of the time from first completion to last send; median of seeds",
@@ -225,6 +230,7 @@ PROVENANCE = (
     Column("measured_at", TEXT, "UTC, ISO 8601: first kept repeat"),
     Column("ended_at", TEXT, "UTC, ISO 8601: end of the last repeat"),
     Column("log", TEXT, "the session's log file"),
+    Column("imported", TEXT, "not measured here: whose result the row is; null for own rows"),
     Column("synthetic", BOOL, "true: invented for a test, never measured"),
 )
 

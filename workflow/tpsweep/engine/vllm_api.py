@@ -111,6 +111,7 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "    input_requests: list[SampleRequest],",
         "    extra_body: dict | None,",
         "    ready_check_timeout_sec: int",
+        "async def get_request(",
         '"input_lens":',
         '"output_lens":',
         '"ttfts":',

@@ -140,17 +140,18 @@ def _sections(tables: Mapping[str, Table], steps: Mapping[str, Path]) -> list[Se
         tables[name] for name in ("tp_comparison", "serving", "communication", "terms", "floors")
     )
     cells = tables["cells"].records
+    times, load = compared.own.records, online.own.records
     figures = _drawings(
         {
-            "decode": draw_decode(compared.records, FIGURES),
-            "models": draw_models(compared.records, FEWER_FIGURES),
-            "speedup": draw_speedup(compared.records, split.records, FEWER_FIGURES),
+            "decode": draw_decode(times, FIGURES),
+            "models": draw_models(times, FEWER_FIGURES),
+            "speedup": draw_speedup(times, split.records, FEWER_FIGURES),
             "equal_sequences": draw_equal_sequences(tables["tp_pairs"].records, FEWER_FIGURES),
-            "classes": draw_classes(compared.records, online.records, FEWER_FIGURES),
-            "batches": draw_batch_scaling(compared.records, floor.records, FEWER_FIGURES),
-            "serving": draw_serving(online.records, FIGURES),
+            "classes": draw_classes(times, load, FEWER_FIGURES),
+            "batches": draw_batch_scaling(times, floor.records, FEWER_FIGURES),
+            "serving": draw_serving(load, FIGURES),
             "communication": draw_communication(captured.records, FIGURES),
-            "pareto": draw_pareto(compared.records, online.records, FEWER_FIGURES),
+            "pareto": draw_pareto(times, load, FEWER_FIGURES),
         }
     )
     communication = _of_table(captured, LINES, figures["communication"])
