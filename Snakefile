@@ -52,9 +52,14 @@ onerror:
         f"rm -f {ROOT}/.new-config {ROOT}/{AGAIN};"
         f" if [ -e {MANIFEST_FILE} ] && {{{{ {PYTHON} -m tpsweep tables {ROOT} || [ $? -eq 1 ]; }}}};"
         f" then {PYTHON} -m tpsweep figures {ROOT} || true;"
-        f" {PYTHON} -m tpsweep page {ROOT} || true; fi"
+        f" {PYTHON} -m tpsweep page {ROOT} || true;"
+        f" {PYTHON} -m tpsweep outcome --failed {ROOT} || true; fi"
     )
+    # What is said above tells more than Snakemake's "At least one job did not complete".
+    leave_out_last_error()
 
 
 onsuccess:
     shell(f"rm -f {ROOT}/.new-config {ROOT}/{AGAIN}")
+    if is_whole_sweep():
+        shell(f"{PYTHON} -m tpsweep outcome {ROOT} || true")

@@ -36,9 +36,9 @@ case $engine in
   "")
     if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
       engine=cuda
-    elif command -v sbatch >/dev/null; then
+    elif timeout 20 sinfo -h >/dev/null 2>&1; then
       # A login node: what its compute nodes have cannot be seen from here.
-      echo "install: sbatch but no GPU here, so say which vLLM the nodes need: make install ENGINE=cuda (or cpu, or none for a vLLM of your own)" >&2
+      echo "install: a Slurm cluster, and no GPU on this node, so say which vLLM the nodes need: make install ENGINE=cuda (or cpu, or none for a vLLM of your own)" >&2
       exit 2
     else
       engine=cpu

@@ -132,3 +132,8 @@ def filled(text: str, environ: Mapping[str, str]) -> str:
 
     home = environ.get("HOME", "~")
     return _VARIABLE.sub(value, f"{home}{text[1:]}" if text.startswith("~/") else text)
+
+
+def same_version(asked: str, ran: str) -> bool:
+    """Whether vLLM's version is the one asked; a local part (``+cpu``) may be left out."""
+    return ran in (asked, asked.partition("+")[0]) or ran.partition("+")[0] == asked

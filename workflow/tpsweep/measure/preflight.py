@@ -21,6 +21,7 @@ from pathlib import Path
 from tpsweep.core.atomic import replacing
 from tpsweep.core.failure import FINAL_EXIT_CODE
 from tpsweep.core.preflight_record import Check, Record, Request, record_path
+from tpsweep.core.program import same_version
 from tpsweep.engine import model_files, nvml, provenance
 
 IMPORT_LIMIT_S = 300
@@ -177,7 +178,7 @@ def _vllm(request: Request) -> Check:
     if not answers:
         return Check("vLLM", False, "imported, but it ended the Python process")
     version, devices, cuda = json.loads(answers[-1].removeprefix(ANSWER))
-    if not provenance.same_version(request.vllm_version, version):
+    if not same_version(request.vllm_version, version):
         return Check("vLLM", False, f"{version}, {request.vllm_version} asked")
     if not request.is_cpu and devices != request.gpus:
         if cuda is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from tpsweep.core.errors import one_line
 from tpsweep.sweep.sweep import Sweep, check_files, load_sweep
 
 
+SNAKEFILE = "Snakefile"
+
+
 def read_profile(profile: Path) -> dict[str, Any]:
     """The profile's config.yaml. Raises ``OSError``, ``ValueError`` (one line)."""
     return read_mapping(profile / "config.yaml")
@@ -18,6 +22,10 @@ def read_profile(profile: Path) -> dict[str, Any]:
 
 def configfile_of(profile: Path) -> Path:
     """The sweep that a profile names, relative to its folder. Raises as ``read_profile``."""
+    if not (profile / "config.yaml").is_file():
+        raise ValueError(
+            f"{profile}: not a profile, it has no config.yaml; allowed: a folder like cluster/<site>"
+        )
     named = read_profile(profile).get("configfile")
     if not isinstance(named, str):
         file = profile / "config.yaml"
@@ -35,9 +43,31 @@ def read_sweep(site: Path, configfile: Path) -> Sweep:
 
     Raises ``OSError``, ``ValueError`` (``InputError`` is one), one line.
     """
+    if not site.is_file():
+        raise ValueError(f"--site: {site}, allowed: the path of a site.yaml that exists")
     data = read_mapping(configfile)
     check_files([configfile])
     return load_sweep({**data, "site": str(site)}, Path.cwd())
+
+
+def any_sweep() -> dict[str, Any]:
+    """Config and site of the profile that every copy of the project has, to look at its rules."""
+    profile = Path("cluster", "local")
+    return {**read_mapping(configfile_of(profile)), "site": str(site_of(profile))}
+
+
+def enter_project(site: Path, *paths: Path) -> list[Path]:
+    """Go where relative paths of a config start; ``site`` and ``paths`` as they are seen from there.
+
+    That is this folder, if it has a Snakefile; else the project that the site's profile is in.
+    """
+    here = Path.cwd()
+    projects = [folder for folder in site.absolute().parents if (folder / SNAKEFILE).is_file()]
+    if (here / SNAKEFILE).is_file() or not projects:
+        return [site, *paths]
+    seen = [path.absolute() for path in (site, *paths)]
+    os.chdir(projects[0])
+    return seen
 
 
 def read_mapping(file: Path) -> dict[str, Any]:

@@ -357,7 +357,7 @@ def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
             "site=cluster/<site>/site.yaml to --config"
         )
     try:
-        site = load_site(base / site_file)
+        site = load_site(base / Path(site_file).expanduser())
         config = load_config(data, base)
         planned = expand(config, site)
         refuse(config, site, planned)

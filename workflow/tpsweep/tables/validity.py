@@ -17,7 +17,7 @@ from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, identity
 from tpsweep.core import schema
 from tpsweep.core.schema import BOOL, TEXT, Column
 from tpsweep.core.workloads import WORKLOADS
-from tpsweep.engine.provenance import same_version
+from tpsweep.core.program import same_version
 from tpsweep.results.load import Results
 from tpsweep.tables import floors
 
