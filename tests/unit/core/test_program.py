@@ -36,7 +36,15 @@ def test_a_container_sees_what_the_sweep_uses_and_no_more(
         bind=("$SCRATCH", "/opt/data:/data:ro"),
         paths=("results", str(data), "no/such/folder"),
     )
-    expected = ["apptainer", "exec", "--nv", "--bind", "/scratch/me", "--bind", "/opt/data:/data:ro"]
+    expected = [
+        "apptainer",
+        "exec",
+        "--nv",
+        "--bind",
+        "/scratch/me",
+        "--bind",
+        "/opt/data:/data:ro",
+    ]
     expected += ["--bind", str(work), "--bind", LIBRARY, "--bind", str(data)]
     expected += ["--bind", str(session), "--pwd", str(work), "/scratch/me/vllm.sif", "python3"]
     assert program.argv(WORDS, environ) == [*expected, *WORDS]

@@ -39,7 +39,9 @@ def test_what_it_lacks(bare: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_interpreter(tmp_path: Path) -> None:
     missing = tmp_path / "no/python"
-    assert launch.problem(Program(python=str(missing)), {}) == f"{missing}: No such file or directory"
+    assert (
+        launch.problem(Program(python=str(missing)), {}) == f"{missing}: No such file or directory"
+    )
     assert launch.problem(Program(python="/bin/false"), {}).startswith("/bin/false: exit code 1")
     old = tmp_path / "python"
     old.write_text("#!/bin/sh\necho 'tpsweep-environment: [[3, 9], []]'\n")
@@ -66,7 +68,7 @@ def test_a_program_that_can_run_is_become(bare: Path, tmp_path: Path) -> None:
     code = "import sys, tpsweep; print(sys.prefix, sys.argv[1:])"
     words = [sys.executable, "-m", "tpsweep.measure.launch", program, "-c", code, "$(id) it's"]
     done = subprocess.run(words, env={}, capture_output=True, text=True)
-    assert done.stdout == f"{bare.parents[1]} [\"$(id) it's\"]\n", done.stderr
+    assert done.stdout == f'{bare.parents[1]} ["$(id) it\'s"]\n', done.stderr
 
 
 def test_a_preflight_that_cannot_go_there_leaves_a_record(

@@ -26,6 +26,8 @@ PACKAGES = {
     "vllm": "vllm",
 }
 """What the daemon imports, and the package that has it."""
+REMEDY = "allowed: `make install ENGINE=cuda` (or cpu), or `python` or `container` of the site file"
+"""Where vLLM is missing, or is another build."""
 ON_GPUS = {"pynvml": "nvidia-ml-py"}
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 

@@ -1,4 +1,4 @@
-"""Start a program in the environment that has vLLM: ``python -m tpsweep.measure.launch JSON WORD…``.
+"""Start a program where vLLM is: ``python -m tpsweep.measure.launch JSON WORD…``.
 
 JSON is a ``core.program.Program``, the words are its interpreter's. Runs with Snakemake's own
 Python, on the node, and becomes that program. Standard library only.

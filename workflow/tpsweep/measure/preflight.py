@@ -21,7 +21,7 @@ from pathlib import Path
 from tpsweep.core.atomic import replacing
 from tpsweep.core.failure import FINAL_EXIT_CODE
 from tpsweep.core.preflight_record import Check, Record, Request, record_path
-from tpsweep.core.program import same_version
+from tpsweep.core.program import REMEDY, same_version
 from tpsweep.engine import model_files, nvml, provenance
 
 IMPORT_LIMIT_S = 300
@@ -33,10 +33,6 @@ MOST_USED_SHARE = 0.1
 """Of a GPU's memory, by others: vLLM takes 0.9 of it unless told otherwise."""
 LEAST_SHM_GIB = 0.25
 """vLLM's workers talk through /dev/shm; containers are often given 64 MiB of it."""
-NO_CUDA = (
-    "`make install ENGINE=cuda` replaces it, or `python` or `container` of the site file names a "
-    "vLLM of yours"
-)
 GIB = 2**30
 
 
@@ -182,7 +178,7 @@ def _vllm(request: Request) -> Check:
         return Check("vLLM", False, f"{version}, {request.vllm_version} asked")
     if not request.is_cpu and devices != request.gpus:
         if cuda is None:
-            return Check("vLLM", False, f"{version}, but its torch has no CUDA; {NO_CUDA}")
+            return Check("vLLM", False, f"{version}, but its torch has no CUDA; {REMEDY}")
         said = f"{version}, but torch (CUDA {cuda}) sees {devices} GPUs, {request.gpus} asked"
         return Check("vLLM", False, said)
     on = "" if request.is_cpu else f", torch sees {devices} GPUs"

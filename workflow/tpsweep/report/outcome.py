@@ -85,7 +85,9 @@ def _decode(found: list[Record]) -> str:
     known = [record for record in found if record["tpot_ms"] is not None]
     if not known:
         return ""
-    return f"TP={known[0]['tp']} decodes at {_range(known, 'tpot_ms')} ms per token ({_count(known)})"
+    return (
+        f"TP={known[0]['tp']} decodes at {_range(known, 'tpot_ms')} ms per token ({_count(known)})"
+    )
 
 
 def _offline(found: list[Record]) -> str:

@@ -20,7 +20,8 @@ from tpsweep.sweep.expand import matches
 def selected(given: object, cells: Iterable[Cell]) -> set[str]:
     """Ids of the cells that agree with ``given``: a mapping of axes, or a list of such mappings.
 
-    A value may be a list, of which a cell has one. Values may be text: the command line knows no other type. Raises ``ConfigError``.
+    A value may be a list, of which a cell has one. Values may be text: the command line knows no
+    other type. Raises ``ConfigError``.
     """
     if isinstance(given, Mapping):
         wanted = [_every("only", given)]

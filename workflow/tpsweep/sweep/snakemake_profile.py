@@ -11,7 +11,6 @@ import yaml
 from tpsweep.core.errors import one_line
 from tpsweep.sweep.sweep import Sweep, check_files, load_sweep
 
-
 SNAKEFILE = "Snakefile"
 
 
@@ -23,9 +22,8 @@ def read_profile(profile: Path) -> dict[str, Any]:
 def configfile_of(profile: Path) -> Path:
     """The sweep that a profile names, relative to its folder. Raises as ``read_profile``."""
     if not (profile / "config.yaml").is_file():
-        raise ValueError(
-            f"{profile}: not a profile, it has no config.yaml; allowed: a folder like cluster/<site>"
-        )
+        allowed = "allowed: a folder like cluster/<site>"
+        raise ValueError(f"{profile}: not a profile, it has no config.yaml; {allowed}")
     named = read_profile(profile).get("configfile")
     if not isinstance(named, str):
         file = profile / "config.yaml"
@@ -57,7 +55,7 @@ def any_sweep() -> dict[str, Any]:
 
 
 def enter_project(site: Path, *paths: Path) -> list[Path]:
-    """Go where relative paths of a config start; ``site`` and ``paths`` as they are seen from there.
+    """Go where relative paths of a config start; ``site`` and ``paths`` as seen from there.
 
     That is this folder, if it has a Snakefile; else the project that the site's profile is in.
     """

@@ -307,7 +307,9 @@ class Sweep:
     @cached_property
     def _paths(self) -> tuple[str, ...]:
         """What cells read and write, relative to where Snakemake runs: a container must show it."""
-        datasets = (getattr(w, "dataset_path", None) for w in self.config.settings.workloads.values())
+        datasets = (
+            getattr(w, "dataset_path", None) for w in self.config.settings.workloads.values()
+        )
         models = (model.path for model in self.config.models.values())
         found = [self.results, self.config.hf_home, *models, *datasets]
         return tuple(dict.fromkeys(path for path in found if path))

@@ -15,9 +15,9 @@ from tpsweep.analysis import provenance_diff
 from tpsweep.analysis.series import KEY, ORDER, Series, Source
 from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, identity, sort_key, text
 from tpsweep.core import schema
+from tpsweep.core.program import same_version
 from tpsweep.core.schema import BOOL, TEXT, Column
 from tpsweep.core.workloads import WORKLOADS
-from tpsweep.core.program import same_version
 from tpsweep.results.load import Results
 from tpsweep.tables import floors
 

@@ -183,9 +183,9 @@ class Site(Model):
     at once; a job that squeue and sacct do not know for ``lost_minutes`` is lost; one that
     is held back for ``stuck_minutes`` by what does not pass by itself is given up (None: never).
     Jobs without ``session`` run one after another in one job of up to ``pack_minutes``.
-    ``python``, ``container`` and ``packages`` (a class's own count more) are for workflows that run their
-    programs in another environment than Snakemake's; like ``preflight``, the executor leaves them
-    alone, and its own runner needs nothing but Snakemake's.
+    ``python``, ``container`` and ``packages`` (a class's own count more) are for workflows that run
+    their programs in another environment than Snakemake's; like ``preflight``, the executor leaves
+    them alone, and its own runner needs nothing but Snakemake's.
     """
 
     name: Name
