@@ -7,7 +7,7 @@ from pathlib import Path
 from tpsweep.core import results_paths
 from tpsweep.core.preflight_record import MARKERS, record_path
 from tpsweep.core.workloads import WORKLOADS
-from tpsweep.sweep.readiness import obstacles
+from tpsweep.plan.readiness import obstacles
 from tpsweep.sweep.snakemake_profile import any_sweep
 from tpsweep.sweep.sweep import AGAIN, InputError, check_files, load_sweep
 

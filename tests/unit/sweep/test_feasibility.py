@@ -28,6 +28,11 @@ LONG = {"decode": {**DECODE, "minutes": 2880}}
             "weights 141.1 GB / tp 1 = 141.1 GB a GPU > 77.3 GB (80 GiB x 0.9 of H100); "
             "it fits from tp 2",
         ),
+        (
+            {},
+            {"gpus": ["H2O0", "X"]},
+            "gpus: 'H2O0, X': allowed: classes of site made-up: H100, H2",
+        ),
         ({}, {"tp": [1, 16]}, "tp: 16: allowed: up to 8, the GPUs of the largest node of site"),
         (
             {"qos": "day", "qos_limits": {"day": {"max_minutes": 480}}},

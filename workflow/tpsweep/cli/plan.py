@@ -17,7 +17,7 @@ from tpsweep.plan import explain_text
 from tpsweep.plan.plan import make_plan
 from tpsweep.plan.text import text
 from tpsweep.sweep.feasibility import refuse_times
-from tpsweep.sweep.readiness import obstacles
+from tpsweep.plan.readiness import obstacles
 from tpsweep.sweep.snakemake_profile import (
     configfile_of,
     enter_project,
