@@ -110,7 +110,7 @@ CASES = (
     Case(
         "site_environment",
         "a command in a variable of the site",
-        f"{SITE}: environment.CACHE: '$(mktemp)', allowed after $: $NAME, ",
+        f"{SITE}: environment.CACHE: '$(mktemp)': allowed after $: $NAME, ",
         site("parallel: 1", "environment: {CACHE: $(mktemp)}\nparallel: 1"),
     ),
     Case(

@@ -198,13 +198,13 @@ def test_another_environment_is_the_sites_or_the_classes_own(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('python: ""', "python: '': allowed: String should have at least 1 character"),
+        ('python: ""', "python: '': allowed: one line of printable characters"),
         ('python: "a\\nb"', "python: 'a\\nb': allowed: one line of printable characters"),
         ("container: {image: a}", "container.image: 'a': unknown key, allowed: apptainer, bind"),
         ("container: {apptainer: --no-mount}", "container.apptainer: '--no-mount': allowed: the p"),
         ('container: {apptainer: a, bind: ["a,b"]}', "container.bind.0: 'a,b': allowed: text like"),
-        ("environment: {A: $(id)}", "environment.A: '$(id)', allowed after $: $NAME, ${NAME}, or"),
-        ('environment: {A: "${B:-c}"}', "environment.A: '${B:-c}', allowed after $: $NAME, "),
+        ("environment: {A: $(id)}", "environment.A: '$(id)': allowed after $: $NAME, ${NAME}, or"),
+        ('environment: {A: "${B:-c}"}', "environment.A: '${B:-c}': allowed after $: $NAME, "),
     ],
 )
 def test_a_wrong_environment_is_one_line(tmp_path: Path, line: str, said: str) -> None:

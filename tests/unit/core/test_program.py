@@ -64,9 +64,12 @@ def test_what_a_node_cannot_show_is_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ProgramError, match=r"\$NOWHERE/vllm.sif: \$NOWHERE is not set on this"):
         Program(image="$NOWHERE/vllm.sif").argv([], {})
-    (tmp_path / "a,b").mkdir()
+    work, data = tmp_path / "work", tmp_path / "a,b"
+    for folder in (work, data):
+        folder.mkdir()
+    monkeypatch.chdir(work)
     with pytest.raises(ProgramError, match="a,b: a path with , or : cannot be shown"):
-        Program(image="a.sif", paths=("a,b",)).argv([], {})
+        Program(image="a.sif", paths=(str(data),)).argv([], {})
 
 
 def test_json_is_its_own_inverse() -> None:

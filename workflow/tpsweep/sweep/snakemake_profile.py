@@ -16,14 +16,14 @@ SNAKEFILE = "Snakefile"
 
 def read_profile(profile: Path) -> dict[str, Any]:
     """The profile's config.yaml. Raises ``OSError``, ``ValueError`` (one line)."""
+    if not (profile / "config.yaml").is_file():
+        allowed = "allowed: a folder like cluster/<site>"
+        raise ValueError(f"{profile}: not a profile, it has no config.yaml; {allowed}")
     return read_mapping(profile / "config.yaml")
 
 
 def configfile_of(profile: Path) -> Path:
     """The sweep that a profile names, relative to its folder. Raises as ``read_profile``."""
-    if not (profile / "config.yaml").is_file():
-        allowed = "allowed: a folder like cluster/<site>"
-        raise ValueError(f"{profile}: not a profile, it has no config.yaml; {allowed}")
     named = read_profile(profile).get("configfile")
     if not isinstance(named, str):
         file = profile / "config.yaml"
@@ -41,8 +41,6 @@ def read_sweep(site: Path, configfile: Path) -> Sweep:
 
     Raises ``OSError``, ``ValueError`` (``InputError`` is one), one line.
     """
-    if not site.is_file():
-        raise ValueError(f"--site: {site}, allowed: the path of a site.yaml that exists")
     data = read_mapping(configfile)
     check_files([configfile])
     return load_sweep({**data, "site": str(site)}, Path.cwd())
@@ -52,6 +50,13 @@ def any_sweep() -> dict[str, Any]:
     """Config and site of the profile that every copy of the project has, to look at its rules."""
     profile = Path("cluster", "local")
     return {**read_mapping(configfile_of(profile)), "site": str(site_of(profile))}
+
+
+def existing(site: Path) -> Path:
+    """``site``, before its folder is taken for a profile. Raises ``ValueError`` (one line)."""
+    if not site.is_file():
+        raise ValueError(f"--site: {site}, allowed: the path of a site.yaml that exists")
+    return site
 
 
 def enter_project(site: Path, *paths: Path) -> list[Path]:
@@ -72,6 +77,8 @@ def read_mapping(file: Path) -> dict[str, Any]:
     """The keys and values of a YAML file. Raises ``OSError``, ``ValueError`` (one line)."""
     try:
         data = yaml.safe_load(file.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not YAML: {one_line(error)}") from error
     if not isinstance(data, dict):

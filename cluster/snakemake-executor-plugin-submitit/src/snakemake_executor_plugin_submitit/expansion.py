@@ -23,7 +23,7 @@ def check(value: str) -> None:
     reads it, so it would reach the program as it is.
     """
     if any(found[0] == "$" for found in _DOLLAR.finditer(value)):
-        raise ExpansionError(f"{value!r}, allowed after $: {SYNTAX}")
+        raise ExpansionError(f"allowed after $: {SYNTAX}")
 
 
 def expand(name: str, value: str, environ: Mapping[str, str]) -> str:
@@ -36,9 +36,10 @@ def expand(name: str, value: str, environ: Mapping[str, str]) -> str:
         if found[1]:
             return "$"
         wanted = found[2] or found[3]
+        if not wanted:
+            raise ExpansionError(f"environment: {name}: {value!r}: allowed after $: {SYNTAX}")
         if wanted not in environ:
             raise ExpansionError(f"environment: {name}: {value!r}: ${wanted} is not set here")
         return environ[wanted]
 
-    check(value)
     return _DOLLAR.sub(fill, value)

@@ -79,7 +79,7 @@ def _as_flag(value: Any) -> Any:
 
 
 def _one_line(value: str) -> str:
-    if not value.isprintable():
+    if not value.strip() or not value.isprintable():
         raise ValueError("allowed: one line of printable characters")
     return value
 
@@ -96,7 +96,7 @@ Positive = Annotated[int, Field(ge=1)]
 FlagName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 Flag = Annotated[bool | str, BeforeValidator(_as_flag)]
 Flags = dict[FlagName, Flag]
-OneLine = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
+OneLine = Annotated[str, AfterValidator(_one_line)]
 
 
 class Model(BaseModel):
