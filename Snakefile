@@ -55,8 +55,6 @@ onerror:
         f" {PYTHON} -m tpsweep page {ROOT} || true;"
         f" {PYTHON} -m tpsweep outcome --failed {ROOT} || true; fi"
     )
-    # What is said above tells more than Snakemake's "At least one job did not complete".
-    leave_out_last_error()
 
 
 onsuccess:

@@ -94,6 +94,12 @@ CASES = (
         act=options("--config", "results=results"),
     ),
     Case(
+        "configfile_missing",
+        "a config file that does not exist",
+        "--configfile: nowhere.yaml: no such file, allowed: the path of a config file",
+        act=options("--configfile", "nowhere.yaml"),
+    ),
+    Case(
         "site_account",
         "a site whose account is not set, dry run",
         "tpsweep: site local: account_env: NO_SUCH_ACCOUNT is not set, allowed: an account; export",

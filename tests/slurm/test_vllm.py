@@ -156,6 +156,9 @@ def test_one_cell_and_one_class_are_lost_alone(project: Project) -> None:
     assert failure["type"] == "timeout"
     record = json.loads((project.results / "preflight/a100x1.json").read_text())
     assert not record["ok"]
+    # The failed check is on the terminal, as the job ends and as the run does.
+    assert "ends: preflight of a100x1 failed: GPUs: " in project.said()
+    assert "tpsweep:   1 failed: preflight of a100x1: GPUs: " in project.said()
     assert json.loads((project.results / "preflight/h100x2.json").read_text())["ok"]
     table = (project.results / "tables/cells.md").read_text()
     assert "preflight of a100x2: GPUs: " in table

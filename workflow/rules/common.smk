@@ -48,13 +48,15 @@ def is_whole_sweep():
     return not targets or bool(targets & {"all", "report", f"{RESULTS}/report.html"})
 
 
-def leave_out_last_error():
-    """Snakemake ends with it, whatever was said before."""
-
-    def keep(record):
-        return "At least one job did not complete successfully" not in record.getMessage()
-
-    logging.getLogger("snakemake.logging").addFilter(keep)
+# What Snakemake adds to a failure that was said already: a local rule's program says in one line what
+# is wrong, and the end of a run how far it came.
+SAID_ALREADY = (
+    "RuleException:\nCalledProcessError in file ",
+    "WorkflowError:\nAt least one job did not complete successfully",
+)
+logging.getLogger("snakemake.logging").addFilter(
+    lambda record: not record.getMessage().startswith(SAID_ALREADY)
+)
 
 
 def word(text):

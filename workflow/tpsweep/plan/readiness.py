@@ -10,7 +10,6 @@ import importlib.metadata
 import importlib.util
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ ASK = (
     f"print(*next(((n, found[n]) for n in {ENGINES} if n in found), ('', '')))"
 )
 LIMIT_S = 60
+HERE = "Snakemake's environment"
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def _engine(
 def _installed_here() -> Installed:
     for name in ENGINES:
         try:
-            return Installed(sys.prefix, name, importlib.metadata.version(name))
+            return Installed(HERE, name, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             continue
-    return Installed(sys.prefix)
+    return Installed(HERE)
 
 
 def _installed_there(program: Program, environ: Mapping[str, str]) -> Installed:
