@@ -179,8 +179,8 @@ def _vllm(request: Request) -> Check:
     if not request.is_cpu and devices != request.gpus:
         if cuda is None:
             return Check("vLLM", False, f"{version}, but its torch has no CUDA; {REMEDY}")
-        said = f"{version}, but torch (CUDA {cuda}) sees {devices} GPUs, {request.gpus} asked"
-        return Check("vLLM", False, said)
+        seen = f"{version}, but torch (CUDA {cuda}) sees {devices} GPUs, {request.gpus} asked"
+        return Check("vLLM", False, seen)
     on = "" if request.is_cpu else f", torch sees {devices} GPUs"
     return Check("vLLM", True, f"{version}{on}")
 
