@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import os
 import platform
 import statistics
 import subprocess
@@ -56,6 +57,7 @@ def measure(config: Path) -> tuple[float, dict[str, object]]:
         stdout=subprocess.PIPE,
         check=True,
         cwd=ROOT,
+        env={**os.environ, "PACE_ACCOUNT": "of-a-benchmark"},
     )
     return time.monotonic() - began, json.loads(done.stdout)
 
