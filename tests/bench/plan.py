@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import os
 import platform
 import statistics
 import subprocess

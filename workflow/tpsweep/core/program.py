@@ -113,6 +113,8 @@ class Program:
         names = ("SESSION_DIR", "TMPDIR", "HF_HOME")
         paths = [str(Path.cwd()), LIBRARY, self.packages, *self.paths]
         paths += [environ.get(name) for name in names]
+        if home := environ.get("HOME"):  # where models are without HF_HOME; sites may hide the home
+            paths.append(str(Path(home, ".cache/huggingface")))
         seen: list[Path] = []
         for text in filter(None, paths):
             path = Path(filled(text, environ)).absolute()
