@@ -131,7 +131,7 @@ CASES = (
     Case(
         "ctrl_c",
         "Ctrl-C while a cell is measured",
-        "Terminating processes on user request",
+        "; the same command continues",
         _cells,
         act=_ctrl_c,
         is_running=True,

@@ -24,7 +24,7 @@ except InputError as error:
 # Only where it is decided whether to run: a nested Snakemake on a node has no account.
 if workflow.is_main_process and not IS_LINT:
     FOUND = obstacles(SWEEP)
-    for line in FOUND.likely:
+    for line in FOUND.warnings:
         print(f"tpsweep: {line}", file=sys.stderr)
     if FOUND.certain:
         sys.exit("\n".join(f"tpsweep: {line}" for line in FOUND.certain))

@@ -78,8 +78,10 @@ def run(where: Where, *, as_json: bool) -> int:
         return 2
     print(json.dumps(plan.as_json(), indent=1) if as_json else text(plan), end="")
     sys.stdout.flush()  # the plan first, where both go to one terminal or file
-    for line in (*found.certain, *found.likely):
+    for line in found.certain:
         print(f"tpsweep plan: not ready to run: {line}", file=sys.stderr)
+    for line in found.warnings:
+        print(f"tpsweep plan: {line}", file=sys.stderr)
     return 1 if found.certain else 0
 
 

@@ -46,6 +46,11 @@ class Obstacles:
     certain: tuple[str, ...] = ()
     likely: tuple[str, ...] = ()
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is likely, for people."""
+        return [f"seen from this host, {line} (the preflight decides)" for line in self.likely]
+
 
 def obstacles(sweep: Sweep, environ: Mapping[str, str] = os.environ) -> Obstacles:
     """One line each, for what is to be measured still; none where every row is there."""
