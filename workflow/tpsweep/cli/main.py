@@ -36,6 +36,7 @@ INTERNAL = {
     "tables": "make the tables of a results folder",
     "figures": "draw the figures of a results folder",
     "page": "make the page of a results folder",
+    "outcome": "say what came of a sweep, and where its results are",
 }
 """What the Snakefile's rules call; not in ``--help``."""
 

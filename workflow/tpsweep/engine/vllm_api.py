@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -246,7 +247,15 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
             env["TORCHDYNAMO_DISABLE"] = "1"
     # The site has the last word: what it disables may be dangerous on its nodes. A backend
     # that cannot run then is refused by what the log says ran.
-    return env | engine.environment
+    return env | _on_this_node(engine.environment)
+
+
+def _on_this_node(environment: Mapping[str, str]) -> dict[str, str]:
+    """The site's variables as the session's runner has set them: it fills in ``$NAME``."""
+    return {
+        name: os.environ.get(name, os.path.expandvars(value)) if "$" in value else value
+        for name, value in environment.items()
+    }
 
 
 def axis_arguments(engine: Engine) -> dict[str, Any]:

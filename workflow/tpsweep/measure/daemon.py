@@ -29,6 +29,7 @@ import psutil
 from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.errors import EngineDiedError, StartError
 from tpsweep.core.failure import classify, log_since, log_size
+from tpsweep.core.program import same_version
 from tpsweep.core.request import SOCKET_NAME, Answer, Request, StartFailure
 from tpsweep.core.row_file import write_row
 from tpsweep.engine import nsys_session, nvml, profiler, provenance, vllm_api
@@ -97,7 +98,7 @@ class Daemon:
             )
             raise StartError("engine_start", said) from error
 
-        if not provenance.same_version(self.engine.vllm_version, vllm.__version__):
+        if not same_version(self.engine.vllm_version, vllm.__version__):
             raise StartError(
                 "invalid",
                 f"vllm_version: {self.engine.vllm_version} was requested, {vllm.__version__} is "

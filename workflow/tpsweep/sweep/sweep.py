@@ -21,6 +21,7 @@ from tpsweep.core import results_paths
 from tpsweep.core.capture_report import is_report
 from tpsweep.core.cell import Cell, slug
 from tpsweep.core.preflight_record import Request, class_name, marker
+from tpsweep.core.program import Program
 from tpsweep.core.workloads import CAPTURE, KINDS
 from tpsweep.sweep.damaged import damaged
 from tpsweep.sweep.expand import Planned, expand
@@ -224,6 +225,11 @@ class Sweep:
         """What the preflight of a class (``<gpu>x<gpus>``) must check before its cells run."""
         return self._preflights[name]
 
+    def preflight_program(self, name: str) -> str:
+        """Where a class's preflight looks for vLLM, as JSON; "": where Snakemake itself runs."""
+        program = self.program(self._preflights[name].gpu)
+        return program.to_json() if program else ""
+
     def preflight_models(self, name: str) -> list[str]:
         """The markers of the models that a class will load.
 
@@ -284,8 +290,35 @@ class Sweep:
         marker = "config.json" if made_here else "available.json"
         return f"{self.results}/models/{slug(name)}/{marker}"
 
+    def program(self, gpu: str) -> Program | None:
+        """The site's own environment for vLLM on a node class; None: that of Snakemake."""
+        asked, known = self.site.programs_of(gpu), self.site.gpus.get(gpu)
+        if not (asked.python or asked.container):
+            return None
+        return Program(
+            python=asked.python,
+            image=asked.container.apptainer if asked.container else None,
+            bind=tuple(asked.container.bind) if asked.container else (),
+            packages=asked.packages,
+            has_gpus=known is None or not known.is_cpu,
+            paths=self._paths if asked.container else (),
+        )
+
+    @cached_property
+    def _paths(self) -> tuple[str, ...]:
+        """What cells read and write, relative to where Snakemake runs: a container must show it."""
+        datasets = (
+            getattr(w, "dataset_path", None) for w in self.config.settings.workloads.values()
+        )
+        models = (model.path for model in self.config.models.values())
+        found = [self.results, self.config.hf_home, *models, *datasets]
+        return tuple(dict.fromkeys(path for path in found if path))
+
     def _session_command(self, cell: Cell) -> str:
-        words = [sys.executable, "-m", "tpsweep.measure.daemon", "--engine", cell.engine.to_json()]
+        program = self.program(cell.engine.gpu)
+        launch = ["-m", "tpsweep.measure.launch", program.to_json()] if program else []
+        words = [sys.executable, *launch]
+        words += ["-m", "tpsweep.measure.daemon", "--engine", cell.engine.to_json()]
         words += ["--starts", f"{self.results}/{results_paths.ENGINE_STARTS}"]
         if self.config.hf_home:
             words += ["--hf-home", self.config.hf_home]
@@ -333,7 +366,7 @@ def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
             "site=cluster/<site>/site.yaml to --config"
         )
     try:
-        site = load_site(base / site_file)
+        site = load_site(base / Path(site_file).expanduser())
         config = load_config(data, base)
         planned = expand(config, site)
         refuse(config, site, planned)
