@@ -40,9 +40,9 @@ HTTP_START_S = 60.0
 class EngineHost:
     """One loaded engine, from the arguments of ``vllm.LLM``; attributes as of ``OfflineEngine``.
 
-    ``served``: its server and its load generator are wanted from the start, and cost no time when
-    they are first used (``http_s`` says how much it was instead). Raises ``StartError`` where this vLLM lacks what a host is made of, and
-    what vLLM raises.
+    ``served``: its server and its load generator are wanted from the start, so that they cost no
+    time when they are first used; ``http_s`` says what they cost then. Raises ``StartError`` where
+    this vLLM lacks what a host is made of, and what vLLM raises.
     """
 
     def __init__(
