@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tpsweep.core.cell import Cell
+from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.row_file import read_row
 from tpsweep.sweep.sweep import Sweep
 
@@ -127,7 +127,7 @@ def run_both_ways(sweep: Sweep, loops: dict[str, Loop]) -> Iterator[list[Cell]]:
 def spent(cells: Sequence[Cell], loops: Sequence[Loop], results: Path) -> Spent:
     """Both ways' GPU-seconds of the cells of one engine."""
     by_id = {one.cell_id: one for one in loops}
-    gpus, session = cells[0].engine.gpus, cells[0].engine.session
+    gpus = cells[0].engine.gpus
     rows = {cell.cell_id: read_row(results / cell.path) for cell in cells}
     run = [cell for cell in cells if cell.cell_id in by_id]
     start = statistics.mean(
@@ -141,19 +141,26 @@ def spent(cells: Sequence[Cell], loops: Sequence[Loop], results: Path) -> Spent:
         seconds = done.seconds if done else start + (WARMUPS + cell.repeats) * each
         total += seconds
         equal += seconds - (WARMUPS - cell.warmups) * each
-    took, preflight = 0.0, 0.0
-    for line in (results / SESSIONS).read_text("utf-8").splitlines():
-        entry = json.loads(line)
-        if entry["gpus"] != gpus:
-            continue
-        if entry["session"] == session:
-            took += _seconds(entry)
-        elif not entry["session"]:
-            preflight += _seconds(entry)
+    took = session_seconds(results / SESSIONS, cells[0].engine)
+    preflight = sum(
+        _seconds(entry)
+        for entry in _entries(results / SESSIONS)
+        if entry["gpus"] == gpus and not entry["session"]
+    )
     costs = pq.read_table(results / "tables" / "cost.parquet").to_pylist()
     (cost,) = (line for line in costs if line["gpus"] == gpus)
     spent_s = [gpus * seconds for seconds in (total, equal, took, preflight)]
     return Spent(cells[0].engine.tp, len(cells), len(run), *spent_s, 3600 * cost["gpu_h_floor"])
+
+
+def session_seconds(kept: Path, engine: Engine) -> float:
+    """What the sessions of an engine took, whether they had it to themselves or shared it."""
+    keys = (engine.session, engine.shared.session)
+    return sum(_seconds(entry) for entry in _entries(kept) if entry["session"] in keys)
+
+
+def _entries(kept: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
 
 
 def _seconds(session: dict[str, Any]) -> float:
