@@ -52,9 +52,9 @@ BEGIN, END = "[BEGIN SERVER]", "[END SERVER]"
 TEXT = """\
 # `vllm bench sweep serve` beside tpsweep
 
-Written by `{command}` on {date}: {machine}, vLLM {vllm}. The same serving cells, {seeds} arrival seeds
-each, one server per engine both ways. GPU-seconds are the seconds from an engine's start to its
-end, times its GPUs{note}.
+Written by `{command}` on {date}: {machine}, vLLM {vllm}. The same serving cells, {seeds} arrival
+seeds each, one server per engine both ways. GPU-seconds are the seconds from an engine's start to
+its end, times its GPUs{note}.
 
 | TP | cells | vllm bench sweep (GPU-s) | tpsweep (GPU-s) | ratio |
 |---|---|---|---|---|
@@ -68,7 +68,7 @@ is all that is wanted, and runs are long against that import, the two cost the s
 
 Medians of the seeds' medians, and output tokens/s; each side on its own engine start.
 
-| TP | rate | TTFT p50 (ms): theirs, ours | ITL p50 (ms): theirs, ours | output tok/s: theirs, ours |
+| TP | rate | TTFT p50 (ms) theirs, ours | ITL p50 (ms) theirs, ours | tok/s theirs, ours |
 |---|---|---|---|---|
 {agreement}
 

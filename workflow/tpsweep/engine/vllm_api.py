@@ -425,7 +425,9 @@ async def http_server(engine: Any, model: str, served_name: str) -> Any:
         app, log_level="warning", timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE
     )
     config.h11_max_incomplete_event_size = args.h11_max_incomplete_event_size
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    app.state.server = server  # vLLM's handlers end it when the engine has died
+    return server
 
 
 def _make_arg_parser() -> Callable[[Any], Any]:

@@ -259,6 +259,7 @@ class Sweep:
                 vllm_version=version,
                 real_weights=sorted(markers),
                 memory_gib=self.site.gpus[gpu].memory_gib,
+                imports=self.site.cluster == "slurm",
             )
             for (gpu, gpus, version), markers in real.items()
         ]
