@@ -46,7 +46,7 @@ class EngineRecord:
     gpu_note: str | None
     shape: Shape | None
     tp_ran: int
-    phases: StartPhases | None = None
+    phases: StartPhases
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context
         "model_digest": cell.engine.model.digest,
         "engine_id": engine.engine_id,
         "engine_start_s": engine.start_s,
-        **(asdict(engine.phases) if engine.phases else {}),
+        **asdict(engine.phases),
         "session_id": context.request.session_id,
         "session_order": context.order,
         "gap_s": gap,

@@ -131,7 +131,7 @@ def _line(cells: list[Record], rows: list[Record]) -> Record:
 
 def _starts(rows: list[Record]) -> Record:
     """The engine starts that made rows, each counted once: median of all, and of its parts."""
-    starts = {row["engine_id"]: row for row in rows if row["engine_id"]}.values()
+    starts = {row["engine_id"]: row for row in rows if row.get("engine_id")}.values()
 
     def median(name: str) -> float | None:
         known = [row[name] for row in starts if row.get(name) is not None]
