@@ -28,25 +28,15 @@ from typing import Any
 
 import yaml
 
-from tests.bench.loops import run_tpsweep
+from tests.bench.loops import bench_words, run_tpsweep, server_words
 from tests.bench.loops_page import SESSIONS, session_seconds
 from tpsweep.core.cell import Cell
 from tpsweep.core.row_file import read_row
 from tpsweep.engine import vllm_api
-from tpsweep.engine.api_server import HOST, free_port
-from tpsweep.engine.load_generator import MODEL_NAME
+from tpsweep.engine.api_server import free_port
 from tpsweep.engine.provenance import usable_cpus
 from tpsweep.sweep.sweep import Sweep, load_sweep
 
-LIMIT_S = 1500
-BENCH = """
-from vllm.benchmarks import serve
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-parser = FlexibleArgumentParser()
-serve.add_cli_args(parser)
-serve.main(parser.parse_args())
-"""
-"""What `vllm bench serve` runs. vLLM's CPU package has no working command of that name."""
 BEGIN, END = "[BEGIN SERVER]", "[END SERVER]"
 
 TEXT = """\
@@ -101,22 +91,7 @@ def run_theirs(cells: Sequence[Cell], folder: Path) -> Theirs:
     """vLLM's sweep over the request rates of one engine's cells."""
     engine, first = cells[0].engine, cells[0]
     port = free_port()
-    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", HOST]
-    server += ["--port", str(port), "--uvicorn-log-level", "warning"]
-    server += vllm_api.command_line(vllm_api.server_arguments(engine, MODEL_NAME))
-    sizes = {
-        "backend": "openai",
-        "base_url": f"http://{HOST}:{port}",
-        "model": MODEL_NAME,
-        "tokenizer": engine.model.path,
-        "dataset_name": "random",
-        "random_input_len": first.input_len,
-        "random_output_len": first.output_len,
-        "num_prompts": first.num_prompts,
-        "ignore_eos": True,
-        "temperature": 0.0,
-    }
-    bench = [sys.executable, "-c", BENCH, *vllm_api.command_line(sizes)]
+    server, bench = server_words(engine, port), bench_words(first, port)
     rates = folder / "rates.json"
     rates.write_text(json.dumps([{"request_rate": str(cell.request_rate)} for cell in cells]))
     words = [sys.executable, "-u", "-m", "vllm.benchmarks.sweep.serve"]

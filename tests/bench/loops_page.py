@@ -10,14 +10,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.row_file import read_row
+from tpsweep.core.workloads import CAPTURE, LATENCY, SERVE
 from tpsweep.sweep.sweep import Sweep
 
 WARMUPS = 10
 """What vLLM's benchmark does unless told otherwise (`--num-iters-warmup`)."""
+LOOPED = (LATENCY, CAPTURE, SERVE)
+"""Kinds of workload that the lab's loops have."""
 LOOPS, SESSIONS = "loops.jsonl", "sessions.jsonl"
 """Below the results root: the loops that were run, and the executor's word on its sessions."""
 
@@ -25,16 +26,18 @@ TEXT = """\
 # What sharing engine starts saves
 
 Written by `{command}` on {date}: {machine}, vLLM {vllm}.
-The lab's latency and batch-scaling experiments on {model}, {cells} of {planned} cells, run both
+The lab's experiments ({workloads}) on {model}, {cells} of {planned} cells, run both
 ways on the same machine with warm vLLM caches. GPU-seconds are the wall-clock seconds of the
 processes that hold the GPUs, times the number of GPUs{note}.
+Engine starts: {starts_loops} by loops, {starts_ours} by tpsweep, {starts_ratio:.1f} times fewer.
 
 | TP | cells | loops run | loops (GPU-s) | tpsweep (GPU-s) | ratio | floor (GPU-s) | over floor |
 |---|---|---|---|---|---|---|---|
 {lines}
 
-*Loops*: vLLM's `latency` benchmark, {warmups} warm-ups (its default), one engine start per cell.
-*Floor*: one engine start per session plus the kept repeats. *Over floor*: tpsweep / floor.
+*Loops*: vLLM's own benchmarks, one engine start per cell; `latency` with {warmups} warm-ups (its
+default). *Floor*: one engine start per session plus the kept repeats, without the cross-check.
+*Over floor*: tpsweep / floor.
 
 | TP | preflight (GPU-s) | ratio with preflight | ratio with equal warm-ups | loops / floor |
 |---|---|---|---|---|
@@ -97,13 +100,13 @@ class Spent:
 
 
 def by_engine(sweep: Sweep) -> Iterator[list[Cell]]:
-    """The wanted cells of every engine, in the order of the sweep; they are all ``latency``."""
+    """The wanted cells of every engine that is started, in the order of the sweep."""
     cells: dict[str, list[Cell]] = {}
     for path in sweep.wanted:
         cell = sweep.jobs[path].cell
-        if cell.workload != "latency":
-            raise ValueError(f"workload: {cell.workload}, allowed: latency")
-        cells.setdefault(cell.engine.session, []).append(cell)
+        if cell.workload not in LOOPED:
+            raise ValueError(f"workload: {cell.workload}, allowed: {', '.join(LOOPED)}")
+        cells.setdefault(cell.engine.shared.session, []).append(cell)
     yield from cells.values()
 
 
@@ -133,10 +136,15 @@ def spent(cells: Sequence[Cell], loops: Sequence[Loop], results: Path) -> Spent:
     start = statistics.mean(
         by_id[cell.cell_id].seconds - (WARMUPS + cell.repeats) * by_id[cell.cell_id].median_s
         for cell in run
+        if cell.workload == LATENCY
     )
     total = equal = 0.0
     for cell in cells:
         done = by_id.get(cell.cell_id)
+        if cell.workload != LATENCY:
+            total += by_id[cell.cell_id].seconds
+            equal += by_id[cell.cell_id].seconds
+            continue
         each = done.median_s if done else rows[cell.cell_id]["e2e_ms"] / 1e3
         seconds = done.seconds if done else start + (WARMUPS + cell.repeats) * each
         total += seconds
@@ -147,10 +155,18 @@ def spent(cells: Sequence[Cell], loops: Sequence[Loop], results: Path) -> Spent:
         for entry in _entries(results / SESSIONS)
         if entry["gpus"] == gpus and not entry["session"]
     )
-    costs = pq.read_table(results / "tables" / "cost.parquet").to_pylist()
-    (cost,) = (line for line in costs if line["gpus"] == gpus)
-    spent_s = [gpus * seconds for seconds in (total, equal, took, preflight)]
-    return Spent(cells[0].engine.tp, len(cells), len(run), *spent_s, 3600 * cost["gpu_h_floor"])
+    floor = sum(_kept(row) for row in rows.values())
+    floor += sum({row["session_id"]: row["engine_start_s"] for row in rows.values()}.values())
+    spent_s = [gpus * seconds for seconds in (total, equal, took, preflight, floor)]
+    return Spent(cells[0].engine.tp, len(cells), len(run), *spent_s)
+
+
+def _kept(row: dict[str, Any]) -> float:
+    """Seconds of a cell's kept repeats."""
+    if row["workload"] == LATENCY:
+        return float(sum(row["e2e_ms_samples"])) / 1e3
+    ended, began = (datetime.fromisoformat(row[key]) for key in ("ended_at", "measured_at"))
+    return (ended - began).total_seconds()
 
 
 def session_seconds(kept: Path, engine: Engine) -> float:
@@ -189,8 +205,9 @@ def page(sweep: Sweep, loops: dict[str, Loop], command: str) -> str:
     both = [
         _agreement(cell, rows[cell.cell_id]["e2e_ms"], 1e3 * loops[cell.cell_id].median_s)
         for cell in cells
-        if cell.cell_id in loops
+        if cell.cell_id in loops and cell.workload == LATENCY
     ]
+    starts = len({row["engine_id"] for row in rows.values()})
     return TEXT.format(
         command=command,
         date=_all(row["ended_at"][:10] for row in rows.values()),
@@ -198,6 +215,10 @@ def page(sweep: Sweep, loops: dict[str, Loop], command: str) -> str:
         vllm=_all(row["vllm_version_ran"] for row in rows.values()),
         model=_all(cell.engine.model.name for cell in cells),
         cells=len(cells),
+        workloads=", ".join(dict.fromkeys(cell.workload for cell in cells)),
+        starts_loops=len(cells),
+        starts_ours=starts,
+        starts_ratio=len(cells) / starts,
         planned=len(sweep.jobs),
         note=" (here processors that stand for them)" if "CPU" in _all(cards) else "",
         lines="\n".join(one.line for one in found),

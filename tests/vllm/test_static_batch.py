@@ -87,7 +87,7 @@ def test_a_stall_is_found_counted_and_does_not_move_the_value(stalled: dict[str,
 
 
 def agree(one: list[float], other: list[float]) -> bool:
-    """On a quiet machine the medians are within 15 %. On a busy one every sample is spoilt, and each
+    """On a quiet machine the medians are within 15 %. On a busy one samples are spoilt, and each
     median lies within the other's samples."""
     a, b = statistics.median(one), statistics.median(other)
     return abs(a / b - 1) < 0.15 or (min(other) <= a <= max(other) and min(one) <= b <= max(one))
