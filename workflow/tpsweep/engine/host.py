@@ -121,8 +121,10 @@ class EngineHost:
             self._serve()
         try:
             sent = self._load.send(self._url, self._key, requests, rate, concurrency, seed, slo)
-        except EngineDiedError:
-            self.alive = False
+        except (EngineDiedError, ValueError) as error:
+            if isinstance(error, EngineDiedError) or self.engine.errored:
+                self.alive = False
+                raise EngineDiedError(str(error)) from error
             raise
         if any(sent.errors) and self.engine.errored:
             self.alive = False
