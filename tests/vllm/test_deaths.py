@@ -32,7 +32,7 @@ WORKLOADS = {
     "communication": STATIC
     | {"kind": "capture", "batch": [1], "output_len": [64], "repeats": 30, "profiler": "torch"},
 }
-CORE, CLIENT = "VLLM::EngineCore", "multiprocessing.spawn"
+CORE, CLIENT = "VLLM::EngineCore", "tpsweep.measure.daemon"
 DEATHS = {
     "b2-": ('"batch":2', CORE),
     "rate3.0": ('"request_rate":3.0', CORE),
@@ -101,12 +101,12 @@ def processes(root: psutil.Process) -> Iterator[tuple[psutil.Process, str]]:
 
 
 def is_target(process: psutil.Process, words: str, target: str) -> bool:
-    """The load generator is the daemon's only child of Python's own that has no title of vLLM's."""
+    """The load generator is a fork of the daemon, and the only one."""
     if target == CORE:
         return words.startswith(CORE)
     try:
         parent = process.parent()
-        return target in words and parent is not None and "measure.daemon" in str(parent.cmdline())
+        return target in words and parent is not None and target in parent.cmdline()
     except psutil.NoSuchProcess:
         return False
 

@@ -56,7 +56,7 @@ class EngineHost:
         self._profiler = profiler
         self._key = secrets.token_urlsafe(32)
         os.environ["VLLM_API_KEY"] = self._key  # vLLM's server and nobody's command line
-        self._load: LoadProcess | None = self._start_load() if served else None
+        self._load: LoadProcess | None = self._start_load(forked=True) if served else None
         self._url = ""
         self._exit = contextlib.AsyncExitStack()
         self._loop = _event_loop()
@@ -116,7 +116,7 @@ class EngineHost:
         """Send a request set once, over HTTP; raises ``EngineDiedError`` if engine or load
         generator is gone after it."""
         if self._load is None or not self._load.alive:  # nothing of its own is running
-            self._load = self._start_load()
+            self._load = self._start_load(forked=False)
         if not self._url:
             self._serve()
         try:
@@ -214,8 +214,9 @@ class EngineHost:
     async def _start(self, arguments: dict[str, Any]) -> Any:
         return await self._exit.enter_async_context(vllm_api.async_engine(arguments))
 
-    def _start_load(self) -> LoadProcess:
-        return LoadProcess(self.arguments["model"], self.arguments.get("revision"))
+    def _start_load(self, *, forked: bool) -> LoadProcess:
+        model, revision = self.arguments["model"], self.arguments.get("revision")
+        return LoadProcess(model, revision, forked=forked)
 
     def _serve(self) -> None:
         """Start the server, on a port that it holds from the start."""

@@ -1,6 +1,7 @@
 """The load generator in a process of its own: client and server share no Python process.
 
-It imports vLLM's benchmark code while the engine starts, and stays for the whole session.
+It is forked from a process that has imported vLLM's benchmark code and done nothing else yet, and
+stays for the whole session. One that is started later imports by itself, which takes seconds.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import contextlib
 import multiprocessing
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
-import psutil
-
 from tpsweep.core.errors import EngineDiedError
+from tpsweep.engine import load_generator
 from tpsweep.engine.load_generator import Sent, Target
 from tpsweep.sweep.request_set import RequestSet
 
@@ -21,13 +22,20 @@ END_S = 5.0
 
 
 class LoadProcess:
-    """A process that sends request sets, with the tokenizer of ``model``."""
+    """A process that sends request sets, with the tokenizer of ``model``.
 
-    def __init__(self, model: str, revision: str | None) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, model, revision), name="load-generator", daemon=True
+    ``forked``: from this process, which must have no other thread of Python's.
+    """
+
+    def __init__(self, model: str, revision: str | None, *, forked: bool) -> None:
+        if forked:
+            load_generator.import_vllm()
+        context = multiprocessing.get_context("fork" if forked else "spawn")
+        self._pipe, theirs = multiprocessing.Pipe()
+        # A fork has our end of the pipe, too, and would never see that we are gone.
+        ours = self._pipe if forked else None
+        self._process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+            target=_serve, args=(theirs, ours, model, revision), name="load-generator", daemon=True
         )
         self._process.start()
         theirs.close()
@@ -36,11 +44,6 @@ class LoadProcess:
     def alive(self) -> bool:
         """Whether it is there."""
         return self._process.is_alive()
-
-    @property
-    def process(self) -> psutil.Process:
-        """The process."""
-        return psutil.Process(self._process.pid)
 
     def send(
         self,
@@ -75,11 +78,11 @@ class LoadProcess:
         self._process.join(END_S)
 
 
-def _serve(pipe: Connection, model: str, revision: str | None) -> None:
+def _serve(pipe: Connection, other: Connection | None, model: str, revision: str | None) -> None:
     """What runs in the process, until the other end of ``pipe`` is closed."""
+    if other:
+        other.close()
     from vllm.tokenizers import get_tokenizer
-
-    from tpsweep.engine import load_generator
 
     load_generator.import_vllm()
     tokenizer: Any = get_tokenizer(model, revision=revision)
