@@ -15,8 +15,8 @@ _INIT = re.compile(r"init engine \(profile, create kv cache, warmup model\) took
 class StartPhases:
     """Seconds of the parts of a start, in their order; they sum up to ``engine_start_s``.
 
-    None: vLLM's log does not tell it, and it is within ``start_processes_s`` (``start_weights_s``)
-    or ``start_kv_s`` (compilation, graphs). Of several workers the slowest counts.
+    None: vLLM's log does not tell it. Weights are then in ``start_processes_s``, compilation and
+    graphs in ``start_kv_s``. Of several workers the slowest counts.
     """
 
     start_imports_s: float
