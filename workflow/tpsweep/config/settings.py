@@ -305,6 +305,7 @@ class Settings(AxisLists):
     runs: Count = 1
     workloads: Annotated[dict[Name, WorkloadEntry], Field(min_length=1)]
     engine_start_minutes: Count = 15
+    one_start: bool = True
     exclude: list[Exclusion] = []
     prices: dict[Name, Price] = {}
 

@@ -42,6 +42,7 @@ class Planned:
     ``reason`` says why if it is not planned. ``minutes`` is the cell's own time limit.
 
     ``entry`` is the workload's name in the config; labels are for people and change nothing.
+    ``one_start``: the engine that is started for it may measure cells of other modes, too.
     """
 
     cell: Cell
@@ -51,6 +52,12 @@ class Planned:
     entry: str
     workload_label: str | None
     model_label: str | None
+    one_start: bool = True
+
+    @property
+    def started(self) -> Engine:
+        """The engine that is started for the cell, and for others that it can measure."""
+        return self.cell.engine.shared if self.one_start else self.cell.engine
 
 
 def expand(config: Config, site: Site) -> list[Planned]:
@@ -78,7 +85,17 @@ def expand(config: Config, site: Site) -> list[Planned]:
                 elif reason:
                     status = "infeasible"
                 labels = entry.label, config.models[engine.model.name].label
-                planned.append(Planned(cell, status, reason, entry.minutes, name, *labels))
+                planned.append(
+                    Planned(
+                        cell,
+                        status,
+                        reason,
+                        entry.minutes,
+                        name,
+                        *labels,
+                        config.settings.one_start,
+                    )
+                )
     for i in sorted(unused):
         raise ConfigError(f"exclude.{i}", exclusions[i], "it matches no cell of this sweep")
     return planned
