@@ -16,7 +16,7 @@ from tpsweep.core import row_file, schema
 from tpsweep.core.cell import Cell
 from tpsweep.core.method import METHOD, method_of
 from tpsweep.core.request import Request
-from tpsweep.engine.nvml import GpuInfo, GpuWindow, PhaseState
+from tpsweep.engine.nvml import GpuGroup, GpuInfo, GpuWindow, PhaseState
 from tpsweep.engine.provenance import Host, Software
 from tpsweep.engine.repeat import Finished, Repeat
 from tpsweep.engine.vllm_api import LogFacts, RequestTimes
@@ -64,6 +64,11 @@ def measurement(found: Measured | None = None) -> Measurement:
     return Measurement(found.times, figures, reasons, BATCH * OUTPUT_LEN * REPEATS)
 
 
+GPUS = GpuGroup(
+    [GpuInfo(uuid, CARD, 700.0, "570.1") for uuid in UUIDS], [*UUIDS, "GPU-of-others"], "NV18"
+)
+
+
 def engine_record(**changes: Any) -> EngineRecord:
     fields: dict[str, Any] = {
         "engine_id": "e1",
@@ -73,9 +78,7 @@ def engine_record(**changes: Any) -> EngineRecord:
         "environment": {"A": "1"},
         "software": Software("0.32.0", "2.9.0", None, "0.1.0"),
         "host": Host("node1", None, None),
-        "gpus": [GpuInfo(uuid, CARD, 700.0, "570.1") for uuid in UUIDS],
-        "gpu_link": "NV18",
-        "gpu_note": None,
+        "gpus": GPUS,
         "shape": SHAPE,
         "tp_ran": 2,
     }
@@ -242,7 +245,7 @@ def test_figures_times_and_energy_of_a_row() -> None:
 
 def test_a_cell_without_gpus_says_why_and_has_no_floor(tmp_path: Path) -> None:
     cell = latency_cell(input_len=INPUT_LEN, batch=BATCH, repeats=REPEATS)
-    record = engine_record(gpus=[], gpu_link=None, gpu_note="no GPU: the node class is CPU")
+    record = engine_record(gpus=GpuGroup(note="no GPU: the node class is CPU"))
     made = make_row(
         cell, record, measurement(measured(tpot_s=1e-6)), [], replace(CONTEXT, last_end=None)
     )
@@ -262,7 +265,13 @@ def test_nvlink_traffic_beside_the_peak_of_the_link() -> None:
     assert made["gpu_nvlink_tx_gb_s"] == [4.5, 8.0]
     assert made["gpu_nvlink_rx_gb_s"] == [5.5, 9.0]
     assert made["nvlink_share"] == 9.0 / 450
-    made = make_row(CELL, engine_record(gpu_link="PIX"), measurement(), windows, CONTEXT)
+    made = make_row(
+        CELL,
+        engine_record(gpus=dataclasses.replace(GPUS, link="PIX")),
+        measurement(),
+        windows,
+        CONTEXT,
+    )
     assert made["nvlink_share"] is None
 
 

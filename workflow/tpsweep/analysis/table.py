@@ -21,6 +21,8 @@ from tpsweep.core.axes import BY_NAME, READ
 from tpsweep.core.schema import Column
 
 Record = dict[str, Any]
+NA = "n/a"
+SYNTHETIC = Column("synthetic", schema.BOOL, "true: from invented rows, never measured")
 _METADATA = b"tpsweep"
 _WORDS = ("title", "mark", "legend", "empty")
 """Parts of a table that its Parquet file holds beside the records, as JSON."""
@@ -255,17 +257,39 @@ def _each(values: Iterable[Any]) -> Iterator[Any]:
 
 IDENTITY_VIEWS = tuple(identity(axis.heading, axis.name) for axis in READ)
 """The identity but for the id and the run, in the order in which people read it."""
+NOTE = View("Note", text("note"), once=True)
+CELL_VIEWS = (
+    *IDENTITY_VIEWS,
+    identity("Run", "run"),
+    View("State", text("state")),
+    View("Reason", text("reason"), once=True),
+)
+"""Where the tables of single cells begin."""
+STATE_COLUMN = Column("state", schema.TEXT, "measured, failed, missing, infeasible or excluded")
+REASON_COLUMN = Column("reason", schema.TEXT, "why there is no row")
+CELL_HEAD = (
+    *schema.IDENTITY,
+    STATE_COLUMN,
+    REASON_COLUMN,
+)
+"""The columns of ``CELL_VIEWS``, the rest of the identity included."""
 IDENTITY_ORDER = tuple(column.name for column in schema.IDENTITY if column.name != "cell_id")
 """Columns by which tables of single cells are sorted."""
 
 
 def figure(name: str, absent: str = "") -> Callable[[Record], str]:
-    """Shows a figure to four digits, with ``(lo to hi)`` behind it if the record has them."""
+    """Shows a value to four digits with what is known of its spread behind it.
+
+    That is ``<name>_starts`` if the record has it (an interval within one start is not shown: it
+    would be taken for more), else ``(lo to hi)`` if it has both.
+    """
 
     def show(record: Record) -> str:
         value, lo, hi = record[name], record.get(f"{name}_lo"), record.get(f"{name}_hi")
         if value is None:
             return absent
+        if starts := record.get(f"{name}_starts"):
+            return f"{digits(value)} ({starts})"
         if lo is None or hi is None:
             return digits(value)
         return f"{digits(value)} ({digits(lo)} to {digits(hi)})"

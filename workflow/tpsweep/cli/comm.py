@@ -73,7 +73,7 @@ def run(
         decode_ms = None
         if wanted.latency is not None:
             decode_ms = latency_row.decode_ms(wanted.latency, capture.known)
-            if not capture.known.facts:
+            if not capture.known.found:
                 _say("warning: no sidecar: cannot check that the latency row has the same settings")
         report = report_on(capture, decode_ms)
         written = json.dumps(report.to_dict(), indent=1)

@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": "show what a sweep will run, what it costs and how long cells should take",
     "check": "show the state of a results folder, or check a site",
     "report": "make tables and page of one or more results folders",
+    "rows": "join all rows in one file: Parquet, CSV or Excel",
     "compare": "compare two results folders cell by cell",
     "comm": "where the time of a profiler capture went",
     "reference": "check published numbers for inconsistencies",

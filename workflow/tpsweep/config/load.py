@@ -37,6 +37,8 @@ MOST_CELLS = 100_000
 """Cells of a matrix: each is a file and a Snakemake job, and all are in memory."""
 LONGEST_NAME = 255
 """Bytes of a file name on the usual file systems."""
+PERIODIC = re.compile(r"(.+)\1{19}$")
+"""Snakemake takes such a file name for a rule that calls itself without end."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,9 @@ def _check(config: Config) -> None:
     _check_size(config)
     slugs: dict[str, str] = {}
     for name in settings.models:
+        if PERIODIC.search(cell.slug(name)):
+            allowed = "allowed: a name that does not end in 20 repeats of the same letters"
+            raise ConfigError("models", name, allowed)
         other = slugs.setdefault(cell.slug(name), name)
         if other != name:
             allowed = f"allowed: names that also differ as folder names; {other!r} gives the same"

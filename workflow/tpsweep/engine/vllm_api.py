@@ -58,7 +58,17 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "Compiling a graph for compile range",
         "Directly load the compiled graph(s)",
     ),
-    "vllm/config/compilation.py": ("fuse_allreduce_rms", "Enabled custom fusions: %s"),
+    "vllm/compilation/decorators.py": (
+        "Directly load AOT compilation from path",
+        "saved AOT compiled function to",
+    ),
+    "vllm/config/compilation.py": (
+        "fuse_allreduce_rms",
+        "Enabled custom fusions: %s",
+        "NONE = 0",
+        "STOCK_TORCH_COMPILE = 1",
+        "DYNAMO_TRACE_ONCE = 2",
+    ),
     "vllm/distributed/device_communicators/cuda_communicator.py": (
         "Using %s all-reduce backends (in dispatch order) for group",
         '"CUSTOM"',
@@ -131,7 +141,11 @@ _DISPATCH = re.compile(r"Using \[(?P<names>[^\]]*)\] all-reduce backends \(in di
 _NCCL = re.compile(r"vLLM is using nccl==(?P<version>[\w.]+)")
 _TP = re.compile(r"Initializing a V1 LLM engine .*?\btensor_parallel_size=(?P<tp>\d+)")
 _FUSIONS = re.compile(r"Enabled custom fusions: (?P<names>.+?)\s*$", re.MULTILINE)
-_COMPILED, _LOADED = "Compiling a graph for compile range", "Directly load the compiled graph(s)"
+_COMPILED = "Compiling a graph for compile range"
+_LOADED = ("Directly load the compiled graph(s)", "Directly load AOT compilation from path")
+_SAVED = "saved AOT compiled function to"
+_EAGER = re.compile(r"\benforce_eager=True\b|'mode': <CompilationMode\.NONE\b")
+_UNCACHED = re.compile(r"'mode': <CompilationMode\.(?:STOCK_TORCH_COMPILE|DYNAMO_TRACE_ONCE)\b")
 _BACKEND_NAMES = {
     "CUSTOM": "custom",
     "PYNCCL": "nccl",
@@ -189,7 +203,7 @@ class LogFacts:
     nccl_version: str | None
     fusions: str | None
     tp: int | None = None
-    graphs: str | None = None  # "compiled" at this start | "loaded" from vLLM's cache
+    graphs: str | None = None  # "compiled" at this start | "loaded" from vLLM's cache | "none"
 
 
 @dataclass(frozen=True)
@@ -354,8 +368,25 @@ def log_facts(text: str, tp: int) -> LogFacts:
         backend = _BACKEND_NAMES.get(first, first.lower())
     size = _TP.search(text)
     nccl_version = nccl["version"] if nccl else None
-    graphs = "compiled" if _COMPILED in text else "loaded" if _LOADED in text else None
-    return LogFacts(backend, nccl_version, fused, int(size["tp"]) if size else None, graphs)
+    return LogFacts(backend, nccl_version, fused, int(size["tp"]) if size else None, _graphs(text))
+
+
+def _graphs(text: str) -> str | None:
+    """Whose compiled graphs a start runs, by its log.
+
+    A start that loads a whole function (AOT) may say nothing of its graphs; one that only traces
+    the code again says that it loads them, and then that it saves the function. Without vLLM's own
+    compilation (on the CPU) nothing is said but the mode, and saved functions.
+    """
+    if _COMPILED in text:
+        return "compiled"
+    if any(words in text for words in _LOADED):
+        return "loaded"
+    if _SAVED in text:
+        return "compiled"
+    if _EAGER.search(text):
+        return "none"
+    return "compiled" if _UNCACHED.search(text) else None
 
 
 def is_cpu(engine: Engine) -> bool:

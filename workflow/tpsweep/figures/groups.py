@@ -30,7 +30,7 @@ def grouped(records: Iterable[Record], free: Collection[str], figure: str) -> li
 
 
 def points(lines: Iterable[Record], x: str, y: str) -> list[Point]:
-    """By rising ``x``, with the ends ``<y>_lo`` and ``<y>_hi`` if there are any.
+    """By rising ``x``, with error bars (``ends``).
 
     A line without the figure is NaN, at which matplotlib interrupts the curve: nothing is drawn
     across a cell that is missing or infeasible.
@@ -39,12 +39,21 @@ def points(lines: Iterable[Record], x: str, y: str) -> list[Point]:
         Point(
             line[x],
             math.nan if line[y] is None else line[y],
-            line.get(f"{y}_lo"),
-            line.get(f"{y}_hi"),
+            *ends(line, y),
         )
         for line in lines
     ]
     return sorted(found, key=lambda point: point.x)
+
+
+ERROR_BARS = "Error bars: 95 % intervals between engine starts; points without one have too few."
+
+
+def ends(line: Record, name: str) -> tuple[float | None, float | None]:
+    """Ends of an error bar; none where the interval is of one engine start alone."""
+    if line.get(f"{name}_starts"):
+        return None, None
+    return line.get(f"{name}_lo"), line.get(f"{name}_hi")
 
 
 def by_size(lines: Sequence[Record], x: str, y: str) -> list[Curve]:

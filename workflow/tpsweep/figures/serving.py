@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tpsweep.analysis.series import KEY
 from tpsweep.analysis.table import Record, digits
 from tpsweep.core.layout import Layout
+from tpsweep.core.saturation import NOT_SHOWN, YES
 from tpsweep.figures.groups import by_layout, number_format
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
 
@@ -73,7 +74,7 @@ def _draw(name: str, lines: list[Record]) -> Picture:
         f"{one['model']} on {one['gpu']}: {one['variant']}, {number_format(one)}, {one['weights']}"
         f" weights, all-reduce {one['allreduce_backend']}, data set {one['dataset']},"
         f" {sizes} requests. Error bars: range over seeds and runs. Hollow: saturated,"
-        " so that TTFT depends on how long the test ran."
+        " or not shown to be below it, so that TTFT may depend on how long the test ran."
     )
     return Picture(name, caption, description, tuple(panels))
 
@@ -87,7 +88,7 @@ def _curves(lines: list[Record], rates: list[float], name: str) -> list[Curve]:
                 line[name],
                 line[f"{name}_lo"],
                 line[f"{name}_hi"],
-                hollow=bool(line["saturated"]),
+                hollow=line["saturated"] in (YES, NOT_SHOWN),
             )
             for line in own
             if line[name] is not None

@@ -16,7 +16,7 @@ from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.method import METHOD
 from tpsweep.core.request import Request
 from tpsweep.core.workloads import CAPTURE
-from tpsweep.engine.nvml import LEAST_PHASE_SAMPLES, GpuInfo, GpuWindow, PhaseState
+from tpsweep.engine.nvml import LEAST_PHASE_SAMPLES, GpuGroup, GpuWindow, PhaseState
 from tpsweep.engine.provenance import Host, Software
 from tpsweep.engine.vllm_api import LogFacts
 from tpsweep.measure.measurement import Measurement, Times
@@ -41,9 +41,7 @@ class EngineRecord:
     environment: dict[str, str]
     software: Software
     host: Host
-    gpus: list[GpuInfo] = field(repr=False)
-    gpu_link: str | None
-    gpu_note: str | None
+    gpus: GpuGroup = field(repr=False)
     shape: Shape | None
     tp_ran: int
 
@@ -124,7 +122,7 @@ def _idle_gpus(engine: EngineRecord, cell: Cell, windows: Sequence[GpuWindow | N
     """Every GPU of the group must have worked and held its share of the weights."""
     share = _share(cell.engine, engine.shape)
     reasons = []
-    for info, window in zip(engine.gpus, windows, strict=True):
+    for info, window in zip(engine.gpus.infos, windows, strict=True):
         if window is None:
             reasons.append(f"NVML gave no samples of {info.uuid}")
         elif window.utilisation_pct <= 0:
@@ -140,20 +138,22 @@ def _idle_gpus(engine: EngineRecord, cell: Cell, windows: Sequence[GpuWindow | N
 def _gpu_state(
     engine: EngineRecord, windows: Sequence[GpuWindow | None], output_tokens: int
 ) -> dict[str, Any]:
-    if not engine.gpus or any(window is None for window in windows):
-        return {"gpu_note": engine.gpu_note or "NVML gave no samples during the cell"}
+    group = engine.gpus
+    if not group.infos or any(window is None for window in windows):
+        return {"gpu_note": group.note or "NVML gave no samples during the cell"}
     known = [window for window in windows if window is not None]
     energies = [window.energy_j for window in known]
     energy = None if None in energies else sum(e for e in energies if e is not None)
     sent, received = ([getattr(w, name) for w in known] for name in _NVLINK)
     counted = None not in (*sent, *received)
-    peak = nvlink.peak_gb_s(engine.gpu_link, engine.gpus[0].name)
+    peak = nvlink.peak_gb_s(group.link, group.infos[0].name)
     return {
-        "gpu_names": [info.name for info in engine.gpus],
-        "gpu_uuids": [info.uuid for info in engine.gpus],
-        "gpu_power_limit_w": [info.power_limit_w for info in engine.gpus],
-        "driver_version": engine.gpus[0].driver,
-        "gpu_link": engine.gpu_link,
+        "gpu_names": [info.name for info in group.infos],
+        "gpu_uuids": [info.uuid for info in group.infos],
+        "node_gpu_uuids": group.node_uuids,
+        "gpu_power_limit_w": [info.power_limit_w for info in group.infos],
+        "driver_version": group.infos[0].driver,
+        "gpu_link": group.link,
         "gpu_utilisation_pct": [w.utilisation_pct for w in known],
         "gpu_memory_used_gb": [w.memory_used_b / 1e9 for w in known],
         "gpu_power_w": [w.power_w for w in known],

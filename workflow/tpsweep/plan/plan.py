@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tpsweep.core import stats
 from tpsweep.core.cell import Cell
+from tpsweep.core.schema import IDENTITY_NAMES, PERCENTILES
+from tpsweep.core.workloads import SERVE
 from tpsweep.perfmodel import memory
 from tpsweep.perfmodel.cell_time import CellExpectation, expected_of
 from tpsweep.plan.cost import Cost, make_cost
@@ -60,6 +64,7 @@ class Plan:
     memory: list[Memory]
     cost: Cost
     expected: list[tuple[Planned, CellExpectation]]
+    warnings: list[str]
     unchecked: list[str]
 
     @property
@@ -78,6 +83,7 @@ class Plan:
             "preflights": self.preflights,
             "not_run": [asdict(hole) for hole in self.holes],
             "memory": [asdict(one) for one in self.memory],
+            "warnings": self.warnings,
             "unchecked": self.unchecked,
             "cost": {
                 **{name: getattr(cost, name) for name in totals},
@@ -106,8 +112,36 @@ def make_plan(sweep: Sweep) -> Plan:
         memory=_memory(planned, sweep),
         cost=make_cost(sessions, sweep.site, sweep.config.shapes, expected),
         expected=[(item, expected[item.cell.cell_id]) for item in planned],
+        warnings=list(_few_requests(planned)),
         unchecked=_unchecked(planned, sweep),
     )
+
+
+def _few_requests(planned: list[Planned]) -> Iterator[str]:
+    """Percentiles that cannot appear in the tables: per entry, of the lines with fewest requests.
+
+    A line of the tables pools all runs, as ``analysis.percentiles`` does.
+    """
+    lines: dict[tuple[object, ...], list[Cell]] = {}
+    for item in planned:
+        if item.cell.workload == SERVE:
+            place = item.cell.columns()
+            line = tuple(place[name] for name in IDENTITY_NAMES if name not in ("cell_id", "run"))
+            lines.setdefault((item.entry, *line), []).append(item.cell)
+    fewest: dict[object, tuple[int, str]] = {}
+    for (entry, *_), cells in lines.items():
+        prompts, seeds, runs = cells[0].num_prompts or 0, cells[0].repeats, len(cells)
+        words = f"{prompts} requests x {seeds} seeds x {runs} run{'s' if runs > 1 else ''}"
+        found = prompts * seeds * runs, words
+        fewest[entry] = min(found, fewest.get(entry, found))
+    for entry, (requests, words) in fewest.items():
+        empty = [p for p in PERCENTILES if requests < stats.least_samples(p)]
+        if empty:
+            names = " and ".join(f"p{p}" for p in empty)
+            yield (
+                f"{entry}: no {names} of TTFT, TPOT and E2E in the tables: {words} make {requests},"
+                f" {stats.least_samples(max(empty))} are needed"
+            )
 
 
 def _expected_of(cell: Cell, sweep: Sweep) -> CellExpectation:

@@ -21,8 +21,15 @@ TITLE = (
 
 def text(plan: Plan) -> str:
     """The whole plan."""
-    parts = [_head(plan), _not_run(plan.holes), _unchecked(plan.unchecked), _cost(plan)]
-    parts += [_fit(plan.memory), _expected(plan)]
+    parts = [
+        _head(plan),
+        "\n".join(f"Warning: {warning}" for warning in plan.warnings),
+        _not_run(plan.holes),
+        _unchecked(plan.unchecked),
+        _cost(plan),
+        _fit(plan.memory),
+        _expected(plan),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

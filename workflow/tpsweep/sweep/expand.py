@@ -24,10 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A request set's part of a cell's identity, or why it is not there."""
+    """The digest of a workload's file of requests, if it has one, or why it is not there."""
 
-    identity: dict[str, Any]
+    digest: str | None = None
     problem: str | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Its part of a cell's ``extra``."""
+        return {} if self.digest is None else {"dataset_digest": self.digest}
 
 
 @dataclass(frozen=True)
@@ -140,21 +145,21 @@ def _extra(entry: WorkloadEntry, dataset: Dataset) -> dict[str, Any]:
         return {"profiler": entry.profiler}
     if isinstance(entry, Serve):
         return {**dataset.identity, "slo": entry.slo.model_dump(exclude_none=True)}
-    return dict(dataset.identity)
+    return {**dataset.identity}
 
 
 def _find_dataset(name: str, entry: WorkloadEntry, base: Path) -> Dataset:
     """A file of requests is identified by its content, wherever it lies."""
     if not isinstance(entry, RequestSet) or entry.dataset_path is None:
-        return Dataset({})
+        return Dataset()
     path = base / entry.dataset_path
     try:
         request_set.check_file(
             entry.dataset, path, max(entry.num_prompts), entry.engine.max_model_len
         )
-        return Dataset({"dataset_digest": request_set.file_digest(path)})
+        return Dataset(request_set.file_digest(path))
     except OSError as error:
-        return Dataset({}, f"dataset_path {entry.dataset_path!r}: {error.strerror}")
+        return Dataset(problem=f"dataset_path {entry.dataset_path!r}: {error.strerror}")
     except ValueError as error:
         key = f"workloads.{name}.dataset_path"
         raise ConfigError(key, entry.dataset_path, str(error)) from None

@@ -7,39 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpsweep.core.atomic import replacing
-from tpsweep.core.errors import one_line
-from tpsweep.core.schema import FLOAT, IDENTITY, INT, TEXT, Column
+from tpsweep.core.manifest import SCHEMA
 from tpsweep.core.workloads import KINDS
 from tpsweep.perfmodel.cell_time import expected_of, start_seconds
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.sweep.expand import Planned
 
-COLUMNS = (
-    *IDENTITY,
-    Column("path", TEXT, "the row's place below the results root"),
-    Column("status", TEXT, "planned, infeasible or excluded"),
-    Column("reason", TEXT, "why it is not planned; null if it is"),
-    Column("session", TEXT, "cells with an equal key share an engine"),
-    Column("settings", TEXT, "digest of what else can change a number; cells compare within it"),
-    Column("minutes", INT, "the cell's own time limit"),
-    Column("entry", TEXT, "the workload's name in the config"),
-    Column("workload_label", TEXT, "for people, from the config"),
-    Column("model_label", TEXT, "for people, from the config"),
-    Column("expected_prefill_ms", FLOAT, "by docs/expectation.md, never measured; latency only"),
-    Column("expected_tpot_ms", FLOAT, "by docs/expectation.md, never measured; latency, serve"),
-    Column("expected_s", FLOAT, "what the cell should take on its engine; null: not known"),
-    Column("expected_start_s", FLOAT, "what its engine's start should take"),
-    Column("expectation_note", TEXT, "reason why there is no expectation"),
-    Column("gpu_hour_usd", FLOAT, "price of an hour of one GPU, from the config; null without"),
-)
 _OF_PLAN = ("status", "reason", "minutes", "entry", "workload_label", "model_label")
 _SWEEP = b"sweep_sha256"
-SCHEMA = pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in COLUMNS])
 
 
 def write_manifest(
@@ -70,6 +49,16 @@ def write_manifest(
         pq.write_table(table, temporary, compression="zstd")
 
 
+def other_sites(path: Path, site: str) -> list[str]:
+    """The sites other than ``site`` of which the results root with this manifest holds rows."""
+    try:
+        planned = pq.read_table(path, columns=["site", "path"], filters=[("site", "!=", site)])
+    except (pa.ArrowException, OSError):
+        return []
+    lines = planned.to_pylist()
+    return sorted({line["site"] for line in lines if (path.parent / line["path"]).exists()})
+
+
 def is_of(path: Path, sweep: str) -> bool:
     """Whether the manifest at ``path`` was written for this sweep, with all columns of today; False
     if there is none."""
@@ -83,16 +72,6 @@ def is_of(path: Path, sweep: str) -> bool:
 
 def _digest(sweep: str) -> bytes:
     return hashlib.sha256(sweep.encode()).hexdigest().encode()
-
-
-def read_manifest(path: Path) -> pd.DataFrame:
-    """The manifest, one line per cell. Raises ``ValueError``, one line, if it is not readable."""
-    try:
-        table = pq.read_table(path, schema=SCHEMA)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not a readable manifest: {one_line(error)}") from error
-    frame: pd.DataFrame = table.to_pandas(types_mapper={INT: pd.Int64Dtype()}.get)
-    return frame
 
 
 def _expected(

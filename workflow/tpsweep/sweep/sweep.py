@@ -26,7 +26,7 @@ from tpsweep.sweep.damaged import damaged
 from tpsweep.sweep.expand import Planned, expand
 from tpsweep.sweep.feasibility import refuse
 from tpsweep.sweep.filters import selected
-from tpsweep.sweep.manifest import is_of
+from tpsweep.sweep.manifest import is_of, other_sites
 
 AGAIN = ".again"
 """There only while rows that cannot be read are measured again, below the results root."""
@@ -311,6 +311,13 @@ def check_files(paths: Iterable[str | Path]) -> None:
             raise InputError(f"config: {twice} of {path.name}, allowed: once")
 
 
+def _refuse_other_sites(config: Config, site: Site, base: Path) -> None:
+    others = other_sites(base / config.results / results_paths.MANIFEST, site.name)
+    if others:
+        allowed = f"it holds rows of site {', '.join(others)}; allowed: a folder for each site"
+        raise ConfigError("results", config.results, allowed)
+
+
 def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
     """Check a config (with the key ``site``: the path of a site.yaml) and expand its matrix.
 
@@ -330,6 +337,7 @@ def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
         config = load_config(data, base)
         planned = expand(config, site)
         refuse(config, site, planned)
+        _refuse_other_sites(config, site, base)
     except (ConfigError, SiteError) as error:
         raise InputError(str(error)) from error
     kept = {key: value for key, value in raw.items() if key != "only"}
