@@ -169,6 +169,21 @@ def test_a_gpu_that_does_not_hold_its_share_is_refused() -> None:
     assert refused(windows=windows) == []
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "fp8"},  # 9.1 GB: 4.5 a GPU
+        {"args": {"cpu_offload_gb": 2}},  # 8.0 GB less 2.1 on the host
+        {"args": {"hf_config_path": "elsewhere"}},  # not known
+    ],
+)
+def test_its_share_is_what_the_engine_makes_of_the_model(changes: dict[str, Any]) -> None:
+    windows: list[GpuWindow | None] = [WINDOWS[0], gpu_window("GPU-b", memory_used_b=5e9)]
+    cell = replace(CELL, engine=replace(CELL.engine, **changes))
+    assert refused(cell, windows=windows) == []
+    assert len(refused(CELL, windows=windows)) == 1
+
+
 def test_a_step_faster_than_the_memory_is_refused() -> None:
     """15.01 GB read per step, by two GPUs of 4.8 TB/s each: 1.564 ms at best."""
     (reason,) = refused(found=measured(tpot_s=0.0015))

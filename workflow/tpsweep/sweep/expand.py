@@ -221,7 +221,8 @@ def _precision_problem(engine: Engine, config: Config) -> str | None:
     if engine.precision == BF16:
         return None
     if engine.gpu_card == "CPU":
-        return f"precision {engine.precision} needs GPUs, and this class has none"
+        said = "on a CPU vLLM has FP8 with AMX instructions only, which no site file tells"
+        return f"precision {engine.precision}: {said}"
     if shape is not None and shape.quantization is not None:
         method = shape.quantization.method
         return f"precision {engine.precision}: vLLM quantizes plain weights only, not {method}"
