@@ -10,7 +10,15 @@ PLUGIN := cluster/snakemake-executor-plugin-submitit
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(STAMP)  ## create .venv: executor plugin, project, CPU or CUDA engine
+install: $(STAMP)  ## create .venv: plugin, project, engine; ENGINE=none|cpu|cuda says which
+
+# Only as an argument of make: a variable of that name in the environment is somebody else's.
+ifeq ($(origin ENGINE),command line)
+export TPSWEEP_ENGINE := $(ENGINE)
+ifneq ($(ENGINE),$(shell cat .venv/.engine 2>/dev/null))
+.PHONY: $(STAMP)
+endif
+endif
 
 $(STAMP): pyproject.toml $(PLUGIN)/pyproject.toml install/install.sh $(wildcard install/constraints*.txt)
 	install/install.sh

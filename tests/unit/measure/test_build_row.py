@@ -19,6 +19,7 @@ from tpsweep.core.request import Request
 from tpsweep.engine.nvml import GpuGroup, GpuInfo, GpuWindow, PhaseState
 from tpsweep.engine.provenance import Host, Software
 from tpsweep.engine.repeat import Finished, Repeat
+from tpsweep.engine.start_phases import StartPhases
 from tpsweep.engine.vllm_api import LogFacts, RequestTimes
 from tpsweep.measure import latency
 from tpsweep.measure.build_row import Context, EngineRecord, make_row, refusals
@@ -81,6 +82,7 @@ def engine_record(**changes: Any) -> EngineRecord:
         "gpus": GPUS,
         "shape": SHAPE,
         "tp_ran": 2,
+        "phases": StartPhases(9.0, 20.0, 11.0, 30.0, 10.0, 9.0, 1.0),
     }
     return EngineRecord(**{**fields, **changes})
 

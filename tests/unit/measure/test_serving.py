@@ -14,11 +14,12 @@ from tpsweep.core.stats import percentile
 from tpsweep.engine import api_server
 from tpsweep.engine.load_generator import Sent
 from tpsweep.measure import serving
-from tpsweep.sweep.request_set import RequestSet
+from tpsweep.sweep.request_set import Prefix, RequestSet
 
 TTFT_S, ITL_S, TOKENS = 0.020, 0.005, 11
 E2E_S = TTFT_S + ITL_S * (TOKENS - 1)
 COUNT = 40
+HALF = frozenset(range(COUNT // 2))
 REQUESTS = RequestSet([[7] * 3] * COUNT, [TOKENS] * COUNT)
 
 
@@ -224,6 +225,46 @@ def test_a_bad_request_refuses_the_cell_and_makes_no_figures(
 def test_prefix_hits_refuse_the_cell() -> None:
     measurement, _ = measure([sent()] * 3, hits=32)
     assert measurement.refusals == ["32 prompt tokens came from the prefix cache"]
+
+
+SHARING = RequestSet([[7] * 32 + [1]] * COUNT, [TOKENS] * COUNT, prefix=Prefix(32, HALF, 1000))
+
+
+def shared(hits: float) -> tuple[Any, list[RequestSet]]:
+    """A cell whose prompts share 32 tokens by half of them: at most 640 hits a seed."""
+    counts = iter([api_server.Counters(5.0, 100.0), api_server.Counters(5.0 + hits, 220.0)])
+    asked: list[RequestSet] = []
+
+    def send(requests: RequestSet, *_: object) -> Sent:
+        asked.append(requests)
+        return sent(input_lens=[33] * COUNT)
+
+    measurement, _ = serving.run(serve_cell(), SHARING, send, lambda: next(counts))
+    return measurement, asked
+
+
+def test_hits_of_a_shared_prefix_are_a_share_of_the_prompts() -> None:
+    measurement, asked = shared(hits=3 * 640)
+    assert measurement.refusals == []
+    assert measurement.figures["prefix_hit_share"] == pytest.approx(640 / (33 * COUNT))
+    prompts = [tuple(prompt) for requests in asked for prompt in requests.prompts]
+    assert len({prompt[:32] for prompt in prompts}) > COUNT  # what is not shared is drawn anew
+    assert sum(prompt[:32] == (7,) * 32 for prompt in prompts) == 3 * COUNT // 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("hits", "said"),
+    [
+        (3 * 640 + 16, "1936 prompt tokens came from the prefix cache; shared are 1920"),
+        (
+            0,
+            "no prompt token came from the prefix cache: prefix_len 32 is below the engine's block",
+        ),
+    ],
+)
+def test_other_hits_than_those_of_the_prefix_refuse_the_cell(hits: float, said: str) -> None:
+    measurement, _ = shared(hits)
+    assert measurement.refusals[0].startswith(said) and measurement.figures == {}
 
 
 def test_somebody_elses_requests_refuse_the_cell() -> None:

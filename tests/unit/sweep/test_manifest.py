@@ -38,10 +38,11 @@ def test_every_cell_comes_back(planned: list[Planned], tmp_path: Path) -> None:
     frame = pd.read_parquet(path)
     assert list(frame["cell_id"]) == [item.cell.cell_id for item in planned]
     assert list(frame["path"]) == [item.cell.path for item in planned]
-    assert list(frame["session"]) == [item.cell.engine.session for item in planned]
+    assert list(frame["session"]) == [item.started.session for item in planned]
     assert set(frame["status"]) == {"planned", "infeasible"}
     assert set(IDENTITY_NAMES) <= set(frame.columns)
-    assert all(frame[name].notna().any() for name in {*IDENTITY_NAMES} - {"max_concurrency"})
+    unused = {"max_concurrency", "speed", "prefix_len", "prefix_share"}
+    assert all(frame[name].notna().any() for name in {*IDENTITY_NAMES} - unused)
     assert frame.loc[frame["status"] == "planned", "reason"].isna().all()
     assert frame.loc[frame["status"] != "planned", "reason"].notna().all()
     assert set(frame["model_label"]) == {"Llama-3.1-8B-Instruct", "Llama-3.1-70B-Instruct"}

@@ -67,6 +67,16 @@ def test_the_floor_is_the_kept_repeats(sweep: Sweep) -> None:
     assert line["gpu_h_floor"] == pytest.approx(2 * (90 + 2 + 3 + 20) / 3600)
 
 
+def test_each_start_counts_once_in_the_seconds_of_a_start(sweep: Sweep) -> None:
+    for run, (engine_id, imports) in enumerate((("e1", 8.0), ("e1", 8.0), ("e2", 12.0))):
+        found = took(f"a-{run}", 90, "10:00", "10:05", "10:30")
+        found |= {"engine_id": engine_id, "start_imports_s": imports}
+        add(sweep, "a", 20.0, run=run, measured=found)
+    (line,) = lines(sweep).values()
+    assert (line["starts"], line["start_s"], line["start_imports_s"]) == (2, 90, 10.0)
+    assert line["start_weights_s"] is None
+
+
 def test_what_is_not_known_is_null(sweep: Sweep) -> None:
     add(sweep, "a", 20.0, measured={"session_id": "a-1"})
     add(sweep, "b", 20.0, tp=1)

@@ -22,7 +22,7 @@ from tpsweep.analysis.table import IDENTITY_VIEWS, SYNTHETIC, Record, View, iden
 from tpsweep.core import schema, stats
 from tpsweep.core.axes import LAYOUT, NO_ALLREDUCE
 from tpsweep.core.layout import Layout
-from tpsweep.core.schema import INT, TEXT, Column
+from tpsweep.core.schema import BOOL, INT, TEXT, Column
 from tpsweep.results.hosts import label_hosts
 from tpsweep.results.load import Results, records
 
@@ -47,13 +47,14 @@ HEAD = (
     Column("settings", TEXT, "of the series: digest of what else could change a number"),
     Column("allreduce_backend", TEXT, "of the series; its TP=1 line ran without all-reduce"),
     *(column for column in schema.IDENTITY if column.name in LINE),
-    Column("state", TEXT, "measured, or why the line or some of its runs have no figures"),
+    Column("state", TEXT, "measured, imported, or why the line or some of its runs have no value"),
     Column("runs", INT, "runs measured"),
     Column("runs_planned", INT, "runs asked for"),
 )
 BASELINE = Column("baseline_tp", INT, "smallest measured TP of the series")
 TAIL = (
     Column("note", TEXT, "what else differs between the lines of the series"),
+    Column("imported", BOOL, "true: a result of vLLM's own benchmarks, not measured here"),
     SYNTHETIC,
 )
 RUNS = View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}")
@@ -91,7 +92,7 @@ class Line:
 
     @property
     def gpus(self) -> int:
-        """GPUs of the engine."""
+        """GPUs of the engine; 0 for an imported line that does not say."""
         return self.layout.gpus
 
     @cached_property
@@ -103,6 +104,12 @@ class Line:
     def is_synthetic(self) -> bool:
         """Whether a made-up row is among its rows."""
         return any(cell["synthetic"] for cell in self.measured)
+
+    @property
+    def imported(self) -> list[str]:
+        """Notes that its rows are not ours, and whose they are."""
+        found = dict.fromkeys(cell["imported"] for cell in self.measured if cell["imported"])
+        return [f"imported: {whose}" for whose in found]
 
     @property
     def state(self) -> str:
@@ -226,18 +233,19 @@ class Series:
             **dict(zip(KEY, self.key, strict=True)),
             "allreduce_backend": self.backend,
             **line.layout.sizes,
-            "gpus": line.gpus,
-            "state": line.state,
+            "gpus": line.gpus or None,
+            "state": "imported" if line.imported else line.state,
             "runs": len(line.measured),
             "runs_planned": len(line.cells),
-            "note": "; ".join([*self.differences, *warnings]) or None,
+            "note": "; ".join([*line.imported, *self.differences, *warnings]) or None,
+            "imported": bool(line.imported),
             "synthetic": line.is_synthetic,
         }
 
     @cached_property
     def differences(self) -> list[str]:
         """Provenance in which the measured lines differ: it could explain their difference."""
-        parallel = [line for line in self.lines if line.tp > 1]
+        parallel = [line for line in self.lines if line.layout.has_allreduce]
         found = [_difference(label, name, self.lines) for label, name in _COMPARED.items()]
         found.append(_difference("all-reduce that ran", RAN, parallel))
         found.append(other_hosts(*self.lines))
@@ -287,19 +295,25 @@ class Source:
     """What tables are built from: the cells of a results folder, joined and grouped once.
 
     Lines are shared by all tables, so that what one table asked of their samples is there for the
-    next. Never change a cell or a line.
+    next. Never change a cell or a line. Imported rows are in series that are asked for with them,
+    and nowhere else: nothing is known of their machine, plan and cost.
     """
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        self._series: dict[str, list[Series]] = {}
+        self._series: dict[tuple[str, bool], list[Series]] = {}
 
-    @cached_property
+    @property
     def cells(self) -> list[Record]:
         """Every cell of the manifest with the columns of its row; these are None without a row.
 
         ``host`` is no column of a row: it tells the machines of all rows apart (``label_hosts``).
         """
+        return self._both[False]
+
+    @cached_property
+    def _both(self) -> dict[bool, list[Record]]:
+        """Own cells (False) and imported ones (True)."""
         names = [name for name in schema.SCHEMA.names if name not in schema.IDENTITY_NAMES]
         measured = records(self.results.rows, ("cell_id", "site", *names))
         hosts = label_hosts(measured)
@@ -308,17 +322,25 @@ class Source:
         }
         nothing = dict.fromkeys([*names, "host"])
         planned = records(self.results.manifest)
-        return [{**by_id.get(cell["cell_id"], nothing), **cell} for cell in planned]
+        found: dict[bool, list[Record]] = {False: [], True: []}
+        for cell in planned:
+            record = {**by_id.get(cell["cell_id"], nothing), **cell}
+            found[bool(record["imported"])].append(record)
+        return found
 
     def of(self, workload: str) -> list[Record]:
         """The cells of a workload."""
         return [cell for cell in self.cells if cell["workload"] == workload]
 
-    def series(self, workload: str) -> list[Series]:
-        """Every series of a workload that the manifest has, measured or not."""
-        if workload not in self._series:
-            self._series[workload] = list(_series(self.of(workload)))
-        return self._series[workload]
+    def series(self, workload: str, *, imported: bool = False) -> list[Series]:
+        """Every series of a workload that the manifest has, measured or not; with those of
+        imported rows, each alone, if asked."""
+        key = (workload, imported)
+        if key not in self._series:
+            others = self._both[True] if imported else []
+            cells = [*self.of(workload), *(c for c in others if c["workload"] == workload)]
+            self._series[key] = list(_series(cells))
+        return self._series[key]
 
 
 def _series(cells: Iterable[Record]) -> Iterator[Series]:

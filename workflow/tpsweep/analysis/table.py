@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,11 @@ class Table:
     def schema(self) -> pa.Schema:
         """The same for every sweep: types do not depend on what was measured."""
         return pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in self.columns])
+
+    @property
+    def own(self) -> Table:
+        """The table without imported lines, which no other table or figure may be made of."""
+        return replace(self, records=[line for line in self.records if not line.get("imported")])
 
     def write(self, folder: Path) -> None:
         """Write ``<name>.parquet``, ``.csv`` and ``.md``, each atomically.

@@ -16,6 +16,7 @@ from typing import Any
 
 from tpsweep.core.axes import AXES, without_defaults
 from tpsweep.core.layout import Layout
+from tpsweep.core.workloads import ENGINE, OFFLINE, SERVER
 
 Scalar = str | int | float | bool | None
 """What an engine argument may hold; nested mappings (``compilation_config``) are allowed too."""
@@ -67,9 +68,10 @@ class Engine(Layout):
 
     ``gpu`` is the site's name of a node class, ``gpu_card`` the silicon. ``args`` are vLLM's
     engine arguments, all pinned limits included (``max_model_len``, ``max_num_seqs``,
-    ``max_num_batched_tokens``, ...). ``mode`` is ``offline``, ``server`` or ``nsys``; ``run``
-    is the replicate: another run is another start. ``environment`` is what the site sets for
-    every engine (NCCL's switches, say). ``precision``: see ``core.axes``.
+    ``max_num_batched_tokens``, ...). ``mode`` of a cell's engine says how its requests reach it
+    (``offline``, ``server``, ``nsys``), that of an engine that is started may be ``engine``, which
+    is both. ``run`` is the replicate: another run is another start. ``environment`` is what the
+    site sets for every engine (NCCL's switches, say). ``precision``: see ``core.axes``.
     """
 
     site: str
@@ -99,6 +101,21 @@ class Engine(Layout):
             "weights": self.model.weights,
         }
         return {name: getattr(self, name) for name in _ENGINE_COLUMNS} | of_model
+
+    @property
+    def shared(self) -> Engine:
+        """What is started for its cells: an engine that runs offline and served cells alike.
+
+        nsys slows the process that it profiles, and replicas are several engines: these have a
+        start of their own.
+        """
+        if self.replicas > 1 or self.mode not in (OFFLINE, SERVER):
+            return self
+        return dataclasses.replace(self, mode=ENGINE)
+
+    def serves(self, other: Engine) -> bool:
+        """Whether a start of this engine measures the cells of ``other``."""
+        return self.session in (other.session, other.shared.session)
 
     @property
     def session(self) -> str:
@@ -147,6 +164,9 @@ class Cell:
     num_prompts: int | None = None
     request_rate: float | None = None
     max_concurrency: int | None = None
+    speed: float | None = None
+    prefix_len: int | None = None
+    prefix_share: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:

@@ -118,6 +118,11 @@ FIGURES = (
         "share of requests within them, median of seeds; null without slo",
     ),
     Column(
+        "prefix_hit_share",
+        FLOAT,
+        "serve with a shared prefix: of the prompt tokens, those found in the prefix cache",
+    ),
+    Column(
         "steady_share",
         FLOAT,
         "share of the time from first completion to last send; median of seeds",
@@ -180,6 +185,17 @@ GPU_STATE = (
     Column("gpu_note", TEXT, "why GPU columns are null"),
 )
 
+START_PHASES = (
+    Column("start_imports_s", FLOAT, "of engine_start_s: until vLLM was imported"),
+    Column("start_processes_s", FLOAT, "vLLM's processes, their imports and links; all the rest"),
+    Column("start_weights_s", FLOAT, "loading weights; null: vLLM's log does not tell"),
+    Column("start_compile_s", FLOAT, "torch.compile, or loading what it had kept (graphs)"),
+    Column("start_graphs_s", FLOAT, "capturing CUDA graphs"),
+    Column("start_kv_s", FLOAT, "memory profile, KV cache, warm-up"),
+    Column("start_http_s", FLOAT, "server and load generator, once the engine ran"),
+)
+"""Parts of an engine start: they sum up to it."""
+
 PROVENANCE = (
     Column("method", INT, "version of how this workload is measured; null: 1"),
     Column("vllm_version_ran", TEXT, "vLLM that measured"),
@@ -218,6 +234,7 @@ PROVENANCE = (
     Column("session_shuffled", BOOL, "the cells of the session were to run in shuffled order"),
     Column("engine_id", TEXT, "one per engine start"),
     Column("engine_start_s", FLOAT, "seconds from process start to ready"),
+    *START_PHASES,
     Column("warmups", INT, "iterations discarded"),
     Column("repeats", INT, "iterations kept"),
     Column("gap_s", FLOAT, "end of the engine's last measurement to this start; null if first"),
@@ -225,6 +242,7 @@ PROVENANCE = (
     Column("measured_at", TEXT, "UTC, ISO 8601: first kept repeat"),
     Column("ended_at", TEXT, "UTC, ISO 8601: end of the last repeat"),
     Column("log", TEXT, "the session's log file"),
+    Column("imported", TEXT, "not measured here: whose result the row is; null for own rows"),
     Column("synthetic", BOOL, "true: invented for a test, never measured"),
 )
 

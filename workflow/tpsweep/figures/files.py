@@ -31,7 +31,9 @@ LIMIT = 12
 
 def pictures(tables: Mapping[str, Table]) -> tuple[list[Picture], int]:
     """All figures in the order of the page, and how many were left out."""
-    compared, online, floors, terms, captures, tp_pairs = (tables[name].records for name in NEEDS)
+    compared, online, floors, terms, captures, tp_pairs = (
+        tables[name].own.records for name in NEEDS
+    )
     kinds = (
         draw_models(compared, LIMIT),
         draw_classes(compared, online, LIMIT),

@@ -18,6 +18,7 @@ from tpsweep.core.request import Request
 from tpsweep.core.workloads import CAPTURE
 from tpsweep.engine.nvml import LEAST_PHASE_SAMPLES, GpuGroup, GpuWindow, PhaseState
 from tpsweep.engine.provenance import Host, Software
+from tpsweep.engine.start_phases import StartPhases
 from tpsweep.engine.vllm_api import LogFacts
 from tpsweep.measure.measurement import Measurement, Times
 from tpsweep.perfmodel import nvlink
@@ -44,6 +45,7 @@ class EngineRecord:
     gpus: GpuGroup = field(repr=False)
     shape: Shape | None
     tp_ran: int
+    phases: StartPhases
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,7 @@ def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context
         "model_digest": cell.engine.model.digest,
         "engine_id": engine.engine_id,
         "engine_start_s": engine.start_s,
+        **asdict(engine.phases),
         "session_id": context.request.session_id,
         "session_order": context.order,
         "gap_s": gap,

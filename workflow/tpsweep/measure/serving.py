@@ -47,26 +47,36 @@ def run(
     began = clock()
     if cell.warmups:
         chosen = [k % len(requests.prompts) for k in range(cell.warmups)]
+        source = requests.for_seed(cell.repeats)  # none of the seeds that are measured
         few = RequestSet(
-            [requests.prompts[k] for k in chosen], [requests.output_lens[k] for k in chosen]
+            [source.prompts[k] for k in chosen], [source.output_lens[k] for k in chosen]
         )
         send(few, None, cell.max_concurrency, 0)
     before, measured = counters(), clock()
     runs = [
-        send(requests, cell.request_rate, cell.max_concurrency, seed)
+        send(requests.for_seed(seed), cell.request_rate, cell.max_concurrency, seed)
         for seed in range(cell.repeats)
     ]
     times = Times(began, measured, clock())
     reasons = refusals(requests, runs)
     after, count = counters(), cell.repeats * len(requests.prompts)
-    if hits := after.prefix_hits - before.prefix_hits:
-        reasons.append(f"{hits:.0f} prompt tokens came from the prefix cache")
+    hits = after.prefix_hits - before.prefix_hits
+    if hits > cell.repeats * requests.most_hits:
+        allowed = f"; shared are {cell.repeats * requests.most_hits}" if requests.prefix else ""
+        reasons.append(f"{hits:.0f} prompt tokens came from the prefix cache{allowed}")
+    elif requests.prefix and not hits:
+        reasons.append(
+            f"no prompt token came from the prefix cache: prefix_len {requests.prefix.length} is "
+            "below the engine's block, or the engine does not cache"
+        )
     if (finished := after.finished - before.finished) > count:
         reasons.append(
             f"the server answered {finished:.0f} requests, {count} were sent: someone else used it"
         )
     # Of failed requests there are only zeros: no figure is made of them.
     made = {} if reasons else figures(cell, requests, runs)
+    if made and requests.prefix:
+        made["prefix_hit_share"] = hits / (cell.repeats * sum(requests.prompt_lens))
     return Measurement(times, made, reasons, sum(sum(r.output_lens) for r in runs)), runs
 
 

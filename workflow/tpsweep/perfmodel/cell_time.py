@@ -80,6 +80,8 @@ def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> 
         )
     if cell.input_len is None or cell.output_len is None:
         return CellExpectation(note=f"the lengths of {cell.dataset} are in its file")
+    if cell.prefix_len is not None:
+        return CellExpectation(note="prompts come from the prefix cache in part")
     try:
         work = work_of(engine, shape)
         if work.no_expectation:

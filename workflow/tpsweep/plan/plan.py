@@ -100,7 +100,7 @@ def make_plan(sweep: Sweep) -> Plan:
     again."""
     planned = [item for item in sweep.planned if item.status == "planned"]
     expected = {item.cell.cell_id: _expected_of(item.cell, sweep) for item in planned}
-    jobs = _to_run(sweep)
+    jobs = jobs_to_run(sweep)
     sessions = make_sessions(jobs, sweep.site, sweep.config.engine_start_minutes)
     return Plan(
         site=sweep.site.name,
@@ -157,7 +157,7 @@ def _unchecked(planned: list[Planned], sweep: Sweep) -> list[str]:
     return list(dict.fromkeys(line for line in said if line))
 
 
-def _to_run(sweep: Sweep) -> dict[str, Job]:
+def jobs_to_run(sweep: Sweep) -> dict[str, Job]:
     """Jobs of this run without a row, or with one that cannot be read."""
     again = {f"{sweep.results}/{path}" for path in sweep.damaged}
     return {p: sweep.jobs[p] for p in sweep.wanted if p in again or not Path(p).exists()}

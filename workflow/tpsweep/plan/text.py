@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from tabulate import tabulate
 
 from tpsweep.core.cell import BF16, Cell
+from tpsweep.core.preflight_record import MINUTES
 from tpsweep.perfmodel.cell_time import CellExpectation
 from tpsweep.plan.cost import ClassCost, Cost
 from tpsweep.plan.plan import Hole, Memory, Plan
@@ -40,7 +41,7 @@ def _head(plan: Plan) -> str:
         f"Cells: {sum(counts.values())} in the matrix, {counts.get('planned', 0)} planned, "
         f"{counts.get('infeasible', 0)} infeasible, {counts.get('excluded', 0)} excluded",
         f"To run: {plan.to_run} cells ({plan.measured} are measured) in {plan.cost.sessions} "
-        f"sessions, after {plan.preflights} preflights of at most 10 minutes",
+        f"sessions, after {plan.preflights} preflights of at most {MINUTES} minutes",
     ]
     return "\n".join(lines)
 

@@ -99,7 +99,10 @@ def load(results: Path, *, keep: bool = False) -> Results:
 
 def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[FailureLine]:
     """Why planned cells have no row: those that have not run yet are not in it."""
-    refused = _failed_preflights(results)
+    refused = {
+        name: f"preflight of {name}: {record.reason}"
+        for name, record in failed_preflights(results).items()
+    }
     measured = set(read.rows["cell_id"].to_pylist())
     for cell_id, path, gpu, gpus in planned.itertuples(index=False, name=None):
         record = results / results_paths.failure_record(cell_id)
@@ -174,8 +177,8 @@ def _load_manifest(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _failed_preflights(results: Path) -> dict[str, str]:
-    """Why classes (``<gpu>x<gpus>``) failed their last preflight."""
+def failed_preflights(results: Path) -> dict[str, preflight_record.Record]:
+    """The records of classes (``<gpu>x<gpus>``) that failed their last preflight."""
     found = {}
     for path in sorted((results / preflight_record.FOLDER).glob("*.json")):
         try:
@@ -186,7 +189,7 @@ def _failed_preflights(results: Path) -> dict[str, str]:
             )
             continue
         if not record.ok:
-            found[record.name] = f"preflight of {record.name}: {record.reason}"
+            found[record.name] = record
     return found
 
 

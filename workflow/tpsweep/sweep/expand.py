@@ -28,6 +28,7 @@ class Dataset:
 
     digest: str | None = None
     problem: str | None = None
+    path: Path | None = None
 
     @property
     def identity(self) -> dict[str, str]:
@@ -41,6 +42,7 @@ class Planned:
     ``reason`` says why if it is not planned. ``minutes`` is the cell's own time limit.
 
     ``entry`` is the workload's name in the config; labels are for people and change nothing.
+    ``one_start``: the engine that is started for it may measure cells of other modes, too.
     """
 
     cell: Cell
@@ -50,6 +52,12 @@ class Planned:
     entry: str
     workload_label: str | None
     model_label: str | None
+    one_start: bool = True
+
+    @property
+    def started(self) -> Engine:
+        """The engine that is started for the cell, and for others that it can measure."""
+        return self.cell.engine.shared if self.one_start else self.cell.engine
 
 
 def expand(config: Config, site: Site) -> list[Planned]:
@@ -77,7 +85,17 @@ def expand(config: Config, site: Site) -> list[Planned]:
                 elif reason:
                     status = "infeasible"
                 labels = entry.label, config.models[engine.model.name].label
-                planned.append(Planned(cell, status, reason, entry.minutes, name, *labels))
+                planned.append(
+                    Planned(
+                        cell,
+                        status,
+                        reason,
+                        entry.minutes,
+                        name,
+                        *labels,
+                        config.settings.one_start,
+                    )
+                )
     for i in sorted(unused):
         raise ConfigError(f"exclude.{i}", exclusions[i], "it matches no cell of this sweep")
     return planned
@@ -104,11 +122,21 @@ def _engines(entry: WorkloadEntry, config: Config, site: Site) -> Iterator[Engin
                 site=site.name,
                 gpu_card=card,
                 vllm_version=settings.vllm_version,
-                args={**entry.engine.model_dump(), **settings.variants[variant]},
+                args={
+                    **entry.engine.model_dump(),
+                    **_prefix_caching(entry),
+                    **settings.variants[variant],
+                },
                 mode=_mode(entry, card),
                 run=run,
                 environment=dict(site.environment),
             )
+
+
+def _prefix_caching(entry: WorkloadEntry) -> dict[str, Any]:
+    """Off for everyone else: a cached prompt has no prefill (``engine.vllm_api``)."""
+    shares = isinstance(entry, Serve) and entry.prefix_len
+    return {"enable_prefix_caching": True} if shares else {}
 
 
 def _listed(axis: Axis, entry: WorkloadEntry, config: Config) -> list[Any]:
@@ -127,9 +155,16 @@ def _mode(entry: WorkloadEntry, card: str) -> str:
 def _cells(entry: WorkloadEntry, engine: Engine, dataset: Dataset) -> Iterator[Cell]:
     """The cells that one engine measures for a workload."""
     listed = {axis.name: entry.listed(axis) or [axis.default] for axis in CELL_AXES}
+    is_trace = isinstance(entry, Serve) and entry.dataset == "trace"
+    if is_trace:
+        listed["speed"] = entry.speed or [1.0]
     for values in itertools.product(*listed.values()):
+        chosen = dict(zip(listed, values, strict=True))
+        if is_trace and dataset.path is not None:
+            recorded = request_set.recorded_rate(dataset.path, chosen["num_prompts"])
+            chosen["request_rate"] = recorded * chosen["speed"]
         yield Cell(
-            **dict(zip(listed, values, strict=True)),
+            **chosen,
             workload=entry.kind,
             engine=engine,
             dataset=entry.dataset if isinstance(entry, RequestSet) else "random",
@@ -157,7 +192,7 @@ def _find_dataset(name: str, entry: WorkloadEntry, base: Path) -> Dataset:
         request_set.check_file(
             entry.dataset, path, max(entry.num_prompts), entry.engine.max_model_len
         )
-        return Dataset(request_set.file_digest(path))
+        return Dataset(request_set.file_digest(path), path=path)
     except OSError as error:
         return Dataset(problem=f"dataset_path {entry.dataset_path!r}: {error.strerror}")
     except ValueError as error:

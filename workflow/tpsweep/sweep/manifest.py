@@ -39,7 +39,7 @@ def write_manifest(
     for item in planned:
         engine = item.cell.engine
         # One engine object serves many cells: its key is hashed once.
-        session = sessions.get(id(engine)) or sessions.setdefault(id(engine), engine.session)
+        session = sessions.get(id(engine)) or sessions.setdefault(id(engine), item.started.session)
         price = (prices or {}).get(engine.gpu)
         cost = {"gpu_hour_usd": price}
         records.append(_record(item, session) | _expected(item, shapes, unknown or {}) | cost)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import SYNTHETIC, Record, Table, View, figure, identity, text
-from tpsweep.core.schema import FLOAT, INT, TEXT, Column
+from tpsweep.core.schema import FLOAT, INT, START_PHASES, TEXT, Column
 from tpsweep.core.workloads import LATENCY, THROUGHPUT
 from tpsweep.perfmodel.cell_time import cost
 
@@ -35,6 +37,9 @@ COLUMNS = (
     Column("floor_ratio", FLOAT, "gpu_h_taken / gpu_h_floor"),
     Column("gpu_h_taken_unpacked", FLOAT, "gpu_h_taken with one engine start per cell"),
     Column("saving_taken", FLOAT, "gpu_h_taken_unpacked / gpu_h_taken"),
+    Column("starts", INT, "engine starts that made these rows"),
+    Column("start_s", FLOAT, "median of their engine_start_s"),
+    *(Column(c.name, FLOAT, f"median of the starts: {c.doc}") for c in START_PHASES),
     SYNTHETIC,
 )
 VIEWS = (
@@ -54,6 +59,15 @@ VIEWS = (
     View("Taken (GPU h)", figure("gpu_h_taken", "n/a")),
     View("Over floor (factor)", figure("floor_ratio", "n/a")),
     View("Saved by sharing (factor)", figure("saving_taken", "n/a")),
+    View("Starts", text("starts")),
+    View("Start (s)", figure("start_s", "n/a")),
+    View("Imports (s)", figure("start_imports_s", "n/a")),
+    View("Processes (s)", figure("start_processes_s", "n/a")),
+    View("Weights (s)", figure("start_weights_s", "n/a")),
+    View("Compile or load (s)", figure("start_compile_s", "n/a")),
+    View("Graph capture (s)", figure("start_graphs_s", "n/a")),
+    View("KV profile, warm-up (s)", figure("start_kv_s", "n/a")),
+    View("Server, client (s)", figure("start_http_s", "n/a")),
 )
 LEGEND = (
     "Expected: by docs/plan.md, never measured. Taken is what the existing rows say about"
@@ -62,6 +76,10 @@ LEGEND = (
     " one output token, repeats for the energy alone and everything between cells are above it."
     " Saved by sharing: taken, had each of these cells had an engine start of its own, as long as"
     " its session's.",
+    "Seconds of a start, medians of the starts: imports until vLLM is there; vLLM's processes with"
+    " their own imports; what vLLM's log says of weights, torch.compile (or loading its cache),"
+    " CUDA graphs and the rest of its initialization; server and load generator. n/a: it is not in"
+    " the log, and part of the phase before.",
 )
 EMPTY = "Nothing is planned, or the manifest is an older one without expectations."
 _CLASS = ("model", "gpu", "gpus")
@@ -113,8 +131,21 @@ def _line(cells: list[Record], rows: list[Record]) -> Record:
         "cells_measured": len(rows),
         "sessions_taken": len(sessions),
         **_taken([one for one in spent if one], hours, is_known=bool(rows) and None not in spent),
+        **_starts(rows),
         "synthetic": any(row["synthetic"] for row in rows),
     }
+
+
+def _starts(rows: list[Record]) -> Record:
+    """The engine starts that made rows, each counted once: median of all, and of its parts."""
+    starts = {row["engine_id"]: row for row in rows if row.get("engine_id")}.values()
+
+    def median(name: str) -> float | None:
+        known = [row[name] for row in starts if row.get(name) is not None]
+        return float(np.median(known)) if known else None
+
+    middles = {column.name: median(column.name) for column in START_PHASES}
+    return {"starts": len(starts), "start_s": median("engine_start_s"), **middles}
 
 
 def _seconds(cell: Record) -> float:

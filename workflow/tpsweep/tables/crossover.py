@@ -7,12 +7,13 @@ decode time, output tokens/s per GPU and of all GPUs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from tpsweep.analysis.crossing import LEVEL, Crossing, Point, Sign, find_crossing, observe
-from tpsweep.analysis.decode_figures import DECODE
+from tpsweep.analysis.decode_figures import DECODE, rate_ratio
 from tpsweep.analysis.equal_sequences import Shares, engines_on
 from tpsweep.analysis.pairs import (
     PAIR_HEAD,
@@ -238,7 +239,12 @@ def _point(metric: str, sides: _Sides) -> Point:
     sign: Sign = 0
     if found.verdict == stats.SIGNIFICANT:
         sign = 1 if found.value > 1 else -1
-    return Point(batch, sign, ratio=found.value)
+    ratio = found.value
+    if metric != "decode":
+        # As tp_comparison and tp_pairs have it, of medians over starts; the test is of log means.
+        share = high.gpus / low.gpus if metric == "output_per_gpu" else sides.engines
+        ratio = (rate_ratio(high, low) or math.nan) / share
+    return Point(batch, sign, ratio=ratio)
 
 
 def _side(metric: str, line: Line, engines: int = 1) -> stats.Side:

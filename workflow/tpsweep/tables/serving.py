@@ -149,7 +149,7 @@ EMPTY = "The matrix has no serve cells."
 
 def build(source: Source) -> Table:
     """Every TP and number of replicas at every offered rate, measured or not."""
-    series = source.series(SERVE)
+    series = source.series(SERVE, imported=True)
     lines = [record for one in series for record in _records(one)]
     sort_records(lines, ORDER)
     return Table("serving", "Serving", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
@@ -180,7 +180,7 @@ def _figures(line: Line) -> Record:
         found |= {name: line.median(name), f"{name}_lo": lo, f"{name}_hi": hi}
         found[f"{name}_starts"] = few
     rate = found["output_tok_s"]
-    found["output_tok_s_per_gpu"] = None if rate is None else rate / line.gpus
+    found["output_tok_s_per_gpu"] = None if rate is None or not line.gpus else rate / line.gpus
     found["saturated"] = _saturated(line)
     most = [cell["max_in_flight"] for cell in line.measured if cell["max_in_flight"] is not None]
     found["max_in_flight"] = max(most, default=None)

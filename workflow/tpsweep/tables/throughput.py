@@ -76,7 +76,7 @@ def build(source: Source) -> Table:
     """Every TP of every request set, measured or not, by GPUs, with computed lines in between."""
     lines = [
         record
-        for series in source.series(THROUGHPUT)
+        for series in source.series(THROUGHPUT, imported=True)
         for record in (*_measured(series), *_computed(series))
     ]
     order = (*(name for name in ORDER if name not in LINE), "gpus", "tp")
@@ -106,7 +106,7 @@ def _measured(series: Series) -> Iterator[Record]:
 def _computed(series: Series) -> Iterator[Record]:
     """The baseline times ``n`` beside every larger line on ``n`` times as many GPUs."""
     one = series.baseline
-    if one is None or one.layout.replicas != 1:
+    if one is None or one.layout.replicas != 1 or one.imported:
         return
     rates = _rates(one)
     known = {(line.tp, line.gpus) for line in series.lines if line.measured}
@@ -142,7 +142,7 @@ def _rates(line: Line) -> Record:
         if found[name] is None:
             found[name] = line.median(name)
     rate = found["output_tok_s"]
-    found["output_tok_s_per_gpu"] = None if rate is None else rate / line.gpus
+    found["output_tok_s_per_gpu"] = None if rate is None or not line.gpus else rate / line.gpus
     return found
 
 

@@ -117,7 +117,7 @@ def build(source: Source) -> Table:
     Other workloads have tables of their own; captures have none: a profiled time is not an
     unprofiled one (measuring rule 6).
     """
-    series = source.series(LATENCY)
+    series = source.series(LATENCY, imported=True)
     shares = Shares(series)
     shapes = source.results.shapes
     lines = [record for one in series for record in _records(one, shares, shapes)]
@@ -149,7 +149,7 @@ def _speedup(baseline: Line | None, line: Line, samples: str, name: str) -> Reco
 def _rates(series: Series, line: Line, shares: Shares) -> Record:
     """Throughput, per GPU, and beside the baseline's on as many GPUs (measuring rule 9)."""
     rate, baseline = line.output_tok_s, series.baseline
-    per_gpu = None if rate is None else rate / line.gpus
+    per_gpu = None if rate is None or not line.gpus else rate / line.gpus
     ratio = split = None
     if baseline is not None and line is not baseline:
         if per_gpu is not None and baseline.output_tok_s:

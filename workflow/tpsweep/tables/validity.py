@@ -26,9 +26,9 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core import schema
+from tpsweep.core.program import same_version
 from tpsweep.core.schema import BOOL, TEXT, Column
 from tpsweep.core.workloads import LATENCY, WORKLOADS
-from tpsweep.engine.provenance import same_version
 from tpsweep.measure import decode_steps
 from tpsweep.results.load import Results
 from tpsweep.tables import floors

@@ -31,21 +31,31 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """``Sizes`` of a config.json, whatever its architecture."""
+    """``Sizes`` of a config.json, whatever its architecture; ``dense_layers``: the first so many
+    layers of a mixture of experts have none."""
 
     layers: int
     hidden: int
+    dense_layers: int = 0
 
     @classmethod
     def from_config(cls, config: dict[str, Any], source: Path) -> ModelSizes:
         """Raises ``CaptureError`` for a missing or impossible size."""
+        text = config.get("text_config")
+        if "num_hidden_layers" not in config and isinstance(text, dict):
+            config = text
         found = {}
         for key in ("num_hidden_layers", "hidden_size"):
             value = config.get(key)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CaptureError(f"{source}: {key}: {value!r}; allowed: a whole number above 0")
             found[key] = value
-        return cls(found["num_hidden_layers"], found["hidden_size"])
+        dense = config.get("first_k_dense_replace")
+        return cls(
+            found["num_hidden_layers"],
+            found["hidden_size"],
+            dense if isinstance(dense, int) else 0,
+        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ class Sidecar:
 def place(capture: Path) -> Path:
     """Where a capture's sidecar is: the name without rank and suffixes, plus ``.json``."""
     stem = re.sub(r"(\.(sqlite|nsys-rep|qdstrm|xz|gz|json|trace|pt))+$", "", capture.name)
-    return capture.with_name(re.sub(r"[._-]rank[_-]?\d+.*$", "", stem) + ".json")
+    return capture.with_name(re.sub(r"[._-](rank[_-]?|TP-)\d+.*$", "", stem) + ".json")
 
 
 def find(capture: Path) -> Sidecar:
