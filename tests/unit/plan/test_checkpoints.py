@@ -194,6 +194,13 @@ def test_precision_is_an_axis(place: Path) -> None:
     )
     plan = make_plan(made)
     assert all(expected.tpot_ms for _, expected in plan.expected)
+    weights = {(one.precision, one.tp): one.weights_gb for one in plan.memory}
+    assert len(weights) == 6
+    assert weights["fp8", 2] == weights["fp8-kv", 2] < weights["bf16", 2]
+    said = text(plan).splitlines()
+    for name in ("mine", "mine fp8", "mine fp8-kv"):
+        # A line of the memory and one of the times for each TP.
+        assert len([line for line in said if f"H100     {name}  " in line]) == 4
 
 
 def test_fp8_needs_plain_weights_and_gpus(place: Path) -> None:

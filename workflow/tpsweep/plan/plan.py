@@ -40,6 +40,7 @@ class Memory:
 
     gpu: str
     model: str
+    precision: str
     tp: int
     weights_gb: float
     activations_gb: float
@@ -182,15 +183,15 @@ def _holes(planned: list[Planned]) -> list[Hole]:
 
 
 def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
-    """Of each class, model and TP the engine with the largest need."""
-    largest: dict[tuple[str, str, int], tuple[memory.Fit, Cell]] = {}
+    """Of each class, model, precision and TP the engine with the largest need."""
+    largest: dict[tuple[str, str, str, int], tuple[memory.Fit, Cell]] = {}
     for item in planned:
         engine = item.cell.engine
         asked = expand.memory_of(item.cell, sweep.config, sweep.site)
         if asked is None or expand.unchecked(engine, sweep.config):
             continue
         found = memory.fit(*asked, engine.layout)
-        key = engine.gpu, engine.model.name, engine.tp
+        key = engine.gpu, engine.model.name, engine.precision, engine.tp
         known = largest.get(key)
         if known is None or _spare(found) < _spare(known[0]):
             largest[key] = found, item.cell
@@ -198,6 +199,7 @@ def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
         Memory(
             gpu=gpu,
             model=model,
+            precision=precision,
             tp=tp,
             weights_gb=found.weights / 1e9,
             activations_gb=found.activations / 1e9,
@@ -206,7 +208,7 @@ def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
             needed_tokens=found.cache_tokens,
             tight=found.is_tight,
         )
-        for (gpu, model, tp), (found, _) in largest.items()
+        for (gpu, model, precision, tp), (found, _) in largest.items()
     ]
 
 

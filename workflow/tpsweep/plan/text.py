@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tabulate import tabulate
 
-from tpsweep.core.cell import Cell
+from tpsweep.core.cell import BF16, Cell
 from tpsweep.core.preflight_record import MINUTES
 from tpsweep.perfmodel.cell_time import CellExpectation
 from tpsweep.plan.cost import ClassCost, Cost
@@ -119,7 +119,7 @@ def _fit(memory: list[Memory]) -> str:
     rows = [
         [
             one.gpu,
-            one.model,
+            _named(one.model, one.precision),
             one.tp,
             f"{one.weights_gb:.1f}",
             f"{one.activations_gb:.1f}",
@@ -159,9 +159,15 @@ def _expected(plan: Plan) -> str:
 def _setting(item: Planned) -> tuple[object, ...]:
     cell, engine = item.cell, item.cell.engine
     return (
-        *(item.entry, engine.gpu, engine.model.name, engine.label, engine.variant),
+        *(item.entry, engine.gpu, _named(engine.model.name, engine.precision)),
+        *(engine.label, engine.variant),
         *(engine.allreduce_backend, cell.input_len, cell.output_len),
     )
+
+
+def _named(model: str, precision: str) -> str:
+    """A model, with its precision where that is not its own."""
+    return model if precision == BF16 else f"{model} {precision}"
 
 
 def _load(cell: Cell) -> str:
