@@ -74,6 +74,15 @@ def load(path: str = "", value: object = None, base: Path = ROOT) -> Config:
     return load_config(data, base)
 
 
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load("results", "~/sweeps/r").results == f"{tmp_path}/sweeps/r"
+    assert load("hf_home", "~").hf_home == str(tmp_path)
+    with pytest.raises(ConfigError, match=rf"models.eight.path: '{tmp_path}/m': no such folder"):
+        load("models/eight/path", "~/m")
+    assert load("results", "r/~/x").results == "r/~/x"
+
+
 def test_a_good_config_loads() -> None:
     config = load()
     tiny, eight = config.cell_models["tiny"], config.cell_models["eight"]

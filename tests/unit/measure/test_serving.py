@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.cells import engine, latency_cell
+from tpsweep.core.saturation import NO, NOT_SHOWN, YES
 from tpsweep.core.stats import percentile
 from tpsweep.engine import api_server
 from tpsweep.engine.load_generator import Sent
@@ -103,43 +104,67 @@ def test_steady_is_from_the_first_completion_to_the_last_send() -> None:
     assert serving.steady_share(at_once) == 0.0
 
 
-def test_a_queue_that_grows_is_saturated() -> None:
-    calm, growing = sent(), sent(slower_s=0.2)  # every request takes 0.2 s longer than the last
-    assert serving.saturated(calm, 4.0, None) is False
-    assert serving.max_in_flight(calm) == 1
-    assert serving.saturated(sent(rate=400, slower_s=0.01), 400.0, None) is None  # all too short
-    long = 400
-    starts = [i / 40 for i in range(long)]
-    overloaded = replace(
-        growing,
-        start_s=starts,
-        queued_s=[0.0] * long,
-        ttft_s=[0.01 + 0.5 * start for start in starts],  # two thirds of what comes is served
-        itl_s=[[]] * long,
-    )
-    assert serving.saturated(overloaded, 40.0, None) is True
-    assert serving.max_in_flight(overloaded) > 100
+LONG = 400
+
+
+def long_run(grows: float, **changes: Any) -> Sent:
+    """40 requests/s for 10 s; the TTFT grows by so many seconds per second."""
+    starts = [100 + i / 40 for i in range(LONG)]
+    fields: dict[str, Any] = {
+        "start_s": starts,
+        "queued_s": [0.0] * LONG,
+        "ttft_s": [0.01 + grows * (start - 100) for start in starts],
+        "itl_s": [[ITL_S] * (TOKENS - 1)] * LONG,
+        "output_lens": [TOKENS] * LONG,
+        "errors": [""] * LONG,
+    }
+    return replace(sent(), **{**fields, **changes})
+
+
+def verdict(runs: list[Sent], rate: float = 40.0, concurrency: int | None = None) -> str | None:
+    found = serving.load_of(runs, rate, concurrency)
+    return found.verdict if found else None
+
+
+def test_a_wait_that_grows_is_saturated() -> None:
+    assert verdict([long_run(0.0)] * 3) == NO
+    assert verdict([long_run(0.05)] * 3) == YES  # 1.05 of capacity, without any noise
+    assert verdict([long_run(0.5)] * 3) == YES
+    assert serving.max_in_flight(long_run(0.5)) > 100
+
+
+def test_what_an_overload_of_5_percent_could_have_made_is_not_called_unsaturated() -> None:
+    noisy = [
+        long_run(0.0, ttft_s=[0.01 + 0.3 * ((i // 40 + seed) % 3) for i in range(LONG)])
+        for seed in range(3)
+    ]
+    assert verdict(noisy) == NOT_SHOWN
+
+
+def test_of_a_run_as_short_as_its_requests_nothing_is_shown() -> None:
+    assert verdict([sent(rate=400, slower_s=0.0, extra_s=0.5)] * 3, 400.0) == NOT_SHOWN
 
 
 def test_waiting_in_the_client_is_a_queue_too() -> None:
-    long = 400
-    wait = [0.5 * i / 40 for i in range(long)]
-    held = replace(
-        sent(),
-        start_s=[i / 40 + wait[i] for i in range(long)],
-        queued_s=wait,
-        ttft_s=[0.01] * long,
-        itl_s=[[]] * long,
-    )
-    assert serving.saturated(held, 40.0, 8) is True
-    assert serving.saturated(replace(held, queued_s=None), 40.0, 8) is None
-    assert serving.saturated(replace(held, queued_s=None), 40.0, None) is False
+    wait = [0.5 * i / 40 for i in range(LONG)]
+    starts = [100 + i / 40 + wait[i] for i in range(LONG)]
+    held = long_run(0.0, start_s=starts, queued_s=wait, ttft_s=[0.01] * LONG)
+    assert verdict([held] * 3, concurrency=8) == YES
+    silent = replace(held, queued_s=None)
+    assert verdict([silent] * 3, concurrency=8) == NOT_SHOWN
 
 
 def test_all_at_once_is_saturated_and_a_closed_loop_is_not_judged() -> None:
-    assert serving.saturated(sent(), float("inf"), None) is True
-    assert serving.saturated(sent(), float("inf"), 8) is None
-    assert figures([sent()] * 3, request_rate=float("inf"))["saturated"] is True
+    assert verdict([sent()], float("inf")) == YES
+    assert verdict([sent()], float("inf"), 8) is None
+    assert figures([sent()] * 3, request_rate=float("inf"))["saturated"] == YES
+
+
+def test_the_growth_is_in_the_row() -> None:
+    found = figures([long_run(0.05)] * 3, request_rate=40.0)
+    assert found["saturated"] == YES
+    assert found["latency_growth"] == pytest.approx(0.05)
+    assert found["latency_growth_lo"] == pytest.approx(0.05)
 
 
 class Sender:
@@ -246,9 +271,3 @@ def test_somebody_elses_requests_refuse_the_cell() -> None:
     measurement, _ = measure([sent()] * 3, foreign=2)
     (reason,) = measurement.refusals
     assert reason == "the server answered 122 requests, 120 were sent: someone else used it"
-
-
-def test_of_few_arrivals_in_a_crowd_nothing_can_be_told() -> None:
-    # 40 requests at 100/s of which a quarter is served: 3 standard deviations are most of them.
-    crowd = sent(rate=100, ttft_s=[0.15 + 0.025 * i for i in range(COUNT)], itl_s=[[]] * COUNT)
-    assert serving.saturated(crowd, 100.0, None) is None

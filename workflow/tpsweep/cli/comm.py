@@ -82,7 +82,7 @@ def run(
         decode_ms = None
         if wanted.latency is not None:
             decode_ms = latency_row.decode_ms(wanted.latency, known)
-            if not known.facts:
+            if not known.found:
                 _say("warning: no sidecar: cannot check that the latency row has the same settings")
         reports = [report_on(capture, decode_ms) for capture in captures]
         written = json.dumps(groups_to_dict(reports), indent=1)

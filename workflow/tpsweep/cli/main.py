@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": "show what a sweep will run, what it costs and how long cells should take",
     "check": "show the state of a results folder, or check a site",
     "report": "make tables and page of one or more results folders",
+    "rows": "join all rows in one file: Parquet, CSV or Excel",
     "compare": "compare two results folders cell by cell",
     "import": "take results of vLLM's own benchmarks as rows, marked",
     "comm": "where the time of a profiler capture went",
@@ -35,6 +36,7 @@ INTERNAL = {
     "tables": "make the tables of a results folder",
     "figures": "draw the figures of a results folder",
     "page": "make the page of a results folder",
+    "outcome": "say what came of a sweep, and where its results are",
 }
 """What the Snakefile's rules call; not in ``--help``."""
 

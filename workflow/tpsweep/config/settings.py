@@ -74,8 +74,10 @@ OWNED: Mapping[str, str] = {
     "revision": "models",
     "dtype": "models",
     "load_format": "models (weights)",
-    "quantization": "nothing yet (the floors know unquantized weights only)",
+    "quantization": "precision, or by the checkpoint",
+    "quantization_config": "precision, or by the checkpoint",
     "pipeline_parallel_size": "nothing (tpsweep measures tensor parallelism)",
+    "prefill_context_parallel_size": "nothing (tpsweep measures tensor parallelism)",
     **{axis.vllm_arg: axis.config_key for axis in LISTED if axis.vllm_arg and axis.config_key},
     "disable_custom_all_reduce": "allreduce_backends",
     "max_model_len": "the workload's engine",
@@ -303,6 +305,7 @@ class Settings(AxisLists):
     runs: Count = 1
     workloads: Annotated[dict[Name, WorkloadEntry], Field(min_length=1)]
     engine_start_minutes: Count = 15
+    one_start: bool = True
     exclude: list[Exclusion] = []
     prices: dict[Name, Price] = {}
 

@@ -22,10 +22,10 @@ from tpsweep.core import results_paths
 from tpsweep.core.atomic import replacing
 from tpsweep.core.axes import AXES, BY_NAME
 from tpsweep.core.cell import slug
+from tpsweep.core.manifest import SCHEMA
 from tpsweep.core.row_file import write_row
 from tpsweep.core.schema import PERCENTILES, SERVE_METRICS
 from tpsweep.core.workloads import LATENCY, SERVE, THROUGHPUT
-from tpsweep.sweep.manifest import SCHEMA
 
 SITE = "imported"
 """What stands for the site of a row that was not measured here."""

@@ -167,16 +167,13 @@ def _zoom(
 
 
 def _title(known: Sidecar, ranks: int) -> str:
-    facts = known.facts
-    config = facts.get("model") or {}
-    kinds = config.get("architectures") or [config.get("model_type") or "a model"]
-    name = facts.get("model_name") or str(kinds[0]).removesuffix("ForCausalLM")
+    name = known.model_name or (known.architecture or "a model").removesuffix("ForCausalLM")
     layers = f" of {known.model.layers} layers" if known.model else ""
     words = [f"{name}{layers}", f"TP={known.tp or ranks}"]
     if known.batch:
         words.append(f"batch {known.batch}")
-    if facts.get("gpu_card"):
-        words.append(str(facts["gpu_card"]) + (f" ({known.link})" if known.link else ""))
-    words += [f"vLLM {facts['vllm_version']}"] if facts.get("vllm_version") else []
-    made_up = "SYNTHETIC (made up, not measured): " if facts.get("synthetic") else ""
+    if known.gpu_card:
+        words.append(known.gpu_card + (f" ({known.link})" if known.link else ""))
+    words += [f"vLLM {known.vllm_version}"] if known.vllm_version else []
+    made_up = "SYNTHETIC (made up, not measured): " if known.synthetic else ""
     return f"{made_up}One decode step: {', '.join(words)}"
