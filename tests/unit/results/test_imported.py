@@ -65,6 +65,7 @@ def test_a_serve_result_is_a_row_with_nulls_for_what_it_does_not_say(tmp_path: P
     assert row["itl_p50_ms"] == 7.1 and row["itl_p50_ms_samples"] == [7.1]
     assert (row["e2e_p50_ms"], row["max_in_flight"]) == (900.0, 9)
     assert row["started_at"] == "2026-11-30T00:46:00"
+    assert row["saturated"] == "not shown"
     for name in ("tp", "gpus", "gpu", "dtype", "input_len", "vllm_version", "output_tok_s_per_gpu"):
         assert row[name] is None, name
 
@@ -75,7 +76,7 @@ def test_what_a_file_or_the_user_says_is_known(tmp_path: Path) -> None:
         tmp_path / "in", put(tmp_path / "serve.json", said), "--set", "gpu=H100", "--set", "dtype=x"
     )
     assert (row["tp"], row["gpus"], row["gpu"], row["input_len"]) == (2, 2, "H100", 512)
-    assert row["request_rate"] == float("inf") and row["saturated"] is True
+    assert row["request_rate"] == float("inf") and row["saturated"] == "yes"
     assert row["output_tok_s_per_gpu"] == 256.0
 
 

@@ -355,7 +355,7 @@ def no_steps(kind: str, rank: int) -> Trace:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("training", "no inference steps: a trace of training .autograd::engine"),
+        ("training", "no inference steps: a capture of training .autograd::engine"),
         ("fsdp", "no inference steps: no step is annotated, and of collectives there is only nccl"),
     ],
 )
@@ -363,6 +363,34 @@ def test_what_is_not_inference_is_refused_for_that(kind: str, words: str, tmp_pa
     paths = [no_steps(kind, r).write(tmp_path / f"rank{r}.json", info(r, 2)) for r in (0, 1)]
     with pytest.raises(CaptureError, match=words):
         analyse(paths)
+
+
+def test_an_export_of_training_is_refused_for_that(tmp_path: Path) -> None:
+    made = MadeUp()
+    for _ in range(3):
+        made.run("void flash_bwd_kernel<x>", 10_000)
+        made.collective(NCCL, 4_000)
+    with pytest.raises(CaptureError, match=r"a capture of training .void flash_bwd_kernel"):
+        analyse([made.write(tmp_path / "made-up.sqlite")])
+
+
+def test_an_export_of_experts_alone_has_groups_of_one(tmp_path: Path) -> None:
+    """DP=2 at TP=1: rank 1 comes 2 us late to each dispatch."""
+    made = MadeUp()
+    for _ in range(3):
+        made.announce()
+        made.run(GEMM, 10_000, 12_000)
+        made.collective("void deep_ep::internode_ll::dispatch<true>", 4_000)
+        made.run(GEMM, 5_000)
+        made.collective("void deep_ep::internode_ll::combine<true>", 3_000)
+    first, second = analyse_groups([made.write(tmp_path / "made-up.sqlite")], ModelSizes(1, 1000))
+    for report, waited in ((first, 0.002), (second, 0.0)):
+        decode = report.phases["decode"]
+        assert report.ok and report.ranks == 1
+        assert decode.experts_ms_per_step == pytest.approx(0.007)
+        assert decode.wait_ms_per_step and decode.wait_ms_per_step.popitem()[1] == pytest.approx(
+            waited
+        )
 
 
 def test_no_all_reduce_is_never_without_a_warning(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tpsweep.core import results_paths
+from tpsweep.core import results_paths, saturation
 from tpsweep.core.atomic import replacing
 from tpsweep.core.axes import AXES, BY_NAME
 from tpsweep.core.cell import slug
@@ -277,8 +277,10 @@ def _serve(result: Mapping[str, Any], file: Path) -> dict[str, Any]:
     }
     most = _number(result, "max_concurrent_requests", file)
     figures["max_in_flight"] = None if most is None else int(most)
-    if _rate(result.get("request_rate"), file) == math.inf and not result.get("max_concurrency"):
-        figures["saturated"] = True  # all at once: by definition
+    if _rate(result.get("request_rate"), file) == math.inf:
+        figures["saturated"] = saturation.all_at_once(result.get("max_concurrency"))
+    else:  # the arrivals are not told
+        figures["saturated"] = saturation.NOT_SHOWN
     for name, _, _ in SERVE_METRICS:
         theirs = "e2el" if name == "e2e" else name
         for percentile in PERCENTILES:

@@ -171,10 +171,11 @@ def _require_inference(
     if any(rank.annotations for rank in ranks):
         return
     for rank in ranks:
-        if rank.training is not None:
+        kernels_of_training = filter(kernels.table().training.search, rank.names)
+        if (name := rank.training or next(kernels_of_training, None)) is not None:
             raise CaptureError(
-                f"{rank.source}: no inference steps: a trace of training ({rank.training}); pass "
-                "a capture of an inference engine"
+                f"{rank.source}: no inference steps: a capture of training ({name}); pass that of "
+                "an inference engine"
             )
     kinds = [one for one in found.values() if len(one.row)]
     reduced = any(one.of("all_reduce", *kernels.EXPERTS).any() for one in kinds)

@@ -103,6 +103,10 @@ def _members(
         return _blocks(ranks, size, f"a kernel for {size} GPUs"), False
     if groups := _told(_of_plain_config, ranks):
         return groups, True
+    if not any(one.of("all_reduce").any() for one in found.values()) and all(
+        one.of(*EXPERTS).any() for one in found.values()
+    ):
+        return {number: (number,) for number in numbers}, False  # experts alone are spread
     _refuse_plain_groups(ranks, found)
     return dict.fromkeys(numbers, numbers), False
 

@@ -57,12 +57,14 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, and the patterns beside them; ``ambiguous``: names that run any collective."""
+    """All rows, and the patterns beside them; ``ambiguous``: names that run any collective,
+    ``training``: names that only training has."""
 
     rows: tuple[Kernel, ...]
     copy: re.Pattern[str]
     unknown: re.Pattern[str]
     ambiguous: re.Pattern[str]
+    training: re.Pattern[str]
 
     def of(self, *kinds: str) -> Bools:
         """Which rows are of one of the kinds of collective, shape (rows,)."""
@@ -91,7 +93,7 @@ def table() -> Table:
     text = files("tpsweep.traces").joinpath("data/kernels.yaml").read_text("utf-8")
     data: dict[str, Any] = yaml.safe_load(text)
     rows = tuple(Kernel(**row) for row in data["kernels"])
-    patterns = (re.compile(data[key]) for key in ("copy", "unknown", "ambiguous"))
+    patterns = (re.compile(data[key]) for key in ("copy", "unknown", "ambiguous", "training"))
     return Table(rows, *patterns)
 
 

@@ -28,15 +28,10 @@ from tpsweep.traces.nsys import look_up
 
 _DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 _LAUNCH = ("cuda_runtime", "cuda_driver")
-_NAMED = ("kernel", "cpu_op", "user_annotation")
 _CHUNK = 1 << 20
 _RANK_IN_NAME = re.compile(r"rank[_-]?(\d+)|(?:^|[-_.])(?:TP|tp)-(\d+)(?=[-_.])")
 """The last is SGLang's: ``1759130995.32-TP-0.trace.json.gz``."""
 _PLACE_IN_NAME = re.compile(r"(?<![a-z])(dp|pp|tp)-?(\d+)", re.IGNORECASE)
-_TRAINING = re.compile(
-    r"autograd::engine|^Optimizer\.(step|zero_grad)|^FSDP::|DistributedDataParallel|"
-    r"(^|[_:])(flash_)?bwd(_|$)|[Bb]ackward(Kernel|_kernel)|multi_tensor_apply"
-)
 
 
 @dataclass
@@ -96,7 +91,11 @@ class _Trace:
         category = event.get("cat")
         arguments = event.get("args") or {}
         name = str(event.get("name"))
-        if self.training is None and category in _NAMED and _TRAINING.search(name):
+        if (
+            self.training is None
+            and category in ("cpu_op", "user_annotation")
+            and kernels.table().training.search(name)
+        ):
             self.training = name
         if category in _DEVICE:
             device = arguments.get("device") if category == "kernel" else None
