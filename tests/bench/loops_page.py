@@ -14,6 +14,7 @@ from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.row_file import read_row
 from tpsweep.core.workloads import CAPTURE, LATENCY, SERVE
 from tpsweep.sweep.sweep import Sweep
+from tpsweep.tables import cost
 
 WARMUPS = 10
 """What vLLM's benchmark does unless told otherwise (`--num-iters-warmup`)."""
@@ -31,20 +32,27 @@ ways on the same machine with warm vLLM caches. GPU-seconds are the wall-clock s
 processes that hold the GPUs, times the number of GPUs{note}.
 Engine starts: {starts_loops} by loops, {starts_ours} by tpsweep, {starts_ratio:.1f} times fewer.
 
-| TP | cells | loops run | loops (GPU-s) | tpsweep (GPU-s) | ratio | floor (GPU-s) | over floor |
-|---|---|---|---|---|---|---|---|
+| TP | cells | loops run | loops (GPU-s) | tpsweep (GPU-s) | ratio | floor (GPU-s) |
+|---|---|---|---|---|---|---|
 {lines}
 
-*Loops*: vLLM's own benchmarks, one engine start per cell; `latency` with {warmups} warm-ups (its
-default). *Floor*: one engine start per session plus the kept repeats, without the cross-check.
-*Over floor*: tpsweep / floor.
+*Loops*: vLLM's own benchmarks, one engine start per cell, as many warm-ups per cell as tpsweep.
+*tpsweep*: all that held the GPUs, the preflight included. *Floor*: one engine start per session
+plus the kept repeats.
 
-| TP | preflight (GPU-s) | ratio with preflight | ratio with equal warm-ups | loops / floor |
+| TP | loops / floor | tpsweep / floor | preflight (GPU-s) | cross-check (GPU-s) |
 |---|---|---|---|---|
-{more}
+{parts}
 
-Preflight runs once per day and node class. Loops / floor is the most that sharing could save with
-these iterations.
+Loops / floor is the most that sharing could save with these iterations. The preflight runs once per
+day and node class. The cross-check (each repeat again with one output token) is not part of loops.
+
+Other ways to count, without the preflight and with {warmups} warm-ups in the loops, the default of
+vLLM's benchmark:
+
+| TP | ratio, no preflight | loops, {warmups} warm-ups (GPU-s) | ratio | ratio, no preflight |
+|---|---|---|---|---|
+{others}
 {reckoned}
 ## Agreement with vLLM's benchmark
 
@@ -72,31 +80,54 @@ class Loop:
 
 @dataclass(frozen=True)
 class Spent:
-    """GPU-seconds of one number of GPUs, both ways; ``looped`` of ``cells`` loops were run."""
+    """GPU-seconds of one number of GPUs, both ways; ``looped`` of ``cells`` loops were run.
+
+    ``loops`` is with as many warm-ups as tpsweep, ``loops_default`` with those of vLLM's benchmark.
+    ``session`` is tpsweep's without the preflight.
+    """
 
     tp: int
     cells: int
     looped: int
     loops: float
-    loops_equal: float
-    ours: float
+    loops_default: float
+    session: float
     preflight: float
+    cross_check: float
     floor: float
+
+    @property
+    def ours(self) -> float:
+        """All that tpsweep's way took."""
+        return self.session + self.preflight
 
     @property
     def line(self) -> str:
         """The first table's."""
-        return (
-            f"| {self.tp} | {self.cells} | {self.looped} | {self.loops:.0f} | {self.ours:.0f}"
-            f" | {self.loops / self.ours:.1f} | {self.floor:.0f} | {self.ours / self.floor:.2f} |"
+        return _line(
+            *(self.tp, self.cells, self.looped, f"{self.loops:.0f}", f"{self.ours:.0f}"),
+            *(f"{self.loops / self.ours:.1f}", f"{self.floor:.0f}"),
         )
 
     @property
-    def more(self) -> str:
+    def parts(self) -> str:
         """The second table's."""
-        counted, equal = self.loops / (self.ours + self.preflight), self.loops_equal / self.ours
-        most = self.loops / self.floor
-        return f"| {self.tp} | {self.preflight:.0f} | {counted:.1f} | {equal:.1f} | {most:.1f} |"
+        return _line(
+            *(self.tp, f"{self.loops / self.floor:.1f}", f"{self.ours / self.floor:.2f}"),
+            *(f"{self.preflight:.0f}", f"{self.cross_check:.0f}"),
+        )
+
+    @property
+    def others(self) -> str:
+        """The third table's."""
+        return _line(
+            *(self.tp, f"{self.loops / self.session:.1f}", f"{self.loops_default:.0f}"),
+            *(f"{self.loops_default / at:.1f}" for at in (self.ours, self.session)),
+        )
+
+
+def _line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def by_engine(sweep: Sweep) -> Iterator[list[Cell]]:
@@ -138,16 +169,16 @@ def spent(cells: Sequence[Cell], loops: Sequence[Loop], results: Path) -> Spent:
         for cell in run
         if cell.workload == LATENCY
     )
-    total = equal = 0.0
+    equal = default = 0.0
     for cell in cells:
         done = by_id.get(cell.cell_id)
         if cell.workload != LATENCY:
-            total += by_id[cell.cell_id].seconds
+            default += by_id[cell.cell_id].seconds
             equal += by_id[cell.cell_id].seconds
             continue
         each = done.median_s if done else rows[cell.cell_id]["e2e_ms"] / 1e3
         seconds = done.seconds if done else start + (WARMUPS + cell.repeats) * each
-        total += seconds
+        default += seconds
         equal += seconds - (WARMUPS - cell.warmups) * each
     took = session_seconds(results / SESSIONS, cells[0].engine)
     preflight = sum(
@@ -155,18 +186,12 @@ def spent(cells: Sequence[Cell], loops: Sequence[Loop], results: Path) -> Spent:
         for entry in _entries(results / SESSIONS)
         if entry["gpus"] == gpus and not entry["session"]
     )
-    floor = sum(_kept(row) for row in rows.values())
-    floor += sum({row["session_id"]: row["engine_start_s"] for row in rows.values()}.values())
-    spent_s = [gpus * seconds for seconds in (total, equal, took, preflight, floor)]
+    check = sum(sum(row["e2e_out1_ms_samples"] or ()) for row in rows.values()) / 1e3
+    found = cost.spent_by(list(rows.values()))
+    if found is None:
+        raise ValueError(f"{results}: its rows do not say when they were measured")
+    spent_s = [gpus * seconds for seconds in (equal, default, took, preflight, check, found.floor)]
     return Spent(cells[0].engine.tp, len(cells), len(run), *spent_s)
-
-
-def _kept(row: dict[str, Any]) -> float:
-    """Seconds of a cell's kept repeats."""
-    if row["workload"] == LATENCY:
-        return float(sum(row["e2e_ms_samples"])) / 1e3
-    ended, began = (datetime.fromisoformat(row[key]) for key in ("ended_at", "measured_at"))
-    return (ended - began).total_seconds()
 
 
 def session_seconds(kept: Path, engine: Engine) -> float:
@@ -222,7 +247,8 @@ def page(sweep: Sweep, loops: dict[str, Loop], command: str) -> str:
         planned=len(sweep.jobs),
         note=" (here processors that stand for them)" if "CPU" in _all(cards) else "",
         lines="\n".join(one.line for one in found),
-        more="\n".join(one.more for one in found),
+        parts="\n".join(one.parts for one in found),
+        others="\n".join(one.others for one in found),
         warmups=WARMUPS,
         reckoned=estimated if reckoned else "",
         agreement="\n".join(both),

@@ -51,7 +51,7 @@ def parameter_changed_while_nobody_looked(case: Case) -> None:
     assert {case.result(cell) for cell in cells} == {"new old input"}
     assert done < set(cells)
     case.outdated = set(cells)
-    case.user, case.slurm = case.saw(r"Params have changed[^\n]*"), case.state(job)
+    case.user, case.slurm = case.saw(r"Params have changed[^\n]*|Forced execution"), case.state(job)
 
 
 @fault

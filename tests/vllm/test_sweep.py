@@ -45,6 +45,13 @@ def test_every_static_batch_is_scheduled_at_one_instant(swept: Project) -> None:
     assert [list(found) for found in rows.scheduled_instants_samples] == [[1] * 8] * 4
 
 
+def test_rows_say_how_they_were_measured(swept: Project) -> None:
+    rows = pd.read_parquet(swept.results / "cells")
+    assert rows.session_shuffled.all()
+    assert (rows.graphs == "none").all()  # the sweep's variant is eager
+    assert (rows.energy_repeats == rows.repeats).all()  # no GPU, so none go on for the energy
+
+
 def test_decode_by_timestamps_agrees_with_the_difference_of_lengths(swept: Project) -> None:
     # Two ways to the same figure (measuring rule 1). The second has the noise of L(1) in it.
     rows = pd.read_parquet(swept.results / "cells")

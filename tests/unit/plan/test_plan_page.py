@@ -21,6 +21,7 @@ def test_the_saving_of_the_seeds_experiments_is_what_the_command_prints(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PACE_ACCOUNT", "of-a-test")
     assert main(["plan", *SEED]) == 0
     said = capsys.readouterr().out.split("\n\nMemory")[0]
     assert said in PAGE

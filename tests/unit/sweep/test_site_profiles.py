@@ -40,6 +40,7 @@ def pace() -> Sweep:
 
 def test_all_profiles_are_seen() -> None:
     assert {"local", "gpu-host", "pace"} <= {folder.name for folder in PROFILES}
+    assert sorted(path.parent for path in ROOT.glob("cluster/*/config.yaml")) == PROFILES
 
 
 @each_profile
@@ -71,6 +72,7 @@ def test_a_profile_reruns_for_identity_and_goes_on_after_a_failure(folder: Path)
     # `params` holds the identity; `code` would rerun GPU-hours for a comment in a rule.
     assert set(profile["rerun-triggers"]) == {"mtime", "params"}
     assert profile["keep-going"] is True
+    # To resume: outputs of a killed Snakemake stay marked as incomplete until they are recorded.
     assert profile["rerun-incomplete"] is True
     assert "keep-incomplete" not in profile
 
@@ -133,7 +135,10 @@ def test_pace_asks_slurm_for_as_many_gpus_as_the_engine_holds(pace: Sweep) -> No
         assert gpu.slurm["gres"].format(n=2) == f"gpu:{name}:2"
 
 
-def test_pace_plans_every_cell_with_snakemake(pace: Sweep, tmp_path: Path) -> None:
+def test_pace_plans_every_cell_with_snakemake(
+    pace: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(str(pace.site.account_env), "of-a-test")
     for part in ("Snakefile", "config.yaml", "workflow", "scripts", "cluster/pace"):
         source, target = ROOT / part, tmp_path / part
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -5,19 +5,29 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from snakemake_executor_plugin_submitit.site import SiteError
 from tpsweep.core.errors import one_line
-from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_config
+from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_model
 from tpsweep.plan import explain as explanation
 from tpsweep.plan import explain_text
 from tpsweep.plan.plan import make_plan
+from tpsweep.plan.readiness import obstacles
+from tpsweep.plan.scripts import make_scripts
 from tpsweep.plan.text import text
 from tpsweep.sweep.feasibility import refuse_times
-from tpsweep.sweep.snakemake_profile import configfile_of, read_mapping, read_sweep, site_of
+from tpsweep.sweep.snakemake_profile import (
+    configfile_of,
+    enter_project,
+    existing,
+    read_mapping,
+    read_sweep,
+    site_of,
+)
 from tpsweep.sweep.sweep import Sweep
 
 
@@ -32,11 +42,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tp", type=int, help="with --explain: number of GPUs")
     parser.add_argument("--batch", type=int, default=1, help="with --explain: sequences per step")
     parser.add_argument("--dtype", help="with --explain: weights' dtype; default: the model's")
+    parser.add_argument(
+        "--sbatch", action="store_true", help="print the scripts that would be submitted instead"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
 
 
 def call(options: argparse.Namespace) -> int:
     """Run the command on its arguments."""
+    if options.explain is not None and options.sbatch:
+        print("tpsweep plan: --sbatch: not with --explain", file=sys.stderr)
+        return 2
     if options.explain is not None:
         asked = Asked(options.explain, options.tp, options.batch, options.dtype)
         return explain(asked, options.configfile, as_json=options.json)
@@ -44,6 +60,8 @@ def call(options: argparse.Namespace) -> int:
         print("tpsweep: --tp: only with --explain", file=sys.stderr)
         return 2
     where = Where(options.configfile, options.profile, options.site, options.qos)
+    if options.sbatch:
+        return sbatch(where, as_json=options.json)
     return run(where, as_json=options.json)
 
 
@@ -59,13 +77,32 @@ class Where:
 
 
 def run(where: Where, *, as_json: bool) -> int:
-    """Print the plan. Returns 0, or 2 (one line on stderr) for unusable input."""
+    """Print the plan. Returns 0; 1 if a run would stop at once (lines on stderr say why); 2 (one
+    line there) for unusable input."""
     try:
-        plan = make_plan(_sweep(where))
+        sweep = _sweep(where)
+        plan = make_plan(sweep)
+        found = obstacles(sweep)
     except (OSError, ValueError) as error:
         print(f"tpsweep plan: {one_line(error)}", file=sys.stderr)
         return 2
     print(json.dumps(plan.as_json(), indent=1) if as_json else text(plan), end="")
+    sys.stdout.flush()  # the plan first, where both go to one terminal or file
+    for line in found.certain:
+        print(f"tpsweep plan: not ready to run: {line}", file=sys.stderr)
+    for line in found.warnings:
+        print(f"tpsweep plan: {line}", file=sys.stderr)
+    return 1 if found.certain else 0
+
+
+def sbatch(where: Where, *, as_json: bool) -> int:
+    """Print the batch scripts of a run. Returns 0, or 2 (one line on stderr) for unusable input."""
+    try:
+        scripts = make_scripts(_sweep(where), os.environ)
+    except (OSError, ValueError) as error:
+        print(f"tpsweep plan: {one_line(error)}", file=sys.stderr)
+        return 2
+    print(json.dumps(scripts.as_json(), indent=1) if as_json else scripts.as_text(), end="")
     return 0
 
 
@@ -73,12 +110,13 @@ def _sweep(where: Where) -> Sweep:
     if where.profile is not None:
         site, profile = site_of(where.profile), where.profile
     elif where.site is not None:
-        site, profile = where.site, where.site.parent
+        site, profile = existing(where.site), where.site.parent
     else:
         raise ValueError(
             "--profile: missing, allowed: a folder like cluster/<site>, or --site FILE"
         )
-    sweep = read_sweep(site, where.configfile or configfile_of(profile))
+    site, configfile = enter_project(site, where.configfile or configfile_of(profile))
+    sweep = read_sweep(site, configfile)
     if where.qos is None:
         return sweep
     try:
@@ -147,7 +185,7 @@ def _models(config: Path) -> dict[str, object]:
 
 
 def _shape(file: Path, dtype: object) -> tuple[Shape, str]:
-    content = read_config(file)
+    content = read_model(file)
     chosen = str(dtype or content.get("torch_dtype") or content.get("dtype") or "bfloat16")
     if chosen not in DTYPE_BYTES:
         raise ValueError(f"--dtype: {chosen!r}, allowed: {', '.join(DTYPE_BYTES)}")

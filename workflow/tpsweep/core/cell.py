@@ -25,6 +25,9 @@ READABLE_LIMIT = 60
 """Longest readable part of a file name: with the id it stays far below the 255 bytes of a name."""
 
 
+BF16, FP8, FP8_CACHE = "bf16", "fp8", "fp8-kv"
+"""Precisions: as the model is, its weights in FP8, weights and KV cache in FP8."""
+
 NSYS_ONLY, NSYS_OR_TORCH = "nsys", "nsys-or-torch"
 """Modes of an engine: a capture by nsys, or by nsys where the node has it."""
 
@@ -68,7 +71,7 @@ class Engine(Layout):
     ``max_num_batched_tokens``, ...). ``mode`` of a cell's engine says how its requests reach it
     (``offline``, ``server``, ``nsys``), that of an engine that is started may be ``engine``, which
     is both. ``run`` is the replicate: another run is another start. ``environment`` is what the
-    site sets for every engine (NCCL's switches, say).
+    site sets for every engine (NCCL's switches, say). ``precision``: see ``core.axes``.
     """
 
     site: str
@@ -81,6 +84,7 @@ class Engine(Layout):
     args: dict[str, Any]
     mode: str
     run: int
+    precision: str = BF16
     environment: dict[str, str] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
@@ -160,6 +164,9 @@ class Cell:
     num_prompts: int | None = None
     request_rate: float | None = None
     max_concurrency: int | None = None
+    speed: float | None = None
+    prefix_len: int | None = None
+    prefix_share: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any
 
 FOLDER = "preflight"
 MARKERS = ".preflight"
+MINUTES = 10
+"""The time limit of a preflight."""
 
 
 def class_name(gpu: str, count: int) -> str:

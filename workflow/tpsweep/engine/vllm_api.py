@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tpsweep.core.axes import ENGINE_AXES
-from tpsweep.core.cell import Engine
+from tpsweep.core.cell import BF16, FP8, FP8_CACHE, Engine
 from tpsweep.core.workloads import ENGINE, SERVER
 
 OLDEST, NEWEST = (0, 25), (0, 33)
@@ -52,6 +53,7 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "compilation_config:",
         "seed:",
     ),
+    "vllm/config/quantization.py": ('"fp8_per_tensor"',),
     "vllm/entrypoints/openai/api_server.py": (
         "build_async_engine_client_from_engine_args",
         "build_app",
@@ -88,7 +90,17 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "Compiling a graph for compile range",
         "Directly load the compiled graph(s)",
     ),
-    "vllm/config/compilation.py": ("fuse_allreduce_rms", "Enabled custom fusions: %s"),
+    "vllm/compilation/decorators.py": (
+        "Directly load AOT compilation from path",
+        "saved AOT compiled function to",
+    ),
+    "vllm/config/compilation.py": (
+        "fuse_allreduce_rms",
+        "Enabled custom fusions: %s",
+        "NONE = 0",
+        "STOCK_TORCH_COMPILE = 1",
+        "DYNAMO_TRACE_ONCE = 2",
+    ),
     "vllm/distributed/device_communicators/cuda_communicator.py": (
         "Using %s all-reduce backends (in dispatch order) for group",
         '"CUSTOM"',
@@ -132,6 +144,7 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "    input_requests: list[SampleRequest],",
         "    extra_body: dict | None,",
         "    ready_check_timeout_sec: int",
+        "async def get_request(",
         '"input_lens":',
         '"output_lens":',
         '"ttfts":',
@@ -169,7 +182,11 @@ _DISPATCH = re.compile(r"Using \[(?P<names>[^\]]*)\] all-reduce backends \(in di
 _NCCL = re.compile(r"vLLM is using nccl==(?P<version>[\w.]+)")
 _TP = re.compile(r"Initializing a V1 LLM engine .*?\btensor_parallel_size=(?P<tp>\d+)")
 _FUSIONS = re.compile(r"Enabled custom fusions: (?P<names>.+?)\s*$", re.MULTILINE)
-_COMPILED, _LOADED = "Compiling a graph for compile range", "Directly load the compiled graph(s)"
+_COMPILED = "Compiling a graph for compile range"
+_LOADED = ("Directly load the compiled graph(s)", "Directly load AOT compilation from path")
+_SAVED = "saved AOT compiled function to"
+_EAGER = re.compile(r"\benforce_eager=True\b|'mode': <CompilationMode\.NONE\b")
+_UNCACHED = re.compile(r"'mode': <CompilationMode\.(?:STOCK_TORCH_COMPILE|DYNAMO_TRACE_ONCE)\b")
 _BACKEND_NAMES = {
     "CUSTOM": "custom",
     "PYNCCL": "nccl",
@@ -210,6 +227,15 @@ ALLREDUCE: Mapping[str, Settings] = {
 """All-reduce backend as asked -> what makes vLLM use it."""
 
 
+_ONLINE_FP8 = {"quantization": "fp8_per_tensor"}
+PRECISION: Mapping[str, Mapping[str, Any]] = {
+    BF16: {},
+    FP8: _ONLINE_FP8,
+    FP8_CACHE: {**_ONLINE_FP8, "kv_cache_dtype": "fp8"},
+}
+"""Precision as asked -> the engine arguments for it. Plain ``fp8`` is for checkpoints alone."""
+
+
 @dataclass(frozen=True)
 class LogFacts:
     """What a vLLM start says of itself in its log; None where it says nothing."""
@@ -218,7 +244,7 @@ class LogFacts:
     nccl_version: str | None
     fusions: str | None
     tp: int | None = None
-    graphs: str | None = None  # "compiled" at this start | "loaded" from vLLM's cache
+    graphs: str | None = None  # "compiled" at this start | "loaded" from vLLM's cache | "none"
 
 
 @dataclass(frozen=True)
@@ -260,7 +286,15 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
             env["TORCHDYNAMO_DISABLE"] = "1"
     # The site has the last word: what it disables may be dangerous on its nodes. A backend
     # that cannot run then is refused by what the log says ran.
-    return env | engine.environment
+    return env | _on_this_node(engine.environment)
+
+
+def _on_this_node(environment: Mapping[str, str]) -> dict[str, str]:
+    """The site's variables as the session's runner has set them: it fills in ``$NAME``."""
+    return {
+        name: os.environ.get(name, os.path.expandvars(value)) if "$" in value else value
+        for name, value in environment.items()
+    }
 
 
 def axis_arguments(engine: Engine) -> dict[str, Any]:
@@ -278,6 +312,7 @@ def llm_arguments(engine: Engine) -> dict[str, Any]:
         "model": engine.model.path,
         "dtype": engine.model.dtype,
         **axis_arguments(engine),
+        **PRECISION[engine.precision],
         "enable_prefix_caching": False,  # a cached prompt has no prefill
         "disable_log_stats": False,  # or RequestOutput.metrics stays empty
         "seed": 0,
@@ -511,8 +546,25 @@ def log_facts(text: str, tp: int) -> LogFacts:
         backend = _BACKEND_NAMES.get(first, first.lower())
     size = _TP.search(text)
     nccl_version = nccl["version"] if nccl else None
-    graphs = "compiled" if _COMPILED in text else "loaded" if _LOADED in text else None
-    return LogFacts(backend, nccl_version, fused, int(size["tp"]) if size else None, graphs)
+    return LogFacts(backend, nccl_version, fused, int(size["tp"]) if size else None, _graphs(text))
+
+
+def _graphs(text: str) -> str | None:
+    """Whose compiled graphs a start runs, by its log.
+
+    A start that loads a whole function (AOT) may say nothing of its graphs; one that only traces
+    the code again says that it loads them, and then that it saves the function. Without vLLM's own
+    compilation (on the CPU) nothing is said but the mode, and saved functions.
+    """
+    if _COMPILED in text:
+        return "compiled"
+    if any(words in text for words in _LOADED):
+        return "loaded"
+    if _SAVED in text:
+        return "compiled"
+    if _EAGER.search(text):
+        return "none"
+    return "compiled" if _UNCACHED.search(text) else None
 
 
 def is_cpu(engine: Engine) -> bool:

@@ -110,7 +110,7 @@ def _sidecar(cell: Cell, about: EngineRecord) -> dict[str, Any]:
         "steady_from": steady_from(cell),
         "vllm_version": about.software.vllm_version_ran,
         "allreduce_backend_ran": about.log_facts.allreduce_backend,
-        "link": about.gpu_link,
+        "link": about.gpus.link,
         "cell_id": cell.cell_id,
     }
 

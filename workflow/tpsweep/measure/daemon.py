@@ -29,6 +29,7 @@ import psutil
 from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.errors import EngineDiedError, StartError
 from tpsweep.core.failure import classify, log_since, log_size
+from tpsweep.core.program import same_version
 from tpsweep.core.request import SOCKET_NAME, Answer, Request, StartFailure
 from tpsweep.core.row_file import write_row
 from tpsweep.core.workloads import ENGINE, SERVER
@@ -68,7 +69,9 @@ class Daemon:
         self._check_version()
         vllm_api.import_engine(engine.mode)
         imports_s = time.time() - began
-        self.sampler, infos, link, note = self._gpu_group(folder)
+        gpus = self._gpu_group()
+        uuids = [info.uuid for info in gpus.infos]
+        self.sampler = nvml.Sampler(uuids, folder / "nvml.jsonl") if uuids else None
         self.loaded: workloads.Loaded
         if engine.mode == SERVER:
             self.loaded = Server(engine, log)
@@ -87,9 +90,7 @@ class Daemon:
             environment=environment,
             software=provenance.software(),
             host=provenance.host(os.environ),
-            gpus=infos,
-            gpu_link=link,
-            gpu_note=note,
+            gpus=gpus,
             shape=self.loaded.shape,
             tp_ran=self.loaded.tp,
         )
@@ -108,19 +109,17 @@ class Daemon:
             )
             raise StartError("engine_start", said) from error
 
-        if not provenance.same_version(self.engine.vllm_version, vllm.__version__):
+        if not same_version(self.engine.vllm_version, vllm.__version__):
             raise StartError(
                 "invalid",
                 f"vllm_version: {self.engine.vllm_version} was requested, {vllm.__version__} is "
                 "installed; change one of them",
             )
 
-    def _gpu_group(
-        self, folder: Path
-    ) -> tuple[nvml.Sampler | None, list[nvml.GpuInfo], str | None, str | None]:
-        """The GPUs of this engine, their sampler, their weakest link; a reason where none."""
+    def _gpu_group(self) -> nvml.GpuGroup:
+        """The GPUs of this engine: the first ones of those that CUDA shows."""
         if vllm_api.is_cpu(self.engine):
-            return None, [], None, "no GPU: the node class is CPU"
+            return nvml.GpuGroup(note="no GPU: the node class is CPU")
         visible = nvml.visible_uuids()
         if len(visible) < self.engine.gpus:
             raise StartError(
@@ -134,7 +133,7 @@ class Daemon:
             raise StartError(
                 "invalid", f"gpu_card: {self.engine.gpu_card} was planned, found {sorted(others)}"
             )
-        return nvml.Sampler(uuids, folder / "nvml.jsonl"), infos, nvml.weakest_link(uuids), None
+        return nvml.GpuGroup(infos, nvml.node_uuids(), nvml.weakest_link(uuids))
 
     def serve_cell(self, request: Request) -> Answer:
         """Measure one cell and write its row; an ``Answer`` for whatever can go wrong with it."""
@@ -160,7 +159,9 @@ class Daemon:
             time.sleep(max(0.0, times.kept_until + 2 * nvml.INTERVAL_S - ended))
             samples = self.sampler.read()
             span = times.began, times.measured, times.kept_until
-            windows = [nvml.window(samples, i.uuid, *span, times.phases) for i in self.record.gpus]
+            windows = [
+                nvml.window(samples, i.uuid, *span, times.phases) for i in self.record.gpus.infos
+            ]
         context = Context(request, self.order, self.last_end, ended, utc_at_zero)
         self.order, self.last_end = self.order + 1, ended
         row = make_row(cell, self.record, measured, windows, context)

@@ -21,12 +21,13 @@ from tpsweep.core import results_paths
 from tpsweep.core.capture_report import is_report
 from tpsweep.core.cell import Cell, Engine, slug
 from tpsweep.core.preflight_record import Request, class_name, marker
+from tpsweep.core.program import Program
 from tpsweep.core.workloads import CAPTURE, ENGINE, KINDS, SERVER
 from tpsweep.sweep.damaged import damaged
 from tpsweep.sweep.expand import Planned, expand
 from tpsweep.sweep.feasibility import refuse
 from tpsweep.sweep.filters import selected
-from tpsweep.sweep.manifest import is_of
+from tpsweep.sweep.manifest import is_of, other_sites
 
 AGAIN = ".again"
 """There only while rows that cannot be read are measured again, below the results root."""
@@ -224,6 +225,11 @@ class Sweep:
         """What the preflight of a class (``<gpu>x<gpus>``) must check before its cells run."""
         return self._preflights[name]
 
+    def preflight_program(self, name: str) -> str:
+        """Where a class's preflight looks for vLLM, as JSON; "": where Snakemake itself runs."""
+        program = self.program(self._preflights[name].gpu)
+        return program.to_json() if program else ""
+
     def preflight_models(self, name: str) -> list[str]:
         """The markers of the models that a class will load.
 
@@ -285,8 +291,35 @@ class Sweep:
         marker = "config.json" if made_here else "available.json"
         return f"{self.results}/models/{slug(name)}/{marker}"
 
+    def program(self, gpu: str) -> Program | None:
+        """The site's own environment for vLLM on a node class; None: that of Snakemake."""
+        asked, known = self.site.programs_of(gpu), self.site.gpus.get(gpu)
+        if not (asked.python or asked.container):
+            return None
+        return Program(
+            python=asked.python,
+            image=asked.container.apptainer if asked.container else None,
+            bind=tuple(asked.container.bind) if asked.container else (),
+            packages=asked.packages,
+            has_gpus=known is None or not known.is_cpu,
+            paths=self._paths if asked.container else (),
+        )
+
+    @cached_property
+    def _paths(self) -> tuple[str, ...]:
+        """What cells read and write, relative to where Snakemake runs: a container must show it."""
+        datasets = (
+            getattr(w, "dataset_path", None) for w in self.config.settings.workloads.values()
+        )
+        models = (model.path for model in self.config.models.values())
+        found = [self.results, self.config.hf_home, *models, *datasets]
+        return tuple(dict.fromkeys(path for path in found if path))
+
     def _session_command(self, engine: Engine, is_served: bool) -> str:
-        words = [sys.executable, "-m", "tpsweep.measure.daemon", "--engine", engine.to_json()]
+        program = self.program(engine.gpu)
+        launch = ["-m", "tpsweep.measure.launch", program.to_json()] if program else []
+        words = [sys.executable, *launch]
+        words += ["-m", "tpsweep.measure.daemon", "--engine", engine.to_json()]
         if engine.mode == ENGINE and is_served:
             words.append("--served")
         words += ["--starts", f"{self.results}/{results_paths.ENGINE_STARTS}"]
@@ -314,6 +347,13 @@ def check_files(paths: Iterable[str | Path]) -> None:
             raise InputError(f"config: {twice} of {path.name}, allowed: once")
 
 
+def _refuse_other_sites(config: Config, site: Site, base: Path) -> None:
+    others = other_sites(base / config.results / results_paths.MANIFEST, site.name)
+    if others:
+        allowed = f"it holds rows of site {', '.join(others)}; allowed: a folder for each site"
+        raise ConfigError("results", config.results, allowed)
+
+
 def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
     """Check a config (with the key ``site``: the path of a site.yaml) and expand its matrix.
 
@@ -329,10 +369,11 @@ def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
             "site=cluster/<site>/site.yaml to --config"
         )
     try:
-        site = load_site(base / site_file)
+        site = load_site(base / Path(site_file).expanduser())
         config = load_config(data, base)
         planned = expand(config, site)
         refuse(config, site, planned)
+        _refuse_other_sites(config, site, base)
     except (ConfigError, SiteError) as error:
         raise InputError(str(error)) from error
     kept = {key: value for key, value in raw.items() if key != "only"}
