@@ -30,7 +30,7 @@ WORKLOADS = {
         "repeats": 3,
     },
     "communication": STATIC
-    | {"kind": "capture", "batch": [1], "output_len": [64], "repeats": 30, "profiler": "torch"},
+    | {"kind": "capture", "batch": [1], "output_len": [64], "repeats": 8, "profiler": "torch"},
 }
 CORE, CLIENT = "VLLM::EngineCore", "tpsweep.measure.daemon"
 DEATHS = {
@@ -40,7 +40,7 @@ DEATHS = {
     "capture": ('"workload":"capture"', CORE),
 }
 """Word in a cell's path -> what its client's command line has, and whom to kill while it runs."""
-AFTER_S = 1.5
+AFTER_S = 1.0
 
 
 @dataclass(frozen=True)
