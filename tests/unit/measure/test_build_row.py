@@ -224,7 +224,7 @@ def test_a_row_goes_through_its_file_unchanged(tmp_path: Path) -> None:
                         "profiler_ran", "capture_files", "capture_steady_from", "gpu_phase_note",
                         "imported",
                         "gpu_sm_clock_prefill_mhz", "gpu_sm_clock_decode_mhz",
-                        "gpu_power_prefill_w", "gpu_power_decode_w", "imported"}  # fmt: skip
+                        "gpu_power_prefill_w", "gpu_power_decode_w"}  # fmt: skip
 
 
 def test_figures_times_and_energy_of_a_row() -> None:

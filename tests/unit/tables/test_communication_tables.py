@@ -162,10 +162,10 @@ def test_with_three_starts_the_spread_is_measured(sweep: Sweep) -> None:
     start = stats.median_of_runs([[4.9], [5.0], [5.1]])
     assert start.hi is not None
     assert line["fixed_ms_hi"] - line["fixed_ms"] == pytest.approx(
-        np.hypot(2 * 0.036, start.hi - 5.0)
+        np.hypot(2 * 0.036, 5.0 * (start.hi / start.value - 1))
     )
     assert line["spread"].startswith(
-        f"TP=1: {100 * (start.hi / 5 - 1):.1f} % (3 starts); TP=2: 1.0"
+        f"TP=1: {100 * (start.hi / start.value - 1):.1f} % (3 starts); TP=2: 1.0"
     )
     # 2 x 3.0 - 4.7 of kernels, 0.3 of gaps; 2 x 3.6 - 5 - 2 x 0.25 of decode times.
     assert line["capture_fixed_ms"] == pytest.approx(1.6)
