@@ -86,7 +86,8 @@ class Table:
         titled = data.replace_schema_metadata({"title": title, _METADATA: json.dumps(words)})
         base = folder / self.name
         with replacing(base.with_suffix(".parquet")) as path:
-            pq.write_table(titled, path)
+            # Statistics would be an eighth of a file that readers take whole.
+            pq.write_table(titled, path, compression="zstd", write_statistics=False)
         with replacing(base.with_suffix(".csv")) as path:
             pa_csv.write_csv(_flat(data), path)
         with replacing(base.with_suffix(".md")) as path:
