@@ -186,7 +186,10 @@ def _models(config: Path) -> dict[str, object]:
 
 def _shape(file: Path, dtype: object) -> tuple[Shape, str]:
     content = read_model(file)
-    chosen = str(dtype or content.get("torch_dtype") or content.get("dtype") or "bfloat16")
+    told = next((key for key in ("torch_dtype", "dtype") if content.get(key)), "dtype")
+    chosen = str(dtype or content.get(told) or "bfloat16")
     if chosen not in DTYPE_BYTES:
-        raise ValueError(f"--dtype: {chosen!r}, allowed: {', '.join(DTYPE_BYTES)}")
+        where = "--dtype" if dtype else f"{file}: {told}"
+        more = "" if dtype else " (--dtype says another)"
+        raise ValueError(f"{where}: {chosen!r}, allowed: {', '.join(DTYPE_BYTES)}{more}")
     return Shape.from_config(content), chosen

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -57,6 +57,12 @@ def _engine_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
             "kv_cache_dtype: {value}; allowed: auto, {allowed}",
             {"value": str(cache), "allowed": ", ".join(CACHE_BYTES)},
         )
+    for name, value, allowed in _numbers(arguments):
+        raise PydanticCustomError(
+            "engine_number",
+            "{name}: {value}; allowed: {allowed}",
+            {"name": name, "value": repr(value), "allowed": allowed},
+        )
     try:
         text = json.dumps(arguments, allow_nan=False)
     except ValueError:
@@ -66,6 +72,30 @@ def _engine_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
             "owned", "fuse_allreduce_rms is set by allreduce_backends; allowed there"
         )
     return arguments
+
+
+def _numbers(arguments: dict[str, JsonValue]) -> Iterator[tuple[str, JsonValue, str]]:
+    """Arguments that fit and floors are computed with, and vLLM refuses as they are: name, value,
+    what is allowed."""
+    offload = arguments.get("cpu_offload_gb")
+    if offload is not None and not (_is_number(offload, int | float) and offload >= 0):  # type: ignore[operator]
+        yield "cpu_offload_gb", offload, "a number of 0 or more"
+    ranks = arguments.get("decode_context_parallel_size")
+    if ranks is not None and not (_is_number(ranks, int) and ranks >= 1):  # type: ignore[operator]
+        yield "decode_context_parallel_size", ranks, "a whole number above 0"
+    draft = arguments.get("speculative_config")
+    if draft is None:
+        return
+    if not isinstance(draft, dict):
+        yield "speculative_config", draft, "a mapping, such as method and num_speculative_tokens"
+        return
+    tokens = draft.get("num_speculative_tokens")
+    if tokens is not None and not (_is_number(tokens, int) and tokens >= 1):  # type: ignore[operator]
+        yield "speculative_config: num_speculative_tokens", tokens, "a whole number above 0"
+
+
+def _is_number(value: JsonValue, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 OWNED: Mapping[str, str] = {

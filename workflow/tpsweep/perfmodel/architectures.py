@@ -56,6 +56,20 @@ def size(config: Config, name: str, default: int | None = None) -> int:
     return value
 
 
+def most(config: Config, name: str) -> int | None:
+    """A limit of the config, such as a window; None (or 0): there is none. Raises ``ValueError``
+    if it is no whole number."""
+    return size(config, name) if config.get(name) else None
+
+
+def listed(config: Config, name: str) -> list[Any]:
+    """A list of the config, such as one value a layer. Raises ``ValueError`` if it is none."""
+    value = config.get(name) or []
+    if not isinstance(value, list):
+        raise ValueError(f"{name}: {value!r}; allowed: a list, a value for each layer")
+    return value
+
+
 def text_of(config: Config) -> tuple[str | None, Config]:
     """``model_type`` and config of the decoder, the class's own sizes added.
 
@@ -75,7 +89,10 @@ def _given(config: Config) -> dict[str, Any]:
 
 def is_tied(kind: str, config: Config) -> bool:
     """Whether the output head is the embedding: Gemma's is, unless its config says otherwise."""
-    return bool(config.get("tie_word_embeddings", kind in _GEMMAS))
+    tied = config.get("tie_word_embeddings", kind in _GEMMAS)
+    if not isinstance(tied, bool):
+        raise ValueError(f"tie_word_embeddings: {tied!r}; allowed: true, false")
+    return tied
 
 
 def decoder_of(kind: str, config: Config) -> tuple[Layer, ...]:
@@ -123,17 +140,18 @@ def _window(config: Config, layer: int) -> int | None:
     Mistral's looks back one window wherever its config names one, Qwen's only if it says that it
     does, and then from layer ``max_window_layers`` on. ``layer_types`` say it for each layer.
     """
-    kind, window = str(config["model_type"]), config.get("sliding_window")
+    kind = str(config["model_type"])
     if kind == "llama4_text":
-        ropes = config.get("no_rope_layers") or []
+        ropes = listed(config, "no_rope_layers")
         every = size(config, "no_rope_layer_interval", default=4)
         has_rope = bool(ropes[layer]) if layer < len(ropes) else (layer + 1) % every != 0
-        return config.get("attention_chunk_size", 8192) if has_rope else None
+        chunk = most({"attention_chunk_size": 8192, **config}, "attention_chunk_size")
+        return chunk if has_rope else None
     if kind.startswith("qwen") and not config.get("use_sliding_window"):
         return None
     if kind in ("llama", "gemma"):
         return None
-    types = config.get("layer_types") or []
+    window, types = most(config, "sliding_window"), listed(config, "layer_types")
     if layer < len(types):
         return window if types[layer] == "sliding_attention" else None
     if kind == "gemma3_text":
@@ -159,7 +177,7 @@ def _latent(config: Config, layer: int) -> Latent:
 
 
 def _hybrid(config: Config, layer: int) -> Attention:
-    types = config.get("layer_types") or []
+    types = listed(config, "layer_types")
     every = size(config, "full_attention_interval", default=4)
     is_full = types[layer] == "full_attention" if layer < len(types) else not (layer + 1) % every
     if is_full:
@@ -192,7 +210,7 @@ def _mixtral(config: Config, layer: int) -> Experts:
 
 def _qwen_moe(config: Config, layer: int) -> Mlp:
     step = size(config, "decoder_sparse_step", default=1)
-    if layer in (config.get("mlp_only_layers") or []) or (layer + 1) % step:
+    if layer in listed(config, "mlp_only_layers") or (layer + 1) % step:
         return _dense(config, layer)
     shared = 0
     if config["model_type"] != "qwen3_moe":
@@ -265,6 +283,19 @@ KNOWN_TYPES = (
     *_MLPS,
 )
 """``model_type`` of the decoders whose weights can be counted."""
+KNOWN_CLASSES = frozenset(
+    (
+        *("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
+        *("Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
+        *("Qwen3NextForCausalLM", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM"),
+        *("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"),
+        *("Gemma3ForConditionalGeneration", "GptOssForCausalLM"),
+        *("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
+        *("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
+    )
+)
+"""``architectures`` that have these layouts. A draft head, a reward or an embedding model has the
+``model_type`` of the model that it is made from, but other weights."""
 
 
 def _siglip(vision: Config, hidden: int) -> int:

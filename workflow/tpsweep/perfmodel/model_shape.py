@@ -19,6 +19,7 @@ from typing import Any
 
 from tpsweep.core.atomic import replacing
 from tpsweep.perfmodel.architectures import (
+    KNOWN_CLASSES,
     KNOWN_TYPES,
     NESTED,
     decoder_of,
@@ -83,14 +84,26 @@ class Shape:
     def from_config(cls, config: dict[str, Any]) -> Shape:
         """Shape from the content of a config.json.
 
-        Raises ``UnknownShapeError`` for a ``model_type`` outside ``KNOWN_TYPES`` or a quantization
-        that ``perfmodel.quantization`` does not know,
-        ``ValueError`` for a missing or impossible size.
+        Raises ``UnknownShapeError`` for a ``model_type`` outside ``KNOWN_TYPES``, for a class
+        outside ``KNOWN_CLASSES``, for a quantization that ``perfmodel.quantization`` does not know
+        and for values in another form, ``ValueError`` for a missing or impossible size.
         """
+        try:
+            return cls._from_config(config)
+        except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+            said = f"{type(error).__name__}: {error}: a value in a form that is not known"
+            raise UnknownShapeError(said) from error
+
+    @classmethod
+    def _from_config(cls, config: dict[str, Any]) -> Shape:
         kind, text = text_of(config)
         if kind not in KNOWN_TYPES:
             known = ", ".join((*KNOWN_TYPES, *NESTED))
             raise UnknownShapeError(f"model_type: {kind!r}; known: {known}")
+        classes = config.get("architectures") or []
+        if classes and not KNOWN_CLASSES.intersection(classes):
+            known = ", ".join(sorted(KNOWN_CLASSES))
+            raise UnknownShapeError(f"architectures: {classes!r}; known: {known}")
         try:
             quantization = scheme_of(config)
         except UnknownQuantizationError as error:
@@ -269,6 +282,10 @@ class Shape:
         """Kinds of attention, and how many layers have them."""
         return dict(Counter(layer.attention for layer in self.decoder))
 
+    def cache_dtype(self, dtype: str) -> str:
+        """That of the KV cache if nobody asks for another: the checkpoint's, else the model's."""
+        return (self.quantization.cache_dtype if self.quantization else None) or dtype
+
     def kv_bytes_per_token(self, dtype: str, tp: int) -> int:
         """Bytes of keys and values that ONE rank keeps for a token; heads repeat if TP exceeds.
 
@@ -392,21 +409,31 @@ def _positions(config: Mapping[str, Any]) -> int:
     longest = float(most)
     if not str(config.get("model_type")).startswith("gemma3"):  # scaled already
         for rope in _ropes(config.get("rope_scaling") or config.get("rope_parameters")):
-            kind, factor = rope.get("rope_type", rope.get("type", "default")), rope.get("factor")
+            kind = rope.get("rope_type", rope.get("type", "default"))
+            factor = _number(rope, "factor")
             if kind in SCALED_POSITIONS or not factor:
                 continue
-            start = most
+            start: float = most
             if "yarn" in str(kind):
-                start = rope.get("original_max_position_embeddings") or most
+                start = _number(rope, "original_max_position_embeddings") or most
             longest = max(longest, start * factor)
     told = config.get("model_max_length")
     return max(int(longest), told if isinstance(told, int) else 0)
 
 
+def _number(rope: Mapping[str, Any], name: str) -> float | None:
+    value = rope.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"rope_scaling: {name}: {value!r}; allowed: a number")
+    return value
+
+
 def _ropes(scaling: Any) -> list[Mapping[str, Any]]:
     """The parameters of all kinds of layers, where they differ, else those of all."""
-    if not isinstance(scaling, Mapping):
+    if scaling is None:
         return []
+    if not isinstance(scaling, Mapping):
+        raise ValueError(f"rope_scaling: {scaling!r}; allowed: a mapping, such as type and factor")
     inner = [one for one in scaling.values() if isinstance(one, Mapping)]
     return inner or [scaling]
 

@@ -20,6 +20,8 @@ head. Embedding, norms, biases and routers are never quantized."""
 
 LAYERS: frozenset[Kind] = frozenset(("linear", "experts"))
 EVERYTHING: frozenset[Kind] = frozenset(("linear", "experts", "head"))
+WHOLE_ROW = -1
+"""A group size: one scale for all inputs of an output."""
 SCALE_BITS, BLOCK_SCALE_BITS, BYTE_SCALE_BITS = 16, 32, 8
 
 
@@ -151,7 +153,7 @@ def _method(given: Any) -> str:
 def _fp8(method: str, given: Mapping[str, Any]) -> Scheme:
     if given.get("store_dtype"):
         raise UnknownQuantizationError(f"store_dtype: {given['store_dtype']!r} is not counted")
-    left_out = given.get("ignored_layers") or given.get("modules_to_not_convert") or []
+    left_out = _names(given, "ignored_layers") or _names(given, "modules_to_not_convert")
     block = given.get("weight_block_size")
     return Scheme(method, (*_left_out(left_out), Rule("all", _blocks(block), kinds=LAYERS)))
 
@@ -160,7 +162,7 @@ def _awq(method: str, given: Mapping[str, Any]) -> Scheme:
     bits = _of(int(given["bits"] if "bits" in given else given["w_bit"]), (4,), "bits")
     size = given["group_size"] if "group_size" in given else given["q_group_size"]
     packed = replace(_groups(bits, int(size), bits), pack=32 // bits, any_experts=True)
-    left_out = frozenset(given.get("modules_to_not_convert") or [])
+    left_out = frozenset(_names(given, "modules_to_not_convert"))
     kinds = EVERYTHING if given.get("lm_head") else LAYERS
     return Scheme(method, (Rule("part", None, left_out), Rule("all", packed, kinds=kinds)))
 
@@ -204,7 +206,7 @@ def _compressed(method: str, given: Mapping[str, Any]) -> Scheme:
                 named.append(_named(target, stored))
             else:
                 raise UnknownQuantizationError(f"config_groups: targets: {target!r}: not known")
-    ignored = (_named(name, None) for name in given.get("ignore") or [])
+    ignored = (_named(name, None) for name in _names(given, "ignore"))
     rules = (*ignored, *named, *by_class)
     return Scheme(method, rules, _scheme_of_cache(given), one_by_one=True)
 
@@ -249,8 +251,7 @@ def _scheme_of_cache(given: Mapping[str, Any]) -> str | None:
 def _modelopt(method: str, given: Mapping[str, Any]) -> Scheme:
     """As ``hf_quant_config.json`` has it (below ``quantization``), or as config.json has."""
     inner = given["quantization"] if isinstance(given.get("quantization"), Mapping) else given
-    left_out = inner.get("exclude_modules") or inner.get("ignore") or []
-    globs = frozenset(left_out)
+    globs = frozenset(_names(inner, "exclude_modules") or _names(inner, "ignore"))
     rules = [Rule("part", None, globs), Rule("glob", None, globs)]
     size = inner.get("group_size")
     algorithm = str(inner.get("quant_algo") or "").upper()
@@ -314,7 +315,9 @@ _READERS: Mapping[str, Callable[[str, Mapping[str, Any]], Scheme]] = {
 def _groups(bits: int, size: int, zero_bits: int) -> WeightFormat:
     """Groups of ``size`` with a 16-bit scale and, maybe, a zero point; -1: a whole row."""
     peak = 2 if bits == 8 else 1
-    if size <= 0:
+    if size < 1 and size != WHOLE_ROW:
+        raise UnknownQuantizationError(f"group_size: {size}; known: 1 and more, {WHOLE_ROW}: a row")
+    if size == WHOLE_ROW:
         return WeightFormat(bits, peak_factor=peak)
     return WeightFormat(bits, SCALE_BITS + zero_bits, group=size, peak_factor=peak)
 
@@ -323,7 +326,17 @@ def _blocks(block: Iterable[int] | None) -> WeightFormat:
     if not block:
         return FP8
     outputs, inputs = (int(size) for size in block)
+    if min(outputs, inputs) < 1:
+        raise UnknownQuantizationError(f"block: {[outputs, inputs]}; known: sizes of 1 and more")
     return replace(FP8, scale_bits=BLOCK_SCALE_BITS, block=(outputs, inputs))
+
+
+def _names(given: Mapping[str, Any], key: str) -> list[str]:
+    """The names that a key lists. One that is no list would be taken letter by letter."""
+    names = given.get(key) or []
+    if not isinstance(names, list):
+        raise UnknownQuantizationError(f"{key}: {names!r}; known: a list of names")
+    return [str(name) for name in names]
 
 
 def _left_out(names: Iterable[str]) -> tuple[Rule, Rule]:

@@ -146,8 +146,7 @@ def _cache_dtype(given: Mapping[str, Any], dtype: str, precision: str, shape: Sh
         return asked
     if precision == FP8_CACHE:
         return "fp8"
-    scheme = shape.quantization
-    return (scheme.cache_dtype if scheme else None) or dtype
+    return shape.cache_dtype(dtype)
 
 
 def _drafts(config: Any) -> int | None:

@@ -54,6 +54,7 @@ class Explanation:
     kv_heads_repeat: int  # GPUs that hold the same KV head
     matrices: list[Matrix]
     collectives: list[Collective]
+    cache_dtype: str
     kv_bytes_per_token: int
     model_file: str
 
@@ -81,10 +82,14 @@ class Explanation:
 def explain(shape: Shape, dtype: str, tp: int, batch: int = 1) -> Explanation:
     """Every weight and collective of ``shape`` at ``tp``.
 
-    Raises ``ValueError``, one line, for a TP that the model cannot be split over.
+    Raises ``ValueError``, one line, for a TP that the model cannot be split over, and for a model
+    that cannot be loaded at all.
     """
+    if shape.problem:
+        raise ValueError(f"--explain: {shape.problem}")
     if problem := shape.tp_problem(tp):
-        raise ValueError(f"--tp: {tp}: {problem}; allowed: {', '.join(map(str, shape.tps))}")
+        raise ValueError(f"--tp: {tp}: {problem}; allowed: {_allowed(shape)}")
+    cache_dtype = shape.cache_dtype(dtype)
     return Explanation(
         tp=tp,
         batch=batch,
@@ -96,9 +101,14 @@ def explain(shape: Shape, dtype: str, tp: int, batch: int = 1) -> Explanation:
         kv_heads_repeat=max(1, tp // shape.kv_heads),
         matrices=matrices(shape, dtype, tp),
         collectives=_collectives(shape, dtype, tp, batch),
-        kv_bytes_per_token=shape.kv_bytes_per_token(dtype, tp),
+        cache_dtype=cache_dtype,
+        kv_bytes_per_token=shape.kv_bytes_per_token(cache_dtype, tp),
         model_file=f"model_executor/models/{model_file(shape)}",
     )
+
+
+def _allowed(shape: Shape) -> str:
+    return ", ".join(map(str, shape.tps)) or "none"
 
 
 def _collectives(shape: Shape, dtype: str, tp: int, batch: int) -> list[Collective]:

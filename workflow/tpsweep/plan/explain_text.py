@@ -54,7 +54,8 @@ def _sums(found: Explanation) -> str:
     whole = sum(m.count * m.bytes_per_gpu for m in found.matrices if m.split == WHOLE)
     return (
         f"Weights of a GPU: {size(found.weight_bytes_per_gpu)}, of which {size(whole)} are on every"
-        f" GPU. KV cache: {found.kv_bytes_per_token:,} bytes a token and GPU."
+        f" GPU. KV cache: {found.kv_bytes_per_token:,} bytes a token and GPU"
+        + ("." if found.cache_dtype == found.dtype else f" ({found.cache_dtype}).")
     )
 
 

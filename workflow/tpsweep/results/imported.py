@@ -30,7 +30,7 @@ from tpsweep.core.workloads import LATENCY, SERVE, THROUGHPUT
 SITE = "imported"
 """What stands for the site of a row that was not measured here."""
 _KINDS = {
-    SERVE: ("request_throughput", "duration", "completed"),
+    SERVE: ("request_throughput", "duration", "completed", "num_prompts", "model_id"),
     THROUGHPUT: ("elapsed_time", "num_requests", "requests_per_second"),
     LATENCY: ("avg_latency", "latencies"),
 }
@@ -54,6 +54,9 @@ _SAID = {
     "vllm_version": ("vllm_version",),
 }
 """Where a file may say an axis: its own keys, ``--metadata``, and a sweep's parameters."""
+_RANGE_RATIO = ("random_range_ratio", "random-range-ratio")
+_ZERO = (0, "0", "0.0")
+"""Of a range of lengths: all are the same."""
 SETTABLE = tuple(
     axis.name
     for axis in AXES
@@ -185,9 +188,15 @@ def _imported(file: Path, place: int, result: dict[str, Any], given: Mapping[str
         keys = ", ".join(map(str, result))[:60] or "none"
         raise ImportRefusedError(f"{file}: not a benchmark's result (keys: {keys}); {ALLOWED}")
     named = {name: _said(name, result, file) for name in _SAID}
-    named |= {"model": result.get("model_id"), "site": SITE, "workload": kind, "run": 0, **given}
+    _refuse_contradictions(file, named, given)
+    model = result.get("model_id")
+    if not isinstance(model, str | None):
+        raise ImportRefusedError(f"{file}: model_id: {model!r}; allowed: text")
+    named |= {"model": model, "site": SITE, "workload": kind, "run": 0, **given}
     if kind == SERVE:
-        named["request_rate"] = _rate(result.get("request_rate"), file)
+        named["request_rate"] = _steady_rate(result, file)
+    if any(result.get(key) not in (None, *_ZERO) for key in _RANGE_RATIO):
+        named |= dict.fromkeys(("input_len", "output_len"))  # they are means
     named["gpus"] = named["tp"] and named["tp"] * (named["replicas"] or 1)
     figures = {SERVE: _serve, THROUGHPUT: _throughput, LATENCY: _latency}[kind](result, file)
     if kind == SERVE and named["input_len"] is None and named["output_len"] is None:
@@ -197,6 +206,7 @@ def _imported(file: Path, place: int, result: dict[str, Any], given: Mapping[str
     content = json.dumps([result, sorted((k, str(v)) for k, v in given.items())], sort_keys=True)
     cell_id = hashlib.sha256(content.encode()).hexdigest()[:12]
     words = f"vllm bench {kind}: {file.name}" + (f", result {place + 1}" if place else "")
+    words += "".join(f", {said}" for said in _arrivals(result)) if kind == SERVE else ""
     row = {
         "cell_id": cell_id,
         **named,
@@ -251,14 +261,46 @@ def _rate(value: Any, file: Path) -> float | None:
     except (TypeError, ValueError):
         rate = math.nan
     if not rate > 0:
-        raise ImportRefusedError(f"{file}: request_rate: {value!r}; allowed: a number, or inf")
+        said = f"{file}: request_rate: {value!r}; allowed: a number above 0, or inf"
+        raise ImportRefusedError(said)
     return rate
+
+
+def _steady_rate(result: Mapping[str, Any], file: Path) -> float | None:
+    """The rate offered; None if it rose during the benchmark, whatever ``request_rate`` says."""
+    rate = _rate(result.get("request_rate"), file)
+    return None if result.get("ramp_up_strategy") else rate
+
+
+def _arrivals(result: Mapping[str, Any]) -> Iterator[str]:
+    """What a rate alone does not say: how requests came, and to whom if not to vLLM."""
+    if result.get("ramp_up_strategy"):
+        start, end = result.get("ramp_up_start_rps"), result.get("ramp_up_end_rps")
+        yield f"{result['ramp_up_strategy']} ramp-up from {start} to {end} requests/s"
+    if result.get("burstiness") not in (None, 1) and result.get("request_rate") != "inf":
+        yield f"burstiness {result['burstiness']}"
+    backend = str(result.get("backend") or "vllm")
+    if not backend.startswith(("vllm", "openai")):
+        yield f"backend {backend}"
+
+
+def _refuse_contradictions(
+    file: Path, named: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+    """What the user says of all files must not be what a file says otherwise."""
+    for name, value in given.items():
+        said = named.get(name)
+        if name in _SAID and said not in (None, BY_NAME[name].default, value):
+            raise ImportRefusedError(
+                f"--set {name}={value}: {file} says {name} {said}; allowed: {said}, or without it"
+            )
 
 
 def _serve(result: Mapping[str, Any], file: Path) -> dict[str, Any]:
     failed = _number(result, "failed", file)
-    if failed is None and isinstance(result.get("num_prompts"), int):
-        failed = result["num_prompts"] - (_number(result, "completed", file) or 0)
+    asked = _said("num_prompts", result, file)
+    if failed is None and asked is not None:
+        failed = asked - (_number(result, "completed", file) or 0)
     if failed and failed > 0:
         raise ImportRefusedError(
             f"{file}: {failed:.0f} of {result.get('num_prompts', '?')} requests failed: their "
@@ -277,7 +319,7 @@ def _serve(result: Mapping[str, Any], file: Path) -> dict[str, Any]:
     }
     most = _number(result, "max_concurrent_requests", file)
     figures["max_in_flight"] = None if most is None else int(most)
-    if _rate(result.get("request_rate"), file) == math.inf:
+    if _steady_rate(result, file) == math.inf:
         figures["saturated"] = saturation.all_at_once(result.get("max_concurrency"))
     else:  # the arrivals are not told
         figures["saturated"] = saturation.NOT_SHOWN
@@ -308,7 +350,7 @@ def _throughput(result: Mapping[str, Any], file: Path) -> dict[str, Any]:
 def _latency(result: Mapping[str, Any], file: Path) -> dict[str, Any]:
     values = result["latencies"]
     whole = isinstance(values, list) and values
-    if not whole or not all(isinstance(v, int | float) and 0 < v < math.inf for v in values):
+    if not whole or not all(type(v) in (int, float) and 0 < v < math.inf for v in values):
         raise ImportRefusedError(f"{file}: latencies: allowed: a list of numbers above 0")
     samples = sorted(1e3 * value for value in values)
     middle = len(samples) // 2
@@ -324,7 +366,8 @@ def _same(lengths: Any) -> int | None:
     """The one length that all requests have."""
     if not isinstance(lengths, list) or len(set(map(str, lengths))) != 1:
         return None
-    return lengths[0] if isinstance(lengths[0], int) else None
+    one = lengths[0]
+    return one if isinstance(one, int) and not isinstance(one, bool) and one > 0 else None
 
 
 def _date(text: Any) -> str | None:

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ FORMAT = (
 )
 LONGEST = 10**9
 """Tokens: more is no length."""
+_HEAD = 4096
+"""Characters of a line that tell a format: a line of other data may be a whole file."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def read(path: Path, count: int) -> list[Arrival]:
     """The first ``count`` requests of a trace; those without prompt or answer (failed ones) are
     skipped. Raises ``ValueError``, one line, that names the line, and ``OSError``."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        first = file.readline()
+        first = next((line for line in iter(lambda: file.readline(_HEAD), "") if line.strip()), "")
         file.seek(0)
         lines = _json_lines(file) if first.lstrip().startswith("{") else _csv_lines(file)
         usable = (one for one in lines if one.input_len and one.output_len)
@@ -63,15 +65,15 @@ def read(path: Path, count: int) -> list[Arrival]:
 
 
 def _csv_lines(file: Any) -> Iterator[Arrival]:
-    reader = csv.reader(file)
-    head = [name.strip().lower() for name in next(reader, [])]
+    rows = _rows(file)
+    head = [name.strip().lower() for name in next(rows, [])]
     places = [
         next((head.index(name) for name in names if name in head), None)
         for names in _COLUMNS.values()
     ]
     if None in places:
         raise ValueError(f"its columns are {', '.join(head)[:80] or 'none'}; {FORMAT}")
-    for number, words in enumerate(reader, 2):
+    for number, words in enumerate(rows, 2):
         if not any(words):
             continue
         try:
@@ -81,8 +83,19 @@ def _csv_lines(file: Any) -> Iterator[Arrival]:
             raise ValueError(f"line {number} is {','.join(words)[:60]!r}; {FORMAT}") from None
 
 
+def _rows(file: Any) -> Iterator[list[str]]:
+    reader = csv.reader(file)
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(f"line {reader.line_num}: no CSV: {error}; {FORMAT}") from None
+
+
 def _json_lines(file: Any) -> Iterator[Arrival]:
-    """Mooncake's timestamps are milliseconds."""
+    """Mooncake's timestamps are milliseconds, in numbers."""
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
@@ -91,17 +104,21 @@ def _json_lines(file: Any) -> Iterator[Arrival]:
             time, prompt, answer = (
                 values[key] for key in ("timestamp", "input_length", "output_length")
             )
+            if isinstance(time, bool) or not isinstance(time, int | float):
+                raise TypeError(time)
             yield Arrival(_seconds(str(time)) / 1e3, _tokens(str(prompt)), _tokens(str(answer)))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise ValueError(f"line {number} is {line.strip()[:60]!r}; {FORMAT}") from None
 
 
 def _seconds(text: str) -> float:
-    """A number of seconds, or a date and time."""
+    """A number of seconds, or a date and time: without a zone in UTC, not in this host's zone, in
+    which an hour may be missing or come twice."""
     try:
         found = float(text)
     except ValueError:
-        found = datetime.fromisoformat(text.strip()).timestamp()
+        moment = datetime.fromisoformat(text.strip())
+        found = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if not math.isfinite(found):
         raise ValueError(text)
     return found

@@ -89,7 +89,7 @@ def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     raise ValueError(f"{where}: a turn's text is {json.dumps(content)[:60]}; {FORMAT}")
 
 
@@ -111,6 +111,8 @@ def _entries(path: Path) -> Iterator[Any]:
                 return
             try:
                 element, end = decoder.raw_decode(text)
+            except RecursionError:
+                raise ValueError(f"an element of its list is nested too deep; {FORMAT}") from None
             except json.JSONDecodeError as error:
                 more = file.read(_CHUNK)
                 if not more:

@@ -112,6 +112,7 @@ def _cut_groups(ranks: list[RankEvents], known: Sidecar, tp: int | None) -> list
         rank.rank: _named_by_order(rank, found[rank.rank], known, len(split) == 1) for rank in ranks
     }
     matched = groups.exchange(split, ranks, found, warnings)
+    groups.refuse_other_sizes(split, ranks, found)
     of = {rank.rank: rank for rank in ranks}
     cut = []
     for place, group in enumerate(split):

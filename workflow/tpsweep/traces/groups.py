@@ -184,6 +184,31 @@ def _sizes_in_names(rank: RankEvents, found: Collectives) -> set[int]:
     return {int(match[1]) for match in matches if match}
 
 
+def refuse_other_sizes(
+    groups: Sequence[Group], ranks: Sequence[RankEvents], found: Mapping[int, Collectives]
+) -> None:
+    """Refuse a group of another size than all of its all-reduces say that they join: then what
+    named it (a description that stands for several kinds, ``--tp``) is of other ranks, and
+    differences between ranks that never meet would be waits.
+
+    Raises ``CaptureError``.
+    """
+    of = {rank.rank: rank for rank in ranks}
+    for group in groups:
+        for number in group.ranks:
+            rank, size = of[number], len(group.ranks)
+            names = np.unique(found[number].name[found[number].of("all_reduce")]).tolist()
+            joined = {len(peers) for name in names if (peers := rank.peers.get(name))}
+            sizes = joined | _sizes_in_names(rank, found[number])
+            if sizes and size not in sizes:
+                least = min(sizes)
+                raise CaptureError(
+                    f"{rank.source}: all-reduces join {least} ranks, but the group "
+                    f"{', '.join(map(str, group.ranks))} has {size}; pass --tp {least}, and the "
+                    "traces of all its ranks"
+                )
+
+
 def _refuse_plain_groups(ranks: Sequence[RankEvents], found: Mapping[int, Collectives]) -> None:
     """All ranks of a group leave a collective together. Where only parts of them do, the capture
     holds several groups: to take them for one would make waits of their differences."""

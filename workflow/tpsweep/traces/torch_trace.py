@@ -52,7 +52,7 @@ class _Columns:
 
     def add(self, event: dict[str, Any], stream: Any, correlation: Any) -> None:
         words = str(event["name"])
-        arguments = event.get("args") or {}
+        arguments = _arguments(event)
         peers = _peers(arguments.get("Process Group Ranks"))
         if collective := arguments.get("Collective name"):
             words = kernels.annotated(words, str(collective))
@@ -89,7 +89,7 @@ class _Trace:
 
     def add(self, event: dict[str, Any]) -> None:
         category = event.get("cat")
-        arguments = event.get("args") or {}
+        arguments = _arguments(event)
         name = str(event.get("name"))
         if (
             self.training is None
@@ -122,6 +122,20 @@ class _Trace:
         begin = _ns(event["ts"])
         peers = _peers(arguments.get("Process Group Ranks"))
         return begin, begin + _ns(event.get("dur", 0)), words, peers
+
+
+def _arguments(event: dict[str, Any]) -> dict[str, Any]:
+    found = event.get("args") or {}
+    if not isinstance(found, dict):
+        raise TypeError(f"args: {found!r}")
+    return found
+
+
+def _numbered(info: dict[str, Any]) -> dict[str, Any]:
+    """``distributedInfo`` with its numbers as such, also where they are text; none for null."""
+    numbers = {key: info[key] for key in ("rank", "world_size") if info.get(key) is not None}
+    rest = {key: info[key] for key in info if key not in ("rank", "world_size")}
+    return {**rest, **{key: int(value) for key, value in numbers.items()}}
 
 
 def _peers(ranks: Any) -> tuple[int, ...]:
@@ -273,7 +287,7 @@ def _events(path: Path, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 raise CaptureError(f"{path}: no traceEvents: not a PyTorch profiler trace")
             text += more
         if info := re.search(r'"distributedInfo"\s*:\s*(?=\{)', text[: begin.start()]):
-            header["distributedInfo"] = decoder.raw_decode(text, info.end())[0]
+            header["distributedInfo"] = _numbered(decoder.raw_decode(text, info.end())[0])
         place = begin.end()
         while True:
             place = _skip(text, place)
