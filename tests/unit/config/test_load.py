@@ -190,6 +190,23 @@ def test_a_good_config_loads() -> None:
         ),
         ("variants/eager", {"swap": float("nan")}, "allowed: finite numbers"),
         ("variants/eager", {"kv_cache_dtype": "int1"}, "kv_cache_dtype: int1; allowed: auto"),
+        ("variants/eager", {"cpu_offload_gb": -4}, "cpu_offload_gb: -4; allowed: a number of 0"),
+        ("variants/eager", {"cpu_offload_gb": "4"}, "cpu_offload_gb: '4'; allowed: a number of 0"),
+        (
+            "variants/eager",
+            {"decode_context_parallel_size": "x"},
+            "decode_context_parallel_size: 'x'; allowed: a whole number above 0",
+        ),
+        (
+            "variants/eager",
+            {"speculative_config": "ngram"},
+            "speculative_config: 'ngram'; allowed: a mapping",
+        ),
+        (
+            "variants/eager",
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": -2}},
+            "speculative_config: num_speculative_tokens: -2; allowed: a whole number above 0",
+        ),
         (
             "variants/eager",
             {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}},

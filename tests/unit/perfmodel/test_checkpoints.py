@@ -428,3 +428,58 @@ def test_rope_scaling_lengthens_the_context(scaling: Any, positions: int) -> Non
 
 def test_a_context_may_be_named_beside() -> None:
     assert Shape.from_config({**DENSE, "model_max_length": 32768}).max_position == 32768
+
+
+@pytest.mark.parametrize(
+    "name", ["LlamaForCausalLMEagle3", "LlamaForSequenceClassification", "LlamaModel"]
+)
+def test_a_class_with_other_weights_is_not_counted_as_the_model_it_comes_from(name: str) -> None:
+    """A draft head, a reward model and an embedding model have the ``model_type`` of a decoder."""
+    assert Shape.from_config({**DENSE, "architectures": ["LlamaForCausalLM"]}) == with_scheme({})
+    with pytest.raises(UnknownShapeError, match=f"architectures: \\['{name}'\\]; known: "):
+        Shape.from_config({**DENSE, "architectures": [name]})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [0, 128]}, "block: \\[0, 128\\]; known: "),
+        ({"quant_method": "awq", "bits": 4, "group_size": 0}, "group_size: 0; known: "),
+        # one name would be taken letter by letter, so that everything is left out
+        (
+            {**GPTQ, "quant_method": "awq", "modules_to_not_convert": "self_attn"},
+            "modules_to_not_convert: 'self_attn'; known: a list",
+        ),
+        ({"quant_method": "fp8", "ignored_layers": "lm_head"}, "ignored_layers: 'lm_head'; "),
+        (compressed((["Linear"], INT4), ignore="lm_head"), "ignore: 'lm_head'; known: a list"),
+    ],
+)
+def test_a_scheme_in_another_form_is_not_counted(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UnknownShapeError, match=f"quantization_config: {said}"):
+        with_scheme(given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sliding_window": "4096"}, "sliding_window: '4096'; allowed: a whole number above 0"),
+        ({"sliding_window": [None, 4096]}, "sliding_window: .*; allowed: a whole number above 0"),
+        ({"layer_types": "full_attention"}, "layer_types: 'full_attention'; allowed: a list"),
+        ({"rope_scaling": {"type": "linear", "factor": "4"}}, "factor: '4'; allowed: a number"),
+        ({"rope_scaling": "yarn"}, "rope_scaling: 'yarn'; allowed: a mapping"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings: 'false'; allowed: true, false"),
+    ],
+)
+def test_a_value_of_another_type_is_named(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Shape.from_config({**DENSE, "model_type": "mistral", **changes})
+    with pytest.raises(UnknownShapeError, match=r"TypeError: .*: a value in a form"):
+        Shape.from_config(
+            {**MOE, "decoder_sparse_step": 1, "mlp_only_layers": None}
+            | {
+                "model_type": "deepseek_v3",
+                **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim"), 64),
+                **dict.fromkeys(("qk_rope_head_dim", "v_head_dim", "n_routed_experts"), 64),
+                "moe_layer_freq": [1] * 8,
+            }
+        )

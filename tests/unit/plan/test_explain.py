@@ -141,3 +141,33 @@ def test_bad_usage_is_one_line(
 
 def test_sizes() -> None:
     assert [size(n) for n in (8, 8192, 4.2e6, 1.5e10)] == ["8 B", "8.19 kB", "4.2 MB", "15 GB"]
+
+
+def test_the_cache_is_what_the_checkpoint_asks_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ModelOpt checkpoints may ask for an FP8 cache: 2 x 32 layers x 8 heads x 128 bytes."""
+    config = json.loads((ROOT / "workflow/models/llama-3.1-8b.json").read_text())
+    scheme = {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    beside = {"producer": {"name": "modelopt"}, "quantization": scheme}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+    assert main(["plan", "--explain", str(tmp_path), "--tp", "1"]) == 0
+    assert "KV cache: 65,536 bytes a token and GPU (fp8)." in capsys.readouterr().out
+    assert main(["plan", "--explain", str(tmp_path), "--tp", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kv_bytes_per_token"], found["cache_dtype"]) == (32768, "fp8")
+
+
+def test_what_vllm_cannot_load_is_not_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((ROOT / "workflow/models/llama-3.1-8b.json").read_text())
+    left_out = {"quant_method": "fp8", "ignored_layers": ["model.layers.0.self_attn.q_proj"]}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config | {"quantization_config": left_out}))
+    assert main(["plan", "--explain", str(file), "--tp", "1"]) == 2
+    assert "are not stored alike, and vLLM loads them as one" in capsys.readouterr().err
+    file.write_text(json.dumps(config | {"torch_dtype": "float8_e4m3fn"}))
+    assert main(["plan", "--explain", str(file), "--tp", "1"]) == 2
+    assert f"{file}: torch_dtype: 'float8_e4m3fn', allowed: bfloat16" in capsys.readouterr().err

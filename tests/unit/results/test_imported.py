@@ -80,6 +80,43 @@ def test_what_a_file_or_the_user_says_is_known(tmp_path: Path) -> None:
     assert row["output_tok_s_per_gpu"] == 256.0
 
 
+def test_arrivals_that_are_not_those_of_the_rate_are_said(tmp_path: Path) -> None:
+    ramp = {"ramp_up_strategy": "linear", "ramp_up_start_rps": 1, "ramp_up_end_rps": 9}
+    files = [
+        put(tmp_path / "a.json", SERVE | ramp | {"request_rate": "inf", "burstiness": 1.0}),
+        put(tmp_path / "b.json", SERVE | {"burstiness": 0.5}),
+        put(tmp_path / "c.json", SERVE | {"backend": "sglang", "burstiness": 1.0}),
+        put(tmp_path / "d.json", SERVE | {"backend": "openai-chat"}),
+    ]
+    rose, bursts, other, plain = taken(tmp_path / "in", *files)
+    assert (rose["request_rate"], rose["saturated"]) == (None, "not shown")
+    assert rose["imported"].endswith("a.json, linear ramp-up from 1 to 9 requests/s")
+    assert bursts["request_rate"] == 4.0 and bursts["imported"].endswith(", burstiness 0.5")
+    assert other["imported"].endswith(", backend sglang")
+    assert plain["imported"].endswith("d.json")
+
+
+def test_lengths_of_a_range_are_not_those_of_every_request(tmp_path: Path) -> None:
+    said = SERVE | {"random_input_len": 512, "random_output_len": "128"}
+    files = [
+        put(tmp_path / "all.json", said | {"random_range_ratio": "0.0"}),
+        put(tmp_path / "range.json", said | {"random_range_ratio": 0.5}),
+    ]
+    fixed, mixed = taken(tmp_path / "in", *files)
+    assert (fixed["input_len"], fixed["output_len"]) == (512, 128)
+    assert (mixed["input_len"], mixed["output_len"]) == (None, None)
+
+
+def test_what_is_set_must_not_contradict_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = put(tmp_path / "serve.json", SERVE | {"tp": 4})
+    assert main(["import", str(file), "--output", str(tmp_path / "in"), "--set", "tp=2"]) == 2
+    assert "--set tp=2: " in (said := capsys.readouterr().err) and "says tp 4; allowed: 4" in said
+    (row,) = taken(tmp_path / "in", file, "--set", "tp=4")
+    assert row["output_tok_s_per_gpu"] == 128.0
+
+
 def test_the_other_benchmarks_and_a_file_of_several_results(tmp_path: Path) -> None:
     files = [
         put(tmp_path / "latency.json", LATENCY),
@@ -143,10 +180,15 @@ def test_it_stands_in_the_serving_table_marked_and_in_no_claim(tmp_path: Path) -
         ({"a": 1}, "not a benchmark's result (keys: a); allowed: the JSON of vllm bench latency"),
         (SERVE | {"failed": 3}, "3 of 100 requests failed"),
         (SERVE | {"median_ttft_ms": -1}, "median_ttft_ms: -1; allowed: a number of 0 or more"),
-        (SERVE | {"request_rate": "fast"}, "request_rate: 'fast'; allowed: a number, or inf"),
+        (SERVE | {"request_rate": "fast"}, "request_rate: 'fast'; allowed: a number above 0"),
         (SERVE | {"tp": "two"}, "tp: 'two': allowed: a number above 0"),
         (LATENCY | {"latencies": []}, "latencies: allowed: a list of numbers above 0"),
         ([1], "not a benchmark's result"),
+        (LATENCY | {"latencies": [True]}, "latencies: allowed: a list of numbers above 0"),
+        (SERVE | {"model_id": 5}, "model_id: 5; allowed: text"),
+        (SERVE | {"failed": None, "num_prompts": "110"}, "10 of 110 requests failed"),
+        # SGLang's own benchmark has the same words for figures
+        ({k: v for k, v in SERVE.items() if k != "model_id"}, "not a benchmark's result"),
     ],
 )
 def test_what_is_no_result_is_refused_in_one_line_and_nothing_is_written(

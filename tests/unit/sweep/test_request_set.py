@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,11 @@ def test_a_trace_has_lengths_and_times(of: str, tmp_path: Path) -> None:
         ("a,b\n1,2\n", "its columns are a, b; allowed: CSV"),
         ('{"timestamp": 1, "input_length": 2}\n', 'line 1 is \'{"timestamp": 1'),
         ('{"timestamp": 1, "input_length": 2.5, "output_length": 1}\n', "line 1 is"),
+        # Mooncake's times are milliseconds: a date is none
+        ('{"timestamp": "2024-05-10", "input_length": 2, "output_length": 1}\n', "line 1 is"),
+        # a file of chat data, all in one line
+        ('[{"conversations": "' + "x" * 200_000 + '"}]', "line 1: no CSV: field larger than"),
+        (BURST + '5,"' + "x" * 200_000 + '",47,18,65\n', "line 2: no CSV: field larger than"),
     ],
 )
 def test_bad_traces_are_named(tmp_path: Path, text: str, said: str) -> None:
@@ -148,6 +154,39 @@ def test_bad_traces_are_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ValueError) as raised:
         request_set.check_file("trace", path, 2, longest=100)
     assert str(raised.value).startswith(said)
+
+
+def test_a_traces_times_are_the_same_in_every_zone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where clocks go back, the hour before 2 o'clock comes twice: 3 s would be 3603."""
+    path = tmp_path / "trace"
+    path.write_text(AZURE + "2023-11-05 01:59:58,47,18\n2023-11-05 02:00:01,9,3\n")
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    time.tzset()
+    try:
+        assert request_set.recorded_rate(path, 2) == pytest.approx(1 / 3)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_trace_may_begin_with_an_empty_line(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    path.write_text("\n" + TRACES["Mooncake"])
+    assert request_set.recorded_rate(path, 2) == pytest.approx(1 / 60)
+
+
+def test_a_part_without_text_is_none_and_deep_nesting_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    parts = [{"type": "text", "text": None}, {"type": "text", "text": "hello"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "b"}]
+    path.write_text(json.dumps([{"messages": turns}]))
+    (found,) = conversations.converted(path) or []
+    assert found["conversations"][0]["value"] == "hello"
+    path.write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ValueError, match="nested too deep; allowed: "):
+        request_set.check_file("sharegpt", path, 1, 100)
 
 
 def test_a_share_of_the_prompts_begins_alike_and_nothing_else_is_sent_twice() -> None:

@@ -537,3 +537,43 @@ def test_an_export_of_tensorrt_llm_has_its_steps(tmp_path: Path) -> None:
     decode = report.phases["decode"]
     assert report.ok and decode.steps == 3
     assert decode.algbw_gb_s == pytest.approx(4 * 2000 / 4000)
+
+
+def test_a_group_of_another_size_than_its_all_reduces_is_refused(tmp_path: Path) -> None:
+    """Attention in groups of 2 within a "tp" of 4: no pair waits for the other."""
+    paths = []
+    for rank in range(4):
+        groups = WORLD, ("tp", [0, 1, 2, 3]), ("tp", [rank // 2 * 2, rank // 2 * 2 + 1])
+        trace = tensor(Trace(), 40 if rank > 1 else 10)
+        paths.append(trace.write(tmp_path / f"rank{rank}.trace.json", info(rank, 4, *groups)))
+    with pytest.raises(
+        CaptureError, match="join 2 ranks, but the group 0, 1, 2, 3 has 4; pass --t"
+    ):
+        analyse_groups(paths)
+    first, second = analyse_groups(paths, tp=2)
+    for report, us in ((first, 10), (second, 40)):
+        decode = report.phases["decode"]
+        assert decode.transfer_us and decode.transfer_us["p50"] == us
+    with pytest.raises(CaptureError, match="but the group 0 has 1; pass --tp 2"):
+        analyse_groups(paths, tp=1)
+
+
+def test_numbers_of_distributed_info_may_be_text_or_null(tmp_path: Path) -> None:
+    paths = []
+    for rank in range(2):
+        said = {**info(rank, 2, ("tp", [0, 1])), "rank": str(rank), "world_size": "2"}
+        paths.append(tensor(Trace(), 10).write(tmp_path / f"rank{rank}.trace.json", said))
+    (report,) = analyse_groups(paths)
+    assert report.ok and report.ranks == 2
+    for rank, path in enumerate(paths):
+        tensor(Trace(), 10).write(path, {**info(rank, 2), "rank": None})
+    assert analyse_groups(paths)[0].ranks == 2
+
+
+def test_arguments_that_are_no_object_are_refused(tmp_path: Path) -> None:
+    trace = tensor(Trace(), 10)
+    next(event for event in trace.events if event["cat"] == "kernel")["args"] = [1]
+    with pytest.raises(
+        CaptureError, match=r"not a PyTorch profiler trace \(TypeError\('args: \[1\]"
+    ):
+        analyse_groups([trace.write(tmp_path / "rank0.trace.json", info(0, 1))])

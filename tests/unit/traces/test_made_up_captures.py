@@ -1,6 +1,7 @@
 """The analysis on made-up captures (labelled SYNTHETIC in the file), whose truth is known."""
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -108,6 +109,9 @@ class MadeUp:
 
 
 def analysed(made: MadeUp, folder: Path, tp: int | None = None) -> CommReport:
+    """The kernels that name a number of GPUs get that of the capture."""
+    gpus = re.compile(r"(cross_device_reduce_\w+<.*?,\s*(?:\(int\)\s*)?)\d+(?=[,>])")
+    made.rows = [(*row[:3], gpus.sub(rf"\g<1>{made.ranks}", row[3])) for row in made.rows]
     return analyse([made.write(folder / "made-up.sqlite", tp)])
 
 

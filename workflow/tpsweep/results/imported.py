@@ -284,9 +284,7 @@ def _arrivals(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"backend {backend}"
 
 
-def _refuse_contradictions(
-    file: Path, named: Mapping[str, Any], given: Mapping[str, Any]
-) -> None:
+def _refuse_contradictions(file: Path, named: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """What the user says of all files must not be what a file says otherwise."""
     for name, value in given.items():
         said = named.get(name)
