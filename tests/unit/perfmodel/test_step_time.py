@@ -164,3 +164,16 @@ def test_published_figures_as_a_table(tmp_path: Path) -> None:
     )
     lines = published_table(made_up, shape_named).splitlines()[2:]
     assert [line.rstrip(" |").rsplit(" ", 1)[1] for line in lines] == ["0.50", "n/a"]
+
+
+def test_fp8_on_a_card_that_does_not_multiply_it_has_no_expectation() -> None:
+    """On an A100 vLLM unpacks FP8 to 16 bits: its prefill is not twice as fast as BF16's."""
+    run = replace(RUN, tp=1)
+    a100 = cards()["NVIDIA A100-SXM4-80GB"]
+    assert prefill(EIGHT.online_fp8, DTYPE, H200, run).body < prefill(EIGHT, DTYPE, H200, run).body
+    for step in (prefill, decode):
+        assert step(EIGHT, DTYPE, a100, run).ms > 0
+        with pytest.raises(NoExpectationError, match="A100-SXM4-80GB: its tensor cores do not"):
+            step(EIGHT.online_fp8, DTYPE, a100, run)
+        with pytest.raises(NoExpectationError, match="no constants for float32"):
+            step(EIGHT, "float32", H200, run)

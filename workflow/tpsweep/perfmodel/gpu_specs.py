@@ -14,6 +14,7 @@ class Card:
     """A GPU's datasheet figures. ``bf16_tflops`` is dense, ``bandwidth_tb_s`` the memory's.
 
     ``nvlink_gb_s`` is one direction (None without NVLink), ``nvlink_gpus`` the most GPUs it joins.
+    ``fp8``: its tensor cores multiply eight-bit floats; else vLLM unpacks them to 16 bits first.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Card:
     nvlink_gb_s: float | None
     nvlink_gpus: int
     source: str
+    fp8: bool = True
 
 
 def card_by_name(name: str) -> Card | None:

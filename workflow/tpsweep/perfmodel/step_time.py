@@ -65,7 +65,7 @@ def decode(
     curve is known, or the constants are not of such weights or such attention.
     """
     known = known or constants()
-    _refuse(shape)
+    _refuse(shape, dtype, card)
     bandwidth = card.bandwidth_tb_s * 1e12
     reads = weight_reads(shape, dtype, run.batch) / run.tp / bandwidth
     head = shape.vocabulary * shape.hidden / shape.head_peak_factor
@@ -85,7 +85,7 @@ def prefill(
 ) -> Expected:
     """The prefill of the whole batch in one go. Raises as ``decode`` does."""
     known = known or constants()
-    _refuse(shape)
+    _refuse(shape, dtype, card)
     tokens = run.batch * run.input_len
     head = shape.vocabulary * shape.hidden * run.batch / shape.head_peak_factor
     # Attention: scores and values, half of them masked.
@@ -135,13 +135,18 @@ def _host(shape: Shape, run: Batch, known: Constants) -> float:
     return shape.layers * each / 1e3
 
 
-def _refuse(shape: Shape) -> None:
-    """What unpacking four bits takes, and other kinds of attention, no row here says. Eight-bit
-    floats are taken to be read, and multiplied, as well as BF16 is."""
+def _refuse(shape: Shape, dtype: str, card: Card) -> None:
+    """What unpacking weights takes, 32-bit arithmetic, and other kinds of attention, no row here
+    says. Eight-bit floats are taken to be read, and multiplied, as well as BF16 is."""
+    if DTYPE_BYTES[dtype] > DTYPE_BYTES["bfloat16"]:
+        raise NoExpectationError(f"no constants for {dtype}")
     if not shape.attends_by_groups:
         raise NoExpectationError("no constants for latent or linear attention")
     if shape.quantization and not shape.is_read_as_stored:
         raise NoExpectationError(f"no constants for {shape.quantization.method} weights")
+    if shape.quantization and not card.fp8:
+        said = f"no constants for {shape.quantization.method} weights on {card.name}"
+        raise NoExpectationError(f"{said}: its tensor cores do not multiply FP8")
 
 
 def _flop_s(card: Card, known: Constants) -> float:

@@ -146,7 +146,7 @@ def _peers(ranks: Any) -> tuple[int, ...]:
         ranks = re.findall(r"\d+", ranks)
     if not isinstance(ranks, list | tuple):
         return ()
-    return tuple(sorted(int(rank) for rank in ranks))
+    return tuple(sorted({int(rank) for rank in ranks}))
 
 
 def read(path: Path) -> list[RankEvents]:
