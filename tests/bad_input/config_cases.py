@@ -211,6 +211,12 @@ FITS = (
         change(f"{ENGINE}/max_model_len", 4096),
     ),
     Case(
+        "unknown_gpu",
+        "a node class that the site does not have",
+        "tpsweep: config: gpus: 'H2O0': allowed: classes of site local: here",
+        change("gpus", ["H2O0"]),
+    ),
+    Case(
         "unknown_model",
         "a model that does not exist",
         "workloads.decode.models: 'huge': allowed: tiny-llama",

@@ -28,6 +28,17 @@ def long_cells(project: Project) -> None:
     project.set("workloads/decode/minutes", 2880)
 
 
+def _account(project: Project) -> None:
+    site("cluster: local", "cluster: slurm\naccount_env: NO_SUCH_ACCOUNT")(project)
+    site("{card: auto, per_node: auto}", "{card: CPU, per_node: 2}")(project)
+    project.set("workloads/decode/batch", [1, 2, 3])
+
+
+def _python(project: Project) -> None:
+    site("parallel: 1", "python: /no/such/python\nparallel: 1")(project)
+    project.set("workloads/decode/batch", [1, 2, 3])
+
+
 def options(*words: str) -> Callable[[Project], Ran]:
     """The sweep's command with more words."""
     return lambda project: project.run(*words)
@@ -65,6 +76,12 @@ CASES = (
         site("here:", "'{x}':"),
     ),
     Case(
+        "site_other",
+        "another site's results folder",
+        "config: results: 'results': it holds rows of site local; allowed: a folder for each site",
+        site("name: local", "name: other"),
+    ),
+    Case(
         "site_missing",
         "a site that does not exist (site)",
         "cluster/nowhere/site.yaml: No such file or directory",
@@ -81,6 +98,32 @@ CASES = (
         "no site at all",
         "tpsweep: site: missing, allowed: the path of a site.yaml",
         act=options("--config", "results=results"),
+    ),
+    Case(
+        "configfile_missing",
+        "a config file that does not exist",
+        "--configfile: nowhere.yaml: no such file, allowed: the path of a config file",
+        act=options("--configfile", "nowhere.yaml"),
+    ),
+    Case(
+        "site_account",
+        "a site whose account is not set, dry run",
+        "tpsweep: site local: account_env: NO_SUCH_ACCOUNT is not set, allowed: an account; export",
+        _account,
+        options("-n"),
+    ),
+    Case(
+        "site_python",
+        "an interpreter that does not exist, dry run",
+        "tpsweep: python: /no/such/python: No such file or directory",
+        _python,
+        options("-n"),
+    ),
+    Case(
+        "site_environment",
+        "a command in a variable of the site",
+        f"{SITE}: environment.CACHE: '$(mktemp)': allowed after $: $NAME, ",
+        site("parallel: 1", "environment: {CACHE: $(mktemp)}\nparallel: 1"),
     ),
     Case(
         "site_too_small",

@@ -56,6 +56,7 @@ def measure(config: Path) -> tuple[float, dict[str, object]]:
         stdout=subprocess.PIPE,
         check=True,
         cwd=ROOT,
+        env={**os.environ, "PACE_ACCOUNT": "of-a-benchmark"},
     )
     return time.monotonic() - began, json.loads(done.stdout)
 

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ class Project:
 
     folder: Path
     lab: Lab
+    python: str = sys.executable
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def results(self) -> Path:
@@ -54,13 +57,13 @@ class Project:
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         """Start the sweep; its output goes to ``said.log``."""
-        words = [sys.executable, "-m", "snakemake", "--profile", "cluster/slurm-demo"]
+        words = [self.python, "-m", "snakemake", "--profile", "cluster/slurm-demo"]
         words += ["--configfile", "sweep.yaml", "--retries", "0", *options]
         with (self.folder / "said.log").open("ab") as output:
             return subprocess.Popen(
                 words,
                 cwd=self.folder,
-                env={**self.lab.env(), "TEST_PROJECT": str(self.folder)},
+                env={**self.lab.env(), "TEST_PROJECT": str(self.folder), **self.environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -99,16 +102,22 @@ class Project:
         return found
 
 
-@pytest.fixture
-def project(lab: Lab, tmp_path: Path) -> Project:
+def copy_project(folder: Path, lab: Lab) -> Project:
+    """The workflow as it is shipped, in a new ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
             ignored = shutil.ignore_patterns("__pycache__", "tests")
-            shutil.copytree(source, tmp_path / part, ignore=ignored)
+            shutil.copytree(source, folder / part, ignore=ignored)
         else:
-            shutil.copy(source, tmp_path / part)
-    return Project(tmp_path, lab)
+            shutil.copy(source, folder / part)
+    return Project(folder, lab)
+
+
+@pytest.fixture
+def project(lab: Lab, tmp_path: Path) -> Project:
+    return copy_project(tmp_path, lab)
 
 
 def test_one_cell_and_one_class_are_lost_alone(project: Project) -> None:
@@ -151,6 +160,9 @@ def test_one_cell_and_one_class_are_lost_alone(project: Project) -> None:
     assert failure["type"] == "timeout"
     record = json.loads((project.results / "preflight/a100x1.json").read_text())
     assert not record["ok"]
+    # The failed check is on the terminal, as the job ends and as the run does.
+    assert "ends: preflight of a100x1 failed: GPUs: " in project.said()
+    assert "tpsweep:   1 failed: preflight of a100x1: GPUs: " in project.said()
     assert json.loads((project.results / "preflight/h100x2.json").read_text())["ok"]
     table = (project.results / "tables/cells.md").read_text()
     assert "preflight of a100x2: GPUs: " in table

@@ -1,4 +1,4 @@
-"""The Snakefile with real Snakemake; all cells are infeasible, so no engine is started."""
+"""The Snakefile with real Snakemake; all cells are excluded, so no engine is started."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ def project(folder: Path) -> Path:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Snakefile", folder)
     text = (ROOT / "cluster/local/sweep.yaml").read_text()
+    site = folder / "cluster/local/site.yaml"
     for name in ("one", "two"):
-        (folder / f"{name}.yaml").write_text(text.replace("[here]", f"[{name}]"))
+        site.write_text(f"{site.read_text()}  {name}: {{card: CPU, per_node: 2}}\n")
+        excluded = f"exclude: [{{gpu: {name}, reason: by a test}}]\n"
+        (folder / f"{name}.yaml").write_text(text.replace("[here]", f"[{name}]") + excluded)
     return folder
 
 

@@ -308,3 +308,24 @@ def test_a_node_does_not_wait_for_snakemake() -> None:
     code += f"print(sorted({slow} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_variables_of_the_environment_are_the_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OF_THE_NODE", "/local/$HOME")
+    bench = Bench(tmp_path)
+    given = {"CACHE": "${OF_THE_NODE}/a:$OF_THE_NODE", "COST": "$$5", "GONE": None}
+    cell = bench.cell("a", 'printf "%s\\n" "$CACHE" "$COST" > out')
+    assert bench.run(bench.spec(cell, environment=given))["a"] == Result(0)
+    assert bench.text("out") == "/local/$HOME/a:/local/$HOME\n$5\n"
+
+
+@pytest.mark.parametrize("command", [None, ""])
+def test_a_variable_that_the_node_lacks_is_named(tmp_path: Path, command: str | None) -> None:
+    bench = Bench(tmp_path)
+    spec = bench.spec(bench.cell("a", "touch ran"), command=command, environment={"C": "$NOPE/x"})
+    result = bench.run(spec)["a"]
+    assert result is not None and not result.ok
+    assert "environment: C: '$NOPE/x': $NOPE is not set here" in bench.text("a.log")
+    assert not (tmp_path / "ran").exists()

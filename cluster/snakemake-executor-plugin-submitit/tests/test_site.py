@@ -181,3 +181,34 @@ def test_nvidia_smi_output_that_is_no_gpu() -> None:
     assert parse_query("0, GPU-a, NVIDIA A100, 81920\n\n") == [
         HostGpu("0", "GPU-a", "NVIDIA A100", 80.0)
     ]
+
+
+def test_another_environment_is_the_sites_or_the_classes_own(tmp_path: Path) -> None:
+    of_site = "python: /opt/v/bin/python\npackages: $HOME/more\n"
+    of_class = "  A: {card: a, per_node: 1, container: {apptainer: a.sif, bind: [/data:/d:ro]}}\n"
+    site = load(tmp_path, of_site + GOOD + of_class)
+    assert site.programs_of("H100").python == "/opt/v/bin/python"
+    assert site.programs_of("").packages == "$HOME/more"
+    other = site.programs_of("A")
+    assert (other.python, other.packages) == (None, None)
+    assert other.container is not None
+    assert (other.container.apptainer, other.container.bind) == ("a.sif", ["/data:/d:ro"])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('python: ""', "python: '': allowed: one line of printable characters"),
+        ('python: "a\\nb"', "python: 'a\\nb': allowed: one line of printable characters"),
+        ("container: {image: a}", "container.image: 'a': unknown key, allowed: apptainer, bind"),
+        ("container: {apptainer: --no-mount}", "container.apptainer: '--no-mount': allowed: the p"),
+        ('container: {apptainer: a, bind: ["a,b"]}', "container.bind.0: 'a,b': allowed: text like"),
+        ("environment: {A: $(id)}", "environment.A: '$(id)': allowed after $: $NAME, ${NAME}, or"),
+        ('environment: {A: "${B:-c}"}', "environment.A: '${B:-c}': allowed after $: $NAME, "),
+    ],
+)
+def test_a_wrong_environment_is_one_line(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(SiteError) as caught:
+        load(tmp_path, f"{LOCAL}{line}\n")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

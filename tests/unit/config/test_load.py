@@ -74,6 +74,15 @@ def load(path: str = "", value: object = None, base: Path = ROOT) -> Config:
     return load_config(data, base)
 
 
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load("results", "~/sweeps/r").results == f"{tmp_path}/sweeps/r"
+    assert load("hf_home", "~").hf_home == str(tmp_path)
+    with pytest.raises(ConfigError, match=rf"models.eight.path: '{tmp_path}/m': no such folder"):
+        load("models/eight/path", "~/m")
+    assert load("results", "r/~/x").results == "r/~/x"
+
+
 def test_a_good_config_loads() -> None:
     config = load()
     tiny, eight = config.cell_models["tiny"], config.cell_models["eight"]
@@ -148,6 +157,11 @@ def test_a_good_config_loads() -> None:
         ("workloads/decode/engine/gpu_memory_utilization", 1.5, "1.5: allowed: less than or eq"),
         ("workloads/load/input_len", MISSING, "dataset: random needs input_len and output_len"),
         ("workloads/load/dataset", "sharegpt", "dataset: sharegpt needs a dataset_path"),
+        ("workloads/load/request_rate", MISSING, "every other dataset needs a request_rate"),
+        ("workloads/load/speed", [2.0], "every other dataset needs a request_rate and no speed"),
+        ("workloads/load/speed", [0], "workloads.load.speed.0: 0: allowed: greater than"),
+        ("workloads/load/prefix_len", [4], "allowed: prefix_len and prefix_share together"),
+        ("workloads/load/prefix_share", [0.5], "allowed: prefix_len and prefix_share together"),
         # names
         ("workloads/decode/models", ["huge"], "workloads.decode.models: 'huge': allowed: tiny, ei"),
         ("workloads/decode/gpus", ["x"], "workloads.decode.gpus: 'x': allowed: here"),

@@ -52,24 +52,33 @@ def test_memory() -> None:
     assert not held.ok and "61.2 of 79.6 GiB used: other processes" in held.said
 
 
-def answering(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str, devices: int) -> None:
+def answering(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    devices: int,
+    cuda_version: str | None = "13.0",
+) -> None:
     """Synthetic packages torch and vllm, found before the real ones."""
     (folder / "vllm.py").write_text(f"__version__ = {version!r}\nclass LLM: pass\n")
     cuda = f"class cuda:\n    device_count = staticmethod(lambda: {devices})\n"
     atexit = "import atexit\natexit.register(print, 'printed at the end')\n"
-    (folder / "torch.py").write_text(cuda + atexit)
+    built = f"class version:\n    cuda = {cuda_version!r}\n"
+    (folder / "torch.py").write_text(cuda + built + atexit)
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
 def test_vllm_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answering(tmp_path, monkeypatch, "0.32.0", 2)
     assert preflight._vllm(request()) == Check("vLLM", True, "0.32.0, torch sees 2 GPUs")
-    said = "0.32.0, but torch sees 2 GPUs: 4 asked"
+    said = "0.32.0, but torch (CUDA 13.0) sees 2 GPUs, 4 asked"
     assert preflight._vllm(request(gpus=4)) == Check("vLLM", False, said)
     other = preflight._vllm(request(vllm_version="0.31.0"))
     assert other == Check("vLLM", False, "0.32.0, 0.31.0 asked")
-    answering(tmp_path, monkeypatch, "0.32.0", 0)
-    assert "a build without CUDA?" in preflight._vllm(request()).said
+    answering(tmp_path, monkeypatch, "0.32.0", 0, cuda_version=None)
+    without = preflight._vllm(request()).said
+    assert without.startswith("0.32.0, but its torch has no CUDA; allowed: `make install ENGINE=cu")
+    assert without.endswith("`python` or `container` of the site file")
     assert preflight._vllm(request(is_cpu=True)).ok
     (tmp_path / "vllm.py").write_text("import os; os.abort()")
     assert preflight._vllm(request()).said.startswith("import failed (-6)")

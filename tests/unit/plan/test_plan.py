@@ -222,7 +222,10 @@ def test_a_server_under_load_as_the_smoke_test_found_it(folder: Path) -> None:
     [
         ({"allreduce_backends": ["flashinfer"]}, "allreduce_backend: 'flashinfer'"),
         ({"tp": [8]}, "all-reduce curve for 8 x NVIDIA H100"),
-        ({"variants": {"fp8": {"kv_cache_dtype": "fp8"}}}, "no constants for a KV cache of fp8"),
+        (
+            {"variants": {"drafts": {"speculative_config": {"num_speculative_tokens": 3}}}},
+            "no constants for speculative_config",
+        ),
         (
             {"models": {"8b": model("8b", path="some/where", shape=None)}},
             "the model's shape is not known before it is fetched",
@@ -260,7 +263,10 @@ def test_eager_mode_is_expected_to_be_slow(folder: Path) -> None:
     assert eager > 4 * default
 
 
-def test_the_command_plans_a_profile(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_plans_a_profile(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACE_ACCOUNT", "of-a-test")
     assert main(["plan", "--profile", str(ROOT / "cluster" / "pace"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["cells"]["planned"] == len(found["expected"])
@@ -271,7 +277,7 @@ def test_the_command_plans_a_profile(capsys: pytest.CaptureFixture[str]) -> None
     ("words", "said"),
     [
         ([], "--profile: missing"),
-        (["--profile", "nowhere"], "No such file"),
+        (["--profile", "nowhere"], "nowhere: not a profile, it has no config.yaml; allowed: a fo"),
         (["--profile", "cluster/pace", "--qos", "gold"], "--qos: 'gold', allowed: inferno, embers"),
         (["--site", "cluster/pace/site.yaml", "--configfile", "Makefile"], "Makefile"),
         (["--profile", "cluster/local", "--sbatch"], "--sbatch: site local has no scheduler"),

@@ -30,6 +30,7 @@ def test_as_many_cells_and_preflights_as_a_dry_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PACE_ACCOUNT", "of-a-test")
     source = ROOT / (config or f"cluster/{profile}/sweep.yaml")
     lines = source.read_text("utf-8").splitlines()
     lines = [line for line in lines if not line.startswith("results:")]

@@ -28,6 +28,11 @@ LONG = {"decode": {**DECODE, "minutes": 2880}}
             "weights 141.1 GB / tp 1 = 141.1 GB a GPU > 77.3 GB (80 GiB x 0.9 of H100); "
             "it fits from tp 2",
         ),
+        (
+            {},
+            {"gpus": ["H2O0", "X"]},
+            "gpus: 'H2O0, X': allowed: classes of site made-up: A100, H1",
+        ),
         ({}, {"tp": [1, 16]}, "tp: 16: allowed: up to 8, the GPUs of the largest node of site"),
         (
             {"qos": "day", "qos_limits": {"day": {"max_minutes": 480}}},
@@ -68,7 +73,7 @@ def test_corners_of_a_matrix_are_no_mistake(folder: Path) -> None:
     both = {"8b": model("8b"), "70b": model("70b")}
     sweep(folder, models=both, tp=[1, 2])  # 70B at TP=1 is a hole
     sweep(folder, gpus=["H100", "A100"], tp=[1, 4])  # four GPUs on a node of two
-    sweep(folder, gpus=["B200"])  # a class that another site has
+    sweep(folder, gpus=["H100", "B200"])  # a class that another site has
     sweep(folder, tp=[1, 16], exclude=[{"tp": 16, "reason": "later"}])
     sweep(folder, {"max_minutes": None, "qos": None, "qos_limits": {}}, workloads=LONG)
 

@@ -28,6 +28,8 @@ def make(here: Path, **changes: Any) -> Sweep:
         ({"tp": 2}, {(2, 1), (2, 2)}),
         ({"tp": "2", "batch": "1"}, {(2, 1)}),  # as --config hands it over
         ([{"tp": 2, "batch": 1}, {"tp": 1}], {(2, 1), (1, 1), (1, 2)}),
+        ({"tp": 2, "batch": [1, 2]}, {(2, 1), (2, 2)}),
+        ({"workload": ["latency", "serve"], "tp": ["1"]}, {(1, 1), (1, 2)}),
     ],
 )
 def test_a_run_asks_for_a_part(here: Path, only: object, axes: set[tuple[int, int]]) -> None:

@@ -135,7 +135,10 @@ def test_pace_asks_slurm_for_as_many_gpus_as_the_engine_holds(pace: Sweep) -> No
         assert gpu.slurm["gres"].format(n=2) == f"gpu:{name}:2"
 
 
-def test_pace_plans_every_cell_with_snakemake(pace: Sweep, tmp_path: Path) -> None:
+def test_pace_plans_every_cell_with_snakemake(
+    pace: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(str(pace.site.account_env), "of-a-test")
     for part in ("Snakefile", "config.yaml", "workflow", "scripts", "cluster/pace"):
         source, target = ROOT / part, tmp_path / part
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from tpsweep.cli import check_site
 from tpsweep.core import results_paths
 from tpsweep.core.errors import one_line
-from tpsweep.results.load import Results, ResultsError, load, records
+from tpsweep.core.preflight_record import Record
+from tpsweep.results.load import Results, ResultsError, failed_preflights, load, records
 
 STATES = ("measured", "failed", "missing", "infeasible", "excluded")
 UNPLANNED = ("infeasible", "excluded")
@@ -47,6 +48,7 @@ class Unreadable:
 class Report:
     """What was found. Paths are below the results folder; ``counts`` has every one of ``STATES``.
 
+    ``preflights``: reason by class (``<gpu>x<gpus>``) of those that failed their last one.
     ``reasons``: per status of ``UNPLANNED``, reason -> number of cells. ``stale``: row files that
     the manifest does not plan. ``temporary``: dot-files of writes under way, or cut off.
     """
@@ -55,6 +57,7 @@ class Report:
     complete: bool
     planned: int
     counts: dict[str, int]
+    preflights: dict[str, str]
     failed: list[Failed]
     reasons: dict[str, dict[str, int]]
     stale: list[str]
@@ -111,6 +114,7 @@ def examine(results: Path) -> Report:
         complete=loaded.count("measured") == loaded.planned,
         planned=loaded.planned,
         counts={state: loaded.count(state) for state in STATES},
+        preflights={n: _preflight(record) for n, record in failed_preflights(results).items()},
         failed=failed,
         reasons=_reasons(loaded),
         stale=stale,
@@ -118,6 +122,11 @@ def examine(results: Path) -> Report:
         temporary=sorted(temporary),
         engine_starts=_lines_in(results / results_paths.ENGINE_STARTS),
     )
+
+
+def _preflight(record: Record) -> str:
+    on = f" on {record.host}" if record.host else ""
+    return f"failed{on} at {record.when}: {record.reason}"
 
 
 def _is_planned(loaded: Results) -> list[bool]:
@@ -190,6 +199,8 @@ def _lines(report: Report) -> Iterator[str]:
     measured = f"{report.counts['measured']}/{report.planned} cells measured"
     yield f"{report.results}: {', '.join([measured, *others])}"
     yield f"engine starts: {report.engine_starts}"
+    refused = [f"{name}: {reason}" for name, reason in report.preflights.items()]
+    yield from _section("node classes that failed their preflight", refused)
     failed = [_failed_lines(cell) for cell in report.failed]
     yield from _section("failed cells", failed)
     for status, reasons in report.reasons.items():

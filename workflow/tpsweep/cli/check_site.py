@@ -11,7 +11,13 @@ from pathlib import Path
 from tpsweep.core.errors import one_line
 from tpsweep.core.preflight_record import Record, record_path
 from tpsweep.measure.preflight import lines
-from tpsweep.sweep.snakemake_profile import configfile_of, read_sweep, site_of
+from tpsweep.sweep.snakemake_profile import (
+    configfile_of,
+    enter_project,
+    existing,
+    read_sweep,
+    site_of,
+)
 from tpsweep.sweep.sweep import InputError
 
 
@@ -22,8 +28,10 @@ def run(site: Path, configfile: Path | None, *, as_json: bool) -> int:
     """
     profile = site.parent
     try:
+        existing(site)
         chosen = configfile or configfile_of(profile)
         _refuse_another_site(profile, site)
+        site, chosen, profile = enter_project(site, chosen, profile)
         sweep = read_sweep(site, chosen)
     except (InputError, OSError, ValueError) as error:
         print(f"tpsweep check: {one_line(error)}", file=sys.stderr)

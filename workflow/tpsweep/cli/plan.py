@@ -12,14 +12,22 @@ from pathlib import Path
 
 from snakemake_executor_plugin_submitit.site import SiteError
 from tpsweep.core.errors import one_line
-from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_config
+from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_model
 from tpsweep.plan import explain as explanation
 from tpsweep.plan import explain_text
 from tpsweep.plan.plan import make_plan
+from tpsweep.plan.readiness import obstacles
 from tpsweep.plan.scripts import make_scripts
 from tpsweep.plan.text import text
 from tpsweep.sweep.feasibility import refuse_times
-from tpsweep.sweep.snakemake_profile import configfile_of, read_mapping, read_sweep, site_of
+from tpsweep.sweep.snakemake_profile import (
+    configfile_of,
+    enter_project,
+    existing,
+    read_mapping,
+    read_sweep,
+    site_of,
+)
 from tpsweep.sweep.sweep import Sweep
 
 
@@ -69,14 +77,22 @@ class Where:
 
 
 def run(where: Where, *, as_json: bool) -> int:
-    """Print the plan. Returns 0, or 2 (one line on stderr) for unusable input."""
+    """Print the plan. Returns 0; 1 if a run would stop at once (lines on stderr say why); 2 (one
+    line there) for unusable input."""
     try:
-        plan = make_plan(_sweep(where))
+        sweep = _sweep(where)
+        plan = make_plan(sweep)
+        found = obstacles(sweep)
     except (OSError, ValueError) as error:
         print(f"tpsweep plan: {one_line(error)}", file=sys.stderr)
         return 2
     print(json.dumps(plan.as_json(), indent=1) if as_json else text(plan), end="")
-    return 0
+    sys.stdout.flush()  # the plan first, where both go to one terminal or file
+    for line in found.certain:
+        print(f"tpsweep plan: not ready to run: {line}", file=sys.stderr)
+    for line in found.warnings:
+        print(f"tpsweep plan: {line}", file=sys.stderr)
+    return 1 if found.certain else 0
 
 
 def sbatch(where: Where, *, as_json: bool) -> int:
@@ -94,12 +110,13 @@ def _sweep(where: Where) -> Sweep:
     if where.profile is not None:
         site, profile = site_of(where.profile), where.profile
     elif where.site is not None:
-        site, profile = where.site, where.site.parent
+        site, profile = existing(where.site), where.site.parent
     else:
         raise ValueError(
             "--profile: missing, allowed: a folder like cluster/<site>, or --site FILE"
         )
-    sweep = read_sweep(site, where.configfile or configfile_of(profile))
+    site, configfile = enter_project(site, where.configfile or configfile_of(profile))
+    sweep = read_sweep(site, configfile)
     if where.qos is None:
         return sweep
     try:
@@ -168,7 +185,7 @@ def _models(config: Path) -> dict[str, object]:
 
 
 def _shape(file: Path, dtype: object) -> tuple[Shape, str]:
-    content = read_config(file)
+    content = read_model(file)
     chosen = str(dtype or content.get("torch_dtype") or content.get("dtype") or "bfloat16")
     if chosen not in DTYPE_BYTES:
         raise ValueError(f"--dtype: {chosen!r}, allowed: {', '.join(DTYPE_BYTES)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
@@ -29,6 +30,12 @@ def _printable(limit: int, text: str) -> str:
             "name", "allowed: 1 to {limit} characters, no control characters", {"limit": limit}
         )
     return text
+
+
+def _path(text: str) -> str:
+    """``~`` as a shell has it: nobody else would fill it in."""
+    text = _printable(PATH_LIMIT, text)
+    return str(Path(text).expanduser()) if text == "~" or text.startswith("~/") else text
 
 
 def distinct(values: list[Any]) -> list[Any]:
@@ -57,7 +64,7 @@ def _a_number(value: float) -> float:
 
 
 Name = Annotated[str, AfterValidator(lambda text: _printable(NAME_LIMIT, text))]
-PathText = Annotated[str, AfterValidator(lambda text: _printable(PATH_LIMIT, text))]
+PathText = Annotated[str, AfterValidator(_path)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Whole = Annotated[int, Field(ge=0)]
 Rate = Annotated[

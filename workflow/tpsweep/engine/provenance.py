@@ -62,11 +62,6 @@ def usable_cpus() -> set[int]:
     return os.sched_getaffinity(0)
 
 
-def same_version(asked: str, ran: str) -> bool:
-    """Whether the version that ran is the one asked; a local part (``+cpu``) may be left out."""
-    return ran in (asked, asked.partition("+")[0]) or ran.partition("+")[0] == asked
-
-
 def _cpu_model() -> str | None:
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -8,6 +8,7 @@ the executor writes in the same place why.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 from tpsweep.core.atomic import replacing
 from tpsweep.core.failure import FINAL_EXIT_CODE
 from tpsweep.core.preflight_record import Check, Record, Request, record_path
+from tpsweep.core.program import REMEDY, same_version
 from tpsweep.engine import model_files, nvml, provenance
 
 IMPORT_LIMIT_S = 300
@@ -42,6 +44,13 @@ def run(request: Request, markers: Sequence[Path], results: Path, output: Path) 
     """
     link, found = (None, [_cpus(request)]) if request.is_cpu else _gpus(request)
     checks = [*found, _vllm(request), *_weights(request, markers), *_scratch(request, results)]
+    return leave(request, checks, link, results, output)
+
+
+def leave(
+    request: Request, checks: list[Check], link: str | None, results: Path, output: Path
+) -> int:
+    """Say what was found, write the record and, if all is well, ``output``; 0 if it is."""
     where = provenance.host(os.environ)
     record = Record(
         name=request.name,
@@ -73,6 +82,8 @@ def lines(record: Record) -> Iterator[str]:
     yield f"preflight of {record.name}{on}{link}: {verdict}"
     for check in record.checks:
         yield f"  {'ok    ' if check.ok else 'FAILED'} {check.name}: {check.said}"
+    if not record.ok:  # last, where the executor looks: a log's end is all that it shows
+        yield f"preflight of {record.name} failed: {record.reason}"
 
 
 def count_of(request: Request, names: list[str]) -> Check:
@@ -141,9 +152,13 @@ def _cpus(request: Request) -> Check:
 
 def _vllm(request: Request) -> Check:
     """vLLM and torch in a process of their own: an import that crashes is a reason, too."""
+    if not request.imports:
+        found = importlib.util.find_spec("vllm") is not None
+        return Check("vLLM", found, "installed" if found else "not installed")
     program = (
         "import json, torch, vllm; from vllm import LLM; cuda = torch.cuda; "
-        f"print('\\n{ANSWER}', json.dumps([vllm.__version__, cuda.device_count()]))"
+        f"print('\\n{ANSWER}', "
+        "json.dumps([vllm.__version__, cuda.device_count(), torch.version.cuda]))"
     )
     try:
         done = subprocess.run(
@@ -162,12 +177,14 @@ def _vllm(request: Request) -> Check:
     answers = [line for line in done.stdout.splitlines() if line.startswith(ANSWER)]
     if not answers:
         return Check("vLLM", False, "imported, but it ended the Python process")
-    version, devices = json.loads(answers[-1].removeprefix(ANSWER))
-    if not provenance.same_version(request.vllm_version, version):
+    version, devices, cuda = json.loads(answers[-1].removeprefix(ANSWER))
+    if not same_version(request.vllm_version, version):
         return Check("vLLM", False, f"{version}, {request.vllm_version} asked")
     if not request.is_cpu and devices != request.gpus:
-        why = "a build without CUDA?" if not devices else f"{request.gpus} asked"
-        return Check("vLLM", False, f"{version}, but torch sees {devices} GPUs: {why}")
+        if cuda is None:
+            return Check("vLLM", False, f"{version}, but its torch has no CUDA; {REMEDY}")
+        seen = f"{version}, but torch (CUDA {cuda}) sees {devices} GPUs, {request.gpus} asked"
+        return Check("vLLM", False, seen)
     on = "" if request.is_cpu else f", torch sees {devices} GPUs"
     return Check("vLLM", True, f"{version}{on}")
 

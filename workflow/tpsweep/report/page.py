@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,6 +21,7 @@ from tpsweep.figures.batch_scaling import draw_batch_scaling
 from tpsweep.figures.classes import draw_classes
 from tpsweep.figures.communication import draw_communication, step_picture
 from tpsweep.figures.decode import draw_decode
+from tpsweep.figures.equal_sequences import draw_equal_sequences
 from tpsweep.figures.models import draw_models
 from tpsweep.figures.pareto import draw_pareto
 from tpsweep.figures.serving import draw_serving
@@ -45,6 +47,10 @@ CELL_COLUMNS = (
 """What the page needs of the table ``cells``, which is the widest of all."""
 Drawn = tuple[list[plot.Drawing], int]
 """Figures of a kind, and how many more were left out."""
+MOST_REFUSED = 4
+"""Failed preflights named at the top; all are below."""
+PREFLIGHT = "preflight"
+"""The failure type of cells whose node class failed it."""
 NO_LATENCY = "The matrix has no latency cells."
 
 
@@ -110,7 +116,7 @@ def render(
     return environment.get_template("page.html").render(
         name=name,
         summary=str(summary),
-        warnings=_warnings(cells, summary),
+        warnings=_warnings(cells, summary, tables["failures"].records),
         facts=_facts(cells, summary),
         sections=_placed(_sections(tables, steps), added),
         tables=list(tables),
@@ -139,16 +145,18 @@ def _sections(tables: Mapping[str, Table], steps: Mapping[str, Path]) -> list[Se
         tables[name] for name in ("tp_comparison", "serving", "communication", "terms", "floors")
     )
     cells = tables["cells"].records
+    times, load = compared.own.records, online.own.records
     figures = _drawings(
         {
-            "decode": draw_decode(compared.records, FIGURES),
-            "models": draw_models(compared.records, FEWER_FIGURES),
-            "speedup": draw_speedup(compared.records, split.records, FEWER_FIGURES),
-            "classes": draw_classes(compared.records, online.records, FEWER_FIGURES),
-            "batches": draw_batch_scaling(compared.records, floor.records, FEWER_FIGURES),
-            "serving": draw_serving(online.records, FIGURES),
+            "decode": draw_decode(times, FIGURES),
+            "models": draw_models(times, FEWER_FIGURES),
+            "speedup": draw_speedup(times, split.records, FEWER_FIGURES),
+            "equal_sequences": draw_equal_sequences(tables["tp_pairs"].records, FEWER_FIGURES),
+            "classes": draw_classes(times, load, FEWER_FIGURES),
+            "batches": draw_batch_scaling(times, floor.records, FEWER_FIGURES),
+            "serving": draw_serving(load, FIGURES),
             "communication": draw_communication(captured.records, FIGURES),
-            "pareto": draw_pareto(compared.records, online.records, FEWER_FIGURES),
+            "pareto": draw_pareto(times, load, FEWER_FIGURES),
         }
     )
     communication = _of_table(captured, LINES, figures["communication"])
@@ -161,7 +169,7 @@ def _sections(tables: Mapping[str, Table], steps: Mapping[str, Path]) -> list[Se
         ),
         _of_table(tables["models"], FEWER_LINES, figures["models"]),
         _of_table(tables["tp_pairs"], FEWER_LINES, figures["speedup"]),
-        _of_table(tables["crossover"]),
+        _of_table(tables["crossover"], FEWER_LINES, figures["equal_sequences"]),
         _of_table(tables["batch_scaling"], FEWER_LINES, figures["classes"], figures["batches"]),
         _of_table(tables["throughput"]),
         _of_table(online, LINES, figures["serving"]),
@@ -215,7 +223,7 @@ def _is_synthetic(cells: list[Record]) -> bool:
     return any(cell["synthetic"] for cell in cells)
 
 
-def _warnings(cells: list[Record], summary: Summary) -> list[Caution]:
+def _warnings(cells: list[Record], summary: Summary, failed: list[Record]) -> list[Caution]:
     found = []
     if _is_synthetic(cells):
         found.append(Caution("SYNTHETIC: made-up rows, never measured.", bad=True))
@@ -224,6 +232,9 @@ def _warnings(cells: list[Record], summary: Summary) -> list[Caution]:
             f"INCOMPLETE {summary.measured}/{summary.planned}: some cells failed or have not run."
         )
         found.append(Caution(text, bad=True))
+    refused = Counter(one["message"] or "" for one in failed if one["type"] == PREFLIGHT)
+    for message, count in refused.most_common(MOST_REFUSED):
+        found.append(Caution(f"Not submitted, {count} cells: {message}", bad=True))
     measured = (cell for cell in cells if cell["state"] == "measured")
     dummy = joined(cell["model"] for cell in measured if cell["weights"] == "dummy")
     if dummy:

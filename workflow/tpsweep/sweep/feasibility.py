@@ -18,6 +18,7 @@ from tpsweep.sweep.expand import Planned, hold_problem
 
 def refuse(config: Config, site: Site, planned: Sequence[Planned]) -> None:
     """Raise ``ConfigError`` for what the site can never do."""
+    _refuse_gpus(site, planned)
     _refuse_tp(site, planned)
     _refuse_models(config, site, planned)
     _refuse_times(config, {site.qos or "": site, **_others(site)}, planned)
@@ -26,6 +27,14 @@ def refuse(config: Config, site: Site, planned: Sequence[Planned]) -> None:
 def refuse_times(config: Config, site: Site, planned: Sequence[Planned]) -> None:
     """Raise ``ConfigError`` for a cell that takes longer than the site's QOS allows."""
     _refuse_times(config, {site.qos or "": site}, planned)
+
+
+def _refuse_gpus(site: Site, planned: Sequence[Planned]) -> None:
+    """Only if the site has none of them: one config is for sites that have other classes."""
+    asked = dict.fromkeys(item.cell.engine.gpu for item in planned)
+    if asked and not asked.keys() & site.gpus.keys():
+        allowed = f"allowed: classes of site {site.name}: {', '.join(site.gpus)}"
+        raise ConfigError("gpus", ", ".join(asked), allowed)
 
 
 def _refuse_tp(site: Site, planned: Sequence[Planned]) -> None:

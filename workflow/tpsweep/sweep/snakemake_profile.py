@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ import yaml
 from tpsweep.core.errors import one_line
 from tpsweep.sweep.sweep import Sweep, check_files, load_sweep
 
+SNAKEFILE = "Snakefile"
+
 
 def read_profile(profile: Path) -> dict[str, Any]:
     """The profile's config.yaml. Raises ``OSError``, ``ValueError`` (one line)."""
+    if not (profile / "config.yaml").is_file():
+        allowed = "allowed: a folder like cluster/<site>"
+        raise ValueError(f"{profile}: not a profile, it has no config.yaml; {allowed}")
     return read_mapping(profile / "config.yaml")
 
 
@@ -40,10 +46,39 @@ def read_sweep(site: Path, configfile: Path) -> Sweep:
     return load_sweep({**data, "site": str(site)}, Path.cwd())
 
 
+def any_sweep() -> dict[str, Any]:
+    """Config and site of the profile that every copy of the project has, to look at its rules."""
+    profile = Path("cluster", "local")
+    return {**read_mapping(configfile_of(profile)), "site": str(site_of(profile))}
+
+
+def existing(site: Path) -> Path:
+    """``site``, before its folder is taken for a profile. Raises ``ValueError`` (one line)."""
+    if not site.is_file():
+        raise ValueError(f"--site: {site}, allowed: the path of a site.yaml that exists")
+    return site
+
+
+def enter_project(site: Path, *paths: Path) -> list[Path]:
+    """Go where relative paths of a config start; ``site`` and ``paths`` as seen from there.
+
+    That is this folder, if it has a Snakefile; else the project that the site's profile is in.
+    """
+    here = Path.cwd()
+    projects = [folder for folder in site.absolute().parents if (folder / SNAKEFILE).is_file()]
+    if (here / SNAKEFILE).is_file() or not projects:
+        return [site, *paths]
+    seen = [path.absolute() for path in (site, *paths)]
+    os.chdir(projects[0])
+    return seen
+
+
 def read_mapping(file: Path) -> dict[str, Any]:
     """The keys and values of a YAML file. Raises ``OSError``, ``ValueError`` (one line)."""
     try:
         data = yaml.safe_load(file.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not YAML: {one_line(error)}") from error
     if not isinstance(data, dict):

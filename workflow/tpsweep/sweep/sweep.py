@@ -19,14 +19,15 @@ from tpsweep.config.load import Config, ConfigError, load_config
 from tpsweep.config.settings import ModelEntry
 from tpsweep.core import results_paths
 from tpsweep.core.capture_report import is_report
-from tpsweep.core.cell import Cell, slug
+from tpsweep.core.cell import Cell, Engine, slug
 from tpsweep.core.preflight_record import Request, class_name, marker
-from tpsweep.core.workloads import CAPTURE, KINDS
+from tpsweep.core.program import Program
+from tpsweep.core.workloads import CAPTURE, ENGINE, KINDS, SERVER
 from tpsweep.sweep.damaged import damaged
 from tpsweep.sweep.expand import Planned, expand
 from tpsweep.sweep.feasibility import refuse
 from tpsweep.sweep.filters import selected
-from tpsweep.sweep.manifest import is_of
+from tpsweep.sweep.manifest import is_of, other_sites
 
 AGAIN = ".again"
 """There only while rows that cannot be read are measured again, below the results root."""
@@ -46,6 +47,7 @@ class Job:
 
     cell: Cell
     minutes: int
+    session: str  # cells with an equal key share an engine
     model_marker: str  # the file that says that the model's files are there
     session_command: str  # the command line that starts the engine daemon
     dataset: str  # the file of the cell's requests; "" without one
@@ -64,11 +66,6 @@ class Job:
     def gpus(self) -> int:
         """GPUs of the class that the engine holds."""
         return self.cell.engine.gpus
-
-    @property
-    def session(self) -> str:
-        """Cells with an equal key share an engine."""
-        return self.cell.engine.session
 
     @property
     def order(self) -> int:
@@ -102,18 +99,22 @@ class Sweep:
     @cached_property
     def jobs(self) -> dict[str, Job]:
         """Planned cells by the path of their row, results root included."""
+        planned = [item for item in self.planned if item.status == "planned"]
+        # One engine object serves many cells: its key is hashed once.
+        started = {id(item.cell.engine): item.started for item in planned}
+        keys = {found: engine.session for found, engine in started.items()}
+        served = {keys[id(i.cell.engine)] for i in planned if i.cell.engine.mode == SERVER}
         commands: dict[str, str] = {}
         jobs = {}
-        for item in self.planned:
-            if item.status != "planned":
-                continue
-            cell, session = item.cell, item.cell.engine.session
+        for item in planned:
+            cell, session = item.cell, keys[id(item.cell.engine)]
             if session not in commands:
-                commands[session] = self._session_command(cell)
+                engine = started[id(cell.engine)]
+                commands[session] = self._session_command(engine, session in served)
             marker = self._model_marker(cell.engine.model.name)
             entry = self.config.settings.workloads[item.entry]
             dataset = getattr(entry, "dataset_path", None) or ""
-            job = Job(cell, item.minutes, marker, commands[session], dataset)
+            job = Job(cell, item.minutes, session, marker, commands[session], dataset)
             jobs[f"{self.results}/{cell.path}"] = job
         return jobs
 
@@ -224,6 +225,11 @@ class Sweep:
         """What the preflight of a class (``<gpu>x<gpus>``) must check before its cells run."""
         return self._preflights[name]
 
+    def preflight_program(self, name: str) -> str:
+        """Where a class's preflight looks for vLLM, as JSON; "": where Snakemake itself runs."""
+        program = self.program(self._preflights[name].gpu)
+        return program.to_json() if program else ""
+
     def preflight_models(self, name: str) -> list[str]:
         """The markers of the models that a class will load.
 
@@ -259,6 +265,7 @@ class Sweep:
                 vllm_version=version,
                 real_weights=sorted(markers),
                 memory_gib=self.site.gpus[gpu].memory_gib,
+                imports=self.site.cluster == "slurm",
             )
             for (gpu, gpus, version), markers in real.items()
         ]
@@ -284,8 +291,37 @@ class Sweep:
         marker = "config.json" if made_here else "available.json"
         return f"{self.results}/models/{slug(name)}/{marker}"
 
-    def _session_command(self, cell: Cell) -> str:
-        words = [sys.executable, "-m", "tpsweep.measure.daemon", "--engine", cell.engine.to_json()]
+    def program(self, gpu: str) -> Program | None:
+        """The site's own environment for vLLM on a node class; None: that of Snakemake."""
+        asked, known = self.site.programs_of(gpu), self.site.gpus.get(gpu)
+        if not (asked.python or asked.container):
+            return None
+        return Program(
+            python=asked.python,
+            image=asked.container.apptainer if asked.container else None,
+            bind=tuple(asked.container.bind) if asked.container else (),
+            packages=asked.packages,
+            has_gpus=known is None or not known.is_cpu,
+            paths=self._paths if asked.container else (),
+        )
+
+    @cached_property
+    def _paths(self) -> tuple[str, ...]:
+        """What cells read and write, relative to where Snakemake runs: a container must show it."""
+        datasets = (
+            getattr(w, "dataset_path", None) for w in self.config.settings.workloads.values()
+        )
+        models = (model.path for model in self.config.models.values())
+        found = [self.results, self.config.hf_home, *models, *datasets]
+        return tuple(dict.fromkeys(path for path in found if path))
+
+    def _session_command(self, engine: Engine, is_served: bool) -> str:
+        program = self.program(engine.gpu)
+        launch = ["-m", "tpsweep.measure.launch", program.to_json()] if program else []
+        words = [sys.executable, *launch]
+        words += ["-m", "tpsweep.measure.daemon", "--engine", engine.to_json()]
+        if engine.mode == ENGINE and is_served:
+            words.append("--served")
         words += ["--starts", f"{self.results}/{results_paths.ENGINE_STARTS}"]
         if self.config.hf_home:
             words += ["--hf-home", self.config.hf_home]
@@ -311,6 +347,13 @@ def check_files(paths: Iterable[str | Path]) -> None:
             raise InputError(f"config: {twice} of {path.name}, allowed: once")
 
 
+def _refuse_other_sites(config: Config, site: Site, base: Path) -> None:
+    others = other_sites(base / config.results / results_paths.MANIFEST, site.name)
+    if others:
+        allowed = f"it holds rows of site {', '.join(others)}; allowed: a folder for each site"
+        raise ConfigError("results", config.results, allowed)
+
+
 def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
     """Check a config (with the key ``site``: the path of a site.yaml) and expand its matrix.
 
@@ -326,10 +369,11 @@ def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
             "site=cluster/<site>/site.yaml to --config"
         )
     try:
-        site = load_site(base / site_file)
+        site = load_site(base / Path(site_file).expanduser())
         config = load_config(data, base)
         planned = expand(config, site)
         refuse(config, site, planned)
+        _refuse_other_sites(config, site, base)
     except (ConfigError, SiteError) as error:
         raise InputError(str(error)) from error
     kept = {key: value for key, value in raw.items() if key != "only"}

@@ -2,6 +2,7 @@
 
 # No ``from __future__ import annotations``: Snakemake reads the settings' types as they are.
 
+import sys
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -9,6 +10,8 @@ from snakemake_interface_executor_plugins.settings import (  # type: ignore[impo
     CommonSettings,
     ExecutorSettingsBase,
 )
+
+from .configfiles import missing
 
 
 @dataclass
@@ -51,6 +54,11 @@ class ExecutorSettings(ExecutorSettingsBase):  # type: ignore[misc]
         default=60.0,
         metadata={"help": "Least time between two plain lines of progress."},
     )
+
+    def __post_init__(self) -> None:
+        """Before Snakemake reads its config files: what it would end with a traceback for."""
+        if said := missing(sys.argv):
+            sys.exit(said)
 
 
 common_settings = CommonSettings(

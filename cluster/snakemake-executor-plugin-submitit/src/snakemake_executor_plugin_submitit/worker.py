@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from .clock import Clock
+from .expansion import ExpansionError, expand
 from .memory import oom_kills
 from .processes import (
     adopt_orphans,
@@ -63,13 +64,22 @@ class Worker:
         self.stopped: str | None = None
         self.next_watch = self.next_owner = 0.0
         self.spare = spec.folder / ".spare"
+        self.unset = ""  # why the site's environment cannot be had here
         self.environment = {
             **{key: value for key, value in os.environ.items() if key not in spec.environment},
-            **{key: value for key, value in spec.environment.items() if value is not None},
+            **self._site_environment(),
             "SESSION_DIR": str(folder),
             "SESSION_ID": spec.id,
             "SESSION_LOG": str(spec.spool.log),
         }
+
+    def _site_environment(self) -> dict[str, str]:
+        given = {key: value for key, value in self.spec.environment.items() if value is not None}
+        try:
+            return {key: expand(key, value, os.environ) for key, value in given.items()}
+        except ExpansionError as error:
+            self.unset = str(error)
+            return {}
 
     def run(self) -> int:
         """All cells in order; 1 if the session was told to end first."""
@@ -156,7 +166,11 @@ class Worker:
         _empty(self.folder)
         with self.spec.spool.starts.open("a", encoding="utf-8") as starts:
             starts.write(f"{now()}\n")
-        self.command = process = self._popen(["bash", "-c", command], self.spec.spool.log, {})
+        try:
+            process = self._popen(["bash", "-c", command], self.spec.spool.log, {})
+        except OSError as error:
+            return f"session command cannot start: {error}"
+        self.command = process
         began = self.clock.now()
         end = self._deadline(self.spec.start_limit_s)
         while not (self.folder / READY).exists():
@@ -219,7 +233,12 @@ class Worker:
     def _popen(
         self, argv: list[str], log: Path, environment: dict[str, str]
     ) -> subprocess.Popen[bytes]:
-        """Start a program as the leader of its own session and process group."""
+        """Start a program as the leader of its own session and process group.
+
+        Raises ``OSError``, also for an environment that cannot be had.
+        """
+        if self.unset:
+            raise OSError(self.unset)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             return subprocess.Popen(

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from ..host import HostGpu, host_gpus
 from ..repeated import repeated_key
-from .model import CPU, GpuClass, Model, QosLimits, Site, SiteError
+from .model import CPU, Container, GpuClass, Model, QosLimits, Site, SiteError
 
 AUTO = "auto"
 CPU_SLOTS = 2
@@ -79,6 +79,14 @@ def _this_host(name: str, gpus: list[HostGpu]) -> dict[str, Any]:
     return {"card": cards[0], "per_node": len(gpus), "memory_gib": memory}
 
 
+def _model_of(path: list[str]) -> type[Model]:
+    """The model that has the keys of the mapping at ``path``."""
+    if path and path[-1] == "container":
+        return Container
+    models: dict[str, type[Model]] = {"gpus": GpuClass, "qos_limits": QosLimits}
+    return models.get(path[0], Site) if path else Site
+
+
 def _telling(errors: list[ErrorDetails]) -> ErrorDetails:
     """The mistake that explains the most: a key that is missing may be there, spelt otherwise."""
     return next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
@@ -90,8 +98,7 @@ def _one_line(error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"{key}: missing, allowed: it must be given"
     if error["type"] == "extra_forbidden":
-        models: dict[str, type[Model]] = {"gpus": GpuClass, "qos_limits": QosLimits}
-        model = models.get(str(error["loc"][0]), Site) if error["loc"][1:] else Site
+        model = _model_of([str(part) for part in error["loc"][:-1]])
         return f"{key}: {value!r}: unknown key, allowed: {', '.join(model.model_fields)}"
     said = error["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
     if error["type"] == "string_pattern_mismatch":

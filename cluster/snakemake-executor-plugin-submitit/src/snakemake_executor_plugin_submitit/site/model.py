@@ -6,6 +6,7 @@ import string
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -13,6 +14,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from ..expansion import check as check_expansion
 
 CPU = "CPU"
 MARGIN_MINUTES = 2
@@ -43,6 +46,8 @@ OWN_FLAGS = {
     "account": "allowed: account_env, the name of the variable that holds it",
 }
 ONE_LINE = "one line of printable characters without backslash"
+BIND = r"^[^,:\x00-\x1f]+(:[^,:\x00-\x1f]+(:(ro|rw))?)?$"
+"""Apptainer splits at commas and colons."""
 ONLY_SLURM = {
     "account_env",
     "slurm",
@@ -73,6 +78,17 @@ def _as_flag(value: Any) -> Any:
     raise ValueError("allowed: text, a number, true (a bare flag) or false (left out)")
 
 
+def _one_line(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise ValueError("allowed: one line of printable characters")
+    return value
+
+
+def _expandable(value: str) -> str:
+    check_expansion(value)
+    return value
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Text = Annotated[str, BeforeValidator(_as_text)]
@@ -80,6 +96,7 @@ Positive = Annotated[int, Field(ge=1)]
 FlagName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 Flag = Annotated[bool | str, BeforeValidator(_as_flag)]
 Flags = dict[FlagName, Flag]
+OneLine = Annotated[str, AfterValidator(_one_line)]
 
 
 class Model(BaseModel):
@@ -101,6 +118,20 @@ def _sendable(flags: Flags) -> Flags:
     return flags
 
 
+class Container(Model):
+    """An Apptainer image, and what of the node can be seen in it: ``path[:where[:ro]]`` each."""
+
+    apptainer: OneLine
+    bind: list[Annotated[str, Field(pattern=BIND)]] = []
+
+    @field_validator("apptainer")
+    @classmethod
+    def _no_option(cls, image: str) -> str:
+        if image.startswith("-"):
+            raise ValueError("allowed: the path or the address of an image")
+        return image
+
+
 class GpuClass(Model):
     """One class of nodes: the silicon, how many of it a node has, and the Slurm flags for it.
 
@@ -114,6 +145,9 @@ class GpuClass(Model):
     cpus_per_gpu: Positive = 1
     max_minutes: Positive | None = None
     slurm: Flags = {}
+    python: OneLine | None = None
+    container: Container | None = None
+    packages: OneLine | None = None
 
     @property
     def is_cpu(self) -> bool:
@@ -149,6 +183,9 @@ class Site(Model):
     at once; a job that squeue and sacct do not know for ``lost_minutes`` is lost; one that
     is held back for ``stuck_minutes`` by what does not pass by itself is given up (None: never).
     Jobs without ``session`` run one after another in one job of up to ``pack_minutes``.
+    ``python``, ``container`` and ``packages`` (a class's own count more) are for workflows that run
+    their programs in another environment than Snakemake's; like ``preflight``, the executor leaves
+    them alone, and its own runner needs nothing but Snakemake's.
     """
 
     name: Name
@@ -164,7 +201,10 @@ class Site(Model):
     stuck_minutes: float | None = Field(default=None, gt=0)
     preflight: bool | None = None
     setup: list[str] = []
-    environment: dict[Variable, Text] = {}
+    environment: dict[Variable, Annotated[Text, AfterValidator(_expandable)]] = {}
+    python: OneLine | None = None
+    container: Container | None = None
+    packages: OneLine | None = None
     parallel: Positive = 1
     max_minutes: Positive | None = None
     max_cells_per_session: Positive = 200
@@ -189,6 +229,14 @@ class Site(Model):
         if self.qos_limits and self.qos not in self.qos_limits:
             raise ValueError(f"qos: {self.qos!r}, allowed: {', '.join(self.qos_limits)}")
         return self
+
+    def programs_of(self, gpu_type: str) -> GpuClass | Site:
+        """Whose ``python``, ``container`` and ``packages`` hold for a class's programs.
+
+        The class's own, if it names an interpreter or a container: else the site's.
+        """
+        known = self.gpus.get(gpu_type)
+        return known if known is not None and (known.python or known.container) else self
 
     def work_minutes(self, gpu_type: str) -> int | None:
         """What a session may plan with of ``session_minutes``: on Slurm its end takes time too."""
