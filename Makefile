@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 
 .DEFAULT_GOAL := help
-.PHONY: help install constraints sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-plan bench-tables bench-loops lint docs picture format gpu-smoke clean
+.PHONY: help install constraints sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-claims bench-plan bench-tables bench-loops lint docs picture format gpu-smoke clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,7 +63,7 @@ bad-inputs: install  ## try every bad input and local fault; writes docs/generat
 	$(BIN)/python -m tests.bad_input.table
 
 # In a separate environment: the other plugin needs packages that are too new for vLLM.
-bench: bench-capture bench-plan bench-tables  ## run the other benchmarks, then the executor's; writes docs/generated/speed*.md
+bench: bench-capture bench-claims bench-plan bench-tables  ## run the other benchmarks, then the executor's; writes docs/generated/speed*.md
 	install/slurm.sh
 	python3 -m venv .venv-bench
 	.venv-bench/bin/pip install -q $(PLUGIN) snakemake-executor-plugin-slurm
@@ -71,6 +71,9 @@ bench: bench-capture bench-plan bench-tables  ## run the other benchmarks, then 
 
 bench-capture: install  ## time the analysis of a million-kernel capture; writes docs/generated/speed-capture.md
 	$(BIN)/python -m tests.bench.capture_million --write docs/generated/speed-capture.md
+
+bench-claims: install  ## simulate how often the tables' claims are wrong; writes docs/generated/claims.md
+	$(BIN)/python -m tests.bench.claims --write docs/generated/claims.md
 
 bench-plan: install  ## time the plan of 10,000 cells; writes docs/generated/speed-plan.md
 	$(BIN)/python -m tests.bench.plan --write docs/generated/speed-plan.md

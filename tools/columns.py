@@ -8,9 +8,8 @@ from collections.abc import Iterable
 import pyarrow as pa
 from tabulate import tabulate
 
-from tpsweep.core import schema
+from tpsweep.core import manifest, schema
 from tpsweep.core.schema import Column
-from tpsweep.sweep import manifest
 
 _WORDS = {schema.TEXT: "text", schema.INT: "integer", schema.FLOAT: "float", schema.BOOL: "boolean"}
 _ROW_PARTS = (

@@ -62,6 +62,12 @@ CASES = (
         model("m" * 300, shape=SHAPE),
     ),
     Case(
+        "model_periodic",
+        "a model name that is one letter 20 times",
+        "allowed: a name that does not end in 20 repeats of the same letters",
+        model("m" * 20, shape=SHAPE),
+    ),
+    Case(
         "model_newline",
         "a model name with a newline",
         r"config: models.a\nb: 'a\nb': allowed: 1 to 100 characters",

@@ -76,6 +76,12 @@ CASES = (
         site("here:", "'{x}':"),
     ),
     Case(
+        "site_other",
+        "another site's results folder",
+        "config: results: 'results': it holds rows of site local; allowed: a folder for each site",
+        site("name: local", "name: other"),
+    ),
+    Case(
         "site_missing",
         "a site that does not exist (site)",
         "cluster/nowhere/site.yaml: No such file or directory",

@@ -1,14 +1,18 @@
-"""GPU-seconds of shell loops around vLLM's latency benchmark, beside the same cells by tpsweep.
+"""GPU-seconds of shell loops around vLLM's own benchmarks, beside the same cells by tpsweep.
 
     python -m tests.bench.loops SWEEP.yaml [--profile cluster/<site>] [--site .../site.yaml]
         [--only '{tp: 1}'] [--sample 3] [--write docs/generated/speed-loops.md]
     python -m tests.bench.loops SWEEP.yaml ... --kept    (the page of what was run; runs nothing)
 
-A loop starts an engine for every cell: vLLM's own ``latency`` benchmark, a process per cell, with
-the cell's engine arguments and iterations and vLLM's default of warm-ups. tpsweep runs the same
-cells as always. Both find vLLM's caches warm: an engine start of every kind comes first and is not
-counted. With --sample, only that many cells of every engine are looped, spread over its list; the
-others are reckoned from those and from tpsweep's iteration times, and the page says so.
+A loop starts an engine for every cell, with the cell's engine arguments, as shell loops do:
+
+- latency: vLLM's own ``latency`` benchmark, the cell's iterations, vLLM's default of warm-ups
+- capture: the same with ``--profile`` (its torch profiler)
+- serve: an API server and vLLM's own ``serve`` benchmark, once
+
+tpsweep runs the same cells as always. Both find vLLM's caches warm: an engine start comes first and
+is not counted. With --sample, only that many latency cells of every engine are looped, spread over
+its list; the others are reckoned from those and from tpsweep's iteration times. The page says so.
 
 What was run is kept in the sweep's results folder, so an interrupted benchmark goes on where it
 stopped.
@@ -17,6 +21,7 @@ stopped.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -24,14 +29,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from tests.bench.loops_page import LOOPS, SESSIONS, WARMUPS, Loop, by_engine, page, read_loops
-from tpsweep.core.cell import Cell
+from tpsweep.core.cell import Cell, Engine
+from tpsweep.core.workloads import CAPTURE, LATENCY, SERVE
 from tpsweep.engine import vllm_api
+from tpsweep.engine.api_server import HOST, free_port
+from tpsweep.engine.load_generator import MODEL_NAME
 from tpsweep.engine.provenance import usable_cpus
 from tpsweep.sweep.sweep import Sweep, load_sweep
 
@@ -44,6 +53,8 @@ latency.add_cli_args(parser)
 latency.main(parser.parse_args())
 """
 """What `vllm bench latency` runs. vLLM's CPU package has no working command of that name."""
+BENCH_COMMAND = THEIR_COMMAND.replace("latency", "serve")
+"""What `vllm bench serve` runs."""
 EXECUTOR_SESSIONS = Path(".snakemake/submitit") / SESSIONS
 
 
@@ -75,6 +86,71 @@ def loop(cell: Cell, log: Path, warmups: int = WARMUPS, iterations: int | None =
     return Loop(cell.cell_id, seconds, latencies)
 
 
+def loop_capture(cell: Cell, log: Path) -> Loop:
+    """Run a capture's cell as a process of its own, profiled by vLLM's benchmark."""
+    environment = {**os.environ, **vllm_api.engine_env(cell.engine, usable_cpus())}
+    with tempfile.TemporaryDirectory() as folder, log.open("ab") as out:
+        words = their_words(cell, Path(folder) / "none.json", cell.warmups, cell.repeats)
+        config = {"profiler": "torch", "torch_profiler_dir": folder}
+        words += ["--profile", f"--profiler-config={json.dumps(config)}"]
+        began = time.monotonic()
+        subprocess.run(words, env=environment, stdout=out, stderr=out, check=True, timeout=LIMIT_S)
+        return Loop(cell.cell_id, time.monotonic() - began, [])
+
+
+def loop_served(cell: Cell, log: Path) -> Loop:
+    """Run a served cell as the lab does: a server of its own, one benchmark, from start to end."""
+    environment = {**os.environ, **vllm_api.engine_env(cell.engine, usable_cpus())}
+    port = free_port()
+    began = time.monotonic()
+    with log.open("ab") as out:
+        server = subprocess.Popen(
+            server_words(cell.engine, port), env=environment, stdout=out, stderr=out
+        )
+        try:
+            wait_until_ready(server, port)
+            words = [*bench_words(cell, port), "--request-rate", str(cell.request_rate)]
+            subprocess.run(words, env=environment, stdout=out, stderr=out, check=True)
+        finally:
+            server.terminate()
+            server.wait(LIMIT_S)
+    return Loop(cell.cell_id, time.monotonic() - began, [])
+
+
+def server_words(engine: Engine, port: int) -> list[str]:
+    """vLLM's API server for an engine, as a command."""
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", HOST]
+    words += ["--port", str(port), "--uvicorn-log-level", "warning"]
+    return words + vllm_api.command_line(vllm_api.server_arguments(engine, MODEL_NAME))
+
+
+def bench_words(cell: Cell, port: int) -> list[str]:
+    """vLLM's serving benchmark of a cell of random lengths, as a command; without the rate."""
+    sizes = {
+        "backend": "openai",
+        "base_url": f"http://{HOST}:{port}",
+        "model": MODEL_NAME,
+        "tokenizer": cell.engine.model.path,
+        "dataset_name": "random",
+        "random_input_len": cell.input_len,
+        "random_output_len": cell.output_len,
+        "num_prompts": cell.num_prompts,
+        "ignore_eos": True,
+        "temperature": 0.0,
+    }
+    return [sys.executable, "-c", BENCH_COMMAND, *vllm_api.command_line(sizes)]
+
+
+def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
+    """Until the server answers. Raises ``ValueError`` if it ends instead."""
+    while server.poll() is None:
+        url = f"http://{HOST}:{port}/health"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10):
+            return
+        time.sleep(0.1)
+    raise ValueError(f"vLLM's server ended with {server.returncode}")
+
+
 def spread(cells: Sequence[Cell], count: int | None) -> list[Cell]:
     """``count`` cells, evenly over the list, first and last among them; None: all."""
     if count is None or count >= len(cells):
@@ -97,14 +173,24 @@ def run_loops(sweep: Sweep, kept: Path, sample: int | None) -> None:
     done = read_loops(kept)
     log = kept.with_suffix(".log")
     for cells in by_engine(sweep):
-        todo = [cell for cell in spread(cells, sample) if cell.cell_id not in done]
+        timed = [cell for cell in cells if cell.workload == LATENCY]
+        others = [cell for cell in cells if cell.workload != LATENCY]
+        todo = [c for c in [*spread(timed, sample), *others] if c.cell_id not in done]
         if todo:
-            loop(todo[0], log, warmups=0, iterations=1)
+            loop(timed[0], log, warmups=0, iterations=1)
         for cell in todo:
-            found = loop(cell, log)
+            found = LOOP[cell.workload](cell, log)
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dataclasses.asdict(found)) + "\n")
-            print(f"{cell.path}: {found.seconds:.1f} s, {1e3 * found.median_s:.2f} ms", flush=True)
+            print(f"{cell.path}: {found.seconds:.1f} s", flush=True)
+
+
+LOOP: Mapping[str, Callable[[Cell, Path], Loop]] = {
+    LATENCY: loop,
+    CAPTURE: loop_capture,
+    SERVE: loop_served,
+}
+"""Kind of workload -> how the lab's loops run a cell of it."""
 
 
 def main() -> int:

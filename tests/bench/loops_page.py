@@ -10,14 +10,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from tpsweep.core.cell import Cell
+from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.row_file import read_row
+from tpsweep.core.workloads import CAPTURE, LATENCY, SERVE
 from tpsweep.sweep.sweep import Sweep
+from tpsweep.tables import cost
 
 WARMUPS = 10
 """What vLLM's benchmark does unless told otherwise (`--num-iters-warmup`)."""
+LOOPED = (LATENCY, CAPTURE, SERVE)
+"""Kinds of workload that the lab's loops have."""
 LOOPS, SESSIONS = "loops.jsonl", "sessions.jsonl"
 """Below the results root: the loops that were run, and the executor's word on its sessions."""
 
@@ -25,23 +27,32 @@ TEXT = """\
 # What sharing engine starts saves
 
 Written by `{command}` on {date}: {machine}, vLLM {vllm}.
-The lab's latency and batch-scaling experiments on {model}, {cells} of {planned} cells, run both
+The lab's experiments ({workloads}) on {model}, {cells} of {planned} cells, run both
 ways on the same machine with warm vLLM caches. GPU-seconds are the wall-clock seconds of the
 processes that hold the GPUs, times the number of GPUs{note}.
+Engine starts: {starts_loops} by loops, {starts_ours} by tpsweep, {starts_ratio:.1f} times fewer.
 
-| TP | cells | loops run | loops (GPU-s) | tpsweep (GPU-s) | ratio | floor (GPU-s) | over floor |
-|---|---|---|---|---|---|---|---|
+| TP | cells | loops run | loops (GPU-s) | tpsweep (GPU-s) | ratio | floor (GPU-s) |
+|---|---|---|---|---|---|---|
 {lines}
 
-*Loops*: vLLM's `latency` benchmark, {warmups} warm-ups (its default), one engine start per cell.
-*Floor*: one engine start per session plus the kept repeats. *Over floor*: tpsweep / floor.
+*Loops*: vLLM's own benchmarks, one engine start per cell, as many warm-ups per cell as tpsweep.
+*tpsweep*: all that held the GPUs, the preflight included. *Floor*: one engine start per session
+plus the kept repeats.
 
-| TP | preflight (GPU-s) | ratio with preflight | ratio with equal warm-ups | loops / floor |
+| TP | loops / floor | tpsweep / floor | preflight (GPU-s) | cross-check (GPU-s) |
 |---|---|---|---|---|
-{more}
+{parts}
 
-Preflight runs once per day and node class. Loops / floor is the most that sharing could save with
-these iterations.
+Loops / floor is the most that sharing could save with these iterations. The preflight runs once per
+day and node class. The cross-check (each repeat again with one output token) is not part of loops.
+
+Other ways to count, without the preflight and with {warmups} warm-ups in the loops, the default of
+vLLM's benchmark:
+
+| TP | ratio, no preflight | loops, {warmups} warm-ups (GPU-s) | ratio | ratio, no preflight |
+|---|---|---|---|---|
+{others}
 {reckoned}
 ## Agreement with vLLM's benchmark
 
@@ -69,41 +80,64 @@ class Loop:
 
 @dataclass(frozen=True)
 class Spent:
-    """GPU-seconds of one number of GPUs, both ways; ``looped`` of ``cells`` loops were run."""
+    """GPU-seconds of one number of GPUs, both ways; ``looped`` of ``cells`` loops were run.
+
+    ``loops`` is with as many warm-ups as tpsweep, ``loops_default`` with those of vLLM's benchmark.
+    ``session`` is tpsweep's without the preflight.
+    """
 
     tp: int
     cells: int
     looped: int
     loops: float
-    loops_equal: float
-    ours: float
+    loops_default: float
+    session: float
     preflight: float
+    cross_check: float
     floor: float
+
+    @property
+    def ours(self) -> float:
+        """All that tpsweep's way took."""
+        return self.session + self.preflight
 
     @property
     def line(self) -> str:
         """The first table's."""
-        return (
-            f"| {self.tp} | {self.cells} | {self.looped} | {self.loops:.0f} | {self.ours:.0f}"
-            f" | {self.loops / self.ours:.1f} | {self.floor:.0f} | {self.ours / self.floor:.2f} |"
+        return _line(
+            *(self.tp, self.cells, self.looped, f"{self.loops:.0f}", f"{self.ours:.0f}"),
+            *(f"{self.loops / self.ours:.1f}", f"{self.floor:.0f}"),
         )
 
     @property
-    def more(self) -> str:
+    def parts(self) -> str:
         """The second table's."""
-        counted, equal = self.loops / (self.ours + self.preflight), self.loops_equal / self.ours
-        most = self.loops / self.floor
-        return f"| {self.tp} | {self.preflight:.0f} | {counted:.1f} | {equal:.1f} | {most:.1f} |"
+        return _line(
+            *(self.tp, f"{self.loops / self.floor:.1f}", f"{self.ours / self.floor:.2f}"),
+            *(f"{self.preflight:.0f}", f"{self.cross_check:.0f}"),
+        )
+
+    @property
+    def others(self) -> str:
+        """The third table's."""
+        return _line(
+            *(self.tp, f"{self.loops / self.session:.1f}", f"{self.loops_default:.0f}"),
+            *(f"{self.loops_default / at:.1f}" for at in (self.ours, self.session)),
+        )
+
+
+def _line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def by_engine(sweep: Sweep) -> Iterator[list[Cell]]:
-    """The wanted cells of every engine, in the order of the sweep; they are all ``latency``."""
+    """The wanted cells of every engine that is started, in the order of the sweep."""
     cells: dict[str, list[Cell]] = {}
     for path in sweep.wanted:
         cell = sweep.jobs[path].cell
-        if cell.workload != "latency":
-            raise ValueError(f"workload: {cell.workload}, allowed: latency")
-        cells.setdefault(cell.engine.session, []).append(cell)
+        if cell.workload not in LOOPED:
+            raise ValueError(f"workload: {cell.workload}, allowed: {', '.join(LOOPED)}")
+        cells.setdefault(cell.engine.shared.session, []).append(cell)
     yield from cells.values()
 
 
@@ -127,33 +161,47 @@ def run_both_ways(sweep: Sweep, loops: dict[str, Loop]) -> Iterator[list[Cell]]:
 def spent(cells: Sequence[Cell], loops: Sequence[Loop], results: Path) -> Spent:
     """Both ways' GPU-seconds of the cells of one engine."""
     by_id = {one.cell_id: one for one in loops}
-    gpus, session = cells[0].engine.gpus, cells[0].engine.session
+    gpus = cells[0].engine.gpus
     rows = {cell.cell_id: read_row(results / cell.path) for cell in cells}
     run = [cell for cell in cells if cell.cell_id in by_id]
     start = statistics.mean(
         by_id[cell.cell_id].seconds - (WARMUPS + cell.repeats) * by_id[cell.cell_id].median_s
         for cell in run
+        if cell.workload == LATENCY
     )
-    total = equal = 0.0
+    equal = default = 0.0
     for cell in cells:
         done = by_id.get(cell.cell_id)
+        if cell.workload != LATENCY:
+            default += by_id[cell.cell_id].seconds
+            equal += by_id[cell.cell_id].seconds
+            continue
         each = done.median_s if done else rows[cell.cell_id]["e2e_ms"] / 1e3
         seconds = done.seconds if done else start + (WARMUPS + cell.repeats) * each
-        total += seconds
+        default += seconds
         equal += seconds - (WARMUPS - cell.warmups) * each
-    took, preflight = 0.0, 0.0
-    for line in (results / SESSIONS).read_text("utf-8").splitlines():
-        entry = json.loads(line)
-        if entry["gpus"] != gpus:
-            continue
-        if entry["session"] == session:
-            took += _seconds(entry)
-        elif not entry["session"]:
-            preflight += _seconds(entry)
-    costs = pq.read_table(results / "tables" / "cost.parquet").to_pylist()
-    (cost,) = (line for line in costs if line["gpus"] == gpus)
-    spent_s = [gpus * seconds for seconds in (total, equal, took, preflight)]
-    return Spent(cells[0].engine.tp, len(cells), len(run), *spent_s, 3600 * cost["gpu_h_floor"])
+    took = session_seconds(results / SESSIONS, cells[0].engine)
+    preflight = sum(
+        _seconds(entry)
+        for entry in _entries(results / SESSIONS)
+        if entry["gpus"] == gpus and not entry["session"]
+    )
+    check = sum(sum(row["e2e_out1_ms_samples"] or ()) for row in rows.values()) / 1e3
+    found = cost.spent_by(list(rows.values()))
+    if found is None:
+        raise ValueError(f"{results}: its rows do not say when they were measured")
+    spent_s = [gpus * seconds for seconds in (equal, default, took, preflight, check, found.floor)]
+    return Spent(cells[0].engine.tp, len(cells), len(run), *spent_s)
+
+
+def session_seconds(kept: Path, engine: Engine) -> float:
+    """What the sessions of an engine took, whether they had it to themselves or shared it."""
+    keys = (engine.session, engine.shared.session)
+    return sum(_seconds(entry) for entry in _entries(kept) if entry["session"] in keys)
+
+
+def _entries(kept: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
 
 
 def _seconds(session: dict[str, Any]) -> float:
@@ -182,8 +230,9 @@ def page(sweep: Sweep, loops: dict[str, Loop], command: str) -> str:
     both = [
         _agreement(cell, rows[cell.cell_id]["e2e_ms"], 1e3 * loops[cell.cell_id].median_s)
         for cell in cells
-        if cell.cell_id in loops
+        if cell.cell_id in loops and cell.workload == LATENCY
     ]
+    starts = len({row["engine_id"] for row in rows.values()})
     return TEXT.format(
         command=command,
         date=_all(row["ended_at"][:10] for row in rows.values()),
@@ -191,10 +240,15 @@ def page(sweep: Sweep, loops: dict[str, Loop], command: str) -> str:
         vllm=_all(row["vllm_version_ran"] for row in rows.values()),
         model=_all(cell.engine.model.name for cell in cells),
         cells=len(cells),
+        workloads=", ".join(dict.fromkeys(cell.workload for cell in cells)),
+        starts_loops=len(cells),
+        starts_ours=starts,
+        starts_ratio=len(cells) / starts,
         planned=len(sweep.jobs),
         note=" (here processors that stand for them)" if "CPU" in _all(cards) else "",
         lines="\n".join(one.line for one in found),
-        more="\n".join(one.more for one in found),
+        parts="\n".join(one.parts for one in found),
+        others="\n".join(one.others for one in found),
         warmups=WARMUPS,
         reckoned=estimated if reckoned else "",
         agreement="\n".join(both),

@@ -10,6 +10,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.bench.rounds import ROUNDS
+
 TEXT = """\
 # Speed of the executor
 
@@ -38,6 +40,14 @@ down. *Submitted* is the time from starting Snakemake until every session is in 
 CPU share is of one processor, over 20 s in which nothing happens.
 
 {scale}
+
+## One status round
+
+`python -m tests.bench.rounds`. Processor time of the main process for one status round, with a
+call of squeue, over {rounds} rounds. Cells are in sessions of 200; stand-ins for sbatch and squeue
+answer at once. A test counts the function calls of a round: finished cells add none.
+
+{round_costs}
 """
 
 
@@ -67,6 +77,8 @@ def main() -> int:
         executors=output_of("executors").strip(),
         gap=as_table(output_of("gap")),
         scale=as_table(output_of("scale")),
+        rounds=ROUNDS,
+        round_costs=as_table(output_of("rounds")),
     )
     Path("docs/generated/speed.md").write_text(text, "utf-8")
     return 0

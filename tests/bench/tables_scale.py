@@ -26,9 +26,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tpsweep.core import manifest
 from tpsweep.core.row_file import read_row, write_row
-from tpsweep.results.load import MANIFEST_SCHEMA
-from tpsweep.results.rows import ROWS
+from tpsweep.results.rows import ROWS, read_file
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = {
@@ -98,26 +98,30 @@ def make(root: Path) -> int:
     parts = [planned[at : at + 500] for at in range(0, len(planned), 500)]
     with ProcessPoolExecutor() as pool:
         lines = [line for made in pool.map(_write, itertools.repeat(root), parts) for line in made]
-    table = pa.Table.from_pylist(lines, schema=MANIFEST_SCHEMA)
+    table = pa.Table.from_pylist(lines, schema=manifest.SCHEMA)
     pq.write_table(table, root / "matrix.parquet")
     return len(lines)
 
 
 def _write(root: Path, planned: list[Row]) -> list[Row]:
     """Write the rows of some cells; returns their lines of the manifest."""
-    templates = {
-        workload: read_row(sorted((ROOT / folder).rglob("*.parquet"))[0])
-        for workload, folder in TEMPLATES.items()
-    }
+    templates = {workload: _template(ROOT / folder) for workload, folder in TEMPLATES.items()}
     lines = []
     for cell in planned:
         identity = {name: value for name, value in cell.items() if name != "path"}
         row = {**_scaled(templates[cell["workload"]], cell), **identity, "synthetic": True}
         row["engine_id"] = f"{cell['gpu']}-{cell['model']}-{cell['tp']}-{cell['run']}"
         write_row(row, root / cell["path"])
-        line = {name: row.get(name) for name in MANIFEST_SCHEMA.names}
+        line = {name: row.get(name) for name in manifest.SCHEMA.names}
         lines.append({**line, "path": cell["path"], "status": "planned", "settings": "synthetic"})
     return lines
+
+
+def _template(folder: Path) -> Row:
+    """A real row, in the columns of today."""
+    path = sorted(folder.rglob("*.parquet"))[0]
+    found: Row = read_file(path, read_row(path)["cell_id"]).to_pylist()[0]
+    return found
 
 
 def _scaled(template: Row, cell: Row) -> Row:

@@ -30,6 +30,7 @@ class Report:
     user: str  # what the user saw
     lost: int
     twice: int
+    together: int  # in two sessions at the same time
     rerun: list[str]
     cut_off: list[str]  # what had to be rerun: the unfinished
     left: int  # processes that outlived their session
@@ -38,7 +39,8 @@ class Report:
     @property
     def good(self) -> bool:
         """Nothing lost, nothing run twice, exactly the unfinished rerun, no process left."""
-        return not (self.lost or self.twice or self.left) and self.rerun == self.cut_off
+        wrong = self.lost or self.twice or self.together or self.left
+        return not wrong and self.rerun == self.cut_off
 
 
 @dataclass
@@ -206,6 +208,7 @@ def judge(fault: Fault, lab: Lab, root: Path) -> Report:
         user=case.user,
         lost=sum(not (root / f"out/{cell}.txt").exists() for cell in cells),
         twice=sum(times > 1 + (cell in case.outdated) for cell, times in done.items()),
+        together=len(case.flow.together()),
         rerun=sorted(cell for cell, times in begun.items() if times > 1),
         cut_off=sorted(case.cut_off | case.outdated),
         left=len(_left(root)),

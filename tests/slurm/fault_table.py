@@ -36,13 +36,14 @@ Written by `make faults` on {date}: Slurm {version} on this machine, {cells} cel
 sessions on five nodes with fake GPUs; real processes, cells that compute nothing. Each fault
 strikes while the second of a session's three cells runs, unless it says otherwise. Then the same
 command is run again until everything is done. The counts come from the cells' own append-only log
-(begun, done): *lost* cells have no output at the end, *twice* cells finished more than once,
-*rerun* cells began more than once. *rerun* should equal *unfinished*, the cells that the fault
-interrupted (or that were done, and are not wanted any more). *left* counts processes that
-outlived their session.
+(begun, done, ended): *lost* cells have no output at the end, *twice* cells finished more than once,
+*together* cells ran in two sessions at the same time, *rerun* cells began more than once. *rerun*
+should equal *unfinished*, the cells that the fault interrupted (or that were done, and are not
+wanted any more). *left* counts processes that outlived their session.
 
-| fault | Slurm's answer | what the user saw | lost | twice | rerun | unfinished | left | seconds |
-|---|---|---|---|---|---|---|---|---|
+| fault | Slurm's answer | what the user saw | lost | twice | together | rerun | unfinished | left \
+| seconds |
+|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -53,6 +54,7 @@ def table(reports: Iterable[Report], version: str) -> str:
     text = HEADER.format(date=today, version=version, cells=len(matrix()), sessions=sessions)
     for report in reports:
         fields = [report.fault, report.slurm, report.user, report.lost, report.twice]
+        fields += [report.together]
         fields += [", ".join(report.rerun) or "none", ", ".join(report.cut_off) or "none"]
         fields += [report.left, f"{report.seconds:.0f}"]
         text += "| " + " | ".join(str(field).replace("|", "/") for field in fields) + " |\n"

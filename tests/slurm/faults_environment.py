@@ -62,14 +62,23 @@ def inside_salloc(case: Case) -> None:
     _inside(case, "salloc", "--quiet", "-p", "gpu-h100", "--mem-per-cpu=700M", "-t", "9")
 
 
+def _inside_sbatch(case: Case, *options: str) -> None:
+    script = case.flow.root / "main.sh"
+    script.write_text('#!/bin/bash\nexec "$@" >> said.log 2>&1\n')
+    words = ["sbatch", "--quiet", "--wait", "-p", "gpu-h100", "-t", "9", "-o", "/dev/null"]
+    _inside(case, *words, *options, str(script))
+
+
+@fault
+def inside_sbatch(case: Case) -> None:
+    """Snakemake is started inside sbatch"""
+    _inside_sbatch(case, "--mem=700M")
+
+
 @fault
 def inside_an_array_element(case: Case) -> None:
     """Snakemake is started inside an array element, with a job name and memory per CPU"""
-    script = case.flow.root / "main.sh"
-    script.write_text('#!/bin/bash\nexec "$@" >> said.log 2>&1\n')
-    words = ["sbatch", "--quiet", "--wait", "--array=3", "-J", "mine", "-p", "gpu-h100"]
-    words += ["--mem-per-cpu=700M", "-t", "9", "-o", "/dev/null", str(script)]
-    _inside(case, *words)
+    _inside_sbatch(case, "--array=3", "-J", "mine", "--mem-per-cpu=700M")
 
 
 @fault

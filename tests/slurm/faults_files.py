@@ -73,7 +73,7 @@ def result_of_no_length(case: Case) -> None:
 
 @fault
 def files_appear_late(case: Case) -> None:
-    """files of nodes and of this host become visible 15 s late (24 cells in 8 sessions)"""
+    """all files that nodes and this host exchange appear 15 s late (24 cells in 8 sessions)"""
     cells = {
         f"s{s}-{k}": {"gpu": "h100", "gpus": 1, "session": f"s{s}", "order": k}
         for s in range(8)
@@ -81,7 +81,8 @@ def files_appear_late(case: Case) -> None:
     }
     case.flow.write(cells)
     store = case.flow.root.with_name("late-store")
-    with lagging(case.lab, [case.logdir, case.flow.root / "out"], store, 15):
+    exchanged = [case.logdir, case.flow.root / ".snakemake/incomplete", case.flow.root / "out"]
+    with lagging(case.lab, exchanged, store, 15):
         case.process = case.flow.start("--latency-wait", "40")
         assert case.wait(400) == 0
         case.slurm = case.state(case.job("s0-0"))

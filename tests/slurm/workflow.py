@@ -1,7 +1,7 @@
 """A workflow of small cells on a private Slurm, which keep a log of their own.
 
-The cells compute nothing. Each appends to ``cells.log`` when it begins and when it is done: what
-the faults are counted from, whatever Snakemake says.
+The cells compute nothing. Each appends to ``cells.log`` when it begins, when it is done, and when
+it ends one way or another: what the faults are counted from, whatever Snakemake says.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ where="$job ${SLURMD_NODENAME:--} ${CUDA_VISIBLE_DEVICES:--} ${SLURM_JOB_PARTITI
 say() { echo "$1 $2 $SESSION_ID $where $(date +%s.%N)" >> cells.log; }
 mkdir -p out
 say begin "$1"
+trap 'say end "$1"' EXIT
 trap 'exit 1' TERM
 [ "$SESSION_STATE" = ready ] || exit 9
 while [ -e "hold-$1" ]; do sleep 0.1; done
@@ -192,6 +193,24 @@ class SlurmWorkflow:
     def wait_begun(self, *cells: str) -> None:
         """Return when all of ``cells`` have begun."""
         self.wait_for(lambda: set(cells) <= set(self.count("begin")))
+
+    def together(self) -> list[str]:
+        """Cells that two sessions ran at the same time."""
+        events = self.events()
+        last = {(event.cell, event.session): event.at for event in events}
+        begun: dict[str, list[Event]] = {}
+        for event in events:
+            if event.what == "begin":
+                begun.setdefault(event.cell, []).append(event)
+        return [
+            cell
+            for cell, starts in begun.items()
+            if any(
+                one.session != other.session and one.at < other.at < last[cell, one.session]
+                for one in starts
+                for other in starts
+            )
+        ]
 
     def starts(self) -> int:
         """Starts of the session command so far."""

@@ -13,11 +13,15 @@ from tpsweep import tables
 from tpsweep.analysis.builder import build_tables
 from tpsweep.analysis.table import Table
 from tpsweep.cli.tables import BUILDERS
-from tpsweep.core import results_paths, row_file
+from tpsweep.core import manifest, results_paths, row_file
 from tpsweep.core.failure import Failure
-from tpsweep.results.load import MANIFEST_SCHEMA, load
+from tpsweep.results.load import load
 
 Record = dict[str, Any]
+SPREAD = (0.99, 0.993, 0.997, 1.0, 1.003, 1.007, 1.01)
+"""Repeats of a start, around its median."""
+THREE = (0.99, 1.0, 1.01)
+"""Of a throughput cell."""
 
 
 class Sweep:
@@ -41,7 +45,7 @@ class Sweep:
     ) -> str:
         """One cell; with ``tpot`` (ms) or figures (``measured``) also its row.
 
-        Samples stand at 0.99, 1 and 1.01 of the times.
+        Samples stand at 0.99 to 1.01 of the times (``SPREAD``).
         """
         identity: Record = {
             "cell_id": f"{len(self.manifest):012x}",
@@ -74,8 +78,8 @@ class Sweep:
         if tpot is not None:
             rate = 1000 / tpot if rate is None else rate
             figures = {
-                "tpot_ms_samples": [tpot * 0.99, tpot, tpot * 1.01],
-                "prefill_ms_samples": [prefill * 0.99, prefill, prefill * 1.01],
+                "tpot_ms_samples": [tpot * part for part in SPREAD],
+                "prefill_ms_samples": [prefill * part for part in SPREAD],
                 "tpot_ms": tpot,
                 "prefill_ms": prefill,
                 "output_tok_s": rate,
@@ -87,12 +91,11 @@ class Sweep:
 
     def offline(self, tp: int, request_s: float | None = None, **axes: Any) -> str:
         """A throughput cell; with ``request_s`` also its row, of 100 output tokens a request."""
-        spread = (0.99, 1.0, 1.01)
         measured = request_s and {
             "request_s": request_s,
-            "request_s_samples": [request_s * part for part in spread],
+            "request_s_samples": [request_s * part for part in THREE],
             "output_tok_s": request_s * 100,
-            "output_tok_s_samples": [request_s * 100 * part for part in spread],
+            "output_tok_s_samples": [request_s * 100 * part for part in THREE],
             "total_tok_s": request_s * 600,
         }
         axes = {"workload": "throughput", "batch": None, "num_prompts": 1000, **axes}
@@ -118,7 +121,7 @@ class Sweep:
             "output_tok_s": 390.0,
             "output_tok_s_samples": [390.0 * part for part in parts],
             "goodput_request_s": 3.5,
-            "saturated": False,
+            "saturated": "no",
             "max_in_flight": 7,
             **extra,
         }
@@ -134,8 +137,10 @@ class Sweep:
     def capture(self, tp: int, report: Record | None = None, **axes: Any) -> str:
         """A measured capture cell; ``report``: what the analysis is made to have said of it.
 
-        ``report`` says itself that it is synthetic. ``profiler`` is its program.
+        ``report`` says itself that it is synthetic. ``profiler`` is its program, ``config`` the
+        model's config.json, which stands beside a capture.
         """
+        config = axes.pop("config", None)
         profiler = axes.pop("profiler", "torch 2.11.0")
         measured = {
             "profiler_ran": profiler,
@@ -149,6 +154,10 @@ class Sweep:
             place = self.root / results_paths.capture_report(self.manifest[-1]["path"])
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(json.dumps({"synthetic": True, **report}))
+        if config is not None:
+            beside = self.root / results_paths.capture_sidecar(self.manifest[-1]["path"])
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(json.dumps({"model": config}))
         return cell_id
 
     def fail(self, cell_id: str, kind: str, message: str) -> None:
@@ -156,7 +165,7 @@ class Sweep:
 
     def write_manifest(self) -> None:
         self.root.mkdir(exist_ok=True)
-        table = pa.Table.from_pylist(self.manifest, schema=MANIFEST_SCHEMA)
+        table = pa.Table.from_pylist(self.manifest, schema=manifest.SCHEMA)
         pq.write_table(table, self.root / "matrix.parquet")
 
     def tables(self) -> tables.Summary:

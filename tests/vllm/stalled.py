@@ -97,9 +97,9 @@ def main() -> int:
     args = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 1024}
     asked = engine(tp=1, model=model(path=sys.argv[1]), args={**args, "enforce_eager": True})
     os.environ.update(vllm_api.engine_env(asked, provenance.usable_cpus()))
-    from tpsweep.engine.offline import OfflineEngine
+    from tpsweep.engine.host import EngineHost
 
-    loaded = OfflineEngine(vllm_api.llm_arguments(asked))
+    loaded = EngineHost(vllm_api.llm_arguments(asked))
     cell = latency_cell(
         engine=asked,
         batch=BATCH,

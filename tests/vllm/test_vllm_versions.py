@@ -24,20 +24,26 @@ VERSIONS = [
 ]
 
 
+PARSERS = [f"{name.replace('.', '/')}.py" for name in vllm_api.ARGUMENT_PARSERS]
+
+
 def missing_words(files: dict[str, str]) -> list[str]:
-    return [
+    missing = [
         f"{path}: {word}"
         for path, words in vllm_api.RELIED_ON.items()
         for word in words
         if word not in files[path]
     ]
+    if not any("def make_arg_parser(" in files[path] for path in PARSERS):
+        missing.append(f"{' or '.join(PARSERS)}: def make_arg_parser(")
+    return missing
 
 
 @pytest.mark.registry
 @pytest.mark.parametrize("version", VERSIONS)
 def test_published_wheel_has_what_we_rely_on(version: str) -> None:
     try:
-        files = wheel_files("vllm", version, vllm_api.RELIED_ON)
+        files = wheel_files("vllm", version, [*vllm_api.RELIED_ON, *PARSERS])
     except (subprocess.SubprocessError, OSError) as error:
         pytest.skip(f"no package registry can be reached: {type(error).__name__}")
     assert missing_words(files) == []
@@ -45,7 +51,9 @@ def test_published_wheel_has_what_we_rely_on(version: str) -> None:
 
 def test_a_lost_word_is_noticed() -> None:
     files = {path: "\n".join(words) for path, words in vllm_api.RELIED_ON.items()}
+    files |= dict.fromkeys(PARSERS, "") | {PARSERS[-1]: "def make_arg_parser(parser)"}
     assert missing_words(files) == []
+    assert len(missing_words(files | {PARSERS[-1]: ""})) == 1
     files["vllm/v1/metrics/stats.py"] = "scheduled_ts first_token_ts"
     assert missing_words(files) == ["vllm/v1/metrics/stats.py: last_token_ts"]
 

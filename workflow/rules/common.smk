@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tpsweep.core import results_paths
 from tpsweep.core.preflight_record import MARKERS, record_path
+from tpsweep.core.preflight_record import MINUTES as PREFLIGHT_MINUTES
 from tpsweep.core.workloads import WORKLOADS
 from tpsweep.plan.readiness import obstacles
 from tpsweep.sweep.snakemake_profile import any_sweep

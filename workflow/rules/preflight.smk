@@ -12,7 +12,7 @@ rule preflight:
     resources:
         gpu_type=lambda wc: SWEEP.preflight(wc.klass).gpu,
         gpus=lambda wc: SWEEP.preflight(wc.klass).gpus,
-        runtime=10,
+        runtime=PREFLIGHT_MINUTES,
         # Where the program itself writes, too: a job that was never submitted, or died, says why.
         failure_record=lambda wc: f"{RESULTS}/{record_path(wc.klass)}",
         # No param: how vLLM is reached is not what is asked of a class.

@@ -307,6 +307,19 @@ rule fails:
     assert len(workflow.lines("attempts")) == 3
 
 
+def test_no_retries_on_the_command_line_go_before_a_rules_own(workflow: Workflow) -> None:
+    workflow.write(
+        """
+rule fails:
+    output: "x.txt"
+    retries: 2
+    shell: "echo x >> attempts; exit 1"
+"""
+    )
+    workflow.run("--retries", "0", ok=False)
+    assert len(workflow.lines("attempts")) == 1
+
+
 def test_the_temporary_folder_of_the_node_reaches_a_shell_command(workflow: Workflow) -> None:
     workflow.write(
         """

@@ -302,6 +302,14 @@ def test_gap_between_two_cells(bench: Bench) -> None:
     assert sorted(gaps)[5] < 0.5
 
 
+def test_a_node_does_not_wait_for_snakemake() -> None:
+    slow = "{'snakemake', 'pydantic', 'snakemake_interface_executor_plugins'}"
+    code = "import snakemake_executor_plugin_submitit.runner, sys; "
+    code += f"print(sorted({slow} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_variables_of_the_environment_are_the_nodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,10 +150,66 @@ def test_cells_of_one_side_are_named(tmp_path: Path) -> None:
     assert {(one.cell["tp"], one.cell["batch"]): one.other for one in comparison.only_a} == {
         (2, 1): "failed: crash",
         (4, 1): "not in its matrix",
-        (1, 8): "other settings: what else can change a number differs",
+        (1, 8): "other settings: not recorded in the rows",
     }
     assert [one.cell["batch"] for one in comparison.only_b] == [8]
     assert comparison.neither == 1
+
+
+def settings(**changed: Any) -> Record:
+    """What a row records of its settings; made up."""
+    recorded = {
+        "warmups": 2,
+        "repeats": 10,
+        "engine_args": {"max_num_seqs": 16},
+        "engine_env": {"NCCL_DEBUG": "INFO"},
+        **changed,
+    }
+    return {k: json.dumps(v) if isinstance(v, dict) else v for k, v in recorded.items()}
+
+
+def compared(tmp_path: Path, **changed: Any) -> Comparison:
+    rng = random.Random(13)
+    sides = {"a": settings(), "b": settings(**changed)}
+    for name, recorded in sides.items():
+        folder(tmp_path / name, [engine_start(rng) | recorded], settings=name)
+    return compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_settings_that_change_no_value_are_named_and_block_nothing(tmp_path: Path) -> None:
+    proxy = {"NCCL_DEBUG": "INFO", "https_proxy": "http://proxy:3128"}
+    (pair,) = compared(tmp_path, warmups=3, repeats=8, engine_env=proxy).pairs
+    assert pair.unlike == [
+        "warm-ups 2 and 3",
+        "repeats 10 and 8",
+        "environment https_proxy unset and http://proxy:3128",
+    ]
+    assert pair.changes
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"engine_args": {"max_num_seqs": 32}}, "max_num_seqs 16 and 32"),
+        ({"engine_env": {}}, "environment NCCL_DEBUG INFO and unset"),
+        ({"method": 2, "repeats": 8}, "repeats 10 and 8, method 1 and 2"),
+        ({"model_digest": "other"}, "model files"),
+        ({"slo": {"ttft_ms": 200}}, "slo ttft_ms unset and 200"),
+    ],
+)
+def test_settings_that_change_values_are_named(
+    changed: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    comparison = compared(tmp_path, **changed)
+    assert comparison.pairs == []
+    assert [one.other for one in comparison.only_a] == [f"other settings: {said}"]
+
+
+def test_a_copy_is_called_the_same_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start = engine_start(random.Random(14)) | {"engine_id": "e1", "started_at": "2026-01-01"}
+    a, b = folder(tmp_path / "a", [start]), folder(tmp_path / "b", [start])
+    assert main(["compare", str(a), str(b)]) == 0
+    assert "The same rows: B holds the measurements of A (1 cells)." in capsys.readouterr().out
 
 
 def test_across_versions(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ import pytest
 
 from tests.growth import MOST, growth
 from tpsweep.cli import check
-from tpsweep.core import row_file
+from tpsweep.core import manifest, row_file
 from tpsweep.core.atomic import replacing
 from tpsweep.core.failure import Failure
-from tpsweep.results.load import MANIFEST_SCHEMA, load
+from tpsweep.results.load import load
 
 
 class Folder:
@@ -55,7 +55,7 @@ class Folder:
 
     def write_manifest(self) -> Path:
         self.root.mkdir(exist_ok=True)
-        table = pa.Table.from_pylist(self.planned, schema=MANIFEST_SCHEMA)
+        table = pa.Table.from_pylist(self.planned, schema=manifest.SCHEMA)
         pq.write_table(table, self.root / "matrix.parquet")
         return self.root
 

@@ -157,6 +157,11 @@ def test_a_good_config_loads() -> None:
         ("workloads/decode/engine/gpu_memory_utilization", 1.5, "1.5: allowed: less than or eq"),
         ("workloads/load/input_len", MISSING, "dataset: random needs input_len and output_len"),
         ("workloads/load/dataset", "sharegpt", "dataset: sharegpt needs a dataset_path"),
+        ("workloads/load/request_rate", MISSING, "every other dataset needs a request_rate"),
+        ("workloads/load/speed", [2.0], "every other dataset needs a request_rate and no speed"),
+        ("workloads/load/speed", [0], "workloads.load.speed.0: 0: allowed: greater than"),
+        ("workloads/load/prefix_len", [4], "allowed: prefix_len and prefix_share together"),
+        ("workloads/load/prefix_share", [0.5], "allowed: prefix_len and prefix_share together"),
         # names
         ("workloads/decode/models", ["huge"], "workloads.decode.models: 'huge': allowed: tiny, ei"),
         ("workloads/decode/gpus", ["x"], "workloads.decode.gpus: 'x': allowed: here"),

@@ -43,6 +43,24 @@ def test_every_field_of_an_engine_makes_another_session(field: str) -> None:
     assert other.session != engine().session
 
 
+def test_offline_and_served_cells_share_what_is_started_and_keep_their_ids() -> None:
+    offline, served = engine(mode="offline"), engine(mode="server")
+    assert offline.shared == served.shared
+    assert offline.shared.session not in (offline.session, served.session)
+    assert offline.shared.serves(offline) and offline.shared.serves(served)
+    assert offline.serves(offline) and not offline.serves(served)
+    assert not offline.shared.serves(engine(mode="offline", run=1))
+    # From before engines were shared: the ids of published rows are such.
+    assert latency_cell(engine=offline).identity()["engine"]["mode"] == "offline"
+
+
+@pytest.mark.parametrize("own", [{"mode": "nsys"}, {"mode": "server", "replicas": 2}])
+def test_nsys_and_replicas_have_a_start_of_their_own(own: dict[str, Any]) -> None:
+    alone = engine(**own)
+    assert alone.shared is alone
+    assert not engine().shared.serves(alone)
+
+
 def test_json_round_trip_keeps_the_id() -> None:
     cell = latency_cell()
     assert Cell.from_json(cell.to_json()).cell_id == cell.cell_id

@@ -68,7 +68,7 @@ def test_the_session_command_splits_back_to_its_words(
     engine = job.cell.engine
     assert (engine.model.name, engine.variant) == (model, variant)
     assert shlex.split(job.session_command) == [
-        *(sys.executable, "-m", "tpsweep.measure.daemon", "--engine", engine.to_json()),
+        *(sys.executable, "-m", "tpsweep.measure.daemon", "--engine", engine.shared.to_json()),
         *("--starts", "results/engine_starts.jsonl", "--hf-home", hf_home),
     ]
     assert Engine.from_json(engine.to_json()).args["some_argument"] == value

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tpsweep.engine.nvml import PhaseState, Sample, link_matrix, weakest_of, window
+from tpsweep.engine.nvml import PhaseState, Sample, link_matrix, node_uuids, weakest_of, window
 from tpsweep.perfmodel import nvlink
 
 # Written by `nvidia-smi topo -m` on a host with two H200s, and shortened; then one made up.
@@ -106,6 +106,26 @@ def test_counters_that_cannot_be_read_are_not_zero(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert nvlink.counters(object()) == expected
+
+
+def test_every_gpu_of_the_node_is_listed_but_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LostError(Exception):
+        """What NVML says of a GPU that has fallen off the bus."""
+
+    def handle(index: int) -> int:
+        if index == 1:
+            raise LostError
+        return index
+
+    standin = SimpleNamespace(
+        NVMLError=LostError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 3,
+        nvmlDeviceGetHandleByIndex=handle,
+        nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}",
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", standin)
+    assert node_uuids() == ["GPU-0", "GPU-2"]
 
 
 def test_the_peak_of_a_link_class() -> None:

@@ -37,6 +37,35 @@ def test_the_log_says_whether_graphs_were_compiled_or_loaded() -> None:
     assert vllm_api.log_facts(loaded + compiled, tp=1).graphs == "compiled", "a part of them"
 
 
+@pytest.mark.parametrize(
+    ("lines", "graphs"),
+    [
+        (["CONFIG DYNAMO_TRACE_ONCE: 2", "saved AOT compiled function to /c/model"], "compiled"),
+        (["CONFIG DYNAMO_TRACE_ONCE: 2", "Directly load AOT compilation from path /c"], "loaded"),
+        (["CONFIG VLLM_COMPILE: 3", "Directly load AOT compilation from path /c/model"], "loaded"),
+        # Traced again, as code has changed, around graphs that were in the cache.
+        (
+            [
+                "CONFIG VLLM_COMPILE: 3",
+                "Directly load the compiled graph(s) for compile range (1, 9) from the cache",
+                "saved AOT compiled function to /c/model",
+            ],
+            "loaded",
+        ),
+        (["CONFIG DYNAMO_TRACE_ONCE: 2"], "compiled"),
+        (["CONFIG STOCK_TORCH_COMPILE: 1"], "compiled"),
+        (["CONFIG NONE: 0"], "none"),
+        (["enforce_eager=True, compilation_config={'mode': <CompilationMode.NONE: 0>}"], "none"),
+        (["enforce_eager=False, kv_cache_dtype=auto"], None),
+        (["CONFIG VLLM_COMPILE: 3"], None),
+    ],
+)
+def test_every_way_to_compiled_graphs(lines: list[str], graphs: str | None) -> None:
+    config = "Initializing a V1 LLM engine, compilation_config={'mode': <CompilationMode."
+    text = "\n".join(line.replace("CONFIG ", config) for line in lines)
+    assert vllm_api.log_facts(text, tp=1).graphs == graphs
+
+
 @pytest.mark.parametrize("backend", ["custom", "nccl", "symm_mem"])
 def test_a_backend_switches_the_others_off(backend: str) -> None:
     asked = engine(allreduce_backend=backend)

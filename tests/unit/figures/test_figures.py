@@ -17,6 +17,7 @@ from tpsweep.analysis.table import Table
 from tpsweep.cli.main import main
 from tpsweep.figures import files
 from tpsweep.figures.batch_scaling import draw_batch_scaling
+from tpsweep.figures.groups import number_format
 from tpsweep.figures.pareto import frontier
 from tpsweep.figures.plot import Picture
 from tpsweep.figures.speedup import draw_speedup
@@ -158,3 +159,22 @@ def test_an_empty_sweep_has_an_index_alone(sweep: Sweep) -> None:
     assert files.write_figures(sweep.root, sweep.built()) == 0
     assert [path.name for path in (sweep.root / "figures").iterdir()] == ["index.md"]
     assert "No figure: no line is measured." in (sweep.root / "figures/index.md").read_text("utf-8")
+
+
+def test_one_engine_beside_smaller_ones_on_the_same_gpus(sweep: Sweep) -> None:
+    for tp, rates in ((1, {1: 100, 2: 190, 4: 300, 8: 420}), (2, {1: 150, 2: 280, 4: 380, 8: 500})):
+        for batch, rate in rates.items():
+            sweep.add(tp, tpot=5.0, rate=float(rate), batch=batch)
+    picture = named(sweep.built())["equal_sequences0"]
+    # A batch of 1 cannot be shared out between two engines.
+    expected = [(2, 1.4), (4, 1.0), (8, 500 / 600)]
+    assert same(curve(painted(picture), "TP=2 / 2 x TP=1"), expected)
+    assert "1.400 times at sequences 2" in picture.description
+    (band,) = painted(picture).patches
+    assert band.get_extents().height > 0
+
+
+def test_a_caption_names_a_precision_that_is_not_the_models_own() -> None:
+    line = {"dtype": "bfloat16", "precision": "bf16"}
+    assert number_format(line) == number_format({"dtype": "bfloat16"}) == "bfloat16"
+    assert number_format({**line, "precision": "fp8"}) == "bfloat16, fp8"

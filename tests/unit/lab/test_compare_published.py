@@ -39,12 +39,11 @@ def test_own_beside_published(sweep: Sweep) -> None:
     assert shown == {
         ("latency", 2, "batch_latency", "8b_batch_scaling_tp2"): (224.35, 448.7, near(0.5)),
         ("latency", 2, "throughput", "8b_batch_scaling_tp2"): (200, 143, near(200 / 143)),
-        ("latency", 2, "per_token_latency", "8b_70b_overview"): (
-            *(near(224.35 / 64), 7.08, near(224.35 / 64 / 7.08)),
-        ),
-        ("throughput", 1, "offline_throughput", "8b_tp1_tp2"): (44.225, 88.45, near(0.5)),
-        ("throughput", 1, "throughput", "8b_70b_overview"): (4422.5, 11270, near(4422.5 / 11270)),
-        ("throughput", 1, "throughput", "answer_q1"): (4422.5, 9926.3, near(4422.5 / 9926.3)),
+        # Of these no output length is published: whatever comes out of a ratio means nothing.
+        ("latency", 2, "per_token_latency", "8b_70b_overview"): (near(224.35 / 64), 7.08, None),
+        ("throughput", 1, "offline_throughput", "8b_tp1_tp2"): (44.225, 88.45, None),
+        ("throughput", 1, "throughput", "8b_70b_overview"): (4422.5, 11270, None),
+        ("throughput", 1, "throughput", "answer_q1"): (4422.5, 9926.3, None),
         ("serve", 1, "ttft_p50", "8b_tp1_tp2"): (20, 923.94, near(20 / 923.94)),
         ("serve", 1, "itl_p50", "8b_tp1_tp2"): (3.61, 7.22, near(0.5)),
     }
@@ -54,15 +53,67 @@ def test_own_beside_published(sweep: Sweep) -> None:
     assert f"{63 - 8} of 63 reference figures have no cell in this matrix." in legend
 
 
-def test_another_output_length_is_another_quantity(sweep: Sweep) -> None:
-    sweep.add(2, tpot=3.5, output_len=128, measured={"e2e_ms": 448.7}, **H100)
+def test_another_output_length_is_recomputed(sweep: Sweep) -> None:
+    """128 tokens in 448.7 ms were 1.00 of 64 tokens in as long, by accident."""
+    sweep.add(2, tpot=3.5, prefill=4.2, output_len=128, measured={"e2e_ms": 448.7}, **H100)
     found = lines(sweep)
+    whole = 4.2 + 63 * 3.5
     batch = found["latency", 2, "batch_latency", "8b_batch_scaling_tp2"]
-    assert (batch["own"], batch["ratio"]) == (448.7, None)
+    assert (batch["own"], batch["ratio"]) == (pytest.approx(whole), pytest.approx(whole / 448.7))
+    assert batch["own_is"] == "e2e_ms, recomputed from prefill_ms and tpot_ms"
     assert "output tokens: own 128, reference 64" in batch["note"]
+    rate = found["latency", 2, "throughput", "8b_batch_scaling_tp2"]
+    assert rate["own"] == pytest.approx(1e3 * 64 / whole)
+    assert rate["ratio"] == pytest.approx(1e3 * 64 / whole / 143)
     token = found["latency", 2, "per_token_latency", "8b_70b_overview"]
-    assert token["ratio"] is not None
+    assert (token["own"], token["ratio"]) == (pytest.approx(448.7 / 128), None)
     assert "output tokens: own 128, reference not stated" in token["note"]
+
+
+def test_per_token_and_batches_are_recomputed_too(sweep: Sweep) -> None:
+    h200 = {"model": "llama-3.1-70b", "gpu": "H200", "gpu_card": "NVIDIA H200"}
+    sweep.add(2, tpot=20.0, prefill=400.0, batch=4, output_len=128, **h200)
+    found = lines(sweep)
+    whole = 400 + 63 * 20.0
+    own = {name: one["own"] for (_, _, name, table), one in found.items() if table == "70b_h200"}
+    assert own == pytest.approx(
+        {
+            "batch_latency": whole,
+            "per_token_latency": whole / 64,
+            "throughput": 1e3 * 4 * 64 / whole,
+        }
+    )
+
+
+def test_what_cannot_be_recomputed_has_no_ratio(sweep: Sweep) -> None:
+    sweep.add(2, output_len=128, measured={"e2e_ms": 448.7}, **H100)
+    batch = lines(sweep)["latency", 2, "batch_latency", "8b_batch_scaling_tp2"]
+    assert (batch["own"], batch["own_is"], batch["ratio"]) == (448.7, "e2e_ms", None)
+
+
+def data_set(path: Path, *figures: str) -> Path:
+    """A data set of served figures of ``MODEL`` on one H200."""
+    head = SHIPPED.read_text("utf-8").splitlines()[0]
+    begin = f"made_up,{MODEL},H200,,1,1,,serve,,"
+    path.write_text("\n".join([head, *(begin + one for one in figures)]) + "\n", "utf-8")
+    sidecar = "title: made up\nabout: of a test\nsource: none\ndtype: bfloat16\n"
+    path.with_suffix(".yaml").write_text(sidecar + "cards: {H200: NVIDIA H200}\n", "utf-8")
+    return path
+
+
+def test_a_served_value_stands_beside_its_own_rate_alone(sweep: Sweep, tmp_path: Path) -> None:
+    """Without a rate it is of no cell; ``inf`` is of the cells where all is sent at once."""
+    h200 = {"model": MODEL, "gpu": "H200", "gpu_card": "NVIDIA H200"}
+    for rate, ttft in ((4.0, 40.0), (float("inf"), 800.0)):
+        sweep.online(1, ttft, request_rate=rate, **h200)
+    path = data_set(tmp_path / "mine.csv", ",ttft_p50,700,ms,", "inf,ttft_p50,1000,ms,")
+    sweep.write_manifest()
+    assert main(["report", str(sweep.root), "--reference", str(path)]) == 0
+    (line,) = sweep.read("reference")
+    assert (line["request_rate"], line["own"], line["reference"]) == (float("inf"), 800, 1000)
+    assert line["ratio"] == pytest.approx(0.8)
+    legend = (sweep.root / "tables" / "reference.md").read_text("utf-8")
+    assert "1 served values state no request rate: they are set beside no cell." in legend
 
 
 def test_what_is_not_the_same_is_not_paired(sweep: Sweep) -> None:

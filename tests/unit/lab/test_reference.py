@@ -255,6 +255,9 @@ def with_key(path: Path, key: str, value: object) -> None:
         ("gpus", "9" * 5000, "allowed: a whole number above 0"),
         ("value", "", "value: ''; allowed: it must be given"),
         ("tp", "1.5", "tp: '1.5'; allowed: a whole number above 0"),
+        ("tp", "inf", "tp: 'inf'; allowed: a whole number above 0"),
+        ("value", "inf", "value: 'inf'; allowed: a number above 0"),
+        ("request_rate", "nan", "request_rate: 'nan'; allowed: a number above 0, or inf"),
         ("workload", "training", "workload: 'training'; allowed: latency, throughput, serve"),
         ("gpu", "V100", "gpu: 'V100'; allowed: a node class of mine.yaml: H100, H200, A100"),
     ],
@@ -305,6 +308,19 @@ def test_a_wrong_sidecar_is_one_line(key: str, value: object, said: str, tmp_pat
         read_reference(path)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_all_at_once_is_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Requests that are sent at once wait for each other: their TTFT contradicts nothing."""
+    path = copy_of(tmp_path)
+    path.write_text(path.read_text("utf-8").replace(",serve,,4,", ",serve,,inf,"), "utf-8")
+    rates = {one.request_rate for one in read_reference(path).figures if one.workload == "serve"}
+    assert rates == {float("inf")}
+    assert by_check(examine(read_reference(path)))["unexplained-ttft"] == []
+    assert "serve, all at once" in page.markdown(read_reference(path))
+    assert main(["reference", str(path), "--json"]) == 1
+    figures = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["figures"]
+    assert {one["request_rate"] for one in figures if one["workload"] == "serve"} == {"inf"}
 
 
 def test_no_sidecar_and_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,9 +16,10 @@ from tpsweep.core import row_file, schema
 from tpsweep.core.cell import Cell
 from tpsweep.core.method import METHOD, method_of
 from tpsweep.core.request import Request
-from tpsweep.engine.nvml import GpuInfo, GpuWindow, PhaseState
+from tpsweep.engine.nvml import GpuGroup, GpuInfo, GpuWindow, PhaseState
 from tpsweep.engine.provenance import Host, Software
 from tpsweep.engine.repeat import Finished, Repeat
+from tpsweep.engine.start_phases import StartPhases
 from tpsweep.engine.vllm_api import LogFacts, RequestTimes
 from tpsweep.measure import latency
 from tpsweep.measure.build_row import Context, EngineRecord, make_row, refusals
@@ -64,6 +65,11 @@ def measurement(found: Measured | None = None) -> Measurement:
     return Measurement(found.times, figures, reasons, BATCH * OUTPUT_LEN * REPEATS)
 
 
+GPUS = GpuGroup(
+    [GpuInfo(uuid, CARD, 700.0, "570.1") for uuid in UUIDS], [*UUIDS, "GPU-of-others"], "NV18"
+)
+
+
 def engine_record(**changes: Any) -> EngineRecord:
     fields: dict[str, Any] = {
         "engine_id": "e1",
@@ -73,11 +79,10 @@ def engine_record(**changes: Any) -> EngineRecord:
         "environment": {"A": "1"},
         "software": Software("0.32.0", "2.9.0", None, "0.1.0"),
         "host": Host("node1", None, None),
-        "gpus": [GpuInfo(uuid, CARD, 700.0, "570.1") for uuid in UUIDS],
-        "gpu_link": "NV18",
-        "gpu_note": None,
+        "gpus": GPUS,
         "shape": SHAPE,
         "tp_ran": 2,
+        "phases": StartPhases(9.0, 20.0, 11.0, 30.0, 10.0, 9.0, 1.0),
     }
     return EngineRecord(**{**fields, **changes})
 
@@ -164,6 +169,21 @@ def test_a_gpu_that_does_not_hold_its_share_is_refused() -> None:
     assert refused(windows=windows) == []
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "fp8"},  # 9.1 GB: 4.5 a GPU
+        {"args": {"cpu_offload_gb": 2}},  # 8.0 GB less 2.1 on the host
+        {"args": {"hf_config_path": "elsewhere"}},  # not known
+    ],
+)
+def test_its_share_is_what_the_engine_makes_of_the_model(changes: dict[str, Any]) -> None:
+    windows: list[GpuWindow | None] = [WINDOWS[0], gpu_window("GPU-b", memory_used_b=5e9)]
+    cell = replace(CELL, engine=replace(CELL.engine, **changes))
+    assert refused(cell, windows=windows) == []
+    assert len(refused(CELL, windows=windows)) == 1
+
+
 def test_a_step_faster_than_the_memory_is_refused() -> None:
     """15.01 GB read per step, by two GPUs of 4.8 TB/s each: 1.564 ms at best."""
     (reason,) = refused(found=measured(tpot_s=0.0015))
@@ -202,6 +222,7 @@ def test_a_row_goes_through_its_file_unchanged(tmp_path: Path) -> None:
     assert left_out == {"gpu_note",
                         "request_set_digest", "slo", "vllm_results",
                         "profiler_ran", "capture_files", "capture_steady_from", "gpu_phase_note",
+                        "imported",
                         "gpu_sm_clock_prefill_mhz", "gpu_sm_clock_decode_mhz",
                         "gpu_power_prefill_w", "gpu_power_decode_w"}  # fmt: skip
 
@@ -227,7 +248,7 @@ def test_figures_times_and_energy_of_a_row() -> None:
 
 def test_a_cell_without_gpus_says_why_and_has_no_floor(tmp_path: Path) -> None:
     cell = latency_cell(input_len=INPUT_LEN, batch=BATCH, repeats=REPEATS)
-    record = engine_record(gpus=[], gpu_link=None, gpu_note="no GPU: the node class is CPU")
+    record = engine_record(gpus=GpuGroup(note="no GPU: the node class is CPU"))
     made = make_row(
         cell, record, measurement(measured(tpot_s=1e-6)), [], replace(CONTEXT, last_end=None)
     )
@@ -247,7 +268,13 @@ def test_nvlink_traffic_beside_the_peak_of_the_link() -> None:
     assert made["gpu_nvlink_tx_gb_s"] == [4.5, 8.0]
     assert made["gpu_nvlink_rx_gb_s"] == [5.5, 9.0]
     assert made["nvlink_share"] == 9.0 / 450
-    made = make_row(CELL, engine_record(gpu_link="PIX"), measurement(), windows, CONTEXT)
+    made = make_row(
+        CELL,
+        engine_record(gpus=dataclasses.replace(GPUS, link="PIX")),
+        measurement(),
+        windows,
+        CONTEXT,
+    )
     assert made["nvlink_share"] is None
 
 

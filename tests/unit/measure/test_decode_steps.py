@@ -80,6 +80,25 @@ def test_many_stalls_flag_the_cell() -> None:
     assert judge(disturbed, plain(disturbed)).unsteady
 
 
+def test_stalls_that_cost_little_do_not_flag_the_cell_however_many() -> None:
+    # A stall of 3 ms in every repeat is 0.4 % of 127 steps of 6.5 ms; one of 12 ms is 1.5 %.
+    disturbed = steps()
+    for repeat in range(REPEATS):
+        disturbed[repeat, 20 + 10 * repeat] += 3.0
+    judged = judge(disturbed, plain(disturbed))
+    assert len(judged.stalls) == REPEATS and not judged.unsteady
+    for repeat in range(3):
+        disturbed[repeat, 20 + 10 * repeat] += 9.0
+    assert judge(disturbed, plain(disturbed)).unsteady
+
+
+def test_one_slow_step_is_said_as_one() -> None:
+    first = steps()
+    first[:, 0] *= 1.5
+    judged = judge(first, plain(first))
+    assert (judged.recovery, judged.notes) == (1, ["the first step is slow"])
+
+
 def test_slow_steps_after_the_prefill_are_counted_and_taken_out() -> None:
     quiet = steps()
     throttled = quiet.copy()

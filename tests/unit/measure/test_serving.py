@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 
 from tests.unit.cells import engine, latency_cell
+from tpsweep.core.saturation import NO, NOT_SHOWN, YES
 from tpsweep.core.stats import percentile
 from tpsweep.engine import api_server
 from tpsweep.engine.load_generator import Sent
 from tpsweep.measure import serving
-from tpsweep.sweep.request_set import RequestSet
+from tpsweep.sweep.request_set import Prefix, RequestSet
 
 TTFT_S, ITL_S, TOKENS = 0.020, 0.005, 11
 E2E_S = TTFT_S + ITL_S * (TOKENS - 1)
 COUNT = 40
+HALF = frozenset(range(COUNT // 2))
 REQUESTS = RequestSet([[7] * 3] * COUNT, [TOKENS] * COUNT)
 
 
@@ -102,43 +104,67 @@ def test_steady_is_from_the_first_completion_to_the_last_send() -> None:
     assert serving.steady_share(at_once) == 0.0
 
 
-def test_a_queue_that_grows_is_saturated() -> None:
-    calm, growing = sent(), sent(slower_s=0.2)  # every request takes 0.2 s longer than the last
-    assert serving.saturated(calm, 4.0, None) is False
-    assert serving.max_in_flight(calm) == 1
-    assert serving.saturated(sent(rate=400, slower_s=0.01), 400.0, None) is None  # all too short
-    long = 400
-    starts = [i / 40 for i in range(long)]
-    overloaded = replace(
-        growing,
-        start_s=starts,
-        queued_s=[0.0] * long,
-        ttft_s=[0.01 + 0.5 * start for start in starts],  # two thirds of what comes is served
-        itl_s=[[]] * long,
-    )
-    assert serving.saturated(overloaded, 40.0, None) is True
-    assert serving.max_in_flight(overloaded) > 100
+LONG = 400
+
+
+def long_run(grows: float, **changes: Any) -> Sent:
+    """40 requests/s for 10 s; the TTFT grows by so many seconds per second."""
+    starts = [100 + i / 40 for i in range(LONG)]
+    fields: dict[str, Any] = {
+        "start_s": starts,
+        "queued_s": [0.0] * LONG,
+        "ttft_s": [0.01 + grows * (start - 100) for start in starts],
+        "itl_s": [[ITL_S] * (TOKENS - 1)] * LONG,
+        "output_lens": [TOKENS] * LONG,
+        "errors": [""] * LONG,
+    }
+    return replace(sent(), **{**fields, **changes})
+
+
+def verdict(runs: list[Sent], rate: float = 40.0, concurrency: int | None = None) -> str | None:
+    found = serving.load_of(runs, rate, concurrency)
+    return found.verdict if found else None
+
+
+def test_a_wait_that_grows_is_saturated() -> None:
+    assert verdict([long_run(0.0)] * 3) == NO
+    assert verdict([long_run(0.05)] * 3) == YES  # 1.05 of capacity, without any noise
+    assert verdict([long_run(0.5)] * 3) == YES
+    assert serving.max_in_flight(long_run(0.5)) > 100
+
+
+def test_what_an_overload_of_5_percent_could_have_made_is_not_called_unsaturated() -> None:
+    noisy = [
+        long_run(0.0, ttft_s=[0.01 + 0.3 * ((i // 40 + seed) % 3) for i in range(LONG)])
+        for seed in range(3)
+    ]
+    assert verdict(noisy) == NOT_SHOWN
+
+
+def test_of_a_run_as_short_as_its_requests_nothing_is_shown() -> None:
+    assert verdict([sent(rate=400, slower_s=0.0, extra_s=0.5)] * 3, 400.0) == NOT_SHOWN
 
 
 def test_waiting_in_the_client_is_a_queue_too() -> None:
-    long = 400
-    wait = [0.5 * i / 40 for i in range(long)]
-    held = replace(
-        sent(),
-        start_s=[i / 40 + wait[i] for i in range(long)],
-        queued_s=wait,
-        ttft_s=[0.01] * long,
-        itl_s=[[]] * long,
-    )
-    assert serving.saturated(held, 40.0, 8) is True
-    assert serving.saturated(replace(held, queued_s=None), 40.0, 8) is None
-    assert serving.saturated(replace(held, queued_s=None), 40.0, None) is False
+    wait = [0.5 * i / 40 for i in range(LONG)]
+    starts = [100 + i / 40 + wait[i] for i in range(LONG)]
+    held = long_run(0.0, start_s=starts, queued_s=wait, ttft_s=[0.01] * LONG)
+    assert verdict([held] * 3, concurrency=8) == YES
+    silent = replace(held, queued_s=None)
+    assert verdict([silent] * 3, concurrency=8) == NOT_SHOWN
 
 
 def test_all_at_once_is_saturated_and_a_closed_loop_is_not_judged() -> None:
-    assert serving.saturated(sent(), float("inf"), None) is True
-    assert serving.saturated(sent(), float("inf"), 8) is None
-    assert figures([sent()] * 3, request_rate=float("inf"))["saturated"] is True
+    assert verdict([sent()], float("inf")) == YES
+    assert verdict([sent()], float("inf"), 8) is None
+    assert figures([sent()] * 3, request_rate=float("inf"))["saturated"] == YES
+
+
+def test_the_growth_is_in_the_row() -> None:
+    found = figures([long_run(0.05)] * 3, request_rate=40.0)
+    assert found["saturated"] == YES
+    assert found["latency_growth"] == pytest.approx(0.05)
+    assert found["latency_growth_lo"] == pytest.approx(0.05)
 
 
 class Sender:
@@ -201,13 +227,47 @@ def test_prefix_hits_refuse_the_cell() -> None:
     assert measurement.refusals == ["32 prompt tokens came from the prefix cache"]
 
 
+SHARING = RequestSet([[7] * 32 + [1]] * COUNT, [TOKENS] * COUNT, prefix=Prefix(32, HALF, 1000))
+
+
+def shared(hits: float) -> tuple[Any, list[RequestSet]]:
+    """A cell whose prompts share 32 tokens by half of them: at most 640 hits a seed."""
+    counts = iter([api_server.Counters(5.0, 100.0), api_server.Counters(5.0 + hits, 220.0)])
+    asked: list[RequestSet] = []
+
+    def send(requests: RequestSet, *_: object) -> Sent:
+        asked.append(requests)
+        return sent(input_lens=[33] * COUNT)
+
+    measurement, _ = serving.run(serve_cell(), SHARING, send, lambda: next(counts))
+    return measurement, asked
+
+
+def test_hits_of_a_shared_prefix_are_a_share_of_the_prompts() -> None:
+    measurement, asked = shared(hits=3 * 640)
+    assert measurement.refusals == []
+    assert measurement.figures["prefix_hit_share"] == pytest.approx(640 / (33 * COUNT))
+    prompts = [tuple(prompt) for requests in asked for prompt in requests.prompts]
+    assert len({prompt[:32] for prompt in prompts}) > COUNT  # what is not shared is drawn anew
+    assert sum(prompt[:32] == (7,) * 32 for prompt in prompts) == 3 * COUNT // 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("hits", "said"),
+    [
+        (3 * 640 + 16, "1936 prompt tokens came from the prefix cache; shared are 1920"),
+        (
+            0,
+            "no prompt token came from the prefix cache: prefix_len 32 is below the engine's block",
+        ),
+    ],
+)
+def test_other_hits_than_those_of_the_prefix_refuse_the_cell(hits: float, said: str) -> None:
+    measurement, _ = shared(hits)
+    assert measurement.refusals[0].startswith(said) and measurement.figures == {}
+
+
 def test_somebody_elses_requests_refuse_the_cell() -> None:
     measurement, _ = measure([sent()] * 3, foreign=2)
     (reason,) = measurement.refusals
     assert reason == "the server answered 122 requests, 120 were sent: someone else used it"
-
-
-def test_of_few_arrivals_in_a_crowd_nothing_can_be_told() -> None:
-    # 40 requests at 100/s of which a quarter is served: 3 standard deviations are most of them.
-    crowd = sent(rate=100, ttft_s=[0.15 + 0.025 * i for i in range(COUNT)], itl_s=[[]] * COUNT)
-    assert serving.saturated(crowd, 100.0, None) is None

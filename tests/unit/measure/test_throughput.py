@@ -46,7 +46,7 @@ def test_rates_are_those_of_the_whole_set() -> None:
     assert figures["output_tok_s"] == pytest.approx(20 / 0.4)
     assert figures["output_tok_s_per_gpu"] == pytest.approx(10 / 0.4)
     assert figures["total_tok_s"] == pytest.approx(60 / 0.4)
-    assert figures["request_s_lo"] <= figures["request_s"] <= figures["request_s_hi"]
+    assert figures["request_s_lo"] is None  # three repeats
     assert figures["request_set_digest"] == REQUESTS.digest
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.perfmodel.windows import windowed
 from tpsweep.core.cell import Cell, Engine, Model
 from tpsweep.perfmodel.floors import decode_floor_ms, floors_of, kv_floor_ms, prefill_floor_ms
 from tpsweep.perfmodel.gpu_specs import card_by_name, cards
@@ -55,8 +56,8 @@ def test_kv_floor_by_hand() -> None:
 
 
 def test_a_sliding_window_bounds_the_cache_that_is_read() -> None:
-    windowed = replace(LLAMA["8b"], sliding_window=100)
-    long = kv_floor_ms(windowed, "bfloat16", 1, H200, batch=1, context=5000)
+    bounded = windowed(LLAMA["8b"], 100)
+    long = kv_floor_ms(bounded, "bfloat16", 1, H200, batch=1, context=5000)
     assert long == kv_floor_ms(LLAMA["8b"], "bfloat16", 1, H200, batch=1, context=100)
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.unit.perfmodel.test_quantization import shape
+from tests.unit.perfmodel.windows import windowed
 from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.constants import document
 from tpsweep.perfmodel.memory import GIB, Limits, Load, activations, fit, problem, smallest_tp
@@ -93,8 +94,8 @@ def test_70b_fits_no_80_gb_card_and_not_one_h200() -> None:
 def test_a_batch_takes_whole_blocks_and_a_sequence_must_find_room() -> None:
     assert load("llama-3.1-8b", 10, 17).tokens(replace(H100, model_len=100)) == 10 * 32
     assert load("llama-3.1-8b", 1, 17).tokens(H100) == 8192
-    windowed = replace(shape("mistral-7b"), sliding_window=4096)
-    assert Load(windowed, "bfloat16", "bfloat16", 1, 17).tokens(H100) == 32
+    bounded = windowed(shape("mistral-7b"), 4096)
+    assert Load(bounded, "bfloat16", "bfloat16", 1, 17).tokens(H100) == 32
     tall = replace(H100, model_len=131072 * 5)
     assert "KV cache of 655360 tokens 85.9 GB a GPU" in str(
         problem(load("llama-3.1-8b"), tall, Layout(tp=1), gpu="H100", per_node=8)

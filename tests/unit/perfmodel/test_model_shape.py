@@ -26,6 +26,32 @@ SMALL = {
     "vocab_size": 128,
     "max_position_embeddings": 128,
 }
+LATENT = {
+    "q_lora_rank": 24,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 4,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+}
+HYBRID = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 16,
+    "linear_conv_kernel_dim": 4,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 48,
+}
 
 
 def shape(name: str) -> Shape:
@@ -85,6 +111,24 @@ def test_kv_heads_repeat_beyond_their_number() -> None:
                 "attention_bias": True,
             },
         ),
+        ("gemma", {}),
+        ("gemma2", {}),
+        ("gemma3_text", {}),
+        ("gemma3_text", {"attention_bias": True, "tie_word_embeddings": False}),
+        ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+        ("deepseek_v2", {**LATENT, "q_lora_rank": None}),
+        ("deepseek_v3", LATENT),
+        (
+            "llama4_text",
+            {
+                "num_local_experts": 4,
+                "intermediate_size_mlp": 192,
+                "interleave_moe_layer_step": 2,
+            },
+        ),
+        ("qwen3_next", HYBRID),
+        ("qwen3_5_text", HYBRID),
+        ("qwen3_5_moe_text", HYBRID),
     ],
 )
 def test_parameters_are_those_of_the_model_class(kind: str, extra: dict[str, Any]) -> None:
@@ -92,7 +136,9 @@ def test_parameters_are_those_of_the_model_class(kind: str, extra: dict[str, Any
     config = transformers.AutoConfig.for_model(kind, **SMALL, **extra)
     model = transformers.AutoModelForCausalLM.from_config(config)
     counted = Shape.from_config({**config.to_dict(), "model_type": kind})
-    assert counted.parameters == sum(p.numel() for p in model.parameters())
+    # What balances DeepSeek's experts is in the checkpoint, but no parameter of the class.
+    stored = [b for name, b in model.named_buffers() if name.endswith("e_score_correction_bias")]
+    assert counted.parameters == sum(p.numel() for p in (*model.parameters(), *stored))
 
 
 def test_a_step_reads_a_tied_embedding_and_the_active_experts_only() -> None:

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tpsweep.perfmodel.model_shape import Shape, UnknownShapeError, read_config
-from tpsweep.perfmodel.quantization import (
-    Quantization,
-    UnknownQuantizationError,
-    quantization_of,
-)
+from tpsweep.perfmodel.model_shape import Shape, read_config
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = (ROOT / "workflow" / "models", ROOT / "tests" / "data" / "models")
@@ -86,56 +80,3 @@ def test_four_bit_weights_by_hand() -> None:
     assert awq.weight_bytes("float16") == packed + plain
     assert (packed + plain) / 1e9 == pytest.approx(5.73, abs=0.005)  # the published files
     assert awq.bytes_read_per_step("float16") == packed + plain - 2 * 128256 * 4096
-
-
-@pytest.mark.parametrize(
-    ("given", "bits"),
-    [
-        ({"quant_method": "fp8", "activation_scheme": "dynamic"}, 8.0),
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8 + 32 / 128**2),
-        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, 4 + 20 / 128),
-        ({"quant_method": "gptq", "bits": 8, "group_size": -1}, 8.0),
-        (
-            {
-                "quant_method": "compressed-tensors",
-                "ignore": ["lm_head", "re:.*mlp.gate$"],
-                "config_groups": {
-                    "group_0": {
-                        "targets": ["Linear"],
-                        "weights": {"num_bits": 8, "type": "float", "strategy": "channel"},
-                    }
-                },
-            },
-            8.0,
-        ),
-    ],
-)
-def test_bits_of_a_weight(given: dict[str, Any], bits: float) -> None:
-    found = quantization_of({"quantization_config": given})
-    assert found is not None
-    assert 8 * found.bytes_per_weight == bits
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"quant_method": "mxfp4"}, "quant_method: 'mxfp4'; known: fp8"),
-        ({"quant_method": "awq", "bits": 3, "group_size": 128}, "bits: 3"),
-        ({"quant_method": "awq", "bits": 4}, "group_size"),
-        ({"quant_method": "fp8", "ignore": ["model.layers.0.mlp.down_proj"]}, "leaves out model"),
-        ({"quant_method": "fp8", "kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme"),
-        ({"quant_method": "compressed-tensors", "config_groups": {}}, "config_groups"),
-        ("int4", "quant_method: None"),
-    ],
-)
-def test_what_cannot_be_counted_is_refused(given: Any, said: str) -> None:
-    with pytest.raises(UnknownQuantizationError, match=said):
-        quantization_of({"quantization_config": given})
-    config = read_config(FOLDERS[0] / "llama-3.1-8b.json")
-    with pytest.raises(UnknownShapeError, match="quantization_config"):
-        Shape.from_config({**config, "quantization_config": given})
-
-
-def test_only_eight_bits_may_exceed_the_peak_of_bf16() -> None:
-    assert Quantization("fp8", 8, 0).peak_factor == 2
-    assert Quantization("awq", 4, 0).peak_factor == 1

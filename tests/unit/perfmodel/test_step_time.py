@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.perfmodel.windows import windowed
 from tools.fit_expectation import DTYPE, Measured, fit, ratio_table, read_measured, shape_named
 from tools.published_expectation import expected_figure, published_table
 from tpsweep.perfmodel.allreduce import all_reduce_us, link_class
 from tpsweep.perfmodel.constants import NoExpectationError, constants, document
 from tpsweep.perfmodel.gpu_specs import cards
+from tpsweep.perfmodel.modules import Experts
 from tpsweep.perfmodel.step_time import (
     Batch,
     communication,
@@ -128,20 +130,17 @@ def test_the_host_bounds_an_eager_step() -> None:
 
 
 def test_a_large_batch_hits_more_experts() -> None:
-    mixture = replace(
-        EIGHT,
-        experts=8,
-        experts_per_token=2,
-        expert_intermediate=EIGHT.intermediate,
-        sparse_layers=EIGHT.layers,
-    )
+    inner = EIGHT.intermediate
+    layers = tuple(replace(layer, mlp=Experts(8, 2, inner)) for layer in EIGHT.decoder)
+    all_of_them = tuple(replace(layer, mlp=Experts(8, 8, inner)) for layer in EIGHT.decoder)
+    mixture = replace(EIGHT, decoder=layers)
     one, many = (weight_reads(mixture, DTYPE, tokens) for tokens in (1, 1000))
     assert one == mixture.bytes_read_per_step(DTYPE)
-    assert many == replace(mixture, experts_per_token=8).bytes_read_per_step(DTYPE)
+    assert many == replace(EIGHT, decoder=all_of_them).bytes_read_per_step(DTYPE)
 
 
 def test_a_sliding_window_bounds_the_reads_of_the_cache() -> None:
-    assert kv_reads(replace(EIGHT, sliding_window=100), DTYPE, RUN) == 100 * 65536
+    assert kv_reads(windowed(EIGHT, 100), DTYPE, RUN) == 100 * 65536
 
 
 def test_published_figures_that_are_expected() -> None:

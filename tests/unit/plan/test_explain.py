@@ -12,13 +12,17 @@ import pytest
 
 from tests.unit.perfmodel.test_quantization import shape
 from tpsweep.cli.main import main
+from tpsweep.perfmodel.modules import WHOLE
 from tpsweep.plan.explain import COMMUNICATION, STATE, explain
 from tpsweep.plan.explain_page import page
 from tpsweep.plan.explain_text import size, text
-from tpsweep.plan.split import VLLM_VERSION, WHOLE
+from tpsweep.plan.split import VLLM_VERSION
 
 ROOT = Path(__file__).parents[3]
-FAMILIES = ("llama-3.1-8b", "qwen2.5-7b", "mistral-7b", "qwen3-30b-a3b", "llama-3.1-8b-awq")
+FAMILIES = (
+    *("llama-3.1-8b", "qwen2.5-7b", "mistral-7b", "qwen3-30b-a3b", "llama-3.1-8b-awq"),
+    *("gpt-oss-20b", "deepseek-v3", "gemma-3-4b", "llama-4-scout", "deepseek-v2-lite"),
+)
 
 
 def test_8b_at_two_by_hand() -> None:
@@ -52,7 +56,9 @@ def test_shards_and_what_is_everywhere_make_the_model(name: str, tp: int) -> Non
     found = explain(model, "bfloat16", tp)
     everywhere = sum(m.count * m.bytes_per_gpu for m in found.matrices if m.split == WHOLE)
     total = tp * (found.weight_bytes_per_gpu - everywhere) + everywhere
-    assert total == pytest.approx(model.weight_bytes("bfloat16"), rel=1e-6)
+    # A rank's last group of 32 may be a part of one: MXFP4's scales are a little more then.
+    apart = 5e-4 if name == "gpt-oss-20b" else 1e-6
+    assert total == pytest.approx(model.weight_bytes("bfloat16"), rel=apart)
     assert found.all_reduces == (2 * model.layers + 1 if tp > 1 else 0)
 
 
@@ -81,7 +87,7 @@ def test_names_are_those_of_the_vllm_that_is_installed() -> None:
     spec = importlib.util.find_spec("vllm")
     assert spec is not None and spec.origin is not None
     root = Path(spec.origin).parent
-    for name in FAMILIES:
+    for name in (*FAMILIES, "qwen3-next-80b-a3b"):
         found = explain(shape(name), "bfloat16", 2)
         named = {(one.file, one.cls) for one in (*found.matrices, *found.collectives)}
         for file, cls in named:

@@ -15,6 +15,7 @@ from tests.unit.sweep.test_expand import BASE, DECODE, model
 from tpsweep.cli.main import main
 from tpsweep.perfmodel.cell_time import cost, expected_of, start_seconds
 from tpsweep.plan.plan import Plan, make_plan
+from tpsweep.plan.scripts import make_scripts
 from tpsweep.plan.sessions import make_arrays, make_sessions
 from tpsweep.plan.text import text
 from tpsweep.sweep.sweep import Sweep, load_sweep
@@ -123,8 +124,9 @@ def test_sessions_split_where_the_site_ends_and_arrays_too(folder: Path) -> None
     assert [len(one.jobs) for one in sessions] == [46, 46, 8]
     assert [one.limit_minutes for one in sessions] == [480, 480, 120]
     assert [len(a.sessions) for a in make_arrays(sessions, made.site)] == [2, 1]
-    few = made.site.model_copy(update={"max_array_size": 2})
-    assert [len(a.sessions) for a in make_arrays(sessions, few)] == [1, 1, 1]
+    for size in (2, 1):  # 1: the cluster has no arrays
+        few = made.site.model_copy(update={"max_array_size": size})
+        assert [len(a.sessions) for a in make_arrays(sessions, few)] == [1, 1, 1]
     by_cell = sweep(folder, {"max_cells_per_session": 1}, workloads=many, tp=[1])
     assert len(make_sessions(by_cell.jobs, by_cell.site, 15)) == 100
     limited = by_cell.site.with_qos("long")
@@ -132,6 +134,27 @@ def test_sessions_split_where_the_site_ends_and_arrays_too(folder: Path) -> None
         len(a.sessions) for a in make_arrays(make_sessions(by_cell.jobs, limited, 15), limited)
     ]
     assert sizes == [4] * 25
+
+
+def test_the_scripts_are_those_of_preflights_then_of_cells(folder: Path) -> None:
+    found = make_scripts(sweep(folder, {"max_array_size": 2}, runs=2), {})
+    assert [len(sessions) for _, sessions in found.preflights] == [1, 1]
+    assert [len(sessions) for _, sessions in found.cells] == [1] * 4
+    preflight, cells = found.preflights[0][0], found.cells[0][0]
+    assert "#SBATCH --time=15\n" in preflight and "#SBATCH --time=45\n" in cells
+    assert found.note == "NOBODY_HAS_SET_THIS is not set here: its value will be the account"
+    assert "#SBATCH --account='$NOBODY_HAS_SET_THIS'\n" in cells
+    found = make_scripts(sweep(folder, runs=2), {"NOBODY_HAS_SET_THIS": "ours"})
+    assert "#SBATCH --account=ours\n" in found.cells[0][0] and not found.note
+    assert [len(sessions) for _, sessions in found.cells] == [2, 2]
+    assert "#SBATCH --array=0-1%2\n" in found.cells[0][0]
+    text = found.as_text()
+    heads = ("# preflights, which the cells wait for: 2 scripts, 2 jobs", "# cells: 2 scripts, 4")
+    assert text.startswith(heads[0]) and heads[1] in text
+    assert text.endswith("# nothing was submitted\n") and text.count("#!/bin/bash") == 4
+    rows = [job for one in found.as_json()[2:] for of in one["sessions"] for job in of["jobs"]]
+    assert len(rows) == 8 and all(row.endswith(".parquet") for row in rows)
+    assert not (folder / ".snakemake").exists()
 
 
 def test_what_cannot_run_is_grouped_by_reason(folder: Path) -> None:
@@ -199,7 +222,10 @@ def test_a_server_under_load_as_the_smoke_test_found_it(folder: Path) -> None:
     [
         ({"allreduce_backends": ["flashinfer"]}, "allreduce_backend: 'flashinfer'"),
         ({"tp": [8]}, "all-reduce curve for 8 x NVIDIA H100"),
-        ({"variants": {"fp8": {"kv_cache_dtype": "fp8"}}}, "no constants for a KV cache of fp8"),
+        (
+            {"variants": {"drafts": {"speculative_config": {"num_speculative_tokens": 3}}}},
+            "no constants for speculative_config",
+        ),
         (
             {"models": {"8b": model("8b", path="some/where", shape=None)}},
             "the model's shape is not known before it is fetched",
@@ -254,6 +280,8 @@ def test_the_command_plans_a_profile(
         (["--profile", "nowhere"], "nowhere: not a profile, it has no config.yaml; allowed: a fo"),
         (["--profile", "cluster/pace", "--qos", "gold"], "--qos: 'gold', allowed: inferno, embers"),
         (["--site", "cluster/pace/site.yaml", "--configfile", "Makefile"], "Makefile"),
+        (["--profile", "cluster/local", "--sbatch"], "--sbatch: site local has no scheduler"),
+        (["--explain", "llama-3.1-8b", "--sbatch"], "--sbatch: not with --explain"),
     ],
 )
 def test_bad_usage_is_one_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -73,3 +74,37 @@ def test_as_many_sessions_as_the_executor_makes(
     counts = sorted(len(json.loads(line)["cells"]) for line in sessions.splitlines())
     assert len(counts) == plan["cost"]["sessions"]
     assert sum(counts) == plan["cells"]["to_run"]
+
+
+def test_the_scripts_that_the_executor_would_submit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = project(tmp_path)
+    site = folder / "cluster/slurm-demo/site.yaml"
+    site.write_text(site.read_text("utf-8") + "preflight: false\n", "utf-8")
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    (stubs / "sbatch").write_text("#!/bin/bash\ntouch called\nexit 1\n")
+    (stubs / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stubs}:{os.environ['PATH']}")
+    monkeypatch.chdir(folder)
+    assert main(["plan", "--profile", "cluster/slurm-demo", "--sbatch", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    words = [sys.executable, "-m", "snakemake", "--profile", "cluster/slurm-demo"]
+    done = subprocess.run(
+        [*words, "--submitit-dry-run"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    printed = [f"#!{text}" for text in done.stdout.split("\n#!")[1:]]
+    ours = [re.sub(r"\n\n\n# .*", "", text, flags=re.DOTALL) for text in printed]
+    assert len(ours) == 6  # 3 node classes, TP 1 and 2
+    assert sorted(map(nameless, ours)) == sorted(nameless(one["script"]) for one in planned)
+    sessions = [(len(s["jobs"]), s["gpus"], s["gpu_type"]) for p in planned for s in p["sessions"]]
+    heads = re.findall(r"^# session \S+: (\d+) jobs?, (\d+) x (\w+)$", done.stdout, re.MULTILINE)
+    assert sorted(sessions) == sorted((int(jobs), int(gpus), gpu) for jobs, gpus, gpu in heads)
+    assert not (folder / "called").exists()
+
+
+def nameless(script: str) -> str:
+    """A batch script without the name of its array, which is another one each time."""
+    return re.sub(r"-[0-9a-f]{8}\b", "-NAME", script).strip()

@@ -25,7 +25,7 @@ def test_the_saving_of_the_seeds_experiments_is_what_the_command_prints(
     assert main(["plan", *SEED]) == 0
     said = capsys.readouterr().out.split("\n\nMemory")[0]
     assert said in PAGE
-    assert "5 engine starts instead of 20" in said
+    assert "3 engine starts instead of 20" in said
 
 
 def test_every_constant_of_the_cost_is_there_with_its_origin() -> None:

@@ -62,7 +62,7 @@ def fill(sweep: Sweep, **axes: object) -> None:
             sweep.add(tp, tpot=8.0 / tp, batch=batch, **axes)
         sweep.offline(tp, 10.0 * tp, **axes)
         for rate in (1.0, math.inf):
-            saturated = {"saturated": math.isinf(rate)}
+            saturated = {"saturated": "yes" if math.isinf(rate) else "no"}
             sweep.online(tp, 100.0 / tp, request_rate=rate, measured=saturated, **axes)
 
 
@@ -171,7 +171,7 @@ def test_without_matplotlib_the_page_says_so(sweep: Sweep, monkeypatch: pytest.M
     find = importlib.util.find_spec
     monkeypatch.setattr(plot, "find_spec", lambda name: None if "matplot" in name else find(name))
     html = page(sweep)
-    assert html.count(plot.MISSING) == 6 and "<svg" not in html
+    assert html.count(plot.MISSING) == 7 and "<svg" not in html
 
 
 def test_a_large_sweep_makes_a_page_that_opens(sweep: Sweep) -> None:

@@ -340,3 +340,40 @@ def test_equal_configs_only_have_equal_ids(changes: list[tuple[str, Any]]) -> No
         return  # the later change replaces the earlier
     one = ids(lab, changed_by(*changes))
     assert set(one).isdisjoint(ids(lab, changed_by(*changes[1:])))
+
+
+LOAD: dict[str, Any] = {"kind": "serve", "models": ["8b"], "num_prompts": [2], "tp": [1]}
+
+
+def test_a_trace_has_its_own_rate_at_each_speed(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    line = '{{"timestamp": {}, "input_length": 8, "output_length": 4}}\n'
+    path.write_text(line.format(0) + line.format(500))
+    entry = {**LOAD, "dataset": "trace", "dataset_path": str(path)}
+    found = [item.cell for item in plan(site, workloads={"t": {**entry, "speed": [1.0, 4.0]}})]
+    assert [(cell.speed, cell.request_rate) for cell in found] == [(1.0, 2.0), (4.0, 8.0)]
+    (plain,) = plan(site, workloads={"t": entry})
+    assert plain.cell.speed == 1.0 and plain.cell.cell_id == found[0].cell_id
+    with pytest.raises(ConfigError, match="num_prompts asks for 3"):
+        plan(site, workloads={"t": {**entry, "num_prompts": [3]}})
+    with pytest.raises(ConfigError, match="trace with kind: serve; lengths with throughput"):
+        offline = {"kind": "throughput", "models": ["8b"], "num_prompts": [2], "dataset": "trace"}
+        plan(site, workloads={"t": {**offline, "dataset_path": str(path)}})
+
+
+def test_a_shared_prefix_needs_an_engine_of_its_own(site: Site) -> None:
+    entry = {**LOAD, "request_rate": [4], "input_len": [64], "output_len": [4]}
+    sharing = {**entry, "prefix_len": [16, 32], "prefix_share": [0.5]}
+    plain, *shared = [
+        item.cell for item in plan(site, workloads={"plain": entry, "sharing": sharing})
+    ]
+    assert "enable_prefix_caching" not in plain.engine.args and plain.prefix_len is None
+    assert [(cell.prefix_len, cell.prefix_share) for cell in shared] == [(16, 0.5), (32, 0.5)]
+    assert all(cell.engine.args["enable_prefix_caching"] for cell in shared)
+    assert len({cell.engine.session for cell in (plain, *shared)}) == 2
+    for changes, words in (
+        ({"prefix_len": [64]}, "with every prefix_len below every input_len"),
+        ({"prefix_share": [1.5]}, "prefix_share: allowed: above 0, up to 1"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            plan(site, workloads={"sharing": {**sharing, **changes}})

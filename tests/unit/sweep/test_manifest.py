@@ -9,10 +9,10 @@ import yaml
 
 from snakemake_executor_plugin_submitit.site import load_site
 from tpsweep.config.load import load_config
+from tpsweep.core.manifest import SCHEMA
 from tpsweep.core.schema import IDENTITY_NAMES
-from tpsweep.sweep import manifest
 from tpsweep.sweep.expand import Planned, expand
-from tpsweep.sweep.manifest import read_manifest, write_manifest
+from tpsweep.sweep.manifest import write_manifest
 
 ROOT = Path(__file__).parents[3]
 SITE = """
@@ -35,13 +35,14 @@ def planned(tmp_path: Path) -> list[Planned]:
 def test_every_cell_comes_back(planned: list[Planned], tmp_path: Path) -> None:
     path = tmp_path / "results" / "matrix.parquet"
     write_manifest(planned, path)
-    frame = read_manifest(path)
+    frame = pd.read_parquet(path)
     assert list(frame["cell_id"]) == [item.cell.cell_id for item in planned]
     assert list(frame["path"]) == [item.cell.path for item in planned]
-    assert list(frame["session"]) == [item.cell.engine.session for item in planned]
+    assert list(frame["session"]) == [item.started.session for item in planned]
     assert set(frame["status"]) == {"planned", "infeasible"}
     assert set(IDENTITY_NAMES) <= set(frame.columns)
-    assert all(frame[name].notna().any() for name in {*IDENTITY_NAMES} - {"max_concurrency"})
+    unused = {"max_concurrency", "speed", "prefix_len", "prefix_share"}
+    assert all(frame[name].notna().any() for name in {*IDENTITY_NAMES} - unused)
     assert frame.loc[frame["status"] == "planned", "reason"].isna().all()
     assert frame.loc[frame["status"] != "planned", "reason"].notna().all()
     assert set(frame["model_label"]) == {"Llama-3.1-8B-Instruct", "Llama-3.1-70B-Instruct"}
@@ -53,7 +54,7 @@ def test_every_cell_comes_back(planned: list[Planned], tmp_path: Path) -> None:
 
 def test_an_empty_matrix_has_the_columns(tmp_path: Path) -> None:
     write_manifest([], tmp_path / "matrix.parquet")
-    assert list(read_manifest(tmp_path / "matrix.parquet").columns) == manifest.SCHEMA.names
+    assert list(pd.read_parquet(tmp_path / "matrix.parquet").columns) == SCHEMA.names
 
 
 def test_a_failed_write_leaves_the_old_file(
@@ -70,15 +71,5 @@ def test_a_failed_write_leaves_the_old_file(
     with pytest.raises(OSError, match="No space left"):
         write_manifest(planned, path)
     monkeypatch.undo()
-    assert len(read_manifest(path)) == 1
+    assert len(pd.read_parquet(path)) == 1
     assert [file.name for file in tmp_path.glob(".*")] == []
-
-
-@pytest.mark.parametrize("content", [None, b"", b"PAR1 not really"])
-def test_an_unreadable_manifest_is_one_line(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "matrix.parquet"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match="not a readable manifest") as caught:
-        read_manifest(path)
-    assert "\n" not in str(caught.value)

@@ -40,6 +40,7 @@ def pace() -> Sweep:
 
 def test_all_profiles_are_seen() -> None:
     assert {"local", "gpu-host", "pace"} <= {folder.name for folder in PROFILES}
+    assert sorted(path.parent for path in ROOT.glob("cluster/*/config.yaml")) == PROFILES
 
 
 @each_profile
@@ -71,6 +72,7 @@ def test_a_profile_reruns_for_identity_and_goes_on_after_a_failure(folder: Path)
     # `params` holds the identity; `code` would rerun GPU-hours for a comment in a rule.
     assert set(profile["rerun-triggers"]) == {"mtime", "params"}
     assert profile["keep-going"] is True
+    # To resume: outputs of a killed Snakemake stay marked as incomplete until they are recorded.
     assert profile["rerun-incomplete"] is True
     assert "keep-incomplete" not in profile
 

@@ -88,7 +88,7 @@ def test_commands_survive_the_shell(
 
     words = shlex.split(job.session_command)
     assert words[:3] == [sys.executable, "-m", "tpsweep.measure.daemon"]
-    assert Engine.from_json(after(words, "--engine")) == job.cell.engine
+    assert Engine.from_json(after(words, "--engine")) == job.cell.engine.shared
     assert job.cell.engine.model.name == name and job.cell.engine.model.path == path
     assert after(words, "--hf-home") == hf_home
     assert after(words, "--starts") == f"{results}/engine_starts.jsonl"
@@ -124,6 +124,22 @@ def test_cells_of_one_session_are_started_with_one_command(site: Path) -> None:
     assert by_order == ["latency", "latency", "capture", "capture"]
     two = make(site, tp=[1, 2]).jobs.values()
     assert len({job.session for job in two}) == len({job.session_command for job in two}) == 2
+
+
+def test_served_cells_share_the_engine_unless_the_config_says_otherwise(site: Path) -> None:
+    decode = raw()["workloads"]["decode"]
+    sizes = {"num_prompts": [8], "input_len": [8], "output_len": [8], "request_rate": [2]}
+    serve = {"kind": "serve", **sizes, "warmups": 1, "engine": decode.get("engine", {})}
+    both = {"decode": decode, "serve": serve}
+    jobs = list(make(site, workloads=both).jobs.values())
+    assert len({job.session for job in jobs}) == 1
+    (command,) = {job.session_command for job in jobs}
+    assert "--served" in command.split() and '"mode":"engine"' in command
+    apart = list(make(site, workloads=both, one_start=False).jobs.values())
+    assert len({job.session for job in apart}) == len({job.session_command for job in apart}) == 2
+    assert {job.cell.cell_id for job in apart} == {job.cell.cell_id for job in jobs}
+    offline = make(site).jobs.values()
+    assert not any("--served" in job.session_command for job in offline)
 
 
 def test_every_run_has_an_order_of_its_own(site: Path) -> None:

@@ -7,17 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.unit.made_up import Record, Sweep, report
 from tpsweep import traces
 from tpsweep.analysis.series import Source
-from tpsweep.core import capture_report
+from tpsweep.analysis.three_terms import Point, Timed, fit, solve
+from tpsweep.core import capture_report, stats
 from tpsweep.figures import plot
 from tpsweep.figures.communication import draw_communication, step_picture
 from tpsweep.results.load import load
 from tpsweep.tables import communication as table
-from tpsweep.tables import terms
 
 DATA = Path(__file__).parents[2] / "data" / "captures"
 REAL = DATA / "llama8b-tp2-bs1-h200x2.sqlite.xz"
@@ -123,10 +124,95 @@ def test_the_three_terms_by_hand(sweep: Sweep) -> None:
     assert "torch 2.11.0 capture" in line["source"]
 
 
+def test_early_steps_are_told_beside_those_that_count(sweep: Sweep) -> None:
+    found = report(2, compute=3.0)
+    found["phases"]["early"] = {"steps": 31}
+    sweep.capture(2, {**found, "steady_from": 31})
+    sweep.tables()
+    assert "15 of 46, without the first 31 of each batch" in sweep.markdown("communication")
+
+
+def test_the_fixed_part_has_the_interval_of_the_decode_times(sweep: Sweep) -> None:
+    # F = 2 T(2) - T(1) - 2 C: 1 % of each T, one start a side, in quadrature.
+    sweep.add(1, tpot=4.87)
+    sweep.add(2, tpot=3.61)
+    sweep.capture(1, report(1, compute=4.8))
+    sweep.capture(2, report(2, compute=3.0, transfer=0.24), allreduce_backend="auto")
+    (line,) = lines(sweep, "terms")
+    off = np.hypot(2 * 0.0361, 0.0487)
+    assert line["fixed_ms_lo"] == pytest.approx(1.85 - off)
+    assert line["fixed_ms_hi"] == pytest.approx(1.85 + off)
+    assert line["spread"] == ("TP=1: 1.0 % (assumed, 1 start); TP=2: 1.0 % (assumed, 1 start)")
+    # 1.2 ms of kernels that did not scale and 0.3 ms of gaps, against 1.85 +- 0.09.
+    assert line["capture_fixed_ms"] == pytest.approx(1.5)
+    assert line["agrees"] is False
+    assert (
+        "the captures show 1.500 ms that TP does not divide, the decode times 1.850"
+        in (line["note"])
+    )
+
+
+def test_with_three_starts_the_spread_is_measured(sweep: Sweep) -> None:
+    for run, tpot in enumerate((4.9, 5.0, 5.1)):
+        sweep.add(1, tpot=tpot, run=run)
+    sweep.add(2, tpot=3.6)
+    sweep.capture(1, report(1, compute=4.7))
+    sweep.capture(2, report(2, compute=3.0, transfer=0.24), allreduce_backend="auto")
+    (line,) = lines(sweep, "terms")
+    start = stats.median_of_runs([[4.9], [5.0], [5.1]])
+    assert start.hi is not None
+    assert line["fixed_ms_hi"] - line["fixed_ms"] == pytest.approx(
+        np.hypot(2 * 0.036, 5.0 * (start.hi / start.value - 1))
+    )
+    assert line["spread"].startswith(
+        f"TP=1: {100 * (start.hi / start.value - 1):.1f} % (3 starts); TP=2: 1.0"
+    )
+    # 2 x 3.0 - 4.7 of kernels, 0.3 of gaps; 2 x 3.6 - 5 - 2 x 0.25 of decode times.
+    assert line["capture_fixed_ms"] == pytest.approx(1.6)
+    assert line["fixed_ms"] == pytest.approx(1.7)
+    assert line["agrees"] is True and line["note"] is None
+
+
+@pytest.mark.parametrize(("extra", "holds"), [(0.0, True), (0.4, False)])
+def test_a_third_tp_makes_it_a_fit(sweep: Sweep, extra: float, holds: bool) -> None:
+    for tp in (1, 2, 4):
+        moved = 0.0 if tp == 1 else 0.25
+        time = 4.0 / tp + 1.0 + moved + (extra if tp == 2 else 0.0)
+        sweep.add(tp, tpot=time)
+        sweep.capture(tp, report(tp, compute=4.0 / tp + 0.7, transfer=0.24))
+    found = {line["tp"]: line for line in lines(sweep, "terms")}
+    assert {line["fit_tps"] for line in found.values()} == {"1, 2, 4"}
+    for line in found.values():
+        assert (line["fit_p"] > 0.05) is holds
+        assert ("three terms do not describe TP=1, 2, 4" in (line["note"] or "")) is not holds
+    if holds:
+        assert found[4]["fit_fixed_ms"] == pytest.approx(1.0)
+        assert found[4]["fit_residual_ms"] == pytest.approx(0.0, abs=1e-9)
+    else:
+        assert found[2]["fit_residual_ms"] > 0.1 > 0 > found[4]["fit_residual_ms"]
+
+
+def test_two_tps_are_no_fit(sweep: Sweep) -> None:
+    for tp, tpot in ((1, 5.0), (2, 3.5)):
+        sweep.add(tp, tpot=tpot)
+        sweep.capture(tp, report(tp, compute=3.0))
+    (line,) = lines(sweep, "terms")
+    assert line["fit_tps"] is line["fit_p"] is None
+
+
 def test_a_baseline_above_tp1_has_communication_too() -> None:
     # T(2) = 8/2 + 1 + 0.5, T(4) = 8/4 + 1 + 0.7
-    found = terms.solve(2, 5.5 - 0.5, 4, 3.7 - 0.7)
+    found = solve(Point(2, Timed(5.5), 0.5), Point(4, Timed(3.7), 0.7))
     assert (found.scaling, found.fixed) == (pytest.approx(8.0), pytest.approx(1.0))
+    assert found.fixed_off == pytest.approx(np.hypot(4 * 0.037, 2 * 0.055) / 2)
+
+
+def test_a_fit_weighs_by_the_spread() -> None:
+    points = [Point(tp, Timed(8 / tp + 1, 0.01)) for tp in (1, 2, 4)]
+    off = Point(8, Timed(3.0, 0.5))  # 1 ms above the rest, and known to be worth nothing
+    assert fit([*points, off]).terms.fixed == pytest.approx(1.0, abs=1e-2)
+    with pytest.raises(ValueError, match="three TPs"):
+        fit(points[:2])
 
 
 def test_what_the_terms_lack_is_named(sweep: Sweep) -> None:
@@ -150,7 +236,11 @@ def test_a_model_that_does_not_hold_says_so(sweep: Sweep) -> None:
     sweep.capture(2, report(2, compute=1.5), allreduce_backend="auto")
     (line,) = lines(sweep, "terms")
     assert line["fixed_ms"] < 0
-    assert line["note"] == "fixed below zero: the model does not hold"
+    # 2 x 1.5 - 4 - 2 x 0.26; kernels that all scale, and 0.3 ms of gaps.
+    assert line["note"] == (
+        "fixed below zero: the model does not hold; the captures show 0.3000 ms that TP does not"
+        " divide, the decode times -1.520: they disagree"
+    )
 
 
 def test_the_capture_by_the_same_profiler_is_the_baseline(sweep: Sweep) -> None:

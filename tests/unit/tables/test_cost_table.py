@@ -56,6 +56,27 @@ def test_packed_unpacked_and_taken(sweep: Sweep) -> None:
     assert "never measured" in sweep.markdown("cost")
 
 
+def test_the_floor_is_the_kept_repeats(sweep: Sweep) -> None:
+    """Not the cross-check, nor repeats for the energy: both come before the cell's end."""
+    static = {"e2e_ms_samples": [2000.0, 3000.0]}
+    add(sweep, "a", 20.0, measured=took("a-1", 90, "10:00", "10:05", "10:30") | static)
+    requests = {"e2e_ms_samples": [7000.0] * 9}  # of each request, side by side
+    times = took("a-1", 90, "10:31", "10:40", "11:00") | requests
+    add(sweep, "a", 40.0, batch=None, workload="serve", measured=times)
+    (line,) = lines(sweep).values()
+    assert line["gpu_h_floor"] == pytest.approx(2 * (90 + 2 + 3 + 20) / 3600)
+
+
+def test_each_start_counts_once_in_the_seconds_of_a_start(sweep: Sweep) -> None:
+    for run, (engine_id, imports) in enumerate((("e1", 8.0), ("e1", 8.0), ("e2", 12.0))):
+        found = took(f"a-{run}", 90, "10:00", "10:05", "10:30")
+        found |= {"engine_id": engine_id, "start_imports_s": imports}
+        add(sweep, "a", 20.0, run=run, measured=found)
+    (line,) = lines(sweep).values()
+    assert (line["starts"], line["start_s"], line["start_imports_s"]) == (2, 90, 10.0)
+    assert line["start_weights_s"] is None
+
+
 def test_what_is_not_known_is_null(sweep: Sweep) -> None:
     add(sweep, "a", 20.0, measured={"session_id": "a-1"})
     add(sweep, "b", 20.0, tp=1)

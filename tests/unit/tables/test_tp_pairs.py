@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import gmean
 
 from tests.unit.made_up import Record, Sweep
 from tpsweep.core import stats
@@ -51,14 +52,14 @@ def test_every_number_of_every_pair(sweep: Sweep) -> None:
     for (low, high, batch), line in found.items():
         for name in ("decode", "prefill"):
             before, after = figures[name][low, batch], figures[name][high, batch]
-            value = np.median(before) / np.median(after)
+            value = gmean(before) / gmean(after)
             assert line[f"{name}_speedup"] == pytest.approx(value)
             assert line[f"{name}_efficiency"] == pytest.approx(value * low / high)
             assert line[f"{name}_speedup_kind"] == "between runs"
             lo, hi = line[f"{name}_speedup_lo"], line[f"{name}_speedup_hi"]
             assert lo * hi == pytest.approx(value**2)
             variance = sum(np.var(np.log(side), ddof=1) / 3 for side in (before, after))
-            assert np.log(hi / value) >= T_DF_4 * np.sqrt(variance * np.pi / 2) * (1 - 1e-6)
+            assert np.log(hi / value) >= T_DF_4 * np.sqrt(variance) * (1 - 1e-4)
             verdict = stats.SIGNIFICANT if lo > 1 or hi < 1 else stats.NOT_SIGNIFICANT
             assert line[f"{name}_speedup_verdict"] == verdict
         rates = np.median(figures["rate"][high, batch]) / np.median(figures["rate"][low, batch])
@@ -107,3 +108,17 @@ def test_no_pairs(sweep: Sweep) -> None:
     sweep.add(1, tpot=8.0)
     assert lines(sweep) == {}
     assert "no latency cells at two TPs" in sweep.markdown("tp_pairs")
+
+
+def test_at_equal_sequences_smaller_engines_share_the_batch(sweep: Sweep) -> None:
+    for tp, rates in ((1, {1: 100, 2: 180}), (2, {2: 250, 4: 400}), (4, {4: 600, 6: 700})):
+        for batch, rate in rates.items():
+            sweep.add(tp, tpot=5.0, rate=float(rate), batch=batch)
+    found = {pair: line["equal_sequences_ratio"] for pair, line in lines(sweep).items()}
+    assert found == {
+        (1, 2, 2): pytest.approx(250 / 200),
+        (2, 4, 4): pytest.approx(600 / 500),
+    }
+    sweep.add(1, tpot=5.0, rate=190.0, batch=4)
+    # Four engines at batch 1, not two at batch 2.
+    assert lines(sweep)[1, 4, 4]["equal_sequences_ratio"] == pytest.approx(600 / 400)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.unit.made_up import Record, Sweep, report
@@ -72,6 +73,61 @@ def test_rows_that_keep_the_rules_are_not_refused(sweep: Sweep) -> None:
     assert lines(sweep, "refused") == []
 
 
+def stepped(steps: np.ndarray, **others: object) -> Record:
+    """Columns of a latency row with these steps (repeats, steps), ms, judged as always unsteady."""
+    plain = steps.mean(axis=1)
+    return {
+        "step_ms_samples": steps.ravel().tolist(),
+        "tpot_plain_ms_samples": plain.tolist(),
+        "tpot_plain_ms": float(np.median(plain)),
+        "stalls": 1,
+        "unsteady": True,
+        "steps_note": "words of an older version",
+        **others,
+    }
+
+
+@pytest.mark.parametrize(("stall", "subject"), [(2.0, "stalls"), (20.0, "unsteady")])
+def test_stalls_are_remarks_and_flagged_if_they_cost_much(
+    sweep: Sweep, stall: float, subject: str
+) -> None:
+    steps = np.full((4, 127), 4.0)
+    for repeat in range(3):
+        steps[repeat, 10 * repeat] += stall
+    sweep.add(2, tpot=4.0, measured=stepped(steps))
+    (line,) = lines(sweep, "remark")
+    assert (line["subject"], line["flagged"]) == (subject, subject == "unsteady")
+    assert line["detail"].startswith(f"3 stalls: repeat 1 step 1 +{stall:.1f} ms, repeat 2 step 11")
+    # The median repeat has a stall: 2 or 20 ms over 127 steps.
+    assert f"with them {4 + stall / 127:.3f}" in line["why"]
+    assert line["tp"] == 2 and line["synthetic"]
+
+
+def test_a_row_without_its_steps_is_believed(sweep: Sweep) -> None:
+    said = {"stalls": 0, "unsteady": True, "steps_note": "drift of -2.0 % over 8 repeats"}
+    sweep.add(2, tpot=4.0, measured=said)
+    (line,) = lines(sweep, "remark")
+    assert (line["subject"], line["detail"]) == ("unsteady", "drift of -2.0 % over 8 repeats")
+
+
+@pytest.mark.parametrize(("check", "told"), [(4.03, False), (4.05, True), (3.95, True)])
+def test_a_cross_check_that_is_off_is_a_remark(sweep: Sweep, check: float, told: bool) -> None:
+    once = {"e2e_out1_ms_samples": [94.0, 96.0, 200.0]}
+    sweep.add(1, tpot=4.0, measured={"tpot_diff_ms": check, "tpot_plain_ms": 4.01, **once})
+    found = lines(sweep, "remark")
+    assert len(found) == told
+    if told:
+        (line,) = found
+        assert (line["subject"], line["flagged"]) == ("cross-check", True)
+        assert line["detail"] == (
+            f"tpot_diff_ms {check:.3f} beside tpot_ms 4.000 ({100 * (check / 4 - 1):+.1f} %)"
+        )
+        assert line["why"] == (
+            f"of {127 * (check - 4):+.1f} ms over 127 steps, +4.0 ms is prefill, against calls with"
+            " one output token, +1.3 ms is what disturbed steps took, which tpot_ms leaves out"
+        )
+
+
 def test_a_capture_whose_collectives_do_not_add_up(sweep: Sweep) -> None:
     said = report(2, compute=3.0)
     expected, found = {"all_reduce": 5, "all_gather": 1}, {"all_reduce": [5, 4], "all_gather": 1}
@@ -88,7 +144,6 @@ def test_a_capture_whose_collectives_do_not_add_up(sweep: Sweep) -> None:
     [
         ("driver_version", "driver", "570.1", "580.2", "TP=1: 570.1; TP=2: 580.2"),
         ("torch_version", "torch", "2.10", "2.11", "TP=1: 2.10; TP=2: 2.11"),
-        ("hostname", "node", "n1", "n2", "TP=1: n1; TP=2: n2"),
         ("fusions_enabled", "fusions", None, "act", "TP=1: not said; TP=2: act"),
         ("graphs", "compiled graphs", "loaded", "compiled", "TP=1: loaded; TP=2: compiled"),
         (
@@ -157,7 +212,7 @@ def test_what_every_line_has_alike_explains_nothing(sweep: Sweep) -> None:
         for run, node in enumerate(("n1", "n2")):
             sweep.add(tp, tpot=8.0, run=run, measured={"hostname": node, "driver_version": "580"})
     (line,) = lines(sweep, "comparison")
-    assert (line["subject"], line["flagged"], line["why"]) == ("node", False, ALIKE)
+    assert (line["subject"], line["flagged"], line["why"]) == ("host", False, ALIKE)
     sweep.add(2, tpot=8.0, run=2, measured={"hostname": "n3"})
     (line,) = lines(sweep, "comparison")
     assert line["flagged"] and line["detail"] == "TP=1: n1, n2; TP=2: n1, n2, n3"

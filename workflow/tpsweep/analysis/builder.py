@@ -30,7 +30,7 @@ def build_tables(results: Results, builders: Sequence[Builder], mark: str = "") 
     source = Source(results)
     made: dict[str, Table] = {}
     for builder in builders:
-        needed = [made[name] for name in builder.needs]
+        needed = [made[name].own for name in builder.needs]
         made[builder.name] = replace(builder.build(source, *needed), mark=mark)
     return made
 

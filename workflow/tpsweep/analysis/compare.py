@@ -1,8 +1,9 @@
 """Two results folders cell by cell: ``tpsweep compare A B``.
 
 Cells pair if their whole identity but the run agrees, and their ``settings`` (engine limits,
-data set file, SLOs, ...). The runs of a cell are pooled as in the tables of TPs. ``--across``
-leaves columns out of the identity, so that two vLLM versions or sites can be compared.
+data set file, SLOs, ...): all but warm-ups, repeats and proxy variables, which are named beside
+the values. The runs of a cell are pooled as in the tables of TPs. ``--across`` leaves columns out
+of the identity, so that two vLLM versions or sites can be compared.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Any
 
 from tpsweep.analysis.compare_values import FIGURES, Change, changes
 from tpsweep.analysis.series import Line, Source, unlike
+from tpsweep.analysis.settings_diff import differences, same_rows
 from tpsweep.analysis.table import Record
 from tpsweep.core import schema
 from tpsweep.core.layout import Layout
 from tpsweep.core.stats import NOT_SIGNIFICANT, SIGNIFICANT
+from tpsweep.results.hosts import label_hosts
 from tpsweep.results.load import Results, ResultsError, load
 
 PAIRED_ON = (*(n for n in schema.IDENTITY_NAMES if n not in ("cell_id", "run")), "settings")
@@ -34,8 +37,9 @@ Key = tuple[Any, ...]
 class Pair:
     """A cell that both sides have measured. ``cell``: what identifies it, nulls left out.
 
-    ``unlike``: the software in which the two sides differ. No ``changes``: the cell has no
-    figures that can be compared (a capture).
+    ``unlike``: the software and the settings in which the two sides differ. ``hosts_a``,
+    ``hosts_b``: what they ran on; equal labels are one host. No ``changes``: the cell has no
+    figures that can be compared (a capture). ``same``: both sides hold the same rows.
     """
 
     cell: Record
@@ -43,7 +47,10 @@ class Pair:
     runs_b: int
     changes: list[Change]
     unlike: list[str]
+    hosts_a: list[str]
+    hosts_b: list[str]
     synthetic: bool
+    same: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,14 @@ def compare(a: Path, b: Path, across: Iterable[str] = ()) -> Comparison:
         if not folder.is_dir():
             raise ResultsError(f"{folder}: no such folder; give two results folders")
     names = [name for name in PAIRED_ON if name not in left_out]
-    sides = [_lines(load(folder), names, left_out, folder) for folder in (a, b)]
+    one, other = (list(_cells(load(folder))) for folder in (a, b))
+    # Together: the same GPU in both folders is the same host, the same name need not be.
+    labels = label_hosts([*one, *other])
+    cells = [{**cell, "host": host} for cell, host in zip([*one, *other], labels, strict=True)]
+    sides = (
+        _lines(cells[: len(one)], names, left_out, a),
+        _lines(cells[len(one) :], names, left_out, b),
+    )
     return Comparison(str(a), str(b), left_out, *_paired(names, *sides))
 
 
@@ -112,17 +126,25 @@ def _paired(
     only_a: list[Alone] = []
     only_b: list[Alone] = []
     neither = 0
-    said_a, said_b = _Said(names, a), _Said(names, b)
+    side_a, side_b = _Side(names, a), _Side(names, b)
+    done: set[Key] = set()
     for key in sorted(dict.fromkeys((*a, *b)), key=_order):
+        if key in done:
+            continue
         cell = {name: value for name, value in zip(names, key, strict=True) if value is not None}
-        one, other = a.get(key), b.get(key)
-        in_a, in_b = (line is not None and bool(line.measured) for line in (one, other))
-        if one and other and in_a and in_b:
+        one, other = side_a.measured(key), side_b.measured(key)
+        if one and not other and (near := side_b.differing_in_flags(key, one, side_a)):
+            done.add(near)
+            other = b[near]
+        elif other and not one and (near := side_a.differing_in_flags(key, other, side_b)):
+            done.add(near)
+            one = a[near]
+        if one and other:
             pairs.append(_pair(cell, one, other))
-        elif one and in_a:
-            only_a.append(Alone(cell, len(one.measured), said_b.of(key)))
-        elif other and in_b:
-            only_b.append(Alone(cell, len(other.measured), said_a.of(key)))
+        elif one:
+            only_a.append(Alone(cell, len(one.measured), side_b.says_of(key, one)))
+        elif other:
+            only_b.append(Alone(cell, len(other.measured), side_a.says_of(key, other)))
         else:
             neither += 1
     return pairs, only_a, only_b, neither
@@ -134,42 +156,70 @@ def _pair(cell: Record, a: Line, b: Line) -> Pair:
         runs_a=len(a.measured),
         runs_b=len(b.measured),
         changes=list(changes(cell["workload"], a, b)),
-        unlike=unlike(a, b),
+        unlike=[*unlike(a, b), *map(str, differences(a, b))],
+        hosts_a=a.hosts,
+        hosts_b=b.hosts,
         synthetic=a.is_synthetic or b.is_synthetic,
+        same=same_rows(a, b),
     )
 
 
-class _Said:
-    """What a side has of a cell that it has not measured."""
+class _Side:
+    """One folder's lines, found by their whole key or by all of it but the settings."""
 
-    def __init__(self, names: list[str], side: dict[Key, Line]) -> None:
-        self._side = side
+    def __init__(self, names: list[str], lines: dict[Key, Line]) -> None:
+        self._lines = lines
         self._at = names.index("settings") if "settings" in names else len(names)
-        self._plain = {self._without_settings(key) for key in side}
+        self._by_plain: dict[Key, list[Key]] = defaultdict(list)
+        for key in lines:
+            self._by_plain[self._without_settings(key)].append(key)
 
-    def of(self, key: Key) -> str:
-        if key in self._side:
-            return self._side[key].state
-        if self._without_settings(key) in self._plain:
-            return "other settings: what else can change a number differs"
-        return "not in its matrix"
+    def measured(self, key: Key) -> Line | None:
+        """The line of this key, if it has a row."""
+        line = self._lines.get(key)
+        return line if line is not None and line.measured else None
+
+    def differing_in_flags(self, key: Key, line: Line, other: _Side) -> Key | None:
+        """The key of this side's line that differs from ``line``, of the other side, in settings
+        that change no value; None if there is no such line, or more than one could be meant."""
+        near = self._near(key)
+        if len(near) != 1 or len(other._near(key)) != 1 or near[0] in other._lines:
+            return None
+        found = differences(line, self._lines[near[0]])
+        return near[0] if found and not any(one.blocks for one in found) else None
+
+    def says_of(self, key: Key, line: Line) -> str:
+        """What this side has of the cell of ``line``, which it has not measured."""
+        if key in self._lines:
+            return self._lines[key].state
+        near = self._near(key)
+        if not near:
+            planned = self._by_plain.get(self._without_settings(key))
+            return "other settings, not measured" if planned else "not in its matrix"
+        found = differences(line, self._lines[near[0]])
+        return f"other settings: {', '.join(map(str, found)) or 'not recorded in the rows'}"
+
+    def _near(self, key: Key) -> list[Key]:
+        """Measured lines that agree in all but the settings."""
+        keys = self._by_plain.get(self._without_settings(key), [])
+        return [one for one in keys if self.measured(one)]
 
     def _without_settings(self, key: Key) -> Key:
         return (*key[: self._at], *key[self._at + 1 :])
 
 
 def _lines(
-    results: Results, names: list[str], left_out: list[str], folder: Path
+    found: list[Record], names: list[str], left_out: list[str], folder: Path
 ) -> dict[Key, Line]:
     groups: dict[Key, list[Record]] = defaultdict(list)
-    for cell in _cells(results):
+    for cell in found:
         groups[tuple(cell[name] for name in names)].append(cell)
     for cells in groups.values():
         for name in left_out:
             values = sorted({str(cell[name]) for cell in cells})
             if len(values) > 1:
-                found = ", ".join(values)
-                raise ResultsError(f"--across {name}: {folder} holds the same cell with {found}")
+                said = ", ".join(values)
+                raise ResultsError(f"--across {name}: {folder} holds the same cell with {said}")
     return {key: Line(Layout.of(cells[0]), cells) for key, cells in groups.items()}
 
 

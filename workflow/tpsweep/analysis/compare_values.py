@@ -6,10 +6,8 @@ starts, those of the table ``serving``. Captures have no figures: profiled is no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-import numpy as np
 
 from tpsweep.analysis import verdicts
 from tpsweep.analysis.series import Line
@@ -82,38 +80,31 @@ def changes(workload: str, a: Line, b: Line) -> Iterator[Change]:
 
 
 def _repeated(figure: _Figure, a: Line, b: Line) -> Change | None:
-    before, after = _runs(figure, a), _runs(figure, b)
-    if not before or not after:
+    before, after = _side(figure, a), _side(figure, b)
+    if not before.runs or not after.runs:
         return None
-    # As a ratio of medians it does not matter that stats.speedup thinks of times.
+    # As a ratio it does not matter that stats.speedup thinks of times.
     ratio = stats.speedup(after, before)
-    values = (stats.median_of_runs(before).value, stats.median_of_runs(after).value)
-    return _change(figure, values, ratio, ratio.verdict)
+    return _change(figure, (before.centre, after.centre), ratio, ratio.verdict)
 
 
 def _served(figure: _Figure, a: Line, b: Line) -> Change | None:
     before, after = a.median(figure.column), b.median(figure.column)
     if not before or not after:
         return None
-    sides = [_single(figure, side) for side in (b, a)]
-    enough = min(map(len, sides)) >= stats.MIN_RUNS
-    ratio = stats.speedup(*sides) if enough else None
-    return _change(figure, (before, after), ratio, verdicts.of_load(figure.column, a, b))
+    ratio = stats.speedup(b.rates(figure.column), a.rates(figure.column))
+    between = ratio if ratio.kind == stats.BETWEEN else None
+    return _change(figure, (before, after), between, verdicts.of_load(figure.column, a, b))
 
 
-def _runs(figure: _Figure, line: Line) -> Sequence[stats.Samples]:
-    samples = line.runs(figure.samples)
+def _side(figure: _Figure, line: Line) -> stats.Side:
+    side = line.side(figure.samples)
     if figure.samples != WALL:
-        return samples
-    if len(samples) == len(line.measured):
+        return side
+    if len(side.runs) == len(line.measured):
         tokens = line.cells[0]["batch"] * line.cells[0]["output_len"]
-        return [1e3 * tokens / np.asarray(run) for run in samples]
-    return _single(figure, line)
-
-
-def _single(figure: _Figure, line: Line) -> list[stats.Samples]:
-    """One figure per run: an engine start is one sample."""
-    return [[cell[figure.column]] for cell in line.measured if cell[figure.column]]
+        return stats.Side.of([1e3 * tokens / run for run in side.runs], side.nodes)
+    return line.rates(figure.column)  # one value per run: an engine start is one sample
 
 
 def _change(

@@ -1,25 +1,34 @@
 """Where the better of two TPs changes with the batch (measuring rule 10). Pure.
 
-Only significant signs speak, and nothing is said across a batch that is not measured.
+Only significant signs make a crossover, and there is none across a batch that is not measured.
+Beside it stands what the values show, in words that claim no test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 Sign = Literal[-1, 0, 1]
 """1: the larger TP is significantly better, -1: the smaller one, 0: not significant."""
+LEVEL = 0.02
+"""Two layouts are level within this share: starts of one layout differ by up to 1 % (published
+rows, batch 1), so that two of them may do so by twice that."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One batch (sequences). ``sign`` is None where a side is not measured: ``hole`` says why."""
+    """One batch (sequences). ``sign`` is None where a side is not measured: ``hole`` says why.
+
+    ``ratio``: how many times better the larger TP is, by the values alone.
+    """
 
     batch: int
     sign: Sign | None
     hole: str = ""
+    ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,3 +100,36 @@ def _changes(points: Sequence[Point]) -> tuple[list[Bracket], list[str]]:
                     brackets.append(Bracket(last.batch, point.batch, point.sign))
             last, hole = point, False
     return brackets, across
+
+
+def observe(points: Sequence[Point], name: str) -> str | None:
+    """Where ``name``, the larger TP, is ahead, level or behind by the values; None without any.
+
+    ``points`` rise in their batch. A batch that is not measured is named and belongs to no range.
+    """
+    known = [point for point in points if point.ratio is not None]
+    if not known:
+        return None
+    parts = [(word, [p.batch for p in part]) for word, part in groupby(known, key=_standing)]
+    told = []
+    for at, (word, batches) in enumerate(parts):
+        first, last = batches[0], batches[-1]
+        if first == last:
+            where = f"at {last}"
+        elif at == 0 and len(parts) > 1:
+            where = f"up to {last}"
+        elif at == len(parts) - 1 and at > 0:
+            where = f"from {first} on"
+        else:
+            where = f"from {first} to {last}"
+        told.append(f"{word} {where}")
+    holes = [str(point.batch) for point in points if point.ratio is None]
+    missing = f" (not known at {', '.join(holes)})" if holes else ""
+    return f"{name} {', '.join(told)}{missing}"
+
+
+def _standing(point: Point) -> str:
+    ratio = point.ratio or 0.0
+    if abs(ratio - 1) <= LEVEL:
+        return f"level (within {100 * LEVEL:.0f} %)"
+    return "ahead" if ratio > 1 else "behind"

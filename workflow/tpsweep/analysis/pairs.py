@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from tpsweep.analysis.series import HEAD, KEY, Line, Series, dummy_note, unlike
-from tpsweep.analysis.table import IDENTITY_VIEWS, Record, View, identity, text
-from tpsweep.core.schema import BOOL, INT, TEXT, Column
+from tpsweep.analysis.series import HEAD, KEY, Line, Series, dummy_note, other_hosts, unlike
+from tpsweep.analysis.table import IDENTITY_VIEWS, SYNTHETIC, Record, View, identity
+from tpsweep.core.schema import INT, TEXT, Column
 
 _OF_SERIES = tuple(c for c in HEAD if c.name in (*KEY, "allreduce_backend"))
 PAIR_HEAD = (
@@ -17,7 +17,7 @@ PAIR_HEAD = (
 )
 PAIR_TAIL = (
     Column("note", TEXT, "what else differs between the two sides"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    SYNTHETIC,
 )
 _SIZE_VIEWS = ("TP", "Replicas", "GPUs")
 PAIR_VIEWS = (
@@ -25,7 +25,6 @@ PAIR_VIEWS = (
     identity("Settings", "settings"),
     View("Pair", lambda record: f"TP={record['tp_from']} to {record['tp_to']}"),
 )
-NOTE = View("Note", text("note"), once=True)
 PAIR_ORDER = (*(c.name for c in _OF_SERIES if c.name != "batch"), "tp_from", "tp_to", "batch")
 
 
@@ -46,12 +45,14 @@ def identify(series: Series, low: Line, high: Line) -> Record:
 
 
 def differences(low: Line, high: Line) -> list[str]:
-    """What beside the TP could explain a difference: software, dummy weights."""
+    """What beside the TP could explain a difference: software, hosts, dummy weights."""
     # Which all-reduce ran is no difference to a TP of 1, which has none.
     found = [name for name in unlike(low, high) if low.tp > 1 or name != "all-reduce that ran"]
     notes = []
     if low.measured and high.measured and found:
         notes.append(f"unlike: {', '.join(found)}")
+    if hosts := other_hosts(low, high):
+        notes.append(hosts)
     return [*notes, *dummy_note(low, high)]
 
 

@@ -34,7 +34,8 @@ def _megahertz(value: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Compared:
-    """One kind of provenance. ``column`` is the row's; ``why`` is what it could do to a figure.
+    """One kind of provenance. ``column`` is a cell's of ``Source.cells``; ``why`` is what it could
+    do to a figure.
 
     ``parallel``: only lines of more than one GPU per engine have it. ``silent``: a row without it
     says something too (vLLM logs no such line), else such rows are left out.
@@ -69,7 +70,7 @@ COMPARED = (
     Compared("tpsweep", "tpsweep_version", "another version of the measuring program"),
     Compared("GPUs", "gpu_names", "other silicon"),
     Compared("CPU", "cpu_model", "the host's part of a step takes another time"),
-    Compared("node", "hostname", "nodes of one class differ; how much was not measured"),
+    Compared("host", "host", "hosts of one class differ; how much was not measured"),
     Compared("link between GPUs", "gpu_link", "collectives go another way", parallel=True),
     Compared(
         "all-reduce that ran",

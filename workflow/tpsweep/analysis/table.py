@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 from tpsweep.analysis.markdown import pipe_table
 from tpsweep.core import schema
 from tpsweep.core.atomic import replacing
-from tpsweep.core.axes import READ
+from tpsweep.core.axes import BY_NAME, READ
 from tpsweep.core.schema import Column
 
 Record = dict[str, Any]
+NA = "n/a"
+SYNTHETIC = Column("synthetic", schema.BOOL, "true: from invented rows, never measured")
 _METADATA = b"tpsweep"
 _WORDS = ("title", "mark", "legend", "empty")
 """Parts of a table that its Parquet file holds beside the records, as JSON."""
@@ -33,12 +35,14 @@ class View:
     """One column of the Markdown file: a heading with its unit, and a record's text in it.
 
     What ``show`` returns is escaped; it needs no Markdown of its own. A column
-    ``once`` in which all records agree is said once above the table, not in every line.
+    ``once`` in which all records agree is said once above the table, not in every line; not at all
+    if what they say is ``quiet``.
     """
 
     heading: str
     show: Callable[[Record], str]
     once: bool = False
+    quiet: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ class Table:
         """The same for every sweep: types do not depend on what was measured."""
         return pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in self.columns])
 
+    @property
+    def own(self) -> Table:
+        """The table without imported lines, which no other table or figure may be made of."""
+        return replace(self, records=[line for line in self.records if not line.get("imported")])
+
     def write(self, folder: Path) -> None:
         """Write ``<name>.parquet``, ``.csv`` and ``.md``, each atomically.
 
@@ -77,7 +86,8 @@ class Table:
         titled = data.replace_schema_metadata({"title": title, _METADATA: json.dumps(words)})
         base = folder / self.name
         with replacing(base.with_suffix(".parquet")) as path:
-            pq.write_table(titled, path)
+            # Statistics would be an eighth of a file that readers take whole.
+            pq.write_table(titled, path, compression="zstd", write_statistics=False)
         with replacing(base.with_suffix(".csv")) as path:
             pa_csv.write_csv(_flat(data), path)
         with replacing(base.with_suffix(".md")) as path:
@@ -189,7 +199,7 @@ def make_grid(views: Iterable[View], records: list[Record]) -> Grid:
     for view in views:
         column = _column(view, records)
         if view.once and len(set(column)) == 1:
-            common.append((view.heading, column[0]))
+            common.append((view.heading, "" if column[0] == view.quiet else column[0]))
         else:
             shown[view.heading] = column
     return Grid(
@@ -229,8 +239,10 @@ def text(name: str, absent: str = "") -> Callable[[Record], str]:
 
 
 def identity(heading: str, name: str) -> View:
-    """A column of the identity."""
-    return View(heading, text(name), once=True)
+    """A column of the identity. A younger axis is silent where nobody made use of it."""
+    axis = BY_NAME.get(name)
+    quiet = str(axis.default) if axis is not None and axis.added else ""
+    return View(heading, text(name), once=True, quiet=quiet)
 
 
 def joined(values: Iterable[Any], limit: int = 4) -> str:
@@ -251,17 +263,39 @@ def _each(values: Iterable[Any]) -> Iterator[Any]:
 
 IDENTITY_VIEWS = tuple(identity(axis.heading, axis.name) for axis in READ)
 """The identity but for the id and the run, in the order in which people read it."""
+NOTE = View("Note", text("note"), once=True)
+CELL_VIEWS = (
+    *IDENTITY_VIEWS,
+    identity("Run", "run"),
+    View("State", text("state")),
+    View("Reason", text("reason"), once=True),
+)
+"""Where the tables of single cells begin."""
+STATE_COLUMN = Column("state", schema.TEXT, "measured, failed, missing, infeasible or excluded")
+REASON_COLUMN = Column("reason", schema.TEXT, "why there is no row")
+CELL_HEAD = (
+    *schema.IDENTITY,
+    STATE_COLUMN,
+    REASON_COLUMN,
+)
+"""The columns of ``CELL_VIEWS``, the rest of the identity included."""
 IDENTITY_ORDER = tuple(column.name for column in schema.IDENTITY if column.name != "cell_id")
 """Columns by which tables of single cells are sorted."""
 
 
 def figure(name: str, absent: str = "") -> Callable[[Record], str]:
-    """Shows a figure to four digits, with ``(lo to hi)`` behind it if the record has them."""
+    """Shows a value to four digits with what is known of its spread behind it.
+
+    That is ``<name>_starts`` if the record has it (an interval within one start is not shown: it
+    would be taken for more), else ``(lo to hi)`` if it has both.
+    """
 
     def show(record: Record) -> str:
         value, lo, hi = record[name], record.get(f"{name}_lo"), record.get(f"{name}_hi")
         if value is None:
             return absent
+        if starts := record.get(f"{name}_starts"):
+            return f"{digits(value)} ({starts})"
         if lo is None or hi is None:
             return digits(value)
         return f"{digits(value)} ({digits(lo)} to {digits(hi)})"

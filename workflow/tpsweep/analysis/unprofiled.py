@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -18,7 +19,7 @@ from tpsweep.core.workloads import LATENCY
 class DecodeTime:
     """Median over runs of the time per token (ms), at an output length (tokens).
 
-    ``ms`` is None where there is none; ``note`` then says why.
+    ``ms`` is None where there is none; ``note`` then says why. ``starts``: that of each run.
     """
 
     ms: float | None = None
@@ -26,6 +27,7 @@ class DecodeTime:
     settings: str | None = None
     synthetic: bool = False
     note: str | None = None
+    starts: tuple[float, ...] = ()
 
 
 class DecodeTimes:
@@ -50,21 +52,25 @@ class DecodeTimes:
         cells = lengths[nearest]
         if len({cell["settings"] for cell in cells}) > 1:
             return DecodeTime(note="latency cells like it differ in their settings: none is taken")
+        starts = tuple(float(cell["tpot_ms"]) for cell in cells)
         return DecodeTime(
-            median(cell["tpot_ms"] for cell in cells),
+            median(starts),
             nearest,
             cells[0]["settings"],
             any(cell["synthetic"] for cell in cells),
+            starts=starts,
         )
 
     def smaller(self, capture: Record) -> tuple[int, DecodeTime] | None:
         """The smallest TP below the capture's that has a decode time, and that time."""
+        return next(((tp, time) for tp, time in self.sizes(capture) if tp < capture["tp"]), None)
+
+    def sizes(self, capture: Record) -> Iterator[tuple[int, DecodeTime]]:
+        """Every TP, rising, at which there is a decode time for a capture like it, and that."""
         for tp in self._sizes:
-            if tp < capture["tp"]:
-                time = self.of(at_tp(capture, tp))
-                if time.ms is not None:
-                    return tp, time
-        return None
+            time = self.of(at_tp(capture, tp))
+            if time.ms is not None:
+                yield tp, time
 
 
 def program_of(capture: Record) -> str:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tpsweep.analysis.series import Line
+from tpsweep.analysis.table import Record
 from tpsweep.core import stats
 
 KINDS = "between runs, or within session"
 """What a column holds that says of which kind an interval is."""
+LEVEL = f"95 % interval of its kind; null within a session of under {stats.MIN_REPEATS} repeats"
+"""What a column holds that is an end of an interval."""
 KINDS_LEGEND = (
-    f"Between runs: at least {stats.MIN_RUNS} engine starts a side; only then can a difference be"
-    f" significant. Within session: {stats.DIFFERS_WITHIN.split('; ')[1]}."
+    f"Intervals are 95 %, between engine starts, from {stats.MIN_RUNS} starts a side on (starts of"
+    " one node count as one, unless both sides ran on that node); only then can a difference be"
+    " significant. Where there are fewer, the number of starts is said instead, and ± is the spread"
+    " of the like lines that are named. Intervals within one start are in the .csv and .parquet:"
+    " they say nothing of the next start."
 )
 """The line below every table that has such intervals."""
 
@@ -30,6 +38,7 @@ SHORT = {
     stats.SIGNIFICANT: "significant",
     stats.NOT_SIGNIFICANT: "not significant",
     stats.DIFFERS_WITHIN: "differs (within session)",
+    stats.DIFFERS_NODES: "differs (within session; too few nodes)",
     stats.SAME_WITHIN: "no difference (within session)",
     stats.UNDECIDED: "undecided",
     OVERLAP: "inconclusive: ranges overlap",
@@ -39,11 +48,25 @@ SHORT = {
 """A verdict as a table has it."""
 
 
+def by_chance(records: Iterable[Record], names: Iterable[str]) -> list[str]:
+    """The legend's line on how many comparisons were made: each has its own 5 %."""
+    told = [record[name] for record in records for name in names]
+    judged = sum(verdict in (stats.SIGNIFICANT, stats.NOT_SIGNIFICANT) for verdict in told)
+    if not judged:
+        return []
+    return [
+        f"{judged} comparisons with enough starts, each by itself, not corrected for their number:"
+        f" without any difference about {(1 - stats.LEVEL) * judged:.1f} would be significant."
+    ]
+
+
 def of_load(name: str, baseline: Line, line: Line) -> str:
     """What may be said of a difference in the figure ``name`` between two measured lines."""
-    sides = [[[run[name]] for run in side.measured if run[name]] for side in (baseline, line)]
-    if min(map(len, sides)) >= stats.MIN_RUNS:
-        return stats.speedup(*sides).verdict
+    before, after = (side.rates(name) for side in (baseline, line))
+    if min(len(before.runs), len(after.runs)) >= stats.MIN_RUNS:
+        found = stats.speedup(before, after)
+        if found.kind == stats.BETWEEN:
+            return found.verdict
     if name not in RANGED:
         return NO_RANGE
     (lo, hi), (other_lo, other_hi) = seed_range(baseline, name), seed_range(line, name)

@@ -12,9 +12,9 @@ from pathlib import Path
 from tpsweep.core.atomic import replacing
 from tpsweep.core.errors import CaptureError
 from tpsweep.traces import latency_row, sidecar, timeline, timeline_svg
-from tpsweep.traces.cut_capture import CutCapture, read_capture
+from tpsweep.traces.cut_capture import Counts, CutCapture, read_groups
 from tpsweep.traces.phases import Phase
-from tpsweep.traces.report import CommReport, report_on
+from tpsweep.traces.report import CommReport, groups_to_dict, report_on
 from tpsweep.traces.sidecar import ModelSizes, read_json
 
 
@@ -28,6 +28,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         " folder; or the row (.parquet) of a capture cell",
     )
     parser.add_argument("--model", type=Path, help="the model's config.json, without a sidecar")
+    parser.add_argument(
+        "--tp",
+        type=int,
+        metavar="N",
+        help="neighbouring ranks form tensor-parallel groups of N, for captures that do not tell",
+    )
     parser.add_argument("--latency", type=Path, help="row (.parquet) of the matching latency cell")
     parser.add_argument("--output", type=Path, help="also write the report here, as JSON")
     parser.add_argument("--timeline", type=Path, help="draw a decode step here, as SVG")
@@ -36,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Run the command on its arguments."""
-    wanted = Wanted(options.latency, options.output, options.timeline)
+    wanted = Wanted(options.latency, options.output, options.timeline, options.tp)
     return run(options.capture, options.model, options.json, wanted)
 
 
@@ -45,12 +51,14 @@ class Wanted:
     """What is requested besides the report on stdout.
 
     ``latency`` is the row of the matching latency cell; ``output`` where the report goes as JSON,
-    ``timeline`` where the picture of one decode step goes, as SVG.
+    ``timeline`` where the picture of one decode step goes, as SVG; ``tp`` is the size of a group
+    of ranks, where the capture does not tell.
     """
 
     latency: Path | None = None
     output: Path | None = None
     timeline: Path | None = None
+    tp: int | None = None
 
 
 def run(
@@ -69,24 +77,54 @@ def run(
         model = None
         if model_config is not None:
             model = ModelSizes.from_config(read_json(model_config), model_config)
-        capture = read_capture(paths, model)
+        captures = read_groups(paths, model, wanted.tp)
+        known = captures[0].known
         decode_ms = None
         if wanted.latency is not None:
-            decode_ms = latency_row.decode_ms(wanted.latency, capture.known)
-            if not capture.known.facts:
+            decode_ms = latency_row.decode_ms(wanted.latency, known)
+            if not known.found:
                 _say("warning: no sidecar: cannot check that the latency row has the same settings")
-        report = report_on(capture, decode_ms)
-        written = json.dumps(report.to_dict(), indent=1)
+        reports = [report_on(capture, decode_ms) for capture in captures]
+        written = json.dumps(groups_to_dict(reports), indent=1)
         if wanted.output is not None:
             _write(wanted.output, written + "\n")
-        drawn = wanted.timeline is None or _draw(capture, wanted.timeline)
+        drawn = wanted.timeline is None or _draw(captures[0], wanted.timeline)
     except CaptureError as error:
         _say(f"tpsweep comm: {error}")
         return 2
-    print(written if as_json else text(report))
-    for warning in report.warnings:
-        _say(f"warning: {warning}")
-    return 0 if report.ok and drawn else 1
+    print(written if as_json else "\n\n".join([*_beside(reports), *map(text, reports)]))
+    for report in reports:
+        whose = f"{report.group.label}: " if report.group else ""
+        for warning in report.warnings:
+            _say(f"warning: {whose}{warning}")
+    if wanted.timeline is not None and reports[0].group:
+        _say(f"the picture is of {reports[0].group.label}")
+    return 0 if all(report.ok for report in reports) and drawn else 1
+
+
+def _beside(reports: Sequence[CommReport]) -> list[str]:
+    """The decode steps of several groups side by side; nothing for one."""
+    if len(reports) < 2:
+        return []
+    lines = [
+        f"{len(reports)} groups; decode (ms per step):",
+        f"  {'group':<30}{'step':>9}{'compute':>9}{'transfer':>9}{'wait':>9}{'experts':>9}"
+        f"{'pipeline':>9}  self-check",
+    ]
+    for report in reports:
+        phase = report.phases.get("decode")
+        values = [
+            phase and phase.step_ms and phase.step_ms["p50"],
+            phase and phase.compute_ms_per_step and max(phase.compute_ms_per_step.values()),
+            phase and phase.transfer_ms_per_step,
+            phase and phase.wait_ms_per_step and max(phase.wait_ms_per_step.values()),
+            phase and phase.experts_ms_per_step,
+            phase and phase.pipeline_ms_per_step,
+        ]
+        cells = "".join(f"{'-' if value is None else f'{value:.3f}':>9}" for value in values)
+        label = report.group.label if report.group else ""
+        lines.append(f"  {label:<30}{cells}  {'ok' if report.self_check.ok else 'FAILED'}")
+    return ["\n".join(lines)]
 
 
 def _check_outputs(wanted: Wanted, given: Sequence[Path]) -> None:
@@ -134,12 +172,13 @@ def _say(words: str) -> None:
 def text(report: CommReport) -> str:
     """The report for people: one block per phase, times in ms per step."""
     check = report.self_check
+    whose = f" ({report.group.label})" if report.group else ""
     lines = [
-        f"{report.capture}: {report.ranks} ranks, all-reduce {report.backend}",
-        f"self-check: {'ok' if check.ok else 'FAILED'}, per step {check.found.all_reduce} "
-        f"all-reduces and {check.found.all_gather} all-gathers"
+        f"{report.capture}{whose}: {report.ranks} rank{'s' * (report.ranks != 1)}, all-reduce "
+        f"{report.backend}",
+        f"self-check: {'ok' if check.ok else 'FAILED'}, per step {_counts(check.found)}"
         + (
-            f" (expected {check.expected.all_reduce} and {check.expected.all_gather})"
+            f" (expected {_expected(check.expected)})"
             if check.expected
             else " (no model: only checked that steps and ranks are equal)"
         ),
@@ -149,6 +188,20 @@ def text(report: CommReport) -> str:
     for one in report.unknown:
         lines.append(f"unknown: {one.count} x {one.name}, {one.total_us:.1f} us in all")
     return "\n".join(lines)
+
+
+def _counts(found: Counts) -> str:
+    words = [f"{found.all_reduce} all-reduces", f"{found.all_gather} all-gathers"]
+    if found.dispatch is not None:
+        words += [f"{found.dispatch} dispatches", f"{found.combine} combines"]
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _expected(counts: Counts) -> str:
+    return " and ".join(
+        " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for value in (counts.all_reduce, counts.all_gather)
+    )
 
 
 def _phase(name: str, phase: Phase) -> list[str]:
@@ -167,6 +220,16 @@ def _phase(name: str, phase: Phase) -> list[str]:
                 if phase.transfer_fraction
                 else ""
             )
+        )
+    if phase.experts_us:
+        lines.append(
+            f"  dispatch and combine {phase.experts_us['p50']:.2f} us each (p50), "
+            f"{phase.experts_ms_per_step or 0:.3f} ms per step"
+        )
+    if phase.pipeline_ms_per_step is not None:
+        lines.append(
+            f"  between stages {phase.pipeline_ms_per_step:.3f} ms per step, the wait for the "
+            "other stage included"
         )
     lines.append(f"  {'rank':>6}{'compute':>10}{'transfer':>10}{'wait':>10}"
                  f"{'all-gather':>12}{'gap':>10}{'sum':>10}")  # fmt: skip

@@ -71,6 +71,7 @@ def lines(comparison: Comparison) -> Iterator[str]:
         yield f"Across: {', '.join(comparison.across)} may differ between A and B."
     if common:
         yield f"All cells: {_words(common)}"
+    yield from _hosts(comparison.pairs)
     yield ""
     yield _table(comparison.pairs, common)
     yield ""
@@ -95,7 +96,7 @@ def _table(pairs: list[Pair], common: Record) -> str:
             "95 % interval": _interval(change),
             "Runs": f"{pair.runs_a}, {pair.runs_b}",
             "Verdict": verdicts.SHORT[change.verdict],
-            "Unlike": ", ".join(pair.unlike),
+            "Unlike": ", ".join(_unlike(pair)),
         }
         for pair, change in found
     ]
@@ -105,6 +106,20 @@ def _table(pairs: list[Pair], common: Record) -> str:
     return tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True)
 
 
+def _unlike(pair: Pair) -> list[str]:
+    return pair.unlike if pair.hosts_a == pair.hosts_b else [*pair.unlike, "host"]
+
+
+def _hosts(pairs: list[Pair]) -> Iterator[str]:
+    """Where each side ran, if not everything ran on the same hosts."""
+    if all(pair.hosts_a == pair.hosts_b for pair in pairs):
+        return
+    for side, of in (("A", "hosts_a"), ("B", "hosts_b")):
+        found = sorted({host for pair in pairs for host in getattr(pair, of)})
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        yield f"Hosts of {side}: {', '.join(found[:SHOWN]) or 'not known'}{more}"
+
+
 def _interval(change: Change) -> str:
     if change.change_pct_lo is None or change.change_pct_hi is None:
         return "n/a"
@@ -112,6 +127,8 @@ def _interval(change: Change) -> str:
 
 
 def _summary(comparison: Comparison) -> str:
+    if comparison.pairs and all(pair.same for pair in comparison.pairs):
+        return f"The same rows: B holds the measurements of A ({len(comparison.pairs)} cells)."
     judged, found = comparison.judged, comparison.significant
     said = f"{len(comparison.pairs)} cells on both sides, {comparison.compared} figures"
     if not judged:

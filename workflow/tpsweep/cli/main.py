@@ -19,12 +19,16 @@ COMMANDS = {
     "plan": "show what a sweep will run, what it costs and how long cells should take",
     "check": "show the state of a results folder, or check a site",
     "report": "make tables and page of one or more results folders",
+    "rows": "join all rows in one file: Parquet, CSV or Excel",
     "compare": "compare two results folders cell by cell",
+    "import": "take results of vLLM's own benchmarks as rows, marked",
     "comm": "where the time of a profiler capture went",
     "reference": "check published numbers for inconsistencies",
 }
 """What people use, in the order of ``--help``. Each is a module of this package, with the functions
 ``add`` (its arguments) and ``call`` (run it on them); only the module that runs is imported."""
+_MODULES = {"import": "import_rows"}
+"""Modules of commands whose names are Python's."""
 INTERNAL = {
     "manifest": "write the manifest of a sweep",
     "model": "generate a model folder from a shape, for dummy weights",
@@ -62,7 +66,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         shown: dict[str, Any] = {"help": says} if name in COMMANDS else {}
         command = commands.add_parser(name, description=f"{says[0].upper()}{says[1:]}.", **shown)
         if name == asked:
-            module = import_module(f"tpsweep.cli.{name}")
+            module = import_module(f"tpsweep.cli.{_MODULES.get(name, name)}")
             module.add(command)
             command.set_defaults(call=module.call)
     if asked is not None and asked not in COMMANDS | INTERNAL:

@@ -22,7 +22,9 @@ def call(options: argparse.Namespace) -> int:
     try:
         sweep = load_sweep(json.loads(options.sweep), Path.cwd())
         shapes, prices = sweep.config.shapes, sweep.config.settings.prices
-        write_manifest(sweep.planned, options.output, sweep.raw, shapes, prices)
+        write_manifest(
+            sweep.planned, options.output, sweep.raw, shapes, prices, sweep.config.unknown
+        )
     except InputError as error:
         print(f"tpsweep: {error}", file=sys.stderr)
         return 2

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from snakemake_executor_plugin_submitit.site import SiteError
 from tpsweep.core.errors import one_line
-from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_config
+from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_model
 from tpsweep.plan import explain as explanation
 from tpsweep.plan import explain_text
 from tpsweep.plan.plan import make_plan
 from tpsweep.plan.readiness import obstacles
+from tpsweep.plan.scripts import make_scripts
 from tpsweep.plan.text import text
 from tpsweep.sweep.feasibility import refuse_times
 from tpsweep.sweep.snakemake_profile import (
@@ -40,11 +42,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tp", type=int, help="with --explain: number of GPUs")
     parser.add_argument("--batch", type=int, default=1, help="with --explain: sequences per step")
     parser.add_argument("--dtype", help="with --explain: weights' dtype; default: the model's")
+    parser.add_argument(
+        "--sbatch", action="store_true", help="print the scripts that would be submitted instead"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
 
 
 def call(options: argparse.Namespace) -> int:
     """Run the command on its arguments."""
+    if options.explain is not None and options.sbatch:
+        print("tpsweep plan: --sbatch: not with --explain", file=sys.stderr)
+        return 2
     if options.explain is not None:
         asked = Asked(options.explain, options.tp, options.batch, options.dtype)
         return explain(asked, options.configfile, as_json=options.json)
@@ -52,6 +60,8 @@ def call(options: argparse.Namespace) -> int:
         print("tpsweep: --tp: only with --explain", file=sys.stderr)
         return 2
     where = Where(options.configfile, options.profile, options.site, options.qos)
+    if options.sbatch:
+        return sbatch(where, as_json=options.json)
     return run(where, as_json=options.json)
 
 
@@ -83,6 +93,17 @@ def run(where: Where, *, as_json: bool) -> int:
     for line in found.warnings:
         print(f"tpsweep plan: {line}", file=sys.stderr)
     return 1 if found.certain else 0
+
+
+def sbatch(where: Where, *, as_json: bool) -> int:
+    """Print the batch scripts of a run. Returns 0, or 2 (one line on stderr) for unusable input."""
+    try:
+        scripts = make_scripts(_sweep(where), os.environ)
+    except (OSError, ValueError) as error:
+        print(f"tpsweep plan: {one_line(error)}", file=sys.stderr)
+        return 2
+    print(json.dumps(scripts.as_json(), indent=1) if as_json else scripts.as_text(), end="")
+    return 0
 
 
 def _sweep(where: Where) -> Sweep:
@@ -164,7 +185,7 @@ def _models(config: Path) -> dict[str, object]:
 
 
 def _shape(file: Path, dtype: object) -> tuple[Shape, str]:
-    content = read_config(file)
+    content = read_model(file)
     chosen = str(dtype or content.get("torch_dtype") or content.get("dtype") or "bfloat16")
     if chosen not in DTYPE_BYTES:
         raise ValueError(f"--dtype: {chosen!r}, allowed: {', '.join(DTYPE_BYTES)}")

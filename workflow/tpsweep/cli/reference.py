@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,7 +12,13 @@ from pathlib import Path
 
 from tpsweep.lab.reference import SHIPPED
 from tpsweep.lab.reference.checks import CHECKS, Finding, examine
-from tpsweep.lab.reference.reading import Reference, ReferenceDataError, read_reference
+from tpsweep.lab.reference.figure import Figure
+from tpsweep.lab.reference.reading import (
+    ALL_AT_ONCE,
+    Reference,
+    ReferenceDataError,
+    read_reference,
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -52,10 +59,19 @@ def _document(reference: Reference, findings: list[Finding]) -> dict[str, object
         "title": reference.title,
         "about": reference.about,
         "source": reference.source,
-        "figures": [asdict(figure) for figure in reference.figures],
+        "figures": [_figure(figure) for figure in reference.figures],
         "checks": {name: question for name, (question, _) in CHECKS.items()},
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [
+            {**asdict(finding), "figures": [_figure(figure) for figure in finding.figures]}
+            for finding in findings
+        ],
     }
+
+
+def _figure(figure: Figure) -> dict[str, object]:
+    """JSON has no infinity: the rate is written as in the data set."""
+    at_once = figure.request_rate is not None and math.isinf(figure.request_rate)
+    return asdict(figure) | ({"request_rate": ALL_AT_ONCE} if at_once else {})
 
 
 def _lines(reference: Reference, findings: list[Finding]) -> Iterator[str]:

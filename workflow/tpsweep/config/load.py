@@ -5,11 +5,12 @@ Every error is a ``ConfigError`` of one line: the key, its value, what is allowe
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from tpsweep.core.axes import LISTED, Axis
 from tpsweep.perfmodel.model_shape import (
     Shape,
     UnknownShapeError,
-    config_digest,
+    file_digest,
     folder_digest,
-    read_config,
+    read_model,
 )
+from tpsweep.perfmodel.work import NoWorkError, Work, work_under
 
 __all__ = ["Config", "ConfigError", "ModelEntry", "load_config"]
 
@@ -35,6 +37,8 @@ MOST_CELLS = 100_000
 """Cells of a matrix: each is a file and a Snakemake job, and all are in memory."""
 LONGEST_NAME = 255
 """Bytes of a file name on the usual file systems."""
+PERIODIC = re.compile(r"(.+)\1{19}$")
+"""Snakemake takes such a file name for a rule that calls itself without end."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,16 @@ class Config:
     """A checked config.yaml. Paths in it are relative to ``base``, where Snakemake runs.
 
     ``cell_models`` and ``shapes`` have the models by their names in the config; a shape is None
-    where nothing tells it before the model is fetched, or where its architecture is not one that
-    ``tpsweep.perfmodel.model_shape`` knows: then what needs the shape is not checked.
+    where nothing tells it before the model is fetched, or where its architecture or quantization is
+    not one that ``tpsweep.perfmodel`` knows: ``unknown`` says which, and what needs the shape is
+    not checked.
     """
 
     settings: Settings
     cell_models: dict[str, cell.Model]
     shapes: dict[str, Shape | None]
     base: Path
+    unknown: dict[str, str] = field(default_factory=dict)
 
     @property
     def results(self) -> str:
@@ -85,23 +91,28 @@ def load_config(data: Mapping[str, Any], base: Path) -> Config:
         settings = Settings.model_validate(_plain(data))
     except ValidationError as error:
         raise of_pydantic(error.errors()[0]) from None
-    cell_models, shapes = {}, {}
-    for name, entry in settings.models.items():
-        cell_models[name], shapes[name] = _find(name, entry, settings.results, base)
-    config = Config(settings, cell_models, shapes, base)
+    found = {name: _find(name, m, settings.results, base) for name, m in settings.models.items()}
+    config = Config(
+        settings,
+        cell_models={name: model for name, (model, _) in found.items()},
+        shapes={name: one if isinstance(one, Shape) else None for name, (_, one) in found.items()},
+        base=base,
+        unknown={name: one for name, (_, one) in found.items() if isinstance(one, str)},
+    )
     _check(config)
     return config
 
 
 def _find(
     name: str, entry: ModelEntry, results: str, base: Path
-) -> tuple[cell.Model, Shape | None]:
+) -> tuple[cell.Model, Shape | str | None]:
+    """The model and its shape; in its place why it has none, or None before it is fetched."""
     key = f"models.{name}"
-    shape, digest, is_hub = None, None, False
+    shape: Shape | str | None = None
+    digest, is_hub = None, False
     if entry.shape is not None:
         try:
-            content = read_config(base / entry.shape)
-            shape, digest = Shape.from_config(content), config_digest(content)
+            shape, digest = _shape(base / entry.shape), file_digest(base / entry.shape)
         except ValueError as error:
             raise ConfigError(f"{key}.shape", entry.shape, f"no shape: {error}") from None
     if entry.path is None:
@@ -126,6 +137,20 @@ def _find(
     return model, shape
 
 
+def _shape(path: Path) -> Shape | str:
+    """The shape in a config.json, or why its bytes cannot be counted.
+
+    Raises ``ValueError`` for a file that is no config.json, or has an impossible size.
+    """
+    content = read_model(path)
+    if not content.get("model_type"):
+        raise ValueError("model_type: missing, allowed: an architecture that vLLM knows")
+    try:
+        return Shape.from_config(content)
+    except UnknownShapeError as error:
+        return str(error)
+
+
 def _is_folder(key: str, path: Path) -> bool:
     try:
         return path.is_dir()
@@ -134,8 +159,8 @@ def _is_folder(key: str, path: Path) -> bool:
         raise ConfigError(key, path.name, said) from None
 
 
-def _local(key: str, folder: Path, entry: ModelEntry) -> tuple[Shape | None, str]:
-    """Shape and digest of a model folder."""
+def _local(key: str, folder: Path, entry: ModelEntry) -> tuple[Shape | str, str]:
+    """Shape (or why there is none) and digest of a model folder."""
     allowed = "a folder with a config.json, or a hub name like org/model"
     if not folder.is_dir():
         raise ConfigError(key, entry.path, f"no such folder; allowed: {allowed}")
@@ -146,10 +171,7 @@ def _local(key: str, folder: Path, entry: ModelEntry) -> tuple[Shape | None, str
             key, entry.path, "it has no *.safetensors; allowed only with weights: dummy"
         )
     try:
-        digest = folder_digest(folder, entry.weights)
-        return Shape.from_config(read_config(folder / "config.json")), digest
-    except UnknownShapeError:
-        return None, digest
+        return _shape(folder / "config.json"), folder_digest(folder, entry.weights)
     except ValueError as error:
         raise ConfigError(key, entry.path, f"its config.json: {error}") from None
 
@@ -161,6 +183,9 @@ def _check(config: Config) -> None:
     _check_size(config)
     slugs: dict[str, str] = {}
     for name in settings.models:
+        if PERIODIC.search(cell.slug(name)):
+            allowed = "allowed: a name that does not end in 20 repeats of the same letters"
+            raise ConfigError("models", name, allowed)
         other = slugs.setdefault(cell.slug(name), name)
         if other != name:
             allowed = f"allowed: names that also differ as folder names; {other!r} gives the same"
@@ -229,16 +254,36 @@ def _check_model(key: str, entry: WorkloadEntry, name: str, config: Config) -> N
     shape = config.shapes[name]
     if shape is None:
         return
-    if entry.engine.max_model_len > shape.max_position:
-        allowed = f"allowed: up to the {shape.max_position} positions of {name}"
+    if shape.problem:
+        allowed = f"{shape.problem}; allowed: the same format for both"
+        raise ConfigError(f"models.{name}", config.models[name].path or "its shape", allowed)
+    settings, dtype = config.settings, config.models[name].dtype
+    names, precisions = entry.variants or settings.variants, entry.precision or settings.precision
+    for variant, precision in itertools.product(names, precisions):
+        try:
+            work = work_under(settings.variants[variant], dtype, precision, shape)
+        except NoWorkError:
+            continue
+        _check_work(
+            key, entry, {"model": name, "variant": variant, "precision": precision}, work, config
+        )
+
+
+def _check_work(
+    key: str, entry: WorkloadEntry, here: Mapping[str, str], work: Work, config: Config
+) -> None:
+    """Context and TP of a model under one variant and precision."""
+    name, most = here["model"], work.shape.max_position
+    if entry.engine.max_model_len > most:
+        allowed = f"allowed: up to the {most} positions of {name}"
         raise ConfigError(f"{key}.engine.max_model_len", entry.engine.max_model_len, allowed)
     for tp in entry.tp or config.settings.tp:
-        problem = shape.tp_problem(tp)
-        here = {"workload": entry.kind, "model": name, "tp": tp}
-        left_out = any(e.axes.items() <= here.items() for e in config.settings.exclude)
+        problem = work.tp_problem(tp)
+        cells = {**here, "workload": entry.kind, "tp": tp}
+        left_out = any(e.axes.items() <= cells.items() for e in config.settings.exclude)
         if problem and not left_out:
             where = f"{key}.tp" if entry.tp else "tp"
-            allowed = ", ".join(map(str, shape.tps))
+            allowed = ", ".join(map(str, work.tps)) or "none"
             raise ConfigError(where, tp, f"{problem} ({name}); allowed: {allowed}")
 
 

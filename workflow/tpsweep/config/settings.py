@@ -74,8 +74,10 @@ OWNED: Mapping[str, str] = {
     "revision": "models",
     "dtype": "models",
     "load_format": "models (weights)",
-    "quantization": "nothing yet (the floors know unquantized weights only)",
+    "quantization": "precision, or by the checkpoint",
+    "quantization_config": "precision, or by the checkpoint",
     "pipeline_parallel_size": "nothing (tpsweep measures tensor parallelism)",
+    "prefill_context_parallel_size": "nothing (tpsweep measures tensor parallelism)",
     **{axis.vllm_arg: axis.config_key for axis in LISTED if axis.vllm_arg and axis.config_key},
     "disable_custom_all_reduce": "allreduce_backends",
     "max_model_len": "the workload's engine",
@@ -182,7 +184,8 @@ class Capture(StaticBatch):
 
 
 class RequestSet(Workload):
-    """Workloads over a set of requests: random lengths, or a file of conversations or lengths."""
+    """Workloads over a set of requests: random lengths, or a file of conversations, lengths or
+    arrivals."""
 
     dataset: Literal[BY_NAME["dataset"].choices] = "random"  # type: ignore[valid-type]
     dataset_path: PathText | None = None
@@ -210,6 +213,14 @@ class Throughput(RequestSet):
 
     kind: Literal["throughput"]
 
+    @model_validator(mode="after")
+    def _no_arrivals(self) -> Throughput:
+        if self.dataset == "trace":
+            raise PydanticCustomError(
+                "dataset", "allowed: dataset: trace with kind: serve; lengths with throughput"
+            )
+        return self
+
 
 class Slo(Closed):
     """Limits that a request must keep to count as good."""
@@ -226,6 +237,31 @@ class Serve(RequestSet):
     kind: Literal["serve"]
     repeats: Annotated[int, Field(ge=3)] = 3
     slo: Slo = Slo()
+
+    @model_validator(mode="after")
+    def _arrivals(self) -> Serve:
+        trace = self.dataset == "trace"
+        if trace == bool(self.request_rate) or (self.speed and not trace):
+            raise PydanticCustomError(
+                "arrivals",
+                "allowed: dataset: trace has its arrivals in its file and takes a speed (1 if not "
+                "given), every other dataset needs a request_rate and no speed",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _prefix(self) -> Serve:
+        if bool(self.prefix_len) != bool(self.prefix_share):
+            raise PydanticCustomError("prefix", "allowed: prefix_len and prefix_share together")
+        if not self.prefix_len:
+            return self
+        if self.dataset != "random" or max(self.prefix_len) >= min(self.input_len):
+            raise PydanticCustomError(
+                "prefix", "allowed: dataset: random, with every prefix_len below every input_len"
+            )
+        if max(self.prefix_share) > 1:
+            raise PydanticCustomError("prefix", "prefix_share: allowed: above 0, up to 1")
+        return self
 
 
 WorkloadEntry = Annotated[Latency | Throughput | Serve | Capture, Field(discriminator="kind")]
@@ -269,6 +305,7 @@ class Settings(AxisLists):
     runs: Count = 1
     workloads: Annotated[dict[Name, WorkloadEntry], Field(min_length=1)]
     engine_start_minutes: Count = 15
+    one_start: bool = True
     exclude: list[Exclusion] = []
     prices: dict[Name, Price] = {}
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from tpsweep.core.axes import AXES, without_defaults
 from tpsweep.core.layout import Layout
+from tpsweep.core.workloads import ENGINE, OFFLINE, SERVER
 
 Scalar = str | int | float | bool | None
 """What an engine argument may hold; nested mappings (``compilation_config``) are allowed too."""
@@ -23,6 +24,9 @@ Scalar = str | int | float | bool | None
 READABLE_LIMIT = 60
 """Longest readable part of a file name: with the id it stays far below the 255 bytes of a name."""
 
+
+BF16, FP8, FP8_CACHE = "bf16", "fp8", "fp8-kv"
+"""Precisions: as the model is, its weights in FP8, weights and KV cache in FP8."""
 
 NSYS_ONLY, NSYS_OR_TORCH = "nsys", "nsys-or-torch"
 """Modes of an engine: a capture by nsys, or by nsys where the node has it."""
@@ -64,9 +68,10 @@ class Engine(Layout):
 
     ``gpu`` is the site's name of a node class, ``gpu_card`` the silicon. ``args`` are vLLM's
     engine arguments, all pinned limits included (``max_model_len``, ``max_num_seqs``,
-    ``max_num_batched_tokens``, ...). ``mode`` is ``offline``, ``server`` or ``nsys``; ``run``
-    is the replicate: another run is another start. ``environment`` is what the site sets for
-    every engine (NCCL's switches, say).
+    ``max_num_batched_tokens``, ...). ``mode`` of a cell's engine says how its requests reach it
+    (``offline``, ``server``, ``nsys``), that of an engine that is started may be ``engine``, which
+    is both. ``run`` is the replicate: another run is another start. ``environment`` is what the
+    site sets for every engine (NCCL's switches, say). ``precision``: see ``core.axes``.
     """
 
     site: str
@@ -79,6 +84,7 @@ class Engine(Layout):
     args: dict[str, Any]
     mode: str
     run: int
+    precision: str = BF16
     environment: dict[str, str] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
@@ -95,6 +101,21 @@ class Engine(Layout):
             "weights": self.model.weights,
         }
         return {name: getattr(self, name) for name in _ENGINE_COLUMNS} | of_model
+
+    @property
+    def shared(self) -> Engine:
+        """What is started for its cells: an engine that runs offline and served cells alike.
+
+        nsys slows the process that it profiles, and replicas are several engines: these have a
+        start of their own.
+        """
+        if self.replicas > 1 or self.mode not in (OFFLINE, SERVER):
+            return self
+        return dataclasses.replace(self, mode=ENGINE)
+
+    def serves(self, other: Engine) -> bool:
+        """Whether a start of this engine measures the cells of ``other``."""
+        return self.session in (other.session, other.shared.session)
 
     @property
     def session(self) -> str:
@@ -143,6 +164,9 @@ class Cell:
     num_prompts: int | None = None
     request_rate: float | None = None
     max_concurrency: int | None = None
+    speed: float | None = None
+    prefix_len: int | None = None
+    prefix_share: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from tpsweep.core.axes import BY_NAME, LAYOUT, NO_ALLREDUCE
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The sizes of every kind of parallelism. A field for each layout axis of ``core.axes``."""
+    """The sizes of every kind of parallelism. A field for each layout axis of ``core.axes``.
+
+    Of an imported row that does not say its TP, ``tp`` is None, and ``gpus`` 0.
+    """
 
     tp: int
     replicas: int = 1
@@ -40,7 +43,7 @@ class Layout:
     @property
     def gpus(self) -> int:
         """GPUs that it holds: its world size."""
-        return math.prod(getattr(self, axis.name) for axis in LAYOUT if axis.multiplies_gpus)
+        return math.prod(getattr(self, axis.name) or 0 for axis in LAYOUT if axis.multiplies_gpus)
 
     @property
     def shards(self) -> int:
@@ -55,7 +58,7 @@ class Layout:
     @property
     def has_allreduce(self) -> bool:
         """Whether the ranks of a step exchange anything by all-reduce."""
-        return self.tp > 1
+        return (self.tp or 1) > 1
 
     def backend(self, asked: str) -> str:
         """The all-reduce backend that an engine of this layout uses if ``asked`` was requested."""

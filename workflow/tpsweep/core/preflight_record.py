@@ -14,6 +14,8 @@ from typing import Any
 
 FOLDER = "preflight"
 MARKERS = ".preflight"
+MINUTES = 10
+"""The time limit of a preflight."""
 
 
 def class_name(gpu: str, count: int) -> str:
@@ -26,7 +28,8 @@ class Request:
     """What a class must have. ``memory_gib``: of each GPU, None where the site does not say.
 
     ``real_weights``: the markers of the models whose weights are read, not made up. A marker is a
-    file that says where a model's files are.
+    file that says where a model's files are. ``imports``: vLLM is imported, to see that it works;
+    on a host that runs the sessions itself that would only cost the time twice.
     """
 
     gpu: str
@@ -36,6 +39,7 @@ class Request:
     vllm_version: str
     real_weights: list[str]
     memory_gib: float | None = None
+    imports: bool = True
 
     @property
     def name(self) -> str:

@@ -22,6 +22,7 @@ FAILURES = "failures"
 ENGINE_STARTS = "engine_starts.jsonl"
 """One line per engine start, appended."""
 ROW_SUFFIX = ".parquet"
+SIDECAR = ".json"
 REPORT, PICTURE = ".comm.json", ".step.svg"
 """What ``tpsweep comm`` leaves of a capture: suffixes of ``capture_stem``."""
 _DEPTH = 6
@@ -48,6 +49,11 @@ def cell_id_of(row: str) -> str:
 def capture_stem(row: str) -> str:
     """The place of a capture's files without their suffixes, from the place of its row."""
     return f"{CAPTURES}/{row.removeprefix(f'{CELLS}/capture/').removesuffix(ROW_SUFFIX)}"
+
+
+def capture_sidecar(row: str) -> str:
+    """The place of what a capture does not say itself (model, lengths), from that of its row."""
+    return f"{capture_stem(row)}{SIDECAR}"
 
 
 def capture_report(row: str) -> str:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tpsweep.core.axes import AXES
 
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-FLOATS, TEXTS, INTS, BOOLS = (pa.list_(kind) for kind in (FLOAT, TEXT, INT, BOOL))
+FLOATS, TEXTS, INTS = (pa.list_(kind) for kind in (FLOAT, TEXT, INT))
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,6 @@ SAMPLES = (
     Column("ttft_p50_ms_samples", FLOATS, "serve, per seed: median TTFT"),
     Column("itl_p50_ms_samples", FLOATS, "serve, per seed: median ITL"),
     Column("steady_share_samples", FLOATS, "serve, per seed: see steady_share"),
-    Column("saturated_samples", BOOLS, "serve, per seed: see saturated"),
 )
 
 PERCENTILES = (50, 90, 95, 99)
@@ -77,25 +76,26 @@ SERVE_METRICS = (
 )
 """Percentiles that would rest on fewer than 10 samples are null."""
 
+_WITHIN = "95 % interval of the median within this start; null under 6 repeats"
 FIGURES = (
     Column("e2e_ms", FLOAT, "median of e2e_ms_samples"),
     Column("prefill_ms", FLOAT, "median of prefill_ms_samples"),
-    Column("prefill_ms_lo", FLOAT, "95 % bootstrap interval of the median, within session"),
-    Column("prefill_ms_hi", FLOAT, "95 % bootstrap interval of the median, within session"),
+    Column("prefill_ms_lo", FLOAT, _WITHIN),
+    Column("prefill_ms_hi", FLOAT, _WITHIN),
     Column("tpot_ms", FLOAT, "decode time per output token: median of tpot_ms_samples"),
-    Column("tpot_ms_lo", FLOAT, "95 % bootstrap interval of the median, within session"),
-    Column("tpot_ms_hi", FLOAT, "95 % bootstrap interval of the median, within session"),
+    Column("tpot_ms_lo", FLOAT, _WITHIN),
+    Column("tpot_ms_hi", FLOAT, _WITHIN),
     Column("tpot_plain_ms", FLOAT, "latency: median of tpot_plain_ms_samples"),
     Column("stalls", INT, "latency: steps that the host held up, of all repeats; see measuring"),
     Column("stall_ms", FLOAT, "latency: what they took above the usual, together"),
     Column("recovery_steps", INT, "latency: slow first steps after the prefill; null: no end seen"),
     Column("tpot_drift_pct", FLOAT, "latency: change from the first to the last repeat; 5 or more"),
-    Column("unsteady", BOOL, "latency: many stalls, a drift, or a recovery without an end"),
+    Column("unsteady", BOOL, "latency: stalls that cost over 1 %, a drift, or an endless recovery"),
     Column("steps_note", TEXT, "latency: the stalls by name, the recovery, the drift"),
     Column("tpot_diff_ms", FLOAT, "cross-check: (median L(N) - median L(1)) / (N-1)"),
     Column("output_tok_s", FLOAT, "output tokens/s, prefill included; median of the repeats"),
-    Column("output_tok_s_lo", FLOAT, "throughput: 95 % interval as above; serve: lowest seed"),
-    Column("output_tok_s_hi", FLOAT, "throughput: 95 % interval as above; serve: highest seed"),
+    Column("output_tok_s_lo", FLOAT, "throughput: as tpot_ms_lo; serve: lowest seed"),
+    Column("output_tok_s_hi", FLOAT, "throughput: as tpot_ms_hi; serve: highest seed"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     Column("total_tok_s", FLOAT, "throughput and serve: input and output tokens/s, median"),
     Column("request_s", FLOAT, "requests/s: median of the repeats; batch / e2e_ms for latency"),
@@ -118,13 +118,25 @@ FIGURES = (
         "share of requests within them, median of seeds; null without slo",
     ),
     Column(
+        "prefix_hit_share",
+        FLOAT,
+        "serve with a shared prefix: of the prompt tokens, those found in the prefix cache",
+    ),
+    Column(
         "steady_share",
         FLOAT,
         "share of the time from first completion to last send; median of seeds",
     ),
     Column(
-        "saturated", BOOL, "the queue grew while requests arrived, for most seeds; always at inf"
+        "saturated",
+        TEXT,
+        "more arrived than was served: yes, no or not shown; null: closed loop, older rows",
     ),
+    Column(
+        "latency_growth", FLOAT, "serve: s per s of arrivals, of a request's time; yes: of TTFT"
+    ),
+    Column("latency_growth_lo", FLOAT, "99 % interval over blocks of all seeds: see measuring"),
+    Column("latency_growth_hi", FLOAT, "99 % interval over blocks of all seeds: see measuring"),
     Column(
         "client_cpu_share",
         FLOAT,
@@ -152,6 +164,7 @@ FIGURES = (
 GPU_STATE = (
     Column("gpu_names", TEXTS, "per GPU of the group, from NVML"),
     Column("gpu_uuids", TEXTS, "per GPU of the group"),
+    Column("node_gpu_uuids", TEXTS, "of every GPU of the node that the driver shows"),
     Column("gpu_utilisation_pct", FLOATS, "per GPU: highest utilization during the cell, %"),
     Column("gpu_memory_used_gb", FLOATS, "per GPU: highest memory used during the cell, 1e9 B"),
     Column("gpu_power_w", FLOATS, "per GPU: mean power during the measured repeats"),
@@ -172,6 +185,17 @@ GPU_STATE = (
     Column("gpu_note", TEXT, "why GPU columns are null"),
 )
 
+START_PHASES = (
+    Column("start_imports_s", FLOAT, "of engine_start_s: until vLLM was imported"),
+    Column("start_processes_s", FLOAT, "vLLM's processes, their imports and links; all the rest"),
+    Column("start_weights_s", FLOAT, "loading weights; null: vLLM's log does not tell"),
+    Column("start_compile_s", FLOAT, "torch.compile, or loading what it had kept (graphs)"),
+    Column("start_graphs_s", FLOAT, "capturing CUDA graphs"),
+    Column("start_kv_s", FLOAT, "memory profile, KV cache, warm-up"),
+    Column("start_http_s", FLOAT, "server and load generator, once the engine ran"),
+)
+"""Parts of an engine start: they sum up to it."""
+
 PROVENANCE = (
     Column("method", INT, "version of how this workload is measured; null: 1"),
     Column("vllm_version_ran", TEXT, "vLLM that measured"),
@@ -183,7 +207,9 @@ PROVENANCE = (
     Column("allreduce_backend_ran", TEXT, "first in the dispatch order of vLLM's log"),
     Column("fusions_enabled", TEXT, "enabled fusions, from vLLM's log"),
     Column(
-        "graphs", TEXT, "compiled at this engine start, or loaded from vLLM's cache; by its log"
+        "graphs",
+        TEXT,
+        "by vLLM's log: compiled at this engine start, loaded from its cache, or none (eager)",
     ),
     Column("engine_args", TEXT, "every engine argument given, as JSON"),
     Column("engine_env", TEXT, "environment set for the engine, as JSON"),
@@ -208,6 +234,7 @@ PROVENANCE = (
     Column("session_shuffled", BOOL, "the cells of the session were to run in shuffled order"),
     Column("engine_id", TEXT, "one per engine start"),
     Column("engine_start_s", FLOAT, "seconds from process start to ready"),
+    *START_PHASES,
     Column("warmups", INT, "iterations discarded"),
     Column("repeats", INT, "iterations kept"),
     Column("gap_s", FLOAT, "end of the engine's last measurement to this start; null if first"),
@@ -215,6 +242,7 @@ PROVENANCE = (
     Column("measured_at", TEXT, "UTC, ISO 8601: first kept repeat"),
     Column("ended_at", TEXT, "UTC, ISO 8601: end of the last repeat"),
     Column("log", TEXT, "the session's log file"),
+    Column("imported", TEXT, "not measured here: whose result the row is; null for own rows"),
     Column("synthetic", BOOL, "true: invented for a test, never measured"),
 )
 

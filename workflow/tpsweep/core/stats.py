@@ -2,26 +2,32 @@
 
 Every sample here is a time: positive, and lower is better. Two kinds of spread are kept apart.
 Samples of one engine start share its luck, so an interval over them says nothing about the next
-engine start; only runs (engine starts) do.
+engine start; only runs (engine starts) do. And starts on one node share that node's luck.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tpsweep.core import student
 
 LEVEL = 0.95
 RESAMPLES = 4000
 SEED = 20260101
 MIN_RUNS = 3
-"""Minimum runs per side to estimate the spread between engine starts."""
+"""Minimum runs per side to estimate the spread between engine starts, and nodes that between
+nodes."""
+MIN_REPEATS = 6
+"""Five samples span their median in 93.8 % of cases, three in 75 %: with fewer than six nothing can
+be called a 95 % interval."""
 TAIL_SAMPLES = 10
 """With fewer samples above it, a percentile says nothing about the tail."""
 
@@ -30,13 +36,14 @@ NOT_SIGNIFICANT = "not significant"
 DIFFERS_WITHIN = (
     "differs beyond the noise within a session; spread between engine starts not measured"
 )
+DIFFERS_NODES = "differs beyond the noise within a session; spread between nodes not measured"
 SAME_WITHIN = "no difference beyond the noise within a session"
-UNDECIDED = "undecided: a run with a single sample has no interval"
+UNDECIDED = f"undecided: a run has fewer than {MIN_REPEATS} repeats"
 
+BETWEEN: Literal["between runs"] = "between runs"
+WITHIN: Literal["within session"] = "within session"
 Samples = Sequence[float] | NDArray[np.float64]
 Kind = Literal["between runs", "within session"]
-
-_T_DF = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 60, 120, math.inf)
 
 
 @dataclass(frozen=True)
@@ -60,26 +67,57 @@ class Speedup:
     verdict: str
 
 
+class Estimate(NamedTuple):
+    """A mean of logarithms, its variance and the degrees of freedom of that."""
+
+    mean: float
+    variance: float
+    df: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """Of independent ``values``, two or more."""
+        n = len(values)
+        mean = math.fsum(values) / n
+        squares = math.fsum((value - mean) ** 2 for value in values)
+        return cls(mean, squares / (n - 1) / n, n - 1)
+
+
 @dataclass(frozen=True)
 class Side:
     """Runs that are compared with those of several other sides, checked and sorted once.
 
-    ``runs``: of each the sorted, positive samples.
+    ``runs``: of each the sorted, positive samples. ``nodes``: of each what it ran on; None if that
+    is not known of all, and then each counts as if it had a node of its own.
     """
 
     runs: list[NDArray[np.float64]]
+    nodes: tuple[str, ...] | None = field(default=None)
 
     @classmethod
-    def of(cls, runs: Sequence[Samples] | Side) -> Side:
-        """Raises ``ValueError`` for a run without samples, or a sample that is not positive."""
-        return runs if isinstance(runs, Side) else cls([_positive(run) for run in runs])
+    def of(cls, runs: Sequence[Samples] | Side, nodes: Sequence[str | None] | None = None) -> Side:
+        """``nodes``: one per run. Raises ``ValueError`` for a run without samples, a sample that
+        is not positive, or another number of nodes."""
+        if isinstance(runs, Side):
+            return runs
+        known = None if nodes is None or None in nodes else tuple(str(node) for node in nodes)
+        if known is not None and len(known) != len(runs):
+            raise ValueError(f"{len(runs)} runs on {len(known)} nodes")
+        return cls([_positive(run) for run in runs], known)
 
     @cached_property
     def centre(self) -> float:
-        """Median of the run medians. Raises ``ValueError`` if there is no run."""
+        """Geometric mean of the run medians, or of what they come to per node.
+
+        Raises ``ValueError`` if there is no run.
+        """
         if not self.runs:
             raise ValueError("a comparison needs at least one run per side")
-        return statistics.median(self.medians)
+        # Without logarithms for one run: they would change its last digit.
+        if len(self.runs) == 1:
+            return self.medians[0]
+        units = self.log_medians if self.is_one_node else list(self.by_node.values())
+        return math.exp(math.fsum(units) / len(units))
 
     @cached_property
     def medians(self) -> list[float]:
@@ -91,16 +129,54 @@ class Side:
         """Their logarithms."""
         return [math.log(median) for median in self.medians]
 
+    @cached_property
+    def places(self) -> frozenset[str]:
+        """Nodes of the runs; empty if they are not known."""
+        return frozenset(self.nodes or ())
+
+    @property
+    def is_one_node(self) -> bool:
+        """Whether all runs are known to be one node's."""
+        return len(self.places) == 1
+
+    @cached_property
+    def by_node(self) -> dict[str, float]:
+        """Mean of the runs' ``log_medians`` per node."""
+        if self.nodes is None:
+            return {str(at): log for at, log in enumerate(self.log_medians)}
+        found = defaultdict(list)
+        for node, log in zip(self.nodes, self.log_medians, strict=True):
+            found[node].append(log)
+        return {node: math.fsum(logs) / len(logs) for node, logs in found.items()}
+
+    @cached_property
+    def starts(self) -> Estimate | None:
+        """Of the runs, as one node's; None if there are fewer than ``MIN_RUNS``."""
+        return Estimate.of(self.log_medians) if len(self.runs) >= MIN_RUNS else None
+
+    @cached_property
+    def independent(self) -> Estimate | None:
+        """Of the nodes; None if there are fewer than ``MIN_RUNS``."""
+        if len(self.by_node) == len(self.runs):
+            return self.starts
+        means = list(self.by_node.values())
+        return Estimate.of(means) if len(means) >= MIN_RUNS else None
+
+    @cached_property
+    def is_short(self) -> bool:
+        """Whether a run has too few samples for an interval."""
+        return any(run.size < MIN_REPEATS for run in self.runs)
+
 
 def median_interval(samples: Samples) -> Interval:
     """Median of ``samples`` with its 95 % percentile-bootstrap interval (seeded: repeatable).
 
-    One sample has a value and no interval. Raises ``ValueError`` if there is none, or one that
-    is not finite.
+    Fewer than ``MIN_REPEATS`` samples have a value and no interval. Raises ``ValueError`` if there
+    is none, or one that is not finite.
     """
     values = _sorted(samples)
     median = _middle(values)
-    if values.size == 1:
+    if values.size < MIN_REPEATS:
         return Interval(median, None, None)
     lo, hi = _percentiles(_bootstrap_medians(values, 0))
     return Interval(median, lo, hi)
@@ -108,24 +184,30 @@ def median_interval(samples: Samples) -> Interval:
 
 def percentile(samples: Samples, p: int) -> float | None:
     """Percentile ``p`` of ``samples``, interpolated; None if fewer than 10 of them lie above it."""
-    if len(samples) * (100 - p) < 100 * TAIL_SAMPLES:
+    if len(samples) < least_samples(p):
         return None
     return float(np.percentile(samples, p))
 
 
-def median_of_runs(runs: Sequence[Samples] | Side) -> Interval:
-    """Median of the run medians; each run holds the positive samples of one engine start.
+def least_samples(p: int) -> int:
+    """Samples that percentile ``p`` needs."""
+    return -(-100 * TAIL_SAMPLES // (100 - p))
 
-    The interval is made as that of ``speedup``: "between runs" from three runs on, else "within
-    session", and none if a run has a single sample. Raises ``ValueError`` as ``speedup`` does.
+
+def median_of_runs(runs: Sequence[Samples] | Side) -> Interval:
+    """Geometric mean of the run medians; each run holds the positive samples of one engine start.
+
+    The interval is made as that of ``speedup``: "between runs" from three runs on, of one node or
+    of three, else "within session", and none if a run has fewer than ``MIN_REPEATS`` samples.
+    Raises ``ValueError`` as ``speedup`` does.
     """
     side = Side.of(runs)
     value = side.centre
-    if len(side.runs) >= MIN_RUNS:
-        variance, df = _variance_of_mean(side.log_medians)
-        spread = math.exp(_half_width(variance, df))
-        return Interval(value, value / spread, value * spread, "between runs")
-    if any(run.size == 1 for run in side.runs):
+    found = side.starts if side.is_one_node else side.independent
+    if found is not None:
+        spread = math.exp(_half_width(found.variance, found.df))
+        return Interval(value, value / spread, value * spread, BETWEEN)
+    if side.is_short:
         return Interval(value, None, None)
     lo, hi = _percentiles(_resampled_centre(side.runs, 0))
     return Interval(value, lo, hi)
@@ -134,31 +216,77 @@ def median_of_runs(runs: Sequence[Samples] | Side) -> Interval:
 def speedup(
     baseline_runs: Sequence[Samples] | Side, other_runs: Sequence[Samples] | Side
 ) -> Speedup:
-    """Median of the baseline's run medians divided by that of the other side, with an interval.
+    """The baseline's time (``Side.centre``) divided by that of the other side, with an interval.
 
-    With at least three runs per side the interval is "between runs": Welch's t on the logarithms
-    of the run medians. It stands around the ratio of medians, which scatters up to sqrt(pi/2)
-    more than the mean that Welch's interval is made for, and is widened by as much. With fewer
-    it is "within session": the percentile bootstrap of the samples of each run and, where a side
-    has several, of the runs.
+    With enough runs per side the interval is "between runs": Welch's t on the logarithms of the run
+    medians. What counts as independent depends on where they ran:
+
+    - All runs of both sides on one node: the runs. What the node does to both cancels.
+    - Both sides on the same three or more nodes: the nodes, in pairs (Student's t of their
+      differences).
+    - Else: the nodes; runs of one node are averaged.
+
+    With fewer than ``MIN_RUNS`` of these per side it is "within session": the percentile bootstrap
+    of the samples of each run and, where a side has several, of the runs.
 
     Raises ``ValueError`` for a side or run without samples, or a sample that is not a positive
     number.
     """
     before, after = Side.of(baseline_runs), Side.of(other_runs)
-    baseline, other = before.runs, after.runs
-    value = before.centre / after.centre
-    if min(len(baseline), len(other)) >= MIN_RUNS:
-        spread = math.exp(_welch_half_width(before.log_medians, after.log_medians))
+    value = before.centre / after.centre  # raises for a side without runs
+    found = _difference(before, after)
+    if found is not None:
+        value = math.exp(found.mean)
+        spread = math.exp(_half_width(found.variance, found.df)) if found.variance else 1.0
         lo, hi = value / spread, value * spread
         verdict = NOT_SIGNIFICANT if lo <= 1 <= hi else SIGNIFICANT
-        return Speedup(value, lo, hi, "between runs", verdict)
-    if any(run.size == 1 for run in (*baseline, *other)):
-        return Speedup(value, None, None, "within session", UNDECIDED)
+        return Speedup(value, lo, hi, BETWEEN, verdict)
+    if before.is_short or after.is_short:
+        return Speedup(value, None, None, WITHIN, UNDECIDED)
+    baseline, other = before.runs, after.runs
     ratios = _resampled_centre(baseline, 0) / _resampled_centre(other, len(baseline))
     lo, hi = _percentiles(ratios)
-    verdict = SAME_WITHIN if lo <= 1 <= hi else DIFFERS_WITHIN
-    return Speedup(value, lo, hi, "within session", verdict)
+    if lo <= 1 <= hi:
+        return Speedup(value, lo, hi, WITHIN, SAME_WITHIN)
+    enough = min(len(baseline), len(other)) >= MIN_RUNS
+    return Speedup(value, lo, hi, WITHIN, DIFFERS_NODES if enough else DIFFERS_WITHIN)
+
+
+class Difference(NamedTuple):
+    """As ``Estimate``; Welch's degrees of freedom are no whole number."""
+
+    mean: float
+    variance: float
+    df: float
+
+
+def _difference(before: Side, after: Side) -> Difference | None:
+    """Of the logarithms of both sides; None if too few are independent. See ``speedup``."""
+    if before.places == after.places and before.places:
+        if before.is_one_node:
+            return _welch(before.starts, after.starts)
+        if len(before.places) >= MIN_RUNS:
+            other = after.by_node
+            return Difference(*Estimate.of([log - other[n] for n, log in before.by_node.items()]))
+        return None
+    return _welch(before.independent, after.independent)
+
+
+def _welch(a: Estimate | None, b: Estimate | None) -> Difference | None:
+    """``scipy.stats.ttest_ind`` says the same (a test compares the two) and takes hundreds of times
+    as long; a large sweep has tens of thousands of comparisons."""
+    if a is None or b is None:
+        return None
+    variance = a.variance + b.variance
+    if variance == 0:
+        return Difference(a.mean - b.mean, 0.0, a.df + b.df)
+    df = variance**2 / (a.variance**2 / a.df + b.variance**2 / b.df)
+    return Difference(a.mean - b.mean, variance, df)
+
+
+def _half_width(variance: float, df: float) -> float:
+    """Half the 95 % interval of a mean of that variance: Student's t."""
+    return student.quantile(1 - (1 - LEVEL) / 2, df) * math.sqrt(variance)
 
 
 def _sorted(samples: Samples) -> NDArray[np.float64]:
@@ -216,16 +344,17 @@ def _median_ranks(n: int, stream: int) -> tuple[NDArray[np.intp], NDArray[np.int
 
 
 def _resampled_centre(runs: list[NDArray[np.float64]], stream: int) -> NDArray[np.float64]:
-    """Shape (RESAMPLES,): the median over resampled runs of the resampled median of each.
+    """Shape (RESAMPLES,): the geometric mean over resampled runs of the resampled median of each.
 
     Runs are drawn with replacement, too (a two-stage bootstrap): runs that are there and disagree
-    must not vanish in the median's steadiness, however few they are.
+    must not vanish in the steadiness of each, however few they are.
     """
     draws = [_bootstrap_medians(run, stream + index) for index, run in enumerate(runs)]
     if len(draws) == 1:
         return draws[0]
-    picked = np.take_along_axis(np.stack(draws), _drawn_runs(len(runs), stream), axis=0)
-    centre: NDArray[np.float64] = np.median(picked, axis=0)
+    logs = np.log(np.stack(draws))
+    picked = np.take_along_axis(logs, _drawn_runs(len(runs), stream), axis=0)
+    centre: NDArray[np.float64] = np.exp(picked.mean(axis=0))
     return centre
 
 
@@ -242,48 +371,3 @@ def _percentiles(draws: NDArray[np.float64]) -> tuple[float, float]:
     tail = (1 - LEVEL) / 2
     lo, hi = np.quantile(draws, (tail, 1 - tail))
     return float(lo), float(hi)
-
-
-def _variance_of_mean(values: list[float]) -> tuple[float, int]:
-    """Variance of the mean of ``values`` and its degrees of freedom."""
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return variance / len(values), len(values) - 1
-
-
-def _welch_half_width(a: list[float], b: list[float]) -> float:
-    """Half the 95 % interval of the difference of the medians of ``a`` and ``b``.
-
-    ``scipy.stats.ttest_ind`` says the same of means (a test compares the two) and takes
-    hundreds of times as long; a large sweep has tens of thousands of comparisons.
-    """
-    (variance_a, df_a), (variance_b, df_b) = _variance_of_mean(a), _variance_of_mean(b)
-    variance = variance_a + variance_b
-    if variance == 0:
-        return 0.0
-    return _half_width(variance, variance**2 / (variance_a**2 / df_a + variance_b**2 / df_b))
-
-
-def _half_width(variance_of_mean: float, df: float) -> float:
-    """Half the 95 % interval of a median: Student's, widened from the mean's to the median's."""
-    return t_975(df) * math.sqrt(variance_of_mean * math.pi / 2)
-
-
-def t_975(df: float) -> float:
-    """The 97.5 % point of Student's t for ``df`` >= 2.
-
-    Of the four digits that printed tables have, and between their points linear in 1/df, where
-    the curve is convex: up to 1.6 % too wide, never too narrow. So were published intervals made,
-    and they must come out again.
-    """
-    inverse_df, points = _t_table()
-    return float(np.interp(1 / df, inverse_df, points))
-
-
-@lru_cache(maxsize=1)
-def _t_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rising 1/df, and the 97.5 % point of Student's t at each."""
-    from scipy.special import stdtrit  # 0.2 s, which a sweep of single runs need not wait for
-
-    df = np.array(_T_DF[::-1])
-    return 1 / df, np.round(stdtrit(df, 1 - (1 - LEVEL) / 2), 4)

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 LATENCY, THROUGHPUT, SERVE, CAPTURE = "latency", "throughput", "serve", "capture"
 OFFLINE, SERVER = "offline", "server"
 """Modes of an engine: requests by function call, or over HTTP on loopback."""
+ENGINE = "engine"
+"""Mode of an engine that takes both: one start for cells of either mode."""
 
 
 @dataclass(frozen=True)
 class Kind:
     """``is_static``: one batch that begins and ends together; else a set of requests.
 
-    ``mode``: of the engine that measures it. ``has_prefill``, ``has_decode``: the row gives the
+    ``mode``: how its requests reach the engine. ``has_prefill``, ``has_decode``: the row gives the
     time of that phase unprofiled, to compare with an expectation. ``is_profiled``: what
     runs is not timed, and nothing is timed after it in the same session.
     """

@@ -44,6 +44,14 @@ class Counters:
     finished: float
 
 
+def read_counters(url: str) -> Counters:
+    """What the server at ``url`` has counted."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
+        said = response.read().decode()
+    hits, finished = (sum(map(float, found.findall(said))) for found in (_HITS, _FINISHED))
+    return Counters(hits, finished)
+
+
 def free_port() -> int:
     """A TCP port that nobody listens on at HOST now."""
     with socket.socket() as probe:
@@ -106,10 +114,7 @@ class Server:
 
     def counters(self) -> Counters:
         """What the server has counted since its start."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as response:
-            said = response.read().decode()
-        hits, finished = (sum(map(float, found.findall(said))) for found in (_HITS, _FINISHED))
-        return Counters(hits, finished)
+        return read_counters(self.url)
 
     def close(self) -> None:
         """End the server and all below it."""

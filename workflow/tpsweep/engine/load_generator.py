@@ -6,11 +6,12 @@ Importing it takes seconds, so a session's daemon does it once, while its server
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +81,31 @@ class Target:
     tokenizer: Any = field(repr=False)
 
 
+@contextlib.contextmanager
+def _arriving(times_s: Sequence[float] | None) -> Iterator[None]:
+    """vLLM's benchmark with requests at these times after its start, in place of a rate's: not
+    every version that we support has such a mode. Nothing changes for None."""
+    if times_s is None:
+        yield
+        return
+    from vllm.benchmarks import serve
+
+    async def at_their_times(
+        input_requests: Iterable[Any], request_rate: float, *_args: Any, **_options: Any
+    ) -> AsyncIterator[tuple[Any, float]]:
+        start = time.perf_counter()
+        for request, at in zip(input_requests, times_s, strict=True):
+            await asyncio.sleep(max(0.0, start + at - time.perf_counter()))
+            yield request, request_rate
+
+    own = serve.get_request
+    serve.get_request = at_their_times
+    try:
+        yield
+    finally:
+        serve.get_request = own
+
+
 def import_vllm() -> None:
     """Do the slow part now."""
     import vllm.benchmarks.serve  # noqa: F401
@@ -93,7 +119,8 @@ def send(
     seed: int,
     slo: Mapping[str, float],
 ) -> Sent:
-    """Send ``requests`` once: ``rate`` of them a second (Poisson arrivals by ``seed``).
+    """Send ``requests`` once: ``rate`` of them a second (Poisson arrivals by ``seed``), or when
+    the set itself says.
 
     EOS is ignored and the temperature is 0, so that every answer has the requested length.
     Failed requests are in the result, too: nothing here judges.
@@ -111,33 +138,34 @@ def send(
     gc.collect()
     gc.freeze()  # a collection among thousands of requests would pause their clocks
     busy_s = time.process_time()
-    result: dict[str, Any] = asyncio.run(
-        benchmark(
-            task_type=TaskType.GENERATION,
-            endpoint_type="openai",
-            api_url=f"{target.url}/v1/completions",
-            base_url=target.url,
-            model_id=MODEL_NAME,
-            model_name=MODEL_NAME,
-            tokenizer=target.tokenizer,
-            input_requests=samples,
-            logprobs=None,
-            request_rate=float("inf") if rate is None else rate,
-            burstiness=1.0,
-            disable_tqdm=True,
-            num_warmups=0,
-            profile=False,
-            selected_percentile_metrics=["ttft", "tpot", "itl", "e2el"],
-            selected_percentiles=[float(p) for p in PERCENTILES],
-            ignore_eos=True,
-            goodput_config_dict={_SLO_NAMES[name]: limit for name, limit in slo.items()},
-            max_concurrency=concurrency,
-            lora_modules=None,
-            extra_headers=None,
-            extra_body={"temperature": 0.0},
-            ready_check_timeout_sec=0,  # the daemon has awaited the server already
+    with _arriving(requests.arrivals_s):
+        result: dict[str, Any] = asyncio.run(
+            benchmark(
+                task_type=TaskType.GENERATION,
+                endpoint_type="openai",
+                api_url=f"{target.url}/v1/completions",
+                base_url=target.url,
+                model_id=MODEL_NAME,
+                model_name=MODEL_NAME,
+                tokenizer=target.tokenizer,
+                input_requests=samples,
+                logprobs=None,
+                request_rate=float("inf") if rate is None else rate,
+                burstiness=1.0,
+                disable_tqdm=True,
+                num_warmups=0,
+                profile=False,
+                selected_percentile_metrics=["ttft", "tpot", "itl", "e2el"],
+                selected_percentiles=[float(p) for p in PERCENTILES],
+                ignore_eos=True,
+                goodput_config_dict={_SLO_NAMES[name]: limit for name, limit in slo.items()},
+                max_concurrency=concurrency,
+                lora_modules=None,
+                extra_headers=None,
+                extra_body={"temperature": 0.0},
+                ready_check_timeout_sec=0,  # the daemon has awaited the server already
+            )
         )
-    )
     busy_s = time.process_time() - busy_s
     gc.unfreeze()
     result.pop("generated_texts", None)

@@ -9,6 +9,7 @@ without making a context on them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import statistics
@@ -81,6 +82,19 @@ class GpuInfo:
 
 
 @dataclass(frozen=True)
+class GpuGroup:
+    """The GPUs that an engine holds; none on a CPU, as ``note`` then says.
+
+    ``node_uuids``: every GPU of the node that the driver shows. ``link``: the weakest in the group.
+    """
+
+    infos: list[GpuInfo] = field(default_factory=list)
+    node_uuids: list[str] = field(default_factory=list)
+    link: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class GpuWindow:
     """One GPU over one cell: counters and clocks over the kept repeats, maxima over the cell.
 
@@ -144,6 +158,21 @@ def describe(uuids: Sequence[str]) -> list[GpuInfo]:
         )
         for u, h in zip(uuids, handles, strict=True)
     ]
+
+
+def node_uuids() -> list[str]:
+    """UUIDs of all GPUs of the node that NVML shows, in its order, whatever CUDA may use.
+
+    One that is lost, or of another job and closed to this one, is left out: the engine can run.
+    """
+    import pynvml
+
+    pynvml.nvmlInit()
+    found = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        with contextlib.suppress(pynvml.NVMLError):
+            found.append(str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))))
+    return found
 
 
 def weakest_link(uuids: Sequence[str]) -> str | None:

@@ -84,8 +84,8 @@ class OfflineEngine:
             self.alive = False
             raise EngineDiedError(f"vLLM's engine died: {error}") from error
         wall = time.perf_counter() - begin
-        finished = [_finished(output) for output in outputs]
-        return Repeat(wall, finished, tuple(self.outputs_at), held=hold)
+        requests = [finished(output) for output in outputs]
+        return Repeat(wall, requests, tuple(self.outputs_at), held=hold)
 
     @contextlib.contextmanager
     def profiled(self) -> Iterator[Profiler]:
@@ -132,7 +132,8 @@ class OfflineEngine:
             self.llm.llm_engine.engine_core.shutdown()
 
 
-def _finished(output: Any) -> Finished:
+def finished(output: Any) -> Finished:
+    """What a ``vllm.RequestOutput`` came to."""
     (completion,) = output.outputs
     return Finished(
         prompt_tokens=len(output.prompt_token_ids),

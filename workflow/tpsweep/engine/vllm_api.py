@@ -8,15 +8,17 @@ published wheels of 0.25.1 to 0.33. Nothing here imports vLLM at the top: planni
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tpsweep.core.axes import ENGINE_AXES
-from tpsweep.core.cell import Engine
+from tpsweep.core.cell import BF16, FP8, FP8_CACHE, Engine
+from tpsweep.core.workloads import ENGINE, SERVER
 
 OLDEST, NEWEST = (0, 25), (0, 33)
 
@@ -51,6 +53,36 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "compilation_config:",
         "seed:",
     ),
+    "vllm/config/quantization.py": ('"fp8_per_tensor"',),
+    "vllm/entrypoints/openai/api_server.py": (
+        "build_async_engine_client_from_engine_args",
+        "build_app",
+        "init_app_state",
+    ),
+    "vllm/v1/engine/async_llm.py": (
+        "    async def add_request(",
+        ") -> RequestOutputCollector:",
+        "    async def pause_generation(",
+        "        mode: PauseMode",
+        "    async def resume_generation(self)",
+        "    async def abort(",
+        "    async def start_profile(",
+        "    async def stop_profile(self)",
+        "    async def get_supported_tasks(self)",
+        "output_processor.process_outputs(",
+    ),
+    "vllm/v1/engine/output_processor.py": (
+        "    async def get(self)",
+        "engine_core_outputs: list[EngineCoreOutput]",
+        "engine_core_timestamp: float",
+    ),
+    "vllm/inputs/__init__.py": ("tokens_input",),
+    "vllm/utils/argparse_utils.py": ("class FlexibleArgumentParser",),
+    "vllm/v1/worker/gpu_model_runner.py": (
+        "Model loading took %s GiB memory and %.6f seconds",
+        "Graph capturing finished in %.0f secs",
+    ),
+    "vllm/compilation/monitor.py": ("torch.compile took %.2f s in total",),
     "vllm/v1/metrics/stats.py": ("scheduled_ts", "first_token_ts", "last_token_ts"),
     "vllm/outputs.py": ("num_cached_tokens", "finish_reason", "metrics"),
     "vllm/sampling_params.py": ("ignore_eos", "detokenize", "max_tokens"),
@@ -58,7 +90,17 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "Compiling a graph for compile range",
         "Directly load the compiled graph(s)",
     ),
-    "vllm/config/compilation.py": ("fuse_allreduce_rms", "Enabled custom fusions: %s"),
+    "vllm/compilation/decorators.py": (
+        "Directly load AOT compilation from path",
+        "saved AOT compiled function to",
+    ),
+    "vllm/config/compilation.py": (
+        "fuse_allreduce_rms",
+        "Enabled custom fusions: %s",
+        "NONE = 0",
+        "STOCK_TORCH_COMPILE = 1",
+        "DYNAMO_TRACE_ONCE = 2",
+    ),
     "vllm/distributed/device_communicators/cuda_communicator.py": (
         "Using %s all-reduce backends (in dispatch order) for group",
         '"CUSTOM"',
@@ -81,6 +123,7 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "def resume_scheduler(self)",
         "set_process_title(",
         "Initializing a V1 LLM engine (v%s) with config",
+        "init engine (profile, create kv cache, warmup model) took ",
     ),
     "vllm/v1/executor/multiproc_executor.py": ("set_process_title(",),
     "vllm/envs.py": (
@@ -101,6 +144,7 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "    input_requests: list[SampleRequest],",
         "    extra_body: dict | None,",
         "    ready_check_timeout_sec: int",
+        "async def get_request(",
         '"input_lens":',
         '"output_lens":',
         '"ttfts":',
@@ -124,6 +168,13 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
 }
 """File of a vLLM wheel -> words in it that this project relies on."""
 
+ARGUMENT_PARSERS = (
+    "vllm.entrypoints.openai.cli_args",  # until 0.29
+    "vllm.entrypoints.launchers.cli_args",  # 0.30 to 0.32
+    "vllm.entrypoints.common.cli_args",  # from 0.33 on
+)
+"""Modules of which one has ``make_arg_parser``, by version."""
+
 PROCESS_TITLE = "VLLM::"
 """What the titles of an engine's processes start with (``VLLM::EngineCore``, ``VLLM::Worker``)."""
 
@@ -131,7 +182,11 @@ _DISPATCH = re.compile(r"Using \[(?P<names>[^\]]*)\] all-reduce backends \(in di
 _NCCL = re.compile(r"vLLM is using nccl==(?P<version>[\w.]+)")
 _TP = re.compile(r"Initializing a V1 LLM engine .*?\btensor_parallel_size=(?P<tp>\d+)")
 _FUSIONS = re.compile(r"Enabled custom fusions: (?P<names>.+?)\s*$", re.MULTILINE)
-_COMPILED, _LOADED = "Compiling a graph for compile range", "Directly load the compiled graph(s)"
+_COMPILED = "Compiling a graph for compile range"
+_LOADED = ("Directly load the compiled graph(s)", "Directly load AOT compilation from path")
+_SAVED = "saved AOT compiled function to"
+_EAGER = re.compile(r"\benforce_eager=True\b|'mode': <CompilationMode\.NONE\b")
+_UNCACHED = re.compile(r"'mode': <CompilationMode\.(?:STOCK_TORCH_COMPILE|DYNAMO_TRACE_ONCE)\b")
 _BACKEND_NAMES = {
     "CUSTOM": "custom",
     "PYNCCL": "nccl",
@@ -172,6 +227,15 @@ ALLREDUCE: Mapping[str, Settings] = {
 """All-reduce backend as asked -> what makes vLLM use it."""
 
 
+_ONLINE_FP8 = {"quantization": "fp8_per_tensor"}
+PRECISION: Mapping[str, Mapping[str, Any]] = {
+    BF16: {},
+    FP8: _ONLINE_FP8,
+    FP8_CACHE: {**_ONLINE_FP8, "kv_cache_dtype": "fp8"},
+}
+"""Precision as asked -> the engine arguments for it. Plain ``fp8`` is for checkpoints alone."""
+
+
 @dataclass(frozen=True)
 class LogFacts:
     """What a vLLM start says of itself in its log; None where it says nothing."""
@@ -180,7 +244,7 @@ class LogFacts:
     nccl_version: str | None
     fusions: str | None
     tp: int | None = None
-    graphs: str | None = None  # "compiled" at this start | "loaded" from vLLM's cache
+    graphs: str | None = None  # "compiled" at this start | "loaded" from vLLM's cache | "none"
 
 
 @dataclass(frozen=True)
@@ -248,6 +312,7 @@ def llm_arguments(engine: Engine) -> dict[str, Any]:
         "model": engine.model.path,
         "dtype": engine.model.dtype,
         **axis_arguments(engine),
+        **PRECISION[engine.precision],
         "enable_prefix_caching": False,  # a cached prompt has no prefill
         "disable_log_stats": False,  # or RequestOutput.metrics stays empty
         "seed": 0,
@@ -296,9 +361,15 @@ def can_hold_requests(llm: Any) -> bool:
     Not tried, and not done, with pipeline parallelism, where it hung once on 0.25.1, nor with
     data parallelism, where the engines must agree on a pause.
     """
-    parallel = llm.llm_engine.vllm_config.parallel_config
-    one = parallel.pipeline_parallel_size == parallel.data_parallel_size == 1
-    return one and hasattr(llm.llm_engine.engine_core, "call_utility")
+    return is_one_engine(llm.llm_engine.vllm_config) and hasattr(
+        llm.llm_engine.engine_core, "call_utility"
+    )
+
+
+def is_one_engine(config: Any) -> bool:
+    """Whether a ``VllmConfig`` is of one engine in one stage: see ``can_hold_requests``."""
+    parallel = config.parallel_config
+    return bool(parallel.pipeline_parallel_size == parallel.data_parallel_size == 1)
 
 
 @contextlib.contextmanager
@@ -334,6 +405,129 @@ def record_outputs(llm: Any, at: Callable[[float], None]) -> None:
     core.get_output = get_and_record
 
 
+def import_engine(mode: str) -> None:
+    """Do the slow part of what an engine of this mode needs in this process."""
+    if mode == SERVER:
+        return  # the server is a process of its own
+    from vllm import LLM  # noqa: F401
+
+    if mode == ENGINE:
+        import vllm.entrypoints.openai.api_server
+        import vllm.v1.engine.async_llm  # noqa: F401
+
+
+def async_engine(arguments: Mapping[str, Any]) -> Any:
+    """An async context manager: an engine (``AsyncLLM``) that takes calls and can serve HTTP.
+
+    ``arguments`` are those of ``vllm.LLM``. Raises ``ImportError`` where vLLM has no such engine,
+    and whatever vLLM raises for arguments that it refuses.
+    """
+    from vllm.config import CompilationConfig, ProfilerConfig, StructuredOutputsConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.openai.api_server import build_async_engine_client_from_engine_args
+
+    # What vllm.LLM makes of them before it hands them on.
+    known = dict(arguments)
+    classes = {
+        "profiler_config": ProfilerConfig,
+        "structured_outputs_config": StructuredOutputsConfig,
+    }
+    for name, class_ in classes.items():
+        if isinstance(known.get(name), dict):
+            known[name] = class_(**known[name])
+    if isinstance(known.get("compilation_config"), int):
+        known["compilation_config"] = CompilationConfig(mode=known["compilation_config"])
+    return build_async_engine_client_from_engine_args(AsyncEngineArgs(**known))
+
+
+async def http_server(engine: Any, model: str, served_name: str) -> Any:
+    """vLLM's own API server around an engine that runs already: a ``uvicorn.Server``.
+
+    It wants the key that is in the environment (``VLLM_API_KEY``), as vLLM's own program does.
+    """
+    import uvicorn
+    from vllm import envs
+    from vllm.entrypoints.openai.api_server import build_app, init_app_state
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = _make_arg_parser()(FlexibleArgumentParser())
+    words = ["--model", model, "--served-model-name", served_name, "--uvicorn-log-level", "warning"]
+    args = parser.parse_args(words)
+    tasks = await engine.get_supported_tasks()
+    app = build_app(args, tasks)
+    await init_app_state(engine, app.state, args, tasks)
+    config = uvicorn.Config(
+        app, log_level="warning", timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE
+    )
+    config.h11_max_incomplete_event_size = args.h11_max_incomplete_event_size
+    server = uvicorn.Server(config)
+    app.state.server = server  # vLLM's handlers end it when the engine has died
+    return server
+
+
+def _make_arg_parser() -> Callable[[Any], Any]:
+    for name in ARGUMENT_PARSERS:
+        with contextlib.suppress(ModuleNotFoundError):
+            found: Callable[[Any], Any] = importlib.import_module(name).make_arg_parser
+            return found
+    raise ImportError(f"make_arg_parser is in none of {', '.join(ARGUMENT_PARSERS)}")
+
+
+async def queue_requests(
+    engine: Any, prompts: Iterable[list[int]], sampling: Iterable[Any], ids: Iterable[str]
+) -> list[Any]:
+    """Hand requests to an ``async_engine`` one by one; returns what ``await_request`` takes.
+
+    All or none: if vLLM refuses one (``ValueError``), those before it are aborted.
+    """
+    from vllm.inputs import tokens_input
+
+    queued: list[Any] = []
+    names: list[str] = []
+    try:
+        for prompt, params, name in zip(prompts, sampling, ids, strict=False):
+            names.append(name)
+            ready = tokens_input(prompt_token_ids=prompt)
+            queued.append(await engine.add_request(name, ready, params))
+    except ValueError:
+        await engine.abort(names)
+        raise
+    return queued
+
+
+async def await_request(queued: Any) -> Any:
+    """The ``vllm.RequestOutput`` of a request that was queued to give its final output only."""
+    output = await queued.get()
+    while not output.finished:
+        output = await queued.get()
+    return output
+
+
+@contextlib.asynccontextmanager
+async def held(engine: Any) -> AsyncIterator[None]:
+    """As ``requests_held``, of an ``async_engine``."""
+    await engine.pause_generation(mode="keep", clear_cache=False)
+    try:
+        yield
+    finally:
+        await engine.resume_generation()
+
+
+def record_async_outputs(engine: Any, at: Callable[[float], None]) -> None:
+    """As ``record_outputs``, of an ``async_engine``; a large step may be told several times."""
+    processor = engine.output_processor
+    process = processor.process_outputs
+
+    def process_and_record(
+        outputs: Any, timestamp: float | None = None, *more: Any, **named: Any
+    ) -> Any:
+        if outputs and timestamp is not None:
+            at(timestamp)
+        return process(outputs, timestamp, *more, **named)
+
+    processor.process_outputs = process_and_record
+
+
 def log_facts(text: str, tp: int) -> LogFacts:
     """Read a start's log: which all-reduce runs first, which NCCL, which fusions, whose graphs.
 
@@ -352,8 +546,25 @@ def log_facts(text: str, tp: int) -> LogFacts:
         backend = _BACKEND_NAMES.get(first, first.lower())
     size = _TP.search(text)
     nccl_version = nccl["version"] if nccl else None
-    graphs = "compiled" if _COMPILED in text else "loaded" if _LOADED in text else None
-    return LogFacts(backend, nccl_version, fused, int(size["tp"]) if size else None, graphs)
+    return LogFacts(backend, nccl_version, fused, int(size["tp"]) if size else None, _graphs(text))
+
+
+def _graphs(text: str) -> str | None:
+    """Whose compiled graphs a start runs, by its log.
+
+    A start that loads a whole function (AOT) may say nothing of its graphs; one that only traces
+    the code again says that it loads them, and then that it saves the function. Without vLLM's own
+    compilation (on the CPU) nothing is said but the mode, and saved functions.
+    """
+    if _COMPILED in text:
+        return "compiled"
+    if any(words in text for words in _LOADED):
+        return "loaded"
+    if _SAVED in text:
+        return "compiled"
+    if _EAGER.search(text):
+        return "none"
+    return "compiled" if _UNCACHED.search(text) else None
 
 
 def is_cpu(engine: Engine) -> bool:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from tpsweep.analysis.table import Record, digits
 from tpsweep.analysis.unprofiled import program_of
 from tpsweep.core import schema
+from tpsweep.figures.groups import doubling, number_format
 from tpsweep.figures.plot import Bar, Curve, Drawing, Picture, Point, draw_bars, draw_curves
 from tpsweep.traces import timeline_svg
 
@@ -101,14 +102,11 @@ def _share(name: str, lines: list[Record]) -> Picture:
             if points:
                 label = f"TP={tp}, {backend}, {program}: {_least(own)}{what}"
                 curves.append(Curve(label, points, colour, dashed=profiled))
-    batches = sorted({line["batch"] for line in lines})
+    double_x = doubling((line["batch"] for line in lines), "Batch (sequences)")
 
     def panel(axes: Axes) -> None:
         draw_curves(axes, curves)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(batches, [str(batch) for batch in batches])
-        axes.minorticks_off()
-        axes.set_xlabel("Batch (sequences)")
+        double_x(axes)
         axes.set_ylabel("All-reduce transfer (%)")
 
     words = "; ".join(
@@ -202,6 +200,6 @@ def _kind(line: Record) -> tuple[int, str, str]:
 
 def _name(line: Record) -> str:
     return (
-        f"{line['model']} on {line['gpu']} ({line['variant']}, {line['dtype']}, {line['weights']}"
-        f" weights, {line['input_len']} tokens in)"
+        f"{line['model']} on {line['gpu']} ({line['variant']}, {number_format(line)},"
+        f" {line['weights']} weights, {line['input_len']} tokens in)"
     )

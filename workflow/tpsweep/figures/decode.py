@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpsweep.analysis.series import KEY
 from tpsweep.analysis.table import Record, digits
-from tpsweep.figures.groups import by_layout
+from tpsweep.figures.groups import ERROR_BARS, by_layout, doubling, ends, number_format
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
 
 if TYPE_CHECKING:
@@ -31,26 +31,19 @@ def _draw(name: str, lines: list[Record]) -> Picture:
     one = lines[0]
     curves = []
     for colour, (layout, own) in enumerate(by_layout(lines)):
-        points = [
-            Point(line["batch"], line["tpot_ms"], line["tpot_ms_lo"], line["tpot_ms_hi"])
-            for line in own
-        ]
+        points = [Point(line["batch"], line["tpot_ms"], *ends(line, "tpot_ms")) for line in own]
         curves.append(Curve(layout.label, sorted(points, key=lambda point: point.x), colour))
-    batches = sorted({line["batch"] for line in lines})
+    double_x = doubling((line["batch"] for line in lines), "Batch (sequences)")
 
     def panel(axes: Axes) -> None:
         draw_curves(axes, curves)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(batches, [str(batch) for batch in batches])
-        axes.minorticks_off()
-        axes.set_xlabel("Batch (sequences)")
+        double_x(axes)
         axes.set_ylabel("Decode (ms/token)")
 
-    kinds = sorted({line["interval_kind"] for line in lines if line["interval_kind"]})
     caption = (
-        f"{one['model']} on {one['gpu']}: {one['variant']}, {one['dtype']}, {one['weights']}"
+        f"{one['model']} on {one['gpu']}: {one['variant']}, {number_format(one)}, {one['weights']}"
         f" weights, all-reduce {one['allreduce_backend']}, {one['input_len']} tokens in,"
-        f" {one['output_len']} out. Error bars: 95 % intervals, {' and '.join(kinds) or 'unknown'}."
+        f" {one['output_len']} out. {ERROR_BARS}"
     )
     words = "; ".join(
         f"{curve.label}: "

@@ -14,6 +14,7 @@ from tpsweep.figures.batch_scaling import draw_batch_scaling
 from tpsweep.figures.classes import draw_classes
 from tpsweep.figures.communication import draw_communication
 from tpsweep.figures.decode import draw_decode
+from tpsweep.figures.equal_sequences import draw_equal_sequences
 from tpsweep.figures.models import draw_models
 from tpsweep.figures.pareto import draw_pareto
 from tpsweep.figures.plot import Picture
@@ -22,7 +23,7 @@ from tpsweep.figures.speedup import draw_speedup
 
 FOLDER = "figures"
 INDEX = "index.md"
-NEEDS = ("tp_comparison", "serving", "floors", "terms", "communication")
+NEEDS = ("tp_comparison", "serving", "floors", "terms", "communication", "tp_pairs")
 """The tables that the figures are drawn from."""
 LIMIT = 12
 """Maximum figures of a kind: each takes a third of a second, and nobody looks at hundreds."""
@@ -30,13 +31,16 @@ LIMIT = 12
 
 def pictures(tables: Mapping[str, Table]) -> tuple[list[Picture], int]:
     """All figures in the order of the page, and how many were left out."""
-    compared, online, floors, terms, captures = (tables[name].records for name in NEEDS)
+    compared, online, floors, terms, captures, tp_pairs = (
+        tables[name].own.records for name in NEEDS
+    )
     kinds = (
         draw_models(compared, LIMIT),
         draw_classes(compared, online, LIMIT),
         draw_decode(compared, LIMIT),
         draw_batch_scaling(compared, floors, LIMIT),
         draw_speedup(compared, terms, LIMIT),
+        draw_equal_sequences(tp_pairs, LIMIT),
         draw_pareto(compared, online, LIMIT),
         draw_serving(online, LIMIT),
         draw_communication(captures, LIMIT),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpsweep.analysis.series import KEY
 from tpsweep.analysis.table import Record, digits
+from tpsweep.core.axes import BY_NAME
 from tpsweep.core.layout import Layout
 from tpsweep.figures.plot import Curve, Point
 
@@ -29,7 +30,7 @@ def grouped(records: Iterable[Record], free: Collection[str], figure: str) -> li
 
 
 def points(lines: Iterable[Record], x: str, y: str) -> list[Point]:
-    """By rising ``x``, with the ends ``<y>_lo`` and ``<y>_hi`` if there are any.
+    """By rising ``x``, with error bars (``ends``).
 
     A line without the figure is NaN, at which matplotlib interrupts the curve: nothing is drawn
     across a cell that is missing or infeasible.
@@ -38,12 +39,21 @@ def points(lines: Iterable[Record], x: str, y: str) -> list[Point]:
         Point(
             line[x],
             math.nan if line[y] is None else line[y],
-            line.get(f"{y}_lo"),
-            line.get(f"{y}_hi"),
+            *ends(line, y),
         )
         for line in lines
     ]
     return sorted(found, key=lambda point: point.x)
+
+
+ERROR_BARS = "Error bars: 95 % intervals between engine starts; points without one have too few."
+
+
+def ends(line: Record, name: str) -> tuple[float | None, float | None]:
+    """Ends of an error bar; none where the interval is of one engine start alone."""
+    if line.get(f"{name}_starts"):
+        return None, None
+    return line.get(f"{name}_lo"), line.get(f"{name}_hi")
 
 
 def by_size(lines: Sequence[Record], x: str, y: str) -> list[Curve]:
@@ -64,11 +74,18 @@ def by_layout(lines: Iterable[Record]) -> list[tuple[Layout, list[Record]]]:
     return sorted(groups.items(), key=lambda group: group[0].order)
 
 
+def number_format(line: Record) -> str:
+    """The dtype of a line, and its precision where that is another."""
+    precision = line.get("precision")
+    other = precision is not None and not BY_NAME["precision"].is_default(precision)
+    return f"{line['dtype']}, {precision}" if other else str(line["dtype"])
+
+
 def series_name(line: Record, *without: str) -> str:
     """What the lines of a figure have in common, for its caption."""
     parts = {
         "variant": line["variant"],
-        "dtype": line["dtype"],
+        "dtype": number_format(line),
         "weights": f"{line['weights']} weights",
         "allreduce_backend": f"all-reduce {line['allreduce_backend']}",
         "input_len": f"{line['input_len']} tokens in",

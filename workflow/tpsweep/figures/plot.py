@@ -214,6 +214,12 @@ def draw_floor(axes: Axes, curve: Curve) -> None:
     )
 
 
+def draw_band(axes: Axes, low: float, high: float) -> None:
+    """A band across the panel in which values are taken for equal. Not in the legend."""
+    axes.axhspan(low, high, color=_palette.get().grid, alpha=0.6, linewidth=0, zorder=0)
+    axes.axhline((low + high) / 2, color=_palette.get().ink, linewidth=0.8, zorder=0)
+
+
 def draw_columns(
     axes: Axes, labels: Sequence[str], values: Sequence[Point], colours: Sequence[int]
 ) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tpsweep.analysis.series import KEY
 from tpsweep.analysis.table import Record, digits
 from tpsweep.core.layout import Layout
-from tpsweep.figures.groups import by_layout
+from tpsweep.core.saturation import NOT_SHOWN, YES
+from tpsweep.figures.groups import by_layout, number_format
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
 
 if TYPE_CHECKING:
@@ -70,10 +71,10 @@ def _draw(name: str, lines: list[Record]) -> Picture:
     description = f"TTFT and ITL against the offered rate. {'; '.join(words)}."
     sizes = " or ".join(str(size) for size in sorted({line["num_prompts"] for line in lines}))
     caption = (
-        f"{one['model']} on {one['gpu']}: {one['variant']}, {one['dtype']}, {one['weights']}"
+        f"{one['model']} on {one['gpu']}: {one['variant']}, {number_format(one)}, {one['weights']}"
         f" weights, all-reduce {one['allreduce_backend']}, data set {one['dataset']},"
         f" {sizes} requests. Error bars: range over seeds and runs. Hollow: saturated,"
-        " so that TTFT depends on how long the test ran."
+        " or not shown to be below it, so that TTFT may depend on how long the test ran."
     )
     return Picture(name, caption, description, tuple(panels))
 
@@ -87,7 +88,7 @@ def _curves(lines: list[Record], rates: list[float], name: str) -> list[Curve]:
                 line[name],
                 line[f"{name}_lo"],
                 line[f"{name}_hi"],
-                hollow=bool(line["saturated"]),
+                hollow=line["saturated"] in (YES, NOT_SHOWN),
             )
             for line in own
             if line[name] is not None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tpsweep.analysis.table import Record
 from tpsweep.core.layout import Layout
-from tpsweep.figures.groups import doubling, grouped, in_words, series_name
+from tpsweep.figures.groups import ERROR_BARS, doubling, ends, grouped, in_words, series_name
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves, draw_floor
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def _picture(name: str, lines: list[Record], split: dict[tuple[object, ...], Rec
         axes.set_ylabel(f"Decode speed-up over TP={base}")
 
     caption = (
-        f"{series_name(lines[0])}. Decode speed-up over TP={base}, with 95 % intervals; grey and"
-        " dotted: the ideal."
+        f"{series_name(lines[0])}. Decode speed-up over TP={base}; grey and dotted: the ideal."
+        f" {ERROR_BARS}"
     )
     if modelled:
         caption += (
@@ -80,8 +80,8 @@ def _points(lines: list[Record]) -> list[Point]:
     found = []
     for line in sorted(lines, key=lambda line: line["tp"]):
         if line["decode_speedup"] is not None:
-            ends = line["decode_speedup_lo"], line["decode_speedup_hi"]
-            found.append(Point(line["tp"], line["decode_speedup"], *ends))
+            bar = ends(line, "decode_speedup")
+            found.append(Point(line["tp"], line["decode_speedup"], *bar))
         else:
             is_base = line["tp"] == line["baseline_tp"] and line["tpot_ms"] is not None
             found.append(Point(line["tp"], 1.0 if is_base else float("nan")))

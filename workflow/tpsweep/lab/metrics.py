@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpsweep.analysis.series import KEY, Source
-from tpsweep.analysis.table import Record, Table, View, digits, identity, sort_key, text
+from tpsweep.analysis.table import SYNTHETIC, Record, Table, View, digits, identity, sort_key, text
 from tpsweep.core.axes import BY_NAME, LAYOUT, READ, Group
-from tpsweep.core.schema import BOOL, FLOAT, IDENTITY, INT, TEXT, Column
+from tpsweep.core.schema import FLOAT, IDENTITY, INT, TEXT, Column
 from tpsweep.tables import crossover
 
 NEEDS = ("tp_comparison", "communication", "serving", "crossover")
+_OWN = (Group.TASK, Group.ARRIVALS, Group.BATCH, Group.LAYOUT, Group.SIZE)
 _SUBJECT = (
     *("site", "gpu", "gpu_card", "model", "model_revision", "dtype", "weights", "vllm_version"),
     *("variant", "allreduce_backend", "input_len", "output_len"),
+    *(axis.name for axis in READ if axis.added and axis.group not in _OWN),
 )
 
 
@@ -46,9 +48,14 @@ CAPTURE = (
     Metric("communication, of the profiled step", "%", "transfer_fraction_profiled", 100),
     Metric("NVLink during an all-reduce", "GB/s", "busbw_gb_s"),
     Metric("NVLink during an all-reduce, of the peak", "%", "link_share", 100),
-    Metric("NVLink over the run", "GB/s", "nvlink_gb_s"),
-    Metric("NVLink over the run, of the peak", "%", "nvlink_share", 100),
+    Metric("NVLink over the profiled run", "GB/s", "nvlink_gb_s"),
+    Metric("NVLink over the profiled run, of the peak", "%", "nvlink_share", 100),
 )
+LINK = (
+    Metric("NVLink in decode", "GB/s", "nvlink_decode_gb_s"),
+    Metric("NVLink in decode, of the peak", "%", "nvlink_decode_share", 100),
+)
+"""By the counters of static batches without a profiler; of lines whose GPUs count."""
 SERVING = (
     Metric("TTFT p50", "ms", "ttft_p50_ms"),
     Metric("TTFT p99", "ms", "ttft_p99_ms"),
@@ -57,7 +64,7 @@ SERVING = (
 LOWER_BOUND = ("transfer_us", "transfer_fraction", "transfer_fraction_profiled")
 """Where kernels push, all that is known of a transfer is that it took so long at least."""
 CROSSOVER = "crossover batch"
-NAMES = (*(m.name for m in (*LATENCY, *CAPTURE, *SERVING)), CROSSOVER)
+NAMES = (*(m.name for m in (*LATENCY, *CAPTURE, *LINK, *SERVING)), CROSSOVER)
 _IDENTITY = {column.name: column for column in IDENTITY}
 OTHER_SIZES = tuple(axis.name for axis in LAYOUT if axis.name != "tp")
 COLUMNS = (
@@ -73,22 +80,26 @@ COLUMNS = (
     Column("value", FLOAT, "null: not measured; see said"),
     Column("lo", FLOAT, "lower end of its interval or range"),
     Column("hi", FLOAT, "upper end"),
+    Column("starts", TEXT, "how many there are, if too few for an interval between them"),
     Column("said", TEXT, "the crossover, or why there is no value"),
     Column("source", TEXT, "the table that the value is from"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    SYNTHETIC,
 )
 
 
 def _value(record: Record) -> str:
     if record["value"] is None:
         return str(record["said"] or "n/a")
-    ends = "" if record["lo"] is None else f" ({digits(record['lo'])} to {digits(record['hi'])})"
+    known = [record["starts"]]
+    if record["lo"] is not None:
+        known.append(f"{digits(record['lo'])} to {digits(record['hi'])}")
+    words = "; ".join(filter(None, known))
+    ends = f" ({words})" if words else ""
     unit = f" {record['unit']}" if record["unit"] else ""
     said = f"; {record['said']}" if record["said"] else ""
     return f"{digits(record['value'])}{ends}{unit}{said}"
 
 
-_OWN = (Group.TASK, Group.ARRIVALS, Group.BATCH, Group.LAYOUT, Group.SIZE)
 VIEWS = (
     *(identity(axis.heading, axis.name) for axis in READ if axis.group not in _OWN),
     View("Metric", text("metric")),
@@ -103,7 +114,8 @@ VIEWS = (
 )
 LEGEND = (
     "Batches: the smallest and the largest that every measured TP of the model has. Communication:"
-    " transfer alone; what a rank waits for the others is no part of it.",
+    " transfer alone; what a rank waits for the others is no part of it. Crossover: by sequences"
+    " per node, beside smaller engines on the same GPUs.",
 )
 EMPTY = "The matrix is empty."
 
@@ -112,6 +124,7 @@ def build(_: Source, compared: Table, captures: Table, served: Table, crossovers
     """Every metric of every model and node class that the matrix has cells for."""
     lines = [
         *_of_batches(compared.records, LATENCY, "tp_comparison"),
+        *_of_batches(_counted(compared.records), LINK, "tp_comparison"),
         *_of_batches(captures.records, CAPTURE, "communication"),
         *_of_serving(served.records),
         *_of_crossovers(crossovers.records),
@@ -132,6 +145,10 @@ def _of_batches(lines: list[Record], metrics: tuple[Metric, ...], source: str) -
                 yield from (_record(line, metric, source) for metric in metrics)
 
 
+def _counted(lines: list[Record]) -> list[Record]:
+    return [line for line in lines if line["nvlink_decode_gb_s"] is not None]
+
+
 def _equal_batches(group: list[Record]) -> set[int]:
     """Smallest and largest batch at which every TP is measured; of all batches if there is none."""
     measured: dict[int, set[int]] = defaultdict(set)
@@ -150,23 +167,28 @@ def _of_serving(lines: list[Record]) -> Iterator[Record]:
 
 def _of_crossovers(lines: list[Record]) -> Iterator[Record]:
     for line in lines:
-        if line["metric"] != crossover.METRICS["output"]:
+        if line["metric"] != crossover.METRICS[crossover.EQUAL]:
             continue
         found = _record({**line, "batch": None}, Metric(CROSSOVER, "", "none"), "crossover")
         why = f": {line['why']}" if line["why"] else ""
+        is_open = line["crossover"] == "undecided"
+        significant = f"{'' if is_open else 'significant: '}{line['crossover']}{why}"
         pair = f"{line['tp_from']} to {line['tp_to']}"
         yield {
             **found,
             "tp": pair,
             **dict.fromkeys(OTHER_SIZES),
-            "said": f"{line['crossover']}{why}",
+            "said": "; ".join(filter(None, (line["observed"], significant))),
         }
 
 
 def _record(line: Record, metric: Metric, source: str) -> Record:
     value = line.get(metric.column)
     lo, hi = (line.get(f"{metric.column}_{end}") for end in ("lo", "hi"))
+    starts = line.get(f"{metric.column}_starts")
     said = None if value is not None else _absent(line)
+    if starts and source != "serving":  # an interval within one start says nothing of the next
+        lo = hi = None
     if metric.column in LOWER_BOUND and line["transfer_lower_us"] is not None:
         value = line["transfer_lower_us"] if metric.column == "transfer_us" else value
         said = said if value is None else "at least"
@@ -183,6 +205,7 @@ def _record(line: Record, metric: Metric, source: str) -> Record:
         "value": _times(value, metric.factor),
         "lo": _times(lo, metric.factor),
         "hi": _times(hi, metric.factor),
+        "starts": starts,
         "said": said,
         "source": source,
         "synthetic": line["synthetic"],

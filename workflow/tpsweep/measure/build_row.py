@@ -12,17 +12,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tpsweep.core.cell import Cell
+from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.method import METHOD
 from tpsweep.core.request import Request
 from tpsweep.core.workloads import CAPTURE
-from tpsweep.engine.nvml import LEAST_PHASE_SAMPLES, GpuInfo, GpuWindow, PhaseState
+from tpsweep.engine.nvml import LEAST_PHASE_SAMPLES, GpuGroup, GpuWindow, PhaseState
 from tpsweep.engine.provenance import Host, Software
+from tpsweep.engine.start_phases import StartPhases
 from tpsweep.engine.vllm_api import LogFacts
 from tpsweep.measure.measurement import Measurement, Times
 from tpsweep.perfmodel import nvlink
 from tpsweep.perfmodel.floors import floors_of
 from tpsweep.perfmodel.model_shape import Shape
+from tpsweep.perfmodel.work import NoWorkError, work_of
 
 _NVLINK = ("nvlink_sent_gb_s", "nvlink_received_gb_s")
 SLACK = 0.8
@@ -40,11 +42,10 @@ class EngineRecord:
     environment: dict[str, str]
     software: Software
     host: Host
-    gpus: list[GpuInfo] = field(repr=False)
-    gpu_link: str | None
-    gpu_note: str | None
+    gpus: GpuGroup = field(repr=False)
     shape: Shape | None
     tp_ran: int
+    phases: StartPhases
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,22 @@ def refusals(
     return reasons
 
 
+def _share(engine: Engine, shape: Shape | None) -> float:
+    """Bytes of weights that a GPU must hold; 0 where we cannot say how many that is."""
+    try:
+        work = work_of(engine, shape) if shape else None
+    except NoWorkError:
+        work = None
+    if work is None or work.no_floors:
+        return 0.0
+    return max(work.shape.weight_bytes(work.dtype) / engine.tp - work.offloaded, 0.0)
+
+
 def _idle_gpus(engine: EngineRecord, cell: Cell, windows: Sequence[GpuWindow | None]) -> list[str]:
     """Every GPU of the group must have worked and held its share of the weights."""
-    # Of an unknown architecture we cannot say how much a share of it is.
-    weights = engine.shape.weight_bytes(cell.engine.model.dtype) if engine.shape else 0
-    share = weights / cell.engine.tp
+    share = _share(cell.engine, engine.shape)
     reasons = []
-    for info, window in zip(engine.gpus, windows, strict=True):
+    for info, window in zip(engine.gpus.infos, windows, strict=True):
         if window is None:
             reasons.append(f"NVML gave no samples of {info.uuid}")
         elif window.utilisation_pct <= 0:
@@ -130,20 +140,22 @@ def _idle_gpus(engine: EngineRecord, cell: Cell, windows: Sequence[GpuWindow | N
 def _gpu_state(
     engine: EngineRecord, windows: Sequence[GpuWindow | None], output_tokens: int
 ) -> dict[str, Any]:
-    if not engine.gpus or any(window is None for window in windows):
-        return {"gpu_note": engine.gpu_note or "NVML gave no samples during the cell"}
+    group = engine.gpus
+    if not group.infos or any(window is None for window in windows):
+        return {"gpu_note": group.note or "NVML gave no samples during the cell"}
     known = [window for window in windows if window is not None]
     energies = [window.energy_j for window in known]
     energy = None if None in energies else sum(e for e in energies if e is not None)
     sent, received = ([getattr(w, name) for w in known] for name in _NVLINK)
     counted = None not in (*sent, *received)
-    peak = nvlink.peak_gb_s(engine.gpu_link, engine.gpus[0].name)
+    peak = nvlink.peak_gb_s(group.link, group.infos[0].name)
     return {
-        "gpu_names": [info.name for info in engine.gpus],
-        "gpu_uuids": [info.uuid for info in engine.gpus],
-        "gpu_power_limit_w": [info.power_limit_w for info in engine.gpus],
-        "driver_version": engine.gpus[0].driver,
-        "gpu_link": engine.gpu_link,
+        "gpu_names": [info.name for info in group.infos],
+        "gpu_uuids": [info.uuid for info in group.infos],
+        "node_gpu_uuids": group.node_uuids,
+        "gpu_power_limit_w": [info.power_limit_w for info in group.infos],
+        "driver_version": group.infos[0].driver,
+        "gpu_link": group.link,
         "gpu_utilisation_pct": [w.utilisation_pct for w in known],
         "gpu_memory_used_gb": [w.memory_used_b / 1e9 for w in known],
         "gpu_power_w": [w.power_w for w in known],
@@ -197,6 +209,7 @@ def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context
         "model_digest": cell.engine.model.digest,
         "engine_id": engine.engine_id,
         "engine_start_s": engine.start_s,
+        **asdict(engine.phases),
         "session_id": context.request.session_id,
         "session_order": context.order,
         "gap_s": gap,

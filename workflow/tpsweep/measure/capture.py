@@ -19,6 +19,7 @@ from tpsweep.core import capture_match, results_paths
 from tpsweep.core.atomic import replacing
 from tpsweep.core.cell import Cell
 from tpsweep.engine import repeat
+from tpsweep.engine.host import EngineHost
 from tpsweep.engine.offline import OfflineEngine
 from tpsweep.measure.build_row import EngineRecord
 from tpsweep.measure.latency import batches, split_batches
@@ -30,7 +31,9 @@ RECOVERY = 32
 """Decode steps after a prefill that are left out, if there are at least as many more."""
 
 
-def run(cell: Cell, engine: OfflineEngine, results: Path, about: EngineRecord) -> Measurement:
+def run(
+    cell: Cell, engine: OfflineEngine | EngineHost, results: Path, about: EngineRecord
+) -> Measurement:
     """Profile a cell and keep the capture below ``results``.
 
     Raises ``ValueError`` for a capture that cannot be analysed (nothing of it is kept),
@@ -107,11 +110,11 @@ def _sidecar(cell: Cell, about: EngineRecord) -> dict[str, Any]:
         "steady_from": steady_from(cell),
         "vllm_version": about.software.vllm_version_ran,
         "allreduce_backend_ran": about.log_facts.allreduce_backend,
-        "link": about.gpu_link,
+        "link": about.gpus.link,
         "cell_id": cell.cell_id,
     }
 
 
-def _model(engine: OfflineEngine) -> dict[str, Any]:
+def _model(engine: OfflineEngine | EngineHost) -> dict[str, Any]:
     """The model's configuration without the place of its files, which is nobody's business."""
     return {key: value for key, value in engine.config.items() if key != "_name_or_path"}

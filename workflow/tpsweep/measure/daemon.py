@@ -32,9 +32,12 @@ from tpsweep.core.failure import classify, log_since, log_size
 from tpsweep.core.program import same_version
 from tpsweep.core.request import SOCKET_NAME, Answer, Request, StartFailure
 from tpsweep.core.row_file import write_row
+from tpsweep.core.workloads import ENGINE, SERVER
 from tpsweep.engine import nsys_session, nvml, profiler, provenance, vllm_api
 from tpsweep.engine.api_server import Server
+from tpsweep.engine.host import EngineHost
 from tpsweep.engine.offline import OfflineEngine
+from tpsweep.engine.start_phases import phases_of
 from tpsweep.engine.watchdog import Guard
 from tpsweep.measure import workloads
 from tpsweep.measure.build_row import Context, EngineRecord, make_row, refusals
@@ -52,9 +55,9 @@ class Start:
 
 
 class Daemon:
-    """One engine start and its cells."""
+    """One engine start and its cells; ``served``: some of them are sent over HTTP."""
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
+    def __init__(self, engine: Engine, folder: Path, *, served: bool = False) -> None:
         log = os.environ.get("SESSION_LOG", "")
         log_begin = log_size(log)  # an earlier start of this session has its lines before
         self.engine = engine
@@ -62,24 +65,32 @@ class Daemon:
         self.last_end: float | None = None
         environment = vllm_api.engine_env(engine, provenance.usable_cpus())
         os.environ.update(environment)
+        began = psutil.Process().create_time()
         self._check_version()
-        self.sampler, infos, link, note = self._gpu_group(folder)
+        vllm_api.import_engine(engine.mode)
+        imports_s = time.time() - began
+        gpus = self._gpu_group()
+        uuids = [info.uuid for info in gpus.infos]
+        self.sampler = nvml.Sampler(uuids, folder / "nvml.jsonl") if uuids else None
         self.loaded: workloads.Loaded
-        if engine.mode == "server":
+        if engine.mode == SERVER:
             self.loaded = Server(engine, log)
+        elif engine.mode == ENGINE:
+            arguments = vllm_api.llm_arguments(engine)
+            self.loaded = EngineHost(arguments, profiler.of_session(folder), served=served)
         else:
             self.loaded = OfflineEngine(vllm_api.llm_arguments(engine), profiler.of_session(folder))
+        said, start_s = log_since(log, log_begin), time.time() - began
         self.record = EngineRecord(
             engine_id=uuid.uuid4().hex[:12],
-            start_s=time.time() - psutil.Process().create_time(),
-            log_facts=vllm_api.log_facts(log_since(log, log_begin), engine.tp),
+            start_s=start_s,
+            phases=phases_of(said, imports_s, getattr(self.loaded, "http_s", 0.0), start_s),
+            log_facts=vllm_api.log_facts(said, engine.tp),
             arguments=self.loaded.arguments,
             environment=environment,
             software=provenance.software(),
             host=provenance.host(os.environ),
-            gpus=infos,
-            gpu_link=link,
-            gpu_note=note,
+            gpus=gpus,
             shape=self.loaded.shape,
             tp_ran=self.loaded.tp,
         )
@@ -105,12 +116,10 @@ class Daemon:
                 "installed; change one of them",
             )
 
-    def _gpu_group(
-        self, folder: Path
-    ) -> tuple[nvml.Sampler | None, list[nvml.GpuInfo], str | None, str | None]:
-        """The GPUs of this engine, their sampler, their weakest link; a reason where none."""
+    def _gpu_group(self) -> nvml.GpuGroup:
+        """The GPUs of this engine: the first ones of those that CUDA shows."""
         if vllm_api.is_cpu(self.engine):
-            return None, [], None, "no GPU: the node class is CPU"
+            return nvml.GpuGroup(note="no GPU: the node class is CPU")
         visible = nvml.visible_uuids()
         if len(visible) < self.engine.gpus:
             raise StartError(
@@ -124,12 +133,12 @@ class Daemon:
             raise StartError(
                 "invalid", f"gpu_card: {self.engine.gpu_card} was planned, found {sorted(others)}"
             )
-        return nvml.Sampler(uuids, folder / "nvml.jsonl"), infos, nvml.weakest_link(uuids), None
+        return nvml.GpuGroup(infos, nvml.node_uuids(), nvml.weakest_link(uuids))
 
     def serve_cell(self, request: Request) -> Answer:
         """Measure one cell and write its row; an ``Answer`` for whatever can go wrong with it."""
         cell = Cell.from_json(request.cell)
-        if cell.engine.session != self.engine.session:
+        if not self.engine.serves(cell.engine):
             return Answer(False, "invalid", f"the cell wants the engine {cell.engine.session}")
         utc_at_zero = datetime.now(UTC) - timedelta(seconds=time.monotonic())
         root = Path(request.row).parents[len(Path(cell.path).parts) - 1]
@@ -150,7 +159,9 @@ class Daemon:
             time.sleep(max(0.0, times.kept_until + 2 * nvml.INTERVAL_S - ended))
             samples = self.sampler.read()
             span = times.began, times.measured, times.kept_until
-            windows = [nvml.window(samples, i.uuid, *span, times.phases) for i in self.record.gpus]
+            windows = [
+                nvml.window(samples, i.uuid, *span, times.phases) for i in self.record.gpus.infos
+            ]
         context = Context(request, self.order, self.last_end, ended, utc_at_zero)
         self.order, self.last_end = self.order + 1, ended
         row = make_row(cell, self.record, measured, windows, context)
@@ -206,6 +217,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Load one engine and serve its session's cells.")
     parser.add_argument("--engine", required=True, help="the engine, as canonical JSON")
     parser.add_argument("--starts", required=True, type=Path, help="append-only log of starts")
+    parser.add_argument("--served", action="store_true", help="some cells need its HTTP server")
     parser.add_argument("--hf-home", help="Hugging Face cache that holds the weights")
     options = parser.parse_args()
     if options.hf_home:
@@ -217,7 +229,7 @@ def main() -> int:
     try:
         nsys_session.enter(engine)
         _log_start(options.starts, engine)
-        daemon = Daemon(engine, folder)
+        daemon = Daemon(engine, folder, served=options.served)
     except Exception as error:  # whatever vLLM raises is the reason of the session's cells
         _leave_start_failure(folder, error, log_offset)
         raise

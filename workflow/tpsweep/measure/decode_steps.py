@@ -37,8 +37,11 @@ STALL_SIGMAS = 8.0
 """And this many standard deviations of the scatter of all steps."""
 CATCH_UP = 0.5
 """Steps under this share of the usual time, right after a stall, belong to it."""
-MANY_STALLS = 0.25
-"""Share of the repeats with a stall above which a cell is unsteady."""
+STALLED_SHARE = 0.01
+"""A repeat is disturbed if stalls took more than this share of its decode. Not their number: on a
+host with a stall in every hundredth step, every repeat of 127 has one, and they cost 0.3 %."""
+MANY_DISTURBED = 0.25
+"""Share of the repeats so disturbed above which a cell is unsteady."""
 RECOVERY_SHARE, RECOVERY_SIGMAS = 0.01, 4.0
 """First steps are slow if they are above the line of the late ones by more than both."""
 LEAST_STEPS = 16
@@ -115,7 +118,7 @@ def judge(steps: Floats, plain_ms: Sequence[float]) -> DecodeSteps:
         for r, k in np.argwhere(stalled).tolist()
     ]
     drift = _drift(undisturbed)
-    many = len({stall.repeat for stall in stalls}) > MANY_STALLS * len(steps)
+    many = int(_disturbed(stalls, steps).sum()) > MANY_DISTURBED * len(steps)
     drifts = drift is not None and abs(drift) > DRIFT and _in_order(undisturbed)
     slow = recovery is None and len(usual) >= LEAST_STEPS
     return DecodeSteps(
@@ -126,6 +129,15 @@ def judge(steps: Floats, plain_ms: Sequence[float]) -> DecodeSteps:
         notes=_notes(stalls, recovery, drift if drifts else None, steps.shape, slow),
         unsteady=many or drifts or slow,
     )
+
+
+def _disturbed(stalls: Sequence[Stall], steps: Floats) -> Bools:
+    """Of which repeats stalls took more than their share, shape (repeats,)."""
+    took = np.zeros(len(steps))
+    for stall in stalls:
+        took[stall.repeat - 1] += stall.excess_ms
+    disturbed: Bools = took > STALLED_SHARE * steps.sum(axis=1)
+    return disturbed
 
 
 def _usual(steps: Floats) -> Floats:
@@ -211,7 +223,8 @@ def _notes(
         more = f" and {len(stalls) - NAMED} more" if len(stalls) > NAMED else ""
         notes.append(f"{count}: {', '.join(named)}{more}")
     if recovery:
-        notes.append(f"the first {recovery} of {shape[1]} steps are slow")
+        first = f"first {recovery} of {shape[1]} steps are" if recovery > 1 else "first step is"
+        notes.append(f"the {first} slow")
     if slow:
         notes.append(f"more than half of {shape[1]} steps are slower than the last ones")
     if drift is not None:

@@ -8,6 +8,7 @@ the executor writes in the same place why.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -151,6 +152,9 @@ def _cpus(request: Request) -> Check:
 
 def _vllm(request: Request) -> Check:
     """vLLM and torch in a process of their own: an import that crashes is a reason, too."""
+    if not request.imports:
+        found = importlib.util.find_spec("vllm") is not None
+        return Check("vLLM", found, "installed" if found else "not installed")
     program = (
         "import json, torch, vllm; from vllm import LLM; cuda = torch.cuda; "
         f"print('\\n{ANSWER}', "

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tpsweep.core import saturation
 from tpsweep.core.cell import Cell
 from tpsweep.core.schema import PERCENTILES
 from tpsweep.core.stats import percentile
@@ -22,9 +23,6 @@ from tpsweep.engine.api_server import Counters
 from tpsweep.engine.load_generator import Sent
 from tpsweep.measure.measurement import Measurement, Times
 from tpsweep.sweep.request_set import RequestSet
-
-GROWN_SHARE = 0.1
-"""A queue that grew by less than this share of what arrived is not called growing."""
 
 
 class Send(Protocol):
@@ -49,26 +47,36 @@ def run(
     began = clock()
     if cell.warmups:
         chosen = [k % len(requests.prompts) for k in range(cell.warmups)]
+        source = requests.for_seed(cell.repeats)  # none of the seeds that are measured
         few = RequestSet(
-            [requests.prompts[k] for k in chosen], [requests.output_lens[k] for k in chosen]
+            [source.prompts[k] for k in chosen], [source.output_lens[k] for k in chosen]
         )
         send(few, None, cell.max_concurrency, 0)
     before, measured = counters(), clock()
     runs = [
-        send(requests, cell.request_rate, cell.max_concurrency, seed)
+        send(requests.for_seed(seed), cell.request_rate, cell.max_concurrency, seed)
         for seed in range(cell.repeats)
     ]
     times = Times(began, measured, clock())
     reasons = refusals(requests, runs)
     after, count = counters(), cell.repeats * len(requests.prompts)
-    if hits := after.prefix_hits - before.prefix_hits:
-        reasons.append(f"{hits:.0f} prompt tokens came from the prefix cache")
+    hits = after.prefix_hits - before.prefix_hits
+    if hits > cell.repeats * requests.most_hits:
+        allowed = f"; shared are {cell.repeats * requests.most_hits}" if requests.prefix else ""
+        reasons.append(f"{hits:.0f} prompt tokens came from the prefix cache{allowed}")
+    elif requests.prefix and not hits:
+        reasons.append(
+            f"no prompt token came from the prefix cache: prefix_len {requests.prefix.length} is "
+            "below the engine's block, or the engine does not cache"
+        )
     if (finished := after.finished - before.finished) > count:
         reasons.append(
             f"the server answered {finished:.0f} requests, {count} were sent: someone else used it"
         )
     # Of failed requests there are only zeros: no figure is made of them.
     made = {} if reasons else figures(cell, requests, runs)
+    if made and requests.prefix:
+        made["prefix_hit_share"] = hits / (cell.repeats * sum(requests.prompt_lens))
     return Measurement(times, made, reasons, sum(sum(r.output_lens) for r in runs)), runs
 
 
@@ -112,7 +120,8 @@ def figures(cell: Cell, requests: RequestSet, runs: Sequence[Sent]) -> dict[str,
     slo = cell.extra.get("slo") or {}
     chunks = len(samples["itl"]) + len(samples["ttft"])
     shares = [steady_share(sent) for sent in runs]
-    known = [saturated(sent, cell.request_rate, cell.max_concurrency) for sent in runs]
+    load = load_of(runs, cell.request_rate, cell.max_concurrency)
+    growth = load.growth if load else None
     return {
         **{
             f"{name}_p{p}_ms": percentile(values, p)
@@ -136,8 +145,10 @@ def figures(cell: Cell, requests: RequestSet, runs: Sequence[Sent]) -> dict[str,
         **_goodput(runs, slo),
         "steady_share_samples": shares,
         "steady_share": float(np.median(shares)),
-        "saturated_samples": known,
-        "saturated": _majority(known),
+        "saturated": load.verdict if load else None,
+        "latency_growth": growth.value if growth else None,
+        "latency_growth_lo": growth.lo if growth else None,
+        "latency_growth_hi": growth.hi if growth else None,
         "client_cpu_share": max(sent.client_cpu_s / sent.duration_s for sent in runs),
         "max_in_flight": max(max_in_flight(sent) for sent in runs),
         "request_set_digest": requests.digest,
@@ -153,33 +164,31 @@ def steady_share(sent: Sent) -> float:
     return max(0.0, max(sent.start_s) - min(sent.end_s)) / sent.duration_s
 
 
-def saturated(sent: Sent, rate: float | None, concurrency: int | None) -> bool | None:
-    """Whether more arrived than was served, that is whether the queue kept growing.
+def load_of(
+    runs: Sequence[Sent], rate: float | None, concurrency: int | None
+) -> saturation.Load | None:
+    """Whether more arrived than was served, by all seeds; None of a closed loop.
 
-    Requests in flight (or waiting in the client) are counted in the middle and at the end of the
-    arrivals. Between the two they must have grown by more than ``GROWN_SHARE`` of what arrived,
-    and by more than three standard deviations of the difference of two Poisson counts. All at
-    once (``inf``) is saturated by definition. None if it cannot be told: a closed loop (``inf``
-    with a concurrency), a queue in the client that vLLM does not tell of, arrivals so short that
-    in their first half nothing could complete, or so few that only noise could be seen.
+    What waited in the client waited, too; where vLLM does not tell of it, nothing is shown.
     """
-    if rate is None or rate == float("inf"):
-        return None if concurrency is not None else True
-    if concurrency is not None and sent.queued_s is None:
-        return None
-    arrivals, ends = np.asarray(sent.arrival_s), np.asarray(sent.end_s)
-    first, last = arrivals.min(), arrivals.max()
-    middle = (first + last) / 2
-    if ends.min() > middle:
-        return None
-    in_middle = int((arrivals <= middle).sum() - (ends <= middle).sum())
-    at_end = int((arrivals <= last).sum() - (ends <= last).sum())
-    arrived = int((arrivals > middle).sum())
-    noise = 3 * float(np.sqrt(2 * max(in_middle, 1)))
-    if at_end - in_middle > max(GROWN_SHARE * arrived, noise):
-        return True
-    # Of so few arrivals even an overload of two to one would not stand out.
-    return None if noise > arrived / 2 else False
+    if saturation.is_endless(rate):
+        verdict = saturation.all_at_once(concurrency)
+        return None if verdict is None else saturation.Load(verdict, None)
+    if concurrency is not None and any(sent.queued_s is None for sent in runs):
+        return saturation.Load(saturation.NOT_SHOWN, None)
+    return saturation.judge([_seed(sent) for sent in runs])
+
+
+def _seed(sent: Sent) -> saturation.Seed:
+    """Times from the arrival on; the latency of an answer of mean length."""
+    arrival = np.asarray(sent.arrival_s)
+    ttft = np.asarray(sent.start_s) + np.asarray(sent.ttft_s) - arrival
+    tokens = np.asarray(sent.output_lens) - 1
+    decode = np.asarray([sum(itl) for itl in sent.itl_s])
+    per_token = np.divide(decode, tokens, out=np.zeros(len(tokens)), where=tokens > 0)
+    order = np.argsort(arrival, kind="stable")
+    latency = ttft + per_token * float(tokens.mean())
+    return saturation.Seed(arrival[order], ttft[order], latency[order])
 
 
 def max_in_flight(sent: Sent) -> int:
@@ -224,8 +233,3 @@ def _with_range(name: str, values: list[float]) -> dict[str, Any]:
         f"{name}_lo": min(values),
         f"{name}_hi": max(values),
     }
-
-
-def _majority(known: Sequence[bool | None]) -> bool | None:
-    told = [value for value in known if value is not None]
-    return sum(told) * 2 > len(told) if told else None

@@ -17,6 +17,7 @@ from tpsweep.core.cell import Cell
 from tpsweep.core.method import LEAST_ENERGY_S
 from tpsweep.core.workloads import CAPTURE, KINDS, LATENCY, SERVE, SERVER, THROUGHPUT
 from tpsweep.engine.api_server import Server
+from tpsweep.engine.host import EngineHost
 from tpsweep.engine.load_generator import Sent
 from tpsweep.engine.offline import OfflineEngine
 from tpsweep.measure import capture, latency, serving, throughput
@@ -25,7 +26,9 @@ from tpsweep.measure.measurement import Measurement
 from tpsweep.sweep import request_set, sharegpt
 from tpsweep.sweep.request_set import RequestSet
 
-Loaded = OfflineEngine | Server
+Offline = OfflineEngine | EngineHost
+Served = Server | EngineHost
+Loaded = Offline | Server
 
 
 @dataclass(frozen=True)
@@ -42,28 +45,26 @@ def measure(cell: Cell, engine: Loaded, files: Files, about: EngineRecord) -> Me
     Raises ``ValueError`` for what cannot be measured as asked, ``EngineDiedError``, and
     ``OSError`` if vLLM's results cannot be kept.
     """
-    wanted = Server if KINDS[cell.workload].mode == SERVER else OfflineEngine
+    wanted = Served if KINDS[cell.workload].mode == SERVER else Offline
     if not isinstance(engine, wanted):
         said = f"workload {cell.workload}: not one of a session of mode {cell.engine.mode}"
         raise ValueError(said)
     return MEASURE[cell.workload](cell, engine, files, about)
 
 
-def _latency(cell: Cell, engine: OfflineEngine, _: Files, about: EngineRecord) -> Measurement:
+def _latency(cell: Cell, engine: Offline, _: Files, about: EngineRecord) -> Measurement:
     return latency.run(cell, engine.static_batch, engine.vocabulary, _least_s(about))
 
 
-def _capture(cell: Cell, engine: OfflineEngine, files: Files, about: EngineRecord) -> Measurement:
+def _capture(cell: Cell, engine: Offline, files: Files, about: EngineRecord) -> Measurement:
     return capture.run(cell, engine, files.results, about)
 
 
-def _throughput(
-    cell: Cell, engine: OfflineEngine, files: Files, about: EngineRecord
-) -> Measurement:
+def _throughput(cell: Cell, engine: Offline, files: Files, about: EngineRecord) -> Measurement:
     return throughput.run(cell, _requests(cell, engine, files), engine.generate, _least_s(about))
 
 
-def _serve(cell: Cell, engine: Server, files: Files, _: EngineRecord) -> Measurement:
+def _serve(cell: Cell, engine: Served, files: Files, _: EngineRecord) -> Measurement:
     send = partial(engine.send, slo=cell.extra.get("slo") or {})
     requests = _requests(cell, engine, files)
     measurement, runs = serving.run(cell, requests, send, engine.counters)
@@ -82,7 +83,7 @@ MEASURE: Mapping[str, Callable[[Cell, Any, Files, EngineRecord], Measurement]] =
 
 def _least_s(about: EngineRecord) -> float:
     """How long repeats go on for their energy; where none is counted, not at all."""
-    return LEAST_ENERGY_S if about.gpus else 0.0
+    return LEAST_ENERGY_S if about.gpus.infos else 0.0
 
 
 def _requests(cell: Cell, engine: Loaded, files: Files) -> RequestSet:

@@ -19,6 +19,7 @@ from tpsweep.perfmodel.constants import NoExpectationError, document
 from tpsweep.perfmodel.gpu_specs import Card, card_by_name
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.step_time import Batch, decode, prefill
+from tpsweep.perfmodel.work import NoWorkError, Work, work_of
 
 SETTLED = 30
 """Rounds after which the requests in flight at a rate no longer change."""
@@ -42,8 +43,7 @@ class CellExpectation:
 class _Step:
     """A model on an engine: everything but the batch."""
 
-    shape: Shape
-    dtype: str
+    work: Work
     card: Card
     engine: Engine
 
@@ -52,36 +52,45 @@ class _Step:
         asked = self.engine.allreduce_backend
         backend = "custom" if asked in ("auto", "none") else asked
         eager = bool(self.engine.args.get("enforce_eager"))
-        return Batch(self.engine.tp, batch, input_len, output_len, backend, eager)
+        lengths = batch, input_len, output_len
+        return Batch(self.engine.tp, *lengths, backend, eager, self.work.cache_dtype)
 
     def decode(self, batch: int, input_len: int, output_len: int) -> float:
         run = self.batch(batch, input_len, output_len)
-        return decode(self.shape, self.dtype, self.card, run).ms
+        return decode(self.work.shape, self.work.dtype, self.card, run).ms
 
     def prefill(self, batch: int, input_len: int, output_len: int) -> float:
         run = self.batch(batch, input_len, output_len)
-        return prefill(self.shape, self.dtype, self.card, run).ms
+        return prefill(self.work.shape, self.work.dtype, self.card, run).ms
 
 
-def expected_of(cell: Cell, shape: Shape | None) -> CellExpectation:
-    """The expectation of a cell on the card that the site promises for it."""
+def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> CellExpectation:
+    """The expectation of a cell on the card that the site promises for it.
+
+    ``unknown``: why the model has no shape, if its config.json is there.
+    """
     engine = cell.engine
     card = card_by_name(engine.gpu_card)
     if card is None:
         return CellExpectation(note=f"no datasheet figures for the card {engine.gpu_card!r}")
     if shape is None:
-        return CellExpectation(note="the model's shape is not known before it is fetched")
+        said = f"the model's bytes cannot be counted: {unknown}"
+        return CellExpectation(
+            note=said if unknown else "the model's shape is not known before it is fetched"
+        )
     if cell.input_len is None or cell.output_len is None:
         return CellExpectation(note=f"the lengths of {cell.dataset} are in its file")
-    asked = str(engine.args.get("kv_cache_dtype", "auto"))
-    if asked not in ("auto", engine.model.dtype):
-        return CellExpectation(note=f"no constants for a KV cache of {asked}")
-    step = _Step(shape, engine.model.dtype, card, engine)
+    if cell.prefix_len is not None:
+        return CellExpectation(note="prompts come from the prefix cache in part")
     try:
+        work = work_of(engine, shape)
+        if work.no_expectation:
+            return CellExpectation(note=f"no constants for {work.no_expectation}")
+        step = _Step(work, card, engine)
         if cell.batch is not None:
             return _static(cell, step, cell.batch, cell.input_len, cell.output_len)
         return _requests(cell, step, cell.input_len, cell.output_len)
-    except NoExpectationError as error:
+    except (NoExpectationError, NoWorkError) as error:
         return CellExpectation(note=str(error))
 
 
@@ -144,9 +153,15 @@ def start_seconds(engine: Engine, shapes: Mapping[str, Shape | None]) -> float:
     """
     if engine.gpu_card == "CPU":
         return cost("engine_start_cpu_s")
-    shape = shapes.get(engine.model.name)
-    weight_gb = shape.weight_bytes(engine.model.dtype) / 1e9 if shape else 0.0
+    weight_gb = _weight_gb(engine, shapes.get(engine.model.name))
     return cost("engine_start_s") + weight_gb * cost("engine_start_s_per_gb")
+
+
+def _weight_gb(engine: Engine, shape: Shape | None) -> float:
+    try:
+        return work_of(engine, shape).shape.weight_bytes(engine.model.dtype) / 1e9 if shape else 0.0
+    except NoWorkError:
+        return 0.0
 
 
 @cache

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from tpsweep.core.cell import Cell
 from tpsweep.perfmodel.gpu_specs import Card, card_by_name
 from tpsweep.perfmodel.model_shape import Shape
+from tpsweep.perfmodel.work import NoWorkError, Work, work_of
 
 
 @dataclass(frozen=True)
 class Floors:
     """Milliseconds; None with a ``note`` that says why. ``decode_ms`` is per output token of a
-    sequence, that is per decode step of the batch."""
+    sequence: a decode step of the batch, shared by the tokens that it may give."""
 
     decode_ms: float | None = None
     decode_kv_ms: float | None = None
@@ -33,21 +34,31 @@ def floors_of(cell: Cell, shape: Shape | None) -> Floors:
     if card is None:
         return Floors(note=f"no datasheet figures for the card {engine.gpu_card!r}")
     if shape is None:
-        return Floors(note="the model's architecture is not one whose bytes can be counted")
+        said = "architecture or quantization is not one whose bytes can be counted"
+        return Floors(note=f"the model's {said}")
     if cell.batch is None or cell.input_len is None or cell.output_len is None:
         return Floors(note=f"no floors for the workload {cell.workload}")
-    dtype, asked = engine.model.dtype, str(engine.args.get("kv_cache_dtype", "auto"))
-    weights = decode_floor_ms(shape, dtype, engine.tp, card)
-    kv = kv_floor_ms(
-        shape,
-        dtype if asked == "auto" else asked,
-        engine.tp,
-        card,
-        batch=cell.batch,
-        context=cell.input_len + cell.output_len / 2,
-    )
-    prefill = prefill_floor_ms(shape, engine.tp, card, cell.batch, cell.input_len)
-    return Floors(weights, weights + kv, prefill)
+    try:
+        work = work_of(engine, shape)
+    except NoWorkError as error:
+        return Floors(note=f"no floors: {error}")
+    prefill = prefill_floor_ms(work.shape, engine.tp, card, cell.batch, cell.input_len)
+    if work.no_floors:
+        return Floors(prefill_ms=prefill, note=work.no_floors)
+    context = cell.input_len + cell.output_len / 2
+    return Floors(*_decode(work, engine.tp, card, cell.batch, context), prefill)
+
+
+def _decode(work: Work, tp: int, card: Card, batch: int, context: float) -> tuple[float, float]:
+    """The two floors of a token: of the weights, and of these and the cache.
+
+    What the host keeps of the weights is not read from the GPU's memory; ranks that share a
+    sequence's cache read a part each.
+    """
+    weights = decode_floor_ms(work.shape, work.dtype, tp, card)
+    weights = max(weights - work.offloaded / (card.bandwidth_tb_s * 1e12) * 1e3, 0.0)
+    kv = kv_floor_ms(work.shape, work.cache_dtype, tp, card, batch=batch, context=context)
+    return weights / work.most_tokens, (weights + kv / work.dcp) / work.most_tokens
 
 
 def decode_floor_ms(shape: Shape, dtype: str, tp: int, card: Card) -> float:
@@ -62,9 +73,7 @@ def kv_floor_ms(
 
     ``dtype`` is the cache's. A sliding window bounds the context.
     """
-    if shape.sliding_window is not None:
-        context = min(context, shape.sliding_window)
-    size = batch * context * shape.kv_bytes_per_token(dtype, tp)
+    size = batch * shape.kv_bytes_read(dtype, tp, context)
     return size / (card.bandwidth_tb_s * 1e12) * 1e3
 
 
@@ -73,9 +82,8 @@ def prefill_floor_ms(shape: Shape, tp: int, card: Card, batch: int, input_len: i
 
     The parameters are those that each token is multiplied with: the embedding is a look-up, and
     the output head sees the last token of a sequence only. Eight-bit weights may be multiplied at
-    twice the peak of BF16: a floor must not be too high.
+    twice the peak of BF16, four-bit floats at four times: a floor must not be too high.
     """
-    head = shape.vocabulary * shape.hidden
-    products = shape.parameters_per_token * batch * input_len + head * batch
-    factor = shape.quantization.peak_factor if shape.quantization else 1
-    return 2 * products / tp / (card.bf16_tflops * 1e12 * factor) * 1e3
+    head = shape.vocabulary * shape.hidden * batch
+    products = shape.fast_parameters_per_token * batch * input_len + head / shape.head_peak_factor
+    return 2 * products / tp / (card.bf16_tflops * 1e12) * 1e3

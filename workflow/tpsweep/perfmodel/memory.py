@@ -20,6 +20,11 @@ BLOCK_TOKENS = 16
 """Tokens of a block of vLLM's KV cache: a sequence takes whole blocks."""
 
 
+def in_blocks(tokens: int) -> int:
+    """``tokens`` in whole blocks."""
+    return BLOCK_TOKENS * -(-tokens // BLOCK_TOKENS)
+
+
 @dataclass(frozen=True)
 class Limits:
     """An engine's pinned limits and the card's nominal memory (GiB)."""
@@ -39,20 +44,32 @@ class Limits:
 @dataclass(frozen=True)
 class Load:
     """What an engine must hold. ``dtype`` is the model's, ``cache_dtype`` the KV cache's;
-    ``batch`` sequences of ``length`` tokens at once (0: as many as find room)."""
+    ``batch`` sequences of ``length`` tokens at once (0: as many as find room). ``offloaded``: bytes
+    of weights that each GPU leaves on the host; ``dcp``: ranks that share a sequence's cache."""
 
     shape: Shape
     dtype: str
     cache_dtype: str
     batch: int = 0
     length: int = 0
+    offloaded: float = 0.0
+    dcp: int = 1
 
     def tokens(self, limits: Limits) -> int:
         """Tokens that the cache must hold: the batch in whole blocks, and at least one sequence of
         ``max_model_len``, without which vLLM refuses to start."""
-        blocks = self.batch * -(-self.length // BLOCK_TOKENS)
-        longest = 0 if self.shape.sliding_window else -(-limits.model_len // BLOCK_TOKENS)
-        return BLOCK_TOKENS * max(blocks, longest)
+        longest = in_blocks(limits.model_len) if self.shape.has_full_attention else 0
+        return max(self.batch * in_blocks(self.length), longest)
+
+    def cache(self, limits: Limits, tp: int) -> int:
+        """Bytes of them on one GPU. Layers that look back a window need not hold more; linear
+        attention keeps a state for each sequence."""
+        shape, count, length = self.shape, self.batch, in_blocks(self.length)
+        if count * length < self.tokens(limits):
+            count, length = 1, in_blocks(limits.model_len)
+        state = max(1, self.batch) * shape.state_bytes(self.dtype, tp)
+        held = shape.kv_bytes_held(self.cache_dtype, tp, length)
+        return -(-count * held // self.dcp) + state
 
 
 @dataclass(frozen=True)
@@ -78,22 +95,25 @@ class Fit:
     @property
     def is_tight(self) -> bool:
         """What is counted fits, but with the estimates it does not."""
-        is_short = self.expected_cache_tokens < self.cache_tokens or self.beside < 0
+        is_short = self._left < self.cache or self.beside < 0
         return self.fits and is_short
+
+    @property
+    def _left(self) -> float:
+        return max(self.estimated_room - self.weights - self.activations, 0)
 
     @property
     def expected_cache_tokens(self) -> int:
         """What vLLM should say as its KV cache size; 0 if nothing is left."""
-        left = self.estimated_room - self.weights - self.activations
-        blocks = max(left, 0) // (self.bytes_per_token * BLOCK_TOKENS)
-        return int(blocks) * BLOCK_TOKENS
+        if not self.bytes_per_token:  # linear attention alone
+            return self.cache_tokens
+        return int(self._left // (self.bytes_per_token * BLOCK_TOKENS)) * BLOCK_TOKENS
 
 
 def fit(load: Load, limits: Limits, layout: Layout) -> Fit:
     """The memory of one GPU if ``load`` is spread as ``layout`` says."""
     shape, tp = load.shape, layout.tp
-    each = shape.kv_bytes_per_token(load.cache_dtype, tp)
-    tokens = load.tokens(limits)
+    each = -(-shape.kv_bytes_per_token(load.cache_dtype, tp) // load.dcp)
     constants = memory_constants()
     runtime = constants["runtime_gib"] + (constants["runtime_tp_gib"] if tp > 1 else 0)
     usable = (limits.memory_gib - constants["driver_gib"]) * limits.share
@@ -101,10 +121,10 @@ def fit(load: Load, limits: Limits, layout: Layout) -> Fit:
     return Fit(
         tp=tp,
         all_weights=weights,
-        weights=weights / layout.shards,
+        weights=max(weights / layout.shards - load.offloaded, 0),
         activations=activations(shape, load.dtype, limits, tp),
-        cache=tokens * each,
-        cache_tokens=tokens,
+        cache=load.cache(limits, tp),
+        cache_tokens=load.tokens(limits),
         bytes_per_token=each,
         room=limits.room,
         estimated_room=(usable - runtime) * GIB,
@@ -147,7 +167,10 @@ def problem(load: Load, limits: Limits, layout: Layout, *, gpu: str, per_node: i
         return None
     most = per_node // (layout.gpus // tp)
     room = f"{_gb(found.room)} ({limits.memory_gib:g} GiB x {limits.share:g} of {gpu})"
-    weights = f"weights {_gb(found.all_weights)} / tp {tp} = {_gb(found.weights)}"
+    split = f"{_gb(found.all_weights)} / tp {tp}"
+    if load.offloaded:
+        split += f" - {_gb(load.offloaded)} on the host"
+    weights = f"weights {split} = {_gb(found.weights)}"
     least = smallest_tp(load, limits, layout, most)
     node = f"a node of {most}"
     more = f"{FITS_FROM} {least}" if least else f"no tp fits on {node} {gpu}"

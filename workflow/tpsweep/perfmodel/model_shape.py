@@ -1,36 +1,62 @@
 """The shape of a model: how many bytes it weighs, reads in a decode step and caches for a token.
 
-Counted from a Hugging Face ``config.json`` alone, no weights needed. Parameter layouts are those
-of the model classes in ``transformers`` (Llama, Mistral, Qwen2, Qwen3, Mixtral, Qwen-MoE).
+Counted from a Hugging Face ``config.json`` alone (and ``hf_quant_config.json`` beside it), no
+weights needed: the sum over the modules of the decoder, each in the format that the checkpoint
+has it in.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tpsweep.core.atomic import replacing
+from tpsweep.perfmodel.architectures import (
+    KNOWN_TYPES,
+    NESTED,
+    decoder_of,
+    is_tied,
+    size,
+    text_of,
+    vision_parameters,
+)
+from tpsweep.perfmodel.modules import (
+    EMBEDDING,
+    HEAD,
+    NORMS,
+    VISION,
+    VOCAB,
+    WHOLE,
+    Attention,
+    Dense,
+    Experts,
+    Grouped,
+    Latent,
+    Layer,
+    Module,
+)
 from tpsweep.perfmodel.quantization import (
-    Quantization,
+    FUSED,
+    ONLINE_FP8,
+    Scheme,
     UnknownQuantizationError,
-    quantization_of,
+    WeightFormat,
+    scheme_of,
 )
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 CACHE_BYTES = {**DTYPE_BYTES, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
-KNOWN_TYPES = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe")
-
-_SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "vocab_size",
-    "max_position_embeddings",
-)
+SIDECAR = "hf_quant_config.json"
+"""Where ModelOpt says how a checkpoint is quantized, if config.json does not."""
+SCALED_POSITIONS = ("default", "su", "longrope", "llama3", "mrope")
+"""Kinds of RoPE scaling that ``max_position_embeddings`` has in it already."""
 
 
 class UnknownShapeError(ValueError):
@@ -39,32 +65,19 @@ class UnknownShapeError(ValueError):
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a decoder-only transformer. ``experts`` is 0 for a dense model.
-
-    ``sliding_window`` is the most tokens that attention looks back at (None: all of them).
-    """
+    """A decoder-only transformer, layer by layer, and how its weights are stored. ``vision``:
+    parameters of a multimodal checkpoint beside its decoder."""
 
     model_type: str
     hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
     vocabulary: int
     max_position: int
+    decoder: tuple[Layer, ...]
     tied_embeddings: bool = False
-    qkv_bias: bool = False
-    output_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    sliding_window: int | None = None
-    experts: int = 0
-    experts_per_token: int = 0
-    expert_intermediate: int = 0
-    shared_intermediate: int = 0
-    sparse_layers: int = 0
-    quantization: Quantization | None = None
+    quantization: Scheme | None = None
+    vision: int = 0
+    content: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The config.json that it was read from."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Shape:
@@ -74,83 +87,272 @@ class Shape:
         that ``perfmodel.quantization`` does not know,
         ``ValueError`` for a missing or impossible size.
         """
-        kind = config.get("model_type")
+        kind, text = text_of(config)
         if kind not in KNOWN_TYPES:
-            raise UnknownShapeError(f"model_type: {kind!r}; known: {', '.join(KNOWN_TYPES)}")
+            known = ", ".join((*KNOWN_TYPES, *NESTED))
+            raise UnknownShapeError(f"model_type: {kind!r}; known: {known}")
         try:
-            quantization = quantization_of(config)
+            quantization = scheme_of(config)
         except UnknownQuantizationError as error:
             raise UnknownShapeError(str(error)) from None
-        sizes = {name: _size(config, name) for name in _SIZES}
-        heads, layers = sizes["num_attention_heads"], sizes["num_hidden_layers"]
-        kv_heads = _size(config, "num_key_value_heads", default=heads)
-        if heads % kv_heads:
-            raise ValueError(f"num_key_value_heads: {kv_heads} does not divide {heads} heads")
-        bias = bool(config.get("attention_bias"))
         return cls(
             model_type=kind,
-            hidden=sizes["hidden_size"],
-            intermediate=sizes["intermediate_size"],
-            layers=layers,
-            heads=heads,
-            kv_heads=kv_heads,
-            head_dim=_size(config, "head_dim", default=sizes["hidden_size"] // heads),
-            vocabulary=sizes["vocab_size"],
-            max_position=sizes["max_position_embeddings"],
-            tied_embeddings=bool(config.get("tie_word_embeddings")),
-            qkv_bias=bias or kind in ("qwen2", "qwen2_moe"),
-            output_bias=bias and kind in ("llama", "qwen3", "qwen3_moe"),
-            mlp_bias=kind == "llama" and bool(config.get("mlp_bias")),
-            qk_norm=kind in ("qwen3", "qwen3_moe"),
-            sliding_window=_window(config),
+            hidden=size(text, "hidden_size"),
+            vocabulary=size(text, "vocab_size"),
+            max_position=_positions(text),
+            decoder=decoder_of(kind, text),
+            tied_embeddings=is_tied(kind, text),
             quantization=quantization,
-            **_experts(config, layers, sizes["intermediate_size"]),
+            vision=vision_parameters(config),
+            content=config,
         )
 
-    @property
-    def parameters(self) -> int:
-        """All parameters; a tied embedding counts once."""
-        return self._vocabulary_parameters + self._linear(self.experts) + self._rest()
+    @cached_property
+    def online_fp8(self) -> Shape:
+        """The shape as vLLM has it if it quantizes the weights while it loads them."""
+        return replace(self, quantization=ONLINE_FP8)
+
+    @cached_property
+    def without_vision(self) -> Shape:
+        """The decoder alone."""
+        return replace(self, vision=0)
+
+    def overridden(self, changes: Mapping[str, Any]) -> Shape:
+        """The shape of the config.json with ``changes`` (``hf_overrides``).
+
+        Raises ``UnknownShapeError`` and ``ValueError`` as ``from_config`` does.
+        """
+        key = _canonical(changes)
+        if key not in self._overridden:
+            self._overridden[key] = Shape.from_config(_merged(self.content, changes))
+        return self._overridden[key]
+
+    @cached_property
+    def _overridden(self) -> dict[str, Shape]:
+        return {}
 
     @property
+    def layers(self) -> int:
+        """Decoder layers."""
+        return len(self.decoder)
+
+    @cached_property
+    def attention(self) -> Grouped | Latent | None:
+        """The attention of the first layer that attends to all its tokens' keys and values."""
+        kinds = (layer.attention for layer in self.decoder)
+        return next((one for one in kinds if isinstance(one, Grouped | Latent)), None)
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        return self.attention.heads if self.attention else 1
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads; 1 if all heads share a latent one."""
+        return self.attention.kv_heads if isinstance(self.attention, Grouped) else 1
+
+    @cached_property
+    def experts(self) -> int:
+        """Experts of a sparse layer; 0 for a dense model."""
+        return max((mlp.count for mlp in self._mixtures), default=0)
+
+    @property
+    def sparse_layers(self) -> int:
+        """Layers with experts."""
+        return len(self._mixtures)
+
+    @cached_property
+    def intermediate(self) -> int:
+        """Inner width of the dense layers; 0 if there are none."""
+        widths = (layer.mlp.inner for layer in self.decoder if isinstance(layer.mlp, Dense))
+        return max(widths, default=0)
+
+    @cached_property
+    def _mixtures(self) -> tuple[Experts, ...]:
+        return tuple(layer.mlp for layer in self.decoder if isinstance(layer.mlp, Experts))
+
+    @cached_property
+    def modules(self) -> tuple[Module, ...]:
+        """Every weight, in the order of the forward pass."""
+        return tuple(self._modules())
+
+    def _modules(self) -> Iterator[Module]:
+        full = self.vocabulary, self.hidden
+        read = 1 if self.tied_embeddings else 0  # a look-up of one row a sequence, else
+        yield Module("model.embed_tokens", EMBEDDING, VOCAB, *full, read=read)
+        for i, layer in enumerate(self.decoder):
+            yield from layer.modules(f"model.layers.{i}", self.hidden)
+        yield Module("model.norm", NORMS, WHOLE, self.hidden)
+        if not self.tied_embeddings:
+            yield Module("lm_head", HEAD, VOCAB, *full, kind="head")
+        if self.vision:
+            yield Module("vision tower", VISION, WHOLE, self.vision, read=0)
+
+    @cached_property
+    def weights(self) -> tuple[tuple[Module, WeightFormat | None], ...]:
+        """Every weight with its format; None: as trained, in the model's dtype."""
+        return tuple((module, self.format_of(module)) for module in self.modules)
+
+    def format_of(self, module: Module) -> WeightFormat | None:
+        """How a module is stored; None: in the model's dtype."""
+        if self.quantization is None or module.kind is None:
+            return None
+        return self.quantization.format_of(module.name, module.kind)
+
+    @cached_property
+    def parameters(self) -> int:
+        """All parameters; a tied embedding counts once."""
+        return sum(module.count * module.parameters for module in self.modules)
+
+    @cached_property
     def parameters_per_token(self) -> int:
         """Parameters that every token is multiplied with: no embedding, no output head (a
         prefill applies it to the last token only), the active experts only."""
-        return self._linear(self.experts_per_token) + self._rest()
+        return sum(m.read * m.parameters for m in self.modules if m.part not in (EMBEDDING, HEAD))
+
+    @cached_property
+    def fast_parameters_per_token(self) -> float:
+        """The same, each divided by how many times faster than in BF16 its format may be."""
+        return sum(
+            module.read * module.parameters / (stored.peak_factor if stored else 1)
+            for module, stored in self.weights
+            if module.part not in (EMBEDDING, HEAD)
+        )
 
     @property
-    def _vocabulary_parameters(self) -> int:
-        """Embedding and output head; tied, they are one."""
-        return self.vocabulary * self.hidden * (1 if self.tied_embeddings else 2)
+    def head_peak_factor(self) -> int:
+        """How many times faster than in BF16 the output head may be, by its format."""
+        formats = (stored for module, stored in self.weights if module.part == HEAD)
+        return max((stored.peak_factor for stored in formats if stored), default=1)
+
+    @cached_property
+    def _sums(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """By how many there are of a module and how many a token meets: bits of one of each that
+        is quantized, numbers of one of each that is not."""
+        sums: dict[tuple[int, int], tuple[int, int]] = {}
+        for module, stored in self.weights:
+            key = module.count, module.read
+            bits, plain = sums.get(key, (0, 0))
+            if stored is None or module.inputs is None:
+                plain += module.parameters
+            else:
+                bits += stored.size_bits(module.outputs, module.inputs)
+            sums[key] = bits, plain
+        return sums
 
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of all weights, over all ranks; ``dtype`` is of what is not quantized."""
-        return self._bytes(self.experts, self._vocabulary_parameters, dtype)
+        each = DTYPE_BYTES[dtype]
+        return round(
+            sum(
+                count * (bits / 8 + plain * each)
+                for (count, _), (bits, plain) in self._sums.items()
+            )
+        )
 
-    def bytes_read_per_step(self, dtype: str) -> int:
-        """Least bytes of weights that one decode step reads, over all ranks.
+    def bytes_read_per_step(self, dtype: str, tokens: int = 1) -> int:
+        """Bytes of weights that a decode step of ``tokens`` sequences reads, over all ranks.
 
         The input embedding is a look-up of one row per sequence: it counts only where it is also
-        the output head (tied). Of a mixture of experts only the experts of one token count.
+        the output head (tied). Of a mixture of experts those that ``tokens`` random choices are
+        expected to hit: at 1, the least that a step can read.
         """
-        return self._bytes(self.experts_per_token, self.vocabulary * self.hidden, dtype)
+        each, total = DTYPE_BYTES[dtype], 0.0
+        for (count, read), (bits, plain) in self._sums.items():
+            hit = max(round(count * (1 - (1 - read / count) ** tokens)), min(read, 1))
+            total += (hit if count > 1 else read) * (bits / 8 + plain * each)
+        return round(total)
+
+    @cached_property
+    def _attentions(self) -> dict[Attention, int]:
+        """Kinds of attention, and how many layers have them."""
+        return dict(Counter(layer.attention for layer in self.decoder))
 
     def kv_bytes_per_token(self, dtype: str, tp: int) -> int:
         """Bytes of keys and values that ONE rank keeps for a token; heads repeat if TP exceeds.
 
-        ``dtype`` is the cache's, one of ``CACHE_BYTES``.
+        ``dtype`` is the cache's, one of ``CACHE_BYTES``. All layers count, also those that look
+        back a window only.
         """
-        heads = max(1, self.kv_heads // tp)
-        return 2 * self.layers * heads * self.head_dim * CACHE_BYTES[dtype]
+        kinds = self._attentions.items()
+        return CACHE_BYTES[dtype] * sum(count * kind.cached(tp) for kind, count in kinds)
 
-    def tp_problem(self, tp: int) -> str | None:
-        """Why vLLM cannot split this model over ``tp`` ranks; None if it can."""
-        if self.heads % tp:
-            return f"it does not divide the model's {self.heads} attention heads"
-        if self.kv_heads % tp and tp % self.kv_heads:
-            return f"it neither divides nor is a multiple of the model's {self.kv_heads} KV heads"
-        if self.intermediate % tp:
-            return f"it does not divide the model's intermediate size of {self.intermediate}"
+    def kv_bytes_read(self, dtype: str, tp: int, context: float) -> float:
+        """Bytes of keys and values that ONE rank reads in a step for a sequence of ``context``
+        tokens, at least: within the window of each layer."""
+        return CACHE_BYTES[dtype] * sum(
+            count * kind.cached(tp) * _reach(kind, context)
+            for kind, count in self._attentions.items()
+        )
+
+    def kv_bytes_held(self, dtype: str, tp: int, tokens: int) -> int:
+        """Bytes of keys and values that ONE rank must hold of a sequence of ``tokens`` tokens."""
+        return CACHE_BYTES[dtype] * sum(
+            count * kind.cached(tp) * min(tokens, kind.window or tokens)
+            for kind, count in self._attentions.items()
+        )
+
+    def state_bytes(self, dtype: str, tp: int) -> int:
+        """Bytes that ONE rank keeps for a sequence, whatever its length (linear attention)."""
+        plain, kinds = DTYPE_BYTES[dtype], self._attentions.items()
+        return sum(count * kind.state_bytes(tp, plain) for kind, count in kinds)
+
+    @property
+    def has_full_attention(self) -> bool:
+        """Some layer looks back at all tokens: the cache of a sequence grows with its length."""
+        return any(kind.window is None and kind.cached(1) for kind in self._attentions)
+
+    @cached_property
+    def is_read_as_stored(self) -> bool:
+        """No weight is unpacked before it is multiplied: all are as trained, or 8-bit floats."""
+        formats = {stored for _, stored in self.weights if stored}
+        return all(stored.is_float and stored.bits == 8 for stored in formats)
+
+    @property
+    def attends_by_groups(self) -> bool:
+        """All layers have the attention that the constants of the expectation are of."""
+        return all(isinstance(kind, Grouped) for kind in self._attentions)
+
+    @cached_property
+    def score_width(self) -> int:
+        """Multiply-adds of a score and a value, over all heads and layers, by two."""
+        return sum(count * kind.score_width for kind, count in self._attentions.items())
+
+    def tp_problem(self, tp: int, *, whole_experts: bool = False) -> str | None:
+        """Why vLLM cannot split this model over ``tp`` ranks; None if it can.
+
+        ``whole_experts``: each is on one rank (expert parallelism), not split over all.
+        """
+        for kind in self._attentions:
+            if problem := kind.problem(tp):
+                return problem
+        for module, stored in self._distinct:
+            is_whole = whole_experts and ".experts." in module.name
+            if problem := module.problem(1 if is_whole else tp, stored):
+                return problem
+        return None
+
+    @cached_property
+    def _distinct(self) -> list[tuple[Module, WeightFormat | None]]:
+        """Of the modules that differ in nothing but their layer, the first."""
+        found: dict[tuple[Module, WeightFormat | None], tuple[Module, WeightFormat | None]] = {}
+        for module, stored in self.weights:
+            alike = replace(module, name=re.sub(r"layers\.\d+", "layers", module.name))
+            found.setdefault((alike, stored), (module, stored))
+        return list(found.values())
+
+    @cached_property
+    def problem(self) -> str | None:
+        """Why vLLM cannot load this checkpoint on any number of GPUs; None if it may."""
+        joined: dict[str, tuple[str, WeightFormat | None]] = {}
+        for module, stored in self.weights:
+            place, _, last = module.name.rpartition(".")
+            if module.kind == "linear" and last in FUSED:
+                name, other = joined.setdefault(f"{place}.{FUSED[last]}", (module.name, stored))
+                if other != stored:
+                    said = f"{name} and {module.name} are not stored alike"
+                    return f"{said}, and vLLM loads them as one"
         return None
 
     @property
@@ -158,31 +360,55 @@ class Shape:
         """The TPs over which vLLM can split this model, up to one rank per head."""
         return [tp for tp in range(1, self.heads + 1) if self.tp_problem(tp) is None]
 
-    def _bytes(self, experts: int, vocabulary: int, dtype: str) -> int:
-        """Bytes of the layers with ``experts`` each, and of ``vocabulary`` parameters."""
-        plain, linear = DTYPE_BYTES[dtype], self._linear(experts)
-        each = self.quantization.bytes_per_weight if self.quantization else plain
-        return round(linear * each) + (self._rest() + vocabulary) * plain
 
-    def _linear(self, experts: int) -> int:
-        """Weights of all layers' matrices (what is quantized), ``experts`` of a sparse layer's."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = self.hidden * (queries + 2 * keys) + queries * self.hidden
-        dense = 3 * self.hidden * self.intermediate
-        sparse = 3 * self.hidden * (experts * self.expert_intermediate + self.shared_intermediate)
-        dense_layers = self.layers - self.sparse_layers
-        return self.layers * attention + dense_layers * dense + self.sparse_layers * sparse
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` on top of ``base``; nested configs are merged."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merged(old, value)
+        else:
+            merged[key] = value
+    return merged
 
-    def _rest(self) -> int:
-        """Biases, norms and the routers of all layers, and the last norm."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = (queries + 2 * keys) * self.qkv_bias + self.hidden * self.output_bias
-        attention += 2 * self.head_dim * self.qk_norm
-        dense = (2 * self.intermediate + self.hidden) * self.mlp_bias
-        router = self.hidden * (self.experts + (1 if self.shared_intermediate else 0))
-        norms = self.layers * 2 * self.hidden + self.hidden
-        dense_layers = self.layers - self.sparse_layers
-        return self.layers * attention + dense_layers * dense + self.sparse_layers * router + norms
+
+def _reach(kind: Attention, context: float) -> float:
+    """Tokens that a layer surely looks back at. Where its window begins anew, how far it has come
+    since is not known."""
+    if kind.window is None or context <= kind.window:
+        return context
+    return 0 if isinstance(kind, Grouped) and kind.chunked else kind.window
+
+
+def _positions(config: Mapping[str, Any]) -> int:
+    """The longest context that vLLM takes: RoPE scaling multiplies ``max_position_embeddings``,
+    but for the kinds that have it in that number already.
+
+    YaRN has, says vLLM since 0.30; before, it took the original length times the factor. Refused
+    is what neither would take.
+    """
+    most = size(config, "max_position_embeddings")
+    longest = float(most)
+    if not str(config.get("model_type")).startswith("gemma3"):  # scaled already
+        for rope in _ropes(config.get("rope_scaling") or config.get("rope_parameters")):
+            kind, factor = rope.get("rope_type", rope.get("type", "default")), rope.get("factor")
+            if kind in SCALED_POSITIONS or not factor:
+                continue
+            start = most
+            if "yarn" in str(kind):
+                start = rope.get("original_max_position_embeddings") or most
+            longest = max(longest, start * factor)
+    told = config.get("model_max_length")
+    return max(int(longest), told if isinstance(told, int) else 0)
+
+
+def _ropes(scaling: Any) -> list[Mapping[str, Any]]:
+    """The parameters of all kinds of layers, where they differ, else those of all."""
+    if not isinstance(scaling, Mapping):
+        return []
+    inner = [one for one in scaling.values() if isinstance(one, Mapping)]
+    return inner or [scaling]
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -199,15 +425,37 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def read_model(path: Path) -> dict[str, Any]:
+    """Content of a config.json as vLLM sees it: if it does not say how the weights are quantized,
+    ``hf_quant_config.json`` beside it may. Raises ``ValueError`` as ``read_config`` does."""
+    config, sidecar = read_config(path), _sidecar(path)
+    if sidecar is None or config.get("quantization_config") is not None:
+        return config
+    return {**config, "quantization_config": sidecar}
+
+
+def _sidecar(path: Path) -> dict[str, Any] | None:
+    place = path.with_name(SIDECAR)
+    return read_config(place) if path.name == "config.json" and place.is_file() else None
+
+
+def file_digest(path: Path) -> str:
+    """Digest of a config.json with ``hf_quant_config.json`` beside it, if there is one."""
+    digest, sidecar = config_digest(read_config(path)), _sidecar(path)
+    if sidecar is None:
+        return digest
+    return hashlib.sha256(_canonical([digest, config_digest(sidecar)]).encode()).hexdigest()
+
+
 def config_digest(config: dict[str, Any]) -> str:
     """sha256 of the canonical config; keys that begin with ``_`` are comments and do not count."""
     return hashlib.sha256(_canonical(_without_comments(config)).encode()).hexdigest()
 
 
 def folder_digest(folder: Path, weights: str) -> str:
-    """Digest of a model folder: its config.json and, for real weights, its safetensors files'
-    names and sizes (reading terabytes of weights for a plan takes too long)."""
-    digest = config_digest(read_config(folder / "config.json"))
+    """Digest of a model folder: its config.json (``file_digest``) and, for real weights, its
+    safetensors files' names and sizes (reading terabytes of weights for a plan takes too long)."""
+    digest = file_digest(folder / "config.json")
     if weights != "real":
         return digest
     files = {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
@@ -222,63 +470,22 @@ def make_model_folder(shape_file: Path, folder: Path) -> None:
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    config = _without_comments(read_config(shape_file))
-    shape = Shape.from_config(config)
-    words = {f"w{i}": i for i in range(shape.vocabulary)}
+    config = _without_comments(read_model(shape_file))
+    text = text_of(config)[1]
+    words = {f"w{i}": i for i in range(size(text, "vocab_size"))}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     special = {name: config[name] for name in ("bos_token_id", "eos_token_id") if name in config}
     tokens = {name.removesuffix("_id"): f"w{_first(value)}" for name, value in special.items()}
     about_tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": shape.max_position,
+        "model_max_length": _positions(text),
         **tokens,
     }
     _write(folder / "tokenizer.json", tokenizer.to_str())
     _write(folder / "tokenizer_config.json", _pretty(about_tokenizer))
     _write(folder / "generation_config.json", _pretty(special))
     _write(folder / "config.json", _pretty(config))
-
-
-def _size(config: dict[str, Any], name: str, default: int | None = None) -> int:
-    value = config.get(name)
-    if value is None and default is not None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: {value!r}; allowed: a whole number above 0")
-    return value
-
-
-def _window(config: dict[str, Any]) -> int | None:
-    """Mistral looks back one window wherever it names one, Qwen only if it says that it does."""
-    uses = config.get("use_sliding_window", str(config["model_type"]).startswith("mis"))
-    return config.get("sliding_window") if uses else None
-
-
-def _experts(config: dict[str, Any], layers: int, intermediate: int) -> dict[str, int]:
-    kind = config["model_type"]
-    # transformers 5 writes num_local_experts for all of them, the published files num_experts.
-    count = "num_experts" if "num_experts" in config else "num_local_experts"
-    if kind == "mixtral":
-        return {
-            "experts": _size(config, count),
-            "experts_per_token": _size(config, "num_experts_per_tok"),
-            "expert_intermediate": intermediate,
-            "sparse_layers": layers,
-        }
-    if kind not in ("qwen2_moe", "qwen3_moe"):
-        return {}
-    step, dense = _size(config, "decoder_sparse_step", 1), config.get("mlp_only_layers") or []
-    sparse = [i for i in range(layers) if i not in dense and (i + 1) % step == 0]
-    return {
-        "experts": _size(config, count),
-        "experts_per_token": _size(config, "num_experts_per_tok"),
-        "expert_intermediate": _size(config, "moe_intermediate_size"),
-        "shared_intermediate": (
-            _size(config, "shared_expert_intermediate_size") if kind == "qwen2_moe" else 0
-        ),
-        "sparse_layers": len(sparse),
-    }
 
 
 def _without_comments(config: dict[str, Any]) -> dict[str, Any]:
@@ -303,8 +510,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def shape_of(config: dict[str, Any]) -> Shape | None:
-    """The shape in a model's configuration; None for an architecture that we do not know."""
+    """The shape in a model's configuration; None for one that we do not know, or cannot read."""
     try:
         return Shape.from_config(config)
-    except UnknownShapeError:
+    except ValueError:
         return None

@@ -7,7 +7,7 @@ how good that is. Pure functions; times in ms.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tpsweep.perfmodel.allreduce import all_reduce_us, curve
 from tpsweep.perfmodel.constants import Constants, NoExpectationError, constants
@@ -18,7 +18,7 @@ from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
 @dataclass(frozen=True)
 class Batch:
     """A static batch and how it is run; lengths in tokens. ``backend`` is the all-reduce that runs
-    (of no meaning at TP=1)."""
+    (of no meaning at TP=1), ``cache_dtype`` the KV cache's (None: the weights')."""
 
     tp: int
     batch: int
@@ -26,6 +26,7 @@ class Batch:
     output_len: int
     backend: str = "custom"
     eager: bool = False
+    cache_dtype: str | None = None
 
     @property
     def context(self) -> float:
@@ -60,15 +61,15 @@ def decode(
 ) -> Expected:
     """One decode step of the batch, at the middle of the output.
 
-    ``dtype`` is that of weights and cache. Raises ``NoExpectationError`` where no all-reduce curve
-    is known, or the weights are quantized.
+    ``dtype`` is that of what is not quantized. Raises ``NoExpectationError`` where no all-reduce
+    curve is known, or the constants are not of such weights or such attention.
     """
     known = known or constants()
-    _refuse_quantized(shape)
+    _refuse(shape)
     bandwidth = card.bandwidth_tb_s * 1e12
     reads = weight_reads(shape, dtype, run.batch) / run.tp / bandwidth
-    head = shape.vocabulary * shape.hidden
-    flops = 2 * (shape.parameters_per_token + head) * run.batch / run.tp
+    head = shape.vocabulary * shape.hidden / shape.head_peak_factor
+    flops = 2 * (shape.fast_parameters_per_token + head) * run.batch / run.tp
     return Expected(
         body=1e3 * max(reads / known.weight_bandwidth_share, flops / _flop_s(card, known)),
         kv=1e3 * kv_reads(shape, dtype, run) / bandwidth / known.kv_bandwidth_share,
@@ -84,12 +85,12 @@ def prefill(
 ) -> Expected:
     """The prefill of the whole batch in one go. Raises as ``decode`` does."""
     known = known or constants()
-    _refuse_quantized(shape)
+    _refuse(shape)
     tokens = run.batch * run.input_len
-    head = shape.vocabulary * shape.hidden * run.batch
+    head = shape.vocabulary * shape.hidden * run.batch / shape.head_peak_factor
     # Attention: scores and values, half of them masked.
-    attention = 2 * shape.layers * shape.heads * shape.head_dim * run.input_len * tokens
-    flops = (2 * (shape.parameters_per_token * tokens + head) + attention) / run.tp
+    attention = shape.score_width * run.input_len * tokens
+    flops = (2 * (shape.fast_parameters_per_token * tokens + head) + attention) / run.tp
     reads = weight_reads(shape, dtype, tokens) / run.tp / (card.bandwidth_tb_s * 1e12)
     return Expected(
         body=1e3 * max(flops / _flop_s(card, known), reads / known.weight_bandwidth_share),
@@ -118,19 +119,12 @@ def weight_reads(shape: Shape, dtype: str, tokens: int) -> float:
 
     Of a mixture of experts: those that ``tokens`` random choices are expected to hit.
     """
-    if not shape.experts:
-        return shape.bytes_read_per_step(dtype)
-    missed = (1 - shape.experts_per_token / shape.experts) ** tokens
-    hit = round(shape.experts * (1 - missed))
-    return replace(shape, experts_per_token=max(hit, 1)).bytes_read_per_step(dtype)
+    return shape.bytes_read_per_step(dtype, tokens)
 
 
 def kv_reads(shape: Shape, dtype: str, run: Batch) -> float:
     """Bytes of keys and values that one rank reads in a step at the middle of the output."""
-    context = run.context
-    if shape.sliding_window is not None:
-        context = min(context, shape.sliding_window)
-    return run.batch * context * shape.kv_bytes_per_token(dtype, run.tp)
+    return run.batch * shape.kv_bytes_read(run.cache_dtype or dtype, run.tp, run.context)
 
 
 def _host(shape: Shape, run: Batch, known: Constants) -> float:
@@ -141,9 +135,12 @@ def _host(shape: Shape, run: Batch, known: Constants) -> float:
     return shape.layers * each / 1e3
 
 
-def _refuse_quantized(shape: Shape) -> None:
-    """What unpacking takes, and how fast eight-bit products are, no row here says."""
-    if shape.quantization:
+def _refuse(shape: Shape) -> None:
+    """What unpacking four bits takes, and other kinds of attention, no row here says. Eight-bit
+    floats are taken to be read, and multiplied, as well as BF16 is."""
+    if not shape.attends_by_groups:
+        raise NoExpectationError("no constants for latent or linear attention")
+    if shape.quantization and not shape.is_read_as_stored:
         raise NoExpectationError(f"no constants for {shape.quantization.method} weights")
 
 

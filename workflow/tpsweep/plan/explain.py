@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
-from tpsweep.plan.split import LINEAR, VOCABULARY, Matrix, Split, padded_vocabulary
+from tpsweep.plan.split import (
+    LINEAR,
+    VOCABULARY,
+    Matrix,
+    matrices,
+    model_file,
+    padded_vocabulary,
+)
 
 COMMUNICATION = "distributed/communication_op.py"
 STATE = "distributed/parallel_state.py"
@@ -78,7 +85,6 @@ def explain(shape: Shape, dtype: str, tp: int, batch: int = 1) -> Explanation:
     """
     if problem := shape.tp_problem(tp):
         raise ValueError(f"--tp: {tp}: {problem}; allowed: {', '.join(map(str, shape.tps))}")
-    split = Split(shape, dtype, tp)
     return Explanation(
         tp=tp,
         batch=batch,
@@ -86,12 +92,12 @@ def explain(shape: Shape, dtype: str, tp: int, batch: int = 1) -> Explanation:
         layers=shape.layers,
         hidden=shape.hidden,
         heads_per_gpu=shape.heads // tp,
-        kv_heads_per_gpu=split.kv_heads,
+        kv_heads_per_gpu=max(1, shape.kv_heads // tp),
         kv_heads_repeat=max(1, tp // shape.kv_heads),
-        matrices=[*split.vocabulary(), *split.attention(), *split.mlp(), *split.norms()],
+        matrices=matrices(shape, dtype, tp),
         collectives=_collectives(shape, dtype, tp, batch),
         kv_bytes_per_token=shape.kv_bytes_per_token(dtype, tp),
-        model_file=f"model_executor/models/{shape.model_type}.py",
+        model_file=f"model_executor/models/{model_file(shape)}",
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
+from tpsweep.perfmodel.modules import WHOLE
 from tpsweep.plan.explain import COMMUNICATION, STATE, Explanation
-from tpsweep.plan.split import MEANING, VLLM_VERSION, WHOLE, Matrix
+from tpsweep.plan.split import MEANING, VLLM_VERSION, Matrix
 
 
 def text(name: str, found: Explanation) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tpsweep.core import stats
 from tpsweep.core.cell import Cell
+from tpsweep.core.schema import IDENTITY_NAMES, PERCENTILES
+from tpsweep.core.workloads import SERVE
 from tpsweep.perfmodel import memory
 from tpsweep.perfmodel.cell_time import CellExpectation, expected_of
 from tpsweep.plan.cost import Cost, make_cost
@@ -36,6 +40,7 @@ class Memory:
 
     gpu: str
     model: str
+    precision: str
     tp: int
     weights_gb: float
     activations_gb: float
@@ -60,6 +65,8 @@ class Plan:
     memory: list[Memory]
     cost: Cost
     expected: list[tuple[Planned, CellExpectation]]
+    warnings: list[str]
+    unchecked: list[str]
 
     @property
     def to_run(self) -> int:
@@ -77,6 +84,8 @@ class Plan:
             "preflights": self.preflights,
             "not_run": [asdict(hole) for hole in self.holes],
             "memory": [asdict(one) for one in self.memory],
+            "warnings": self.warnings,
+            "unchecked": self.unchecked,
             "cost": {
                 **{name: getattr(cost, name) for name in totals},
                 "hours": cost.hours,
@@ -90,11 +99,8 @@ def make_plan(sweep: Sweep) -> Plan:
     """The plan of a sweep as its results folder is now: rows that are there are not measured
     again."""
     planned = [item for item in sweep.planned if item.status == "planned"]
-    expected = {
-        item.cell.cell_id: expected_of(item.cell, sweep.config.shapes[item.cell.engine.model.name])
-        for item in planned
-    }
-    jobs = _to_run(sweep)
+    expected = {item.cell.cell_id: _expected_of(item.cell, sweep) for item in planned}
+    jobs = jobs_to_run(sweep)
     sessions = make_sessions(jobs, sweep.site, sweep.config.engine_start_minutes)
     return Plan(
         site=sweep.site.name,
@@ -107,10 +113,51 @@ def make_plan(sweep: Sweep) -> Plan:
         memory=_memory(planned, sweep),
         cost=make_cost(sessions, sweep.site, sweep.config.shapes, expected),
         expected=[(item, expected[item.cell.cell_id]) for item in planned],
+        warnings=list(_few_requests(planned)),
+        unchecked=_unchecked(planned, sweep),
     )
 
 
-def _to_run(sweep: Sweep) -> dict[str, Job]:
+def _few_requests(planned: list[Planned]) -> Iterator[str]:
+    """Percentiles that cannot appear in the tables: per entry, of the lines with fewest requests.
+
+    A line of the tables pools all runs, as ``analysis.percentiles`` does.
+    """
+    lines: dict[tuple[object, ...], list[Cell]] = {}
+    for item in planned:
+        if item.cell.workload == SERVE:
+            place = item.cell.columns()
+            line = tuple(place[name] for name in IDENTITY_NAMES if name not in ("cell_id", "run"))
+            lines.setdefault((item.entry, *line), []).append(item.cell)
+    fewest: dict[object, tuple[int, str]] = {}
+    for (entry, *_), cells in lines.items():
+        prompts, seeds, runs = cells[0].num_prompts or 0, cells[0].repeats, len(cells)
+        words = f"{prompts} requests x {seeds} seeds x {runs} run{'s' if runs > 1 else ''}"
+        found = prompts * seeds * runs, words
+        fewest[entry] = min(found, fewest.get(entry, found))
+    for entry, (requests, words) in fewest.items():
+        empty = [p for p in PERCENTILES if requests < stats.least_samples(p)]
+        if empty:
+            names = " and ".join(f"p{p}" for p in empty)
+            yield (
+                f"{entry}: no {names} of TTFT, TPOT and E2E in the tables: {words} make {requests},"
+                f" {stats.least_samples(max(empty))} are needed"
+            )
+
+
+def _expected_of(cell: Cell, sweep: Sweep) -> CellExpectation:
+    name, config = cell.engine.model.name, sweep.config
+    return expected_of(cell, config.shapes[name], config.unknown.get(name))
+
+
+def _unchecked(planned: list[Planned], sweep: Sweep) -> list[str]:
+    """What is planned without its memory, TP or times being known, a line each."""
+    engines = {id(item.cell.engine): item.cell.engine for item in planned}
+    said = (expand.unchecked(engine, sweep.config) for engine in engines.values())
+    return list(dict.fromkeys(line for line in said if line))
+
+
+def jobs_to_run(sweep: Sweep) -> dict[str, Job]:
     """Jobs of this run without a row, or with one that cannot be read."""
     again = {f"{sweep.results}/{path}" for path in sweep.damaged}
     return {p: sweep.jobs[p] for p in sweep.wanted if p in again or not Path(p).exists()}
@@ -136,15 +183,15 @@ def _holes(planned: list[Planned]) -> list[Hole]:
 
 
 def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
-    """Of each class, model and TP the engine with the largest need."""
-    largest: dict[tuple[str, str, int], tuple[memory.Fit, Cell]] = {}
+    """Of each class, model, precision and TP the engine with the largest need."""
+    largest: dict[tuple[str, str, str, int], tuple[memory.Fit, Cell]] = {}
     for item in planned:
-        asked = expand.memory_of(item.cell, sweep.config, sweep.site)
-        if asked is None:
-            continue
         engine = item.cell.engine
+        asked = expand.memory_of(item.cell, sweep.config, sweep.site)
+        if asked is None or expand.unchecked(engine, sweep.config):
+            continue
         found = memory.fit(*asked, engine.layout)
-        key = engine.gpu, engine.model.name, engine.tp
+        key = engine.gpu, engine.model.name, engine.precision, engine.tp
         known = largest.get(key)
         if known is None or _spare(found) < _spare(known[0]):
             largest[key] = found, item.cell
@@ -152,6 +199,7 @@ def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
         Memory(
             gpu=gpu,
             model=model,
+            precision=precision,
             tp=tp,
             weights_gb=found.weights / 1e9,
             activations_gb=found.activations / 1e9,
@@ -160,7 +208,7 @@ def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
             needed_tokens=found.cache_tokens,
             tight=found.is_tight,
         )
-        for (gpu, model, tp), (found, _) in largest.items()
+        for (gpu, model, precision, tp), (found, _) in largest.items()
     ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from snakemake_executor_plugin_submitit import packing
 from snakemake_executor_plugin_submitit.flags import SlurmParameters, slurm_parameters
 from snakemake_executor_plugin_submitit.site import Site
-from snakemake_executor_plugin_submitit.slurm.cluster import DEFAULT_ARRAY_SIZE
+from snakemake_executor_plugin_submitit.slurm.scripts import DEFAULT_ARRAY_SIZE, largest_array
 from snakemake_executor_plugin_submitit.spec import Cell
 from tpsweep.sweep.sweep import Job
 
@@ -41,6 +41,11 @@ class Array:
 
 def make_sessions(jobs: Mapping[str, Job], site: Site, start_minutes: int) -> list[PlannedSession]:
     """Sessions of ``jobs`` (by the paths of their rows), as the executor packs them."""
+    return [_planned(one, jobs, site) for one in pack_jobs(jobs, site, start_minutes)]
+
+
+def pack_jobs(jobs: Mapping[str, Job], site: Site, start_minutes: int) -> list[packing.Session]:
+    """The executor's own sessions of ``jobs``; its cells are named by the paths of their rows."""
     requests = [
         packing.Request(
             key=packing.SessionKey(job.session, job.session_command, job.gpu_type, job.gpus),
@@ -50,27 +55,29 @@ def make_sessions(jobs: Mapping[str, Job], site: Site, start_minutes: int) -> li
         )
         for path, job in jobs.items()
     ]
-    return [_planned(session, jobs, site) for session in packing.pack(requests, site)]
+    return packing.pack(requests, site)
 
 
 def _planned(session: packing.Session, jobs: Mapping[str, Job], site: Site) -> PlannedSession:
-    minutes = session.minutes or 0.0  # every cell has a limit
     parameters = None
     if site.cluster == "slurm":
-        whole = int(-(-minutes // 1))
-        parameters = slurm_parameters(session.key, whole, site, _account(site))
+        # Some account: a plan does not depend on which, and needs none.
+        account = {site.account_env: "any"} if site.account_env else {}
+        parameters = parameters_of(session, site, account)
     return PlannedSession(
         gpu=session.key.gpu_type,
         gpus=session.key.gpus,
         jobs=[jobs[cell.id] for cell in session.cells],
-        limit_minutes=minutes if parameters is None else parameters.minutes,
+        limit_minutes=(session.minutes or 0.0) if parameters is None else parameters.minutes,
         parameters=parameters,
     )
 
 
-def _account(site: Site) -> dict[str, str]:
-    """Some account: a plan does not depend on which, and needs none."""
-    return {site.account_env: "any"} if site.account_env else {}
+def parameters_of(
+    session: packing.Session, site: Site, environ: Mapping[str, str]
+) -> SlurmParameters:
+    """What a session's job asks Slurm for; every job has a time limit."""
+    return slurm_parameters(session.key, int(-(-(session.minutes or 0.0) // 1)), site, environ)
 
 
 def make_arrays(sessions: list[PlannedSession], site: Site) -> list[Array]:
@@ -79,7 +86,7 @@ def make_arrays(sessions: list[PlannedSession], site: Site) -> list[Array]:
     Of a site file that does not say ``max_array_size`` Slurm's default is taken: the executor asks
     Slurm.
     """
-    most = (site.max_array_size or DEFAULT_ARRAY_SIZE) - 1
+    most = largest_array(site.max_array_size or DEFAULT_ARRAY_SIZE)
     most = min(most, site.submit_limit() or most)
     groups: dict[SlurmParameters, list[PlannedSession]] = {}
     for session in sessions:

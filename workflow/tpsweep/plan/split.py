@@ -6,20 +6,42 @@ Shapes are (outputs, inputs), as PyTorch stores a linear layer. Files and classe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import re
+from dataclasses import dataclass, replace
 
 from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
+from tpsweep.perfmodel.modules import (
+    ATTENTION,
+    COLUMN,
+    EMBEDDING,
+    HEAD,
+    HEADS,
+    MLP,
+    NORMS,
+    ROW,
+    VISION,
+    VOCAB,
+    WHOLE,
+    Grouped,
+    Module,
+    padded,
+)
+from tpsweep.perfmodel.quantization import WeightFormat
 
 VLLM_VERSION = "0.32.0"
 """The version whose files and classes are named; a test looks into it."""
-VOCABULARY_MULTIPLE = 64
-"""vLLM pads the vocabulary to a multiple of this before it splits it."""
 LINEAR = "model_executor/layers/linear.py"
 VOCABULARY = "model_executor/layers/vocab_parallel_embedding.py"
 NORM = "model_executor/layers/layernorm.py"
 EXPERTS = "model_executor/layers/fused_moe/routed_experts.py"
+VISION_TOWERS = {
+    "gemma3_text": ("siglip.py", "SiglipVisionModel"),
+    "llama4_text": ("mllama4.py", "Llama4VisionModel"),
+}
+"""File and class of the tower that a multimodal checkpoint has; its split is not told here."""
+PARTS = (EMBEDDING, HEAD, ATTENTION, MLP, NORMS, VISION)
 
-COLUMN, ROW, HEADS, VOCAB, WHOLE = "column", "row", "heads", "vocab", "whole"
 MEANING = {
     COLUMN: "each GPU has some of the outputs (PyTorch's rows of the stored weight) and all inputs",
     ROW: "each GPU has some of the inputs; its output is a part of a sum that an all-reduce makes",
@@ -34,7 +56,7 @@ class Matrix:
     """One weight. ``count``: how many of it a model has; ``bytes_per_gpu`` of one of them."""
 
     name: str
-    part: str  # embedding, attention, mlp, norms, head
+    part: str  # embedding, attention, mlp, norms, head, vision
     split: str
     full: tuple[int, ...]
     shard: tuple[int, ...]
@@ -44,146 +66,64 @@ class Matrix:
     cls: str
 
 
-@dataclass(frozen=True)
-class Split:
-    """A model at a TP."""
+def matrices(shape: Shape, dtype: str, tp: int) -> list[Matrix]:
+    """The weights of a model at a TP, equal ones of all layers together."""
+    found: dict[Matrix, int] = {}
+    for module, stored in shape.weights:
+        matrix = _matrix(module, stored, shape, dtype, tp)
+        found[matrix] = found.get(matrix, 0) + module.count
+    counted = [replace(matrix, count=count) for matrix, count in found.items()]
+    return sorted(counted, key=lambda matrix: PARTS.index(matrix.part))
 
-    shape: Shape
-    dtype: str
-    tp: int
 
-    @property
-    def kv_heads(self) -> int:
-        return max(1, self.shape.kv_heads // self.tp)
+def _matrix(
+    module: Module, stored: WeightFormat | None, shape: Shape, dtype: str, tp: int
+) -> Matrix:
+    shard = module.shard(tp)
+    size: float = math.prod(shard) * DTYPE_BYTES[dtype]
+    if stored is not None and module.inputs is not None:
+        size = stored.size_bits(shard[0], shard[1]) / 8
+    name, place = _label(module.name), _place(module, shape)
+    return Matrix(name, module.part, module.split, module.full, shard, 0, size, *place)
 
-    def linear(
-        self, name: str, part: str, split: str, full: tuple[int, int], cls: str, count: int
-    ) -> Matrix:
-        """A linear layer that is split evenly."""
-        outputs, inputs = full
-        shard = (outputs, inputs // self.tp) if split == ROW else (outputs // self.tp, inputs)
-        return self.matrix(name, part, split, full, shard, count, LINEAR, cls)
 
-    def matrix(
-        self,
-        name: str,
-        part: str,
-        split: str,
-        full: tuple[int, ...],
-        shard: tuple[int, ...],
-        count: int,
-        file: str,
-        cls: str,
-    ) -> Matrix:
-        each: float = DTYPE_BYTES[self.dtype]
-        if self.shape.quantization and file in (LINEAR, EXPERTS) and split != WHOLE:
-            each = self.shape.quantization.bytes_per_weight
-        size = each
-        for length in shard:
-            size *= length
-        return Matrix(name, part, split, full, shard, count, size, file, cls)
+def _label(name: str) -> str:
+    """``q_proj``, ``experts gate_proj``: less the layer and what all of its matrices have."""
+    inner = re.sub(r"^model\.(layers\.\d+\.)?", "", name)
+    words = [word for word in inner.split(".") if not word.isdigit()]
+    return " ".join(words[1:] or words)
 
-    def vocabulary(self) -> list[Matrix]:
-        shape, padded = self.shape, padded_vocabulary(self.shape)
-        full, shard = (shape.vocabulary, shape.hidden), (padded // self.tp, shape.hidden)
-        parts = [("embed_tokens", "embedding", "VocabParallelEmbedding")]
-        if not shape.tied_embeddings:
-            parts.append(("lm_head", "head", "ParallelLMHead"))
-        return [self.matrix(n, p, VOCAB, full, shard, 1, VOCABULARY, c) for n, p, c in parts]
 
-    def attention(self) -> list[Matrix]:
-        shape, count, size = self.shape, self.shape.layers, self.shape.head_dim
-        queries, cls = shape.heads * size, "QKVParallelLinear"
-        keys, shard = shape.kv_heads * size, (self.kv_heads * size, shape.hidden)
-        found = [self.linear("q_proj", "attention", HEADS, (queries, shape.hidden), cls, count)]
-        found += [
-            self.matrix(n, "attention", HEADS, (keys, shape.hidden), shard, count, LINEAR, cls)
-            for n in ("k_proj", "v_proj")
-        ]
-        row = (shape.hidden, queries)
-        row_cls = "RowParallelLinear"
-        found.append(self.linear("o_proj", "attention", ROW, row, row_cls, count))
-        if shape.qkv_bias:
-            full, part = (queries + 2 * keys,), (queries // self.tp + 2 * self.kv_heads * size,)
-            found.append(self.bias("qkv bias", "attention", HEADS, full, part, count, cls))
-        if shape.output_bias:
-            whole = (shape.hidden,)
-            found.append(self.bias("o_proj bias", "attention", WHOLE, whole, whole, count, row_cls))
-        return found
+def _place(module: Module, shape: Shape) -> tuple[str, str]:
+    """File and class of vLLM."""
+    if module.part == VISION:
+        file, cls = VISION_TOWERS[shape.model_type]
+        return f"model_executor/models/{file}", cls
+    if module.part == EMBEDDING:
+        return VOCABULARY, "VocabParallelEmbedding"
+    if module.part == HEAD:
+        return VOCABULARY, "ParallelLMHead"
+    if module.part == NORMS:
+        return NORM, "RMSNorm"
+    if ".experts." in module.name:
+        return EXPERTS, "RoutedExperts"
+    if module.split == ROW or module.name.endswith(("o_proj bias", "down_proj bias")):
+        return LINEAR, "RowParallelLinear"
+    if module.split == WHOLE:
+        return LINEAR, "ReplicatedLinear"
+    if module.split == HEADS:
+        grouped = isinstance(shape.attention, Grouped)
+        return LINEAR, "QKVParallelLinear" if grouped else "ColumnParallelLinear"
+    return LINEAR, "MergedColumnParallelLinear"
 
-    def bias(
-        self,
-        name: str,
-        part: str,
-        split: str,
-        full: tuple[int],
-        shard: tuple[int],
-        count: int,
-        cls: str,
-    ) -> Matrix:
-        size = shard[0] * DTYPE_BYTES[self.dtype]
-        return Matrix(name, part, split, full, shard, count, size, LINEAR, cls)
 
-    def mlp(self) -> list[Matrix]:
-        shape, found = self.shape, []
-        dense = shape.layers - shape.sparse_layers
-        if dense:
-            found += self._gated("", shape.intermediate, dense)
-        if dense and shape.mlp_bias:
-            full, hidden = (2 * shape.intermediate,), (shape.hidden,)
-            part, cls = (full[0] // self.tp,), "MergedColumnParallelLinear"
-            found.append(self.bias("gate_up bias", "mlp", COLUMN, full, part, dense, cls))
-            row = "RowParallelLinear"
-            found.append(self.bias("down_proj bias", "mlp", WHOLE, hidden, hidden, dense, row))
-        if shape.sparse_layers:
-            found += self._experts()
-        return found
-
-    def _gated(self, prefix: str, inner: int, count: int) -> list[Matrix]:
-        up, merged = (inner, self.shape.hidden), "MergedColumnParallelLinear"
-        down = (self.shape.hidden, inner)
-        return [
-            self.linear(f"{prefix}gate_proj", "mlp", COLUMN, up, merged, count),
-            self.linear(f"{prefix}up_proj", "mlp", COLUMN, up, merged, count),
-            self.linear(f"{prefix}down_proj", "mlp", ROW, down, "RowParallelLinear", count),
-        ]
-
-    def _experts(self) -> list[Matrix]:
-        shape, tp, count = self.shape, self.tp, self.shape.sparse_layers
-        inner, hidden, cls = shape.expert_intermediate, shape.hidden, "RoutedExperts"
-        router, many = (shape.experts, hidden), count * shape.experts
-        up, down = (inner, hidden), (hidden, inner)
-        whole = "ReplicatedLinear"
-        found = [self.matrix("router", "mlp", WHOLE, router, router, count, LINEAR, whole)]
-        for name in ("expert gate", "expert up"):
-            shard = (inner // tp, hidden)
-            found.append(self.matrix(name, "mlp", COLUMN, up, shard, many, EXPERTS, cls))
-        shard = (hidden, inner // tp)
-        found.append(self.matrix("expert down", "mlp", ROW, down, shard, many, EXPERTS, cls))
-        if shape.shared_intermediate:
-            found += self._gated("shared ", shape.shared_intermediate, count)
-            one = (1, hidden)
-            found.append(
-                self.matrix(
-                    "shared gate", "mlp", WHOLE, one, one, count, LINEAR, "ReplicatedLinear"
-                )
-            )
-        return found
-
-    def norms(self) -> list[Matrix]:
-        shape, cls = self.shape, "RMSNorm"
-        hidden, head = (shape.hidden,), (shape.head_dim,)
-        parts = [("input_layernorm", hidden, shape.layers)]
-        parts.append(("post_attention_layernorm", hidden, shape.layers))
-        if shape.qk_norm:
-            parts += [("q_norm", head, shape.layers), ("k_norm", head, shape.layers)]
-        parts.append(("norm", hidden, 1))
-        return [
-            self.matrix(name, "norms", WHOLE, full, full, count, NORM, cls)
-            for name, full, count in parts
-        ]
+def model_file(shape: Shape) -> str:
+    """Name of vLLM's file with the model's class."""
+    others = {"deepseek_v3": "deepseek_v2", "qwen3_5_moe": "qwen3_5"}
+    kind = shape.model_type.removesuffix("_text")
+    return f"{others.get(kind, kind)}.py"
 
 
 def padded_vocabulary(shape: Shape) -> int:
     """Rows of embedding and head as vLLM splits them."""
-    return -(-shape.vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    return padded(shape.vocabulary)

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from tabulate import tabulate
 
-from tpsweep.core.cell import Cell
+from tpsweep.core.cell import BF16, Cell
+from tpsweep.core.preflight_record import MINUTES
 from tpsweep.perfmodel.cell_time import CellExpectation
 from tpsweep.plan.cost import ClassCost, Cost
 from tpsweep.plan.plan import Hole, Memory, Plan
@@ -21,7 +22,15 @@ TITLE = (
 
 def text(plan: Plan) -> str:
     """The whole plan."""
-    parts = [_head(plan), _not_run(plan.holes), _cost(plan), _fit(plan.memory), _expected(plan)]
+    parts = [
+        _head(plan),
+        "\n".join(f"Warning: {warning}" for warning in plan.warnings),
+        _not_run(plan.holes),
+        _unchecked(plan.unchecked),
+        _cost(plan),
+        _fit(plan.memory),
+        _expected(plan),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -32,7 +41,7 @@ def _head(plan: Plan) -> str:
         f"Cells: {sum(counts.values())} in the matrix, {counts.get('planned', 0)} planned, "
         f"{counts.get('infeasible', 0)} infeasible, {counts.get('excluded', 0)} excluded",
         f"To run: {plan.to_run} cells ({plan.measured} are measured) in {plan.cost.sessions} "
-        f"sessions, after {plan.preflights} preflights of at most 10 minutes",
+        f"sessions, after {plan.preflights} preflights of at most {MINUTES} minutes",
     ]
     return "\n".join(lines)
 
@@ -46,6 +55,10 @@ def _not_run(holes: list[Hole]) -> str:
         for hole in holes
     ]
     return "\n".join(["Not run:", *lines])
+
+
+def _unchecked(lines: list[str]) -> str:
+    return "\n".join(["Planned unchecked:", *(f"  {line}" for line in lines)]) if lines else ""
 
 
 def _cost(plan: Plan) -> str:
@@ -106,7 +119,7 @@ def _fit(memory: list[Memory]) -> str:
     rows = [
         [
             one.gpu,
-            one.model,
+            _named(one.model, one.precision),
             one.tp,
             f"{one.weights_gb:.1f}",
             f"{one.activations_gb:.1f}",
@@ -146,9 +159,15 @@ def _expected(plan: Plan) -> str:
 def _setting(item: Planned) -> tuple[object, ...]:
     cell, engine = item.cell, item.cell.engine
     return (
-        *(item.entry, engine.gpu, engine.model.name, engine.label, engine.variant),
+        *(item.entry, engine.gpu, _named(engine.model.name, engine.precision)),
+        *(engine.label, engine.variant),
         *(engine.allreduce_backend, cell.input_len, cell.output_len),
     )
+
+
+def _named(model: str, precision: str) -> str:
+    """A model, with its precision where that is not its own."""
+    return model if precision == BF16 else f"{model} {precision}"
 
 
 def _load(cell: Cell) -> str:

@@ -21,6 +21,7 @@ from tpsweep.figures.batch_scaling import draw_batch_scaling
 from tpsweep.figures.classes import draw_classes
 from tpsweep.figures.communication import draw_communication, step_picture
 from tpsweep.figures.decode import draw_decode
+from tpsweep.figures.equal_sequences import draw_equal_sequences
 from tpsweep.figures.models import draw_models
 from tpsweep.figures.pareto import draw_pareto
 from tpsweep.figures.serving import draw_serving
@@ -144,16 +145,18 @@ def _sections(tables: Mapping[str, Table], steps: Mapping[str, Path]) -> list[Se
         tables[name] for name in ("tp_comparison", "serving", "communication", "terms", "floors")
     )
     cells = tables["cells"].records
+    times, load = compared.own.records, online.own.records
     figures = _drawings(
         {
-            "decode": draw_decode(compared.records, FIGURES),
-            "models": draw_models(compared.records, FEWER_FIGURES),
-            "speedup": draw_speedup(compared.records, split.records, FEWER_FIGURES),
-            "classes": draw_classes(compared.records, online.records, FEWER_FIGURES),
-            "batches": draw_batch_scaling(compared.records, floor.records, FEWER_FIGURES),
-            "serving": draw_serving(online.records, FIGURES),
+            "decode": draw_decode(times, FIGURES),
+            "models": draw_models(times, FEWER_FIGURES),
+            "speedup": draw_speedup(times, split.records, FEWER_FIGURES),
+            "equal_sequences": draw_equal_sequences(tables["tp_pairs"].records, FEWER_FIGURES),
+            "classes": draw_classes(times, load, FEWER_FIGURES),
+            "batches": draw_batch_scaling(times, floor.records, FEWER_FIGURES),
+            "serving": draw_serving(load, FIGURES),
             "communication": draw_communication(captured.records, FIGURES),
-            "pareto": draw_pareto(compared.records, online.records, FEWER_FIGURES),
+            "pareto": draw_pareto(times, load, FEWER_FIGURES),
         }
     )
     communication = _of_table(captured, LINES, figures["communication"])
@@ -166,7 +169,7 @@ def _sections(tables: Mapping[str, Table], steps: Mapping[str, Path]) -> list[Se
         ),
         _of_table(tables["models"], FEWER_LINES, figures["models"]),
         _of_table(tables["tp_pairs"], FEWER_LINES, figures["speedup"]),
-        _of_table(tables["crossover"]),
+        _of_table(tables["crossover"], FEWER_LINES, figures["equal_sequences"]),
         _of_table(tables["batch_scaling"], FEWER_LINES, figures["classes"], figures["batches"]),
         _of_table(tables["throughput"]),
         _of_table(online, LINES, figures["serving"]),

@@ -18,37 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpsweep.core import capture_report, preflight_record, results_paths, schema
-from tpsweep.core.axes import AXES
 from tpsweep.core.capture_report import Communication
 from tpsweep.core.errors import one_line
+from tpsweep.core.manifest import NEEDED, SCHEMA
 from tpsweep.core.method import FIRST
 from tpsweep.core.workloads import CAPTURE
+from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.results.rows import LONGEST, Read, conform, keep_rows, read_rows
 
-MANIFEST_SCHEMA = pa.schema(
-    [
-        *(pa.field(column.name, column.type) for column in schema.IDENTITY),
-        pa.field("path", pa.string()),
-        pa.field("status", pa.string()),
-        pa.field("reason", pa.string()),
-        pa.field("session", pa.string()),
-        pa.field("settings", pa.string()),
-        pa.field("minutes", pa.int64()),
-        pa.field("expected_prefill_ms", pa.float64()),
-        pa.field("expected_tpot_ms", pa.float64()),
-        pa.field("expected_s", pa.float64()),
-        pa.field("expected_start_s", pa.float64()),
-        pa.field("expectation_note", pa.string()),
-        pa.field("gpu_hour_usd", pa.float64()),
-    ]
-)
-"""What the manifest must have; it may hold more. Types alone: the file is all that is shared."""
-LATER = {
-    *(axis.name for axis in AXES if axis.added),
-    *("settings", "minutes", "expected_prefill_ms", "expected_tpot_ms"),
-    *("expected_s", "expected_start_s", "expectation_note", "gpu_hour_usd"),
-}
-"""What older manifests do not have."""
 STATUSES = ("planned", "infeasible", "excluded")
 _DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
@@ -76,17 +53,19 @@ class ResultsError(Exception):
 class Results:
     """One results folder; every frame has a ``cell_id`` column.
 
-    ``manifest``: the columns of ``MANIFEST_SCHEMA`` and, per cell, ``state`` (measured, failed or
+    ``manifest``: the columns of ``core.manifest`` and, per cell, ``state`` (measured, failed or
     missing if planned, else its status), ``failure_type`` and ``reason`` (of the failure or of
     the plan). ``rows``: the schema of ``row``. ``failures``: the fields of ``FailureLine``,
     of planned cells without a row. ``communication``: what the analysis said of the captures, by
-    ``cell_id``; those that are not analysed are not in it.
+    ``cell_id``; those that are not analysed are not in it. ``shapes``: of the models that have a
+    measured capture, by name, as far as they can be counted.
     """
 
     manifest: pd.DataFrame
     rows: pd.DataFrame
     failures: pd.DataFrame
     communication: dict[str, Communication] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
 
     def count(self, *states: str) -> int:
         """Cells in any of ``states``."""
@@ -102,7 +81,7 @@ def load(results: Path, *, keep: bool = False) -> Results:
     """Read a results folder; with ``keep`` also write its ``rows.parquet``.
 
     A row that cannot be read counts as a failure of type ``unreadable`` and is named on stderr.
-    Raises ``ResultsError`` if the manifest is missing or lacks what ``MANIFEST_SCHEMA`` asks.
+    Raises ``ResultsError`` if the manifest is missing or lacks what every manifest has.
     """
     manifest = _load_manifest(results / results_paths.MANIFEST)
     planned = manifest.loc[manifest["status"] == "planned", ["cell_id", "path", "gpu", "gpus"]]
@@ -113,7 +92,9 @@ def load(results: Path, *, keep: bool = False) -> Results:
     failures = list(_failures(results, planned, read))
     failed = pd.DataFrame(failures, columns=FailureLine._fields)
     manifest = _with_methods(_with_states(manifest, rows, failed), rows)
-    return Results(manifest, rows, failed, _load_communication(results, manifest))
+    captures = manifest[(manifest["workload"] == CAPTURE) & (manifest["state"] == "measured")]
+    communication = _load_communication(results, captures)
+    return Results(manifest, rows, failed, communication, _load_shapes(results, captures))
 
 
 def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[FailureLine]:
@@ -138,9 +119,22 @@ def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[Fail
             yield FailureLine(cell_id, "preflight", message=reason)
 
 
-def _load_communication(results: Path, manifest: pd.DataFrame) -> dict[str, Communication]:
+def _load_shapes(results: Path, captures: pd.DataFrame) -> dict[str, Shape]:
+    """Shapes of models, from what stands beside their captures."""
+    found: dict[str, Shape] = {}
+    for model, path in zip(captures["model"], captures["path"], strict=True):
+        if model in found:
+            continue
+        try:
+            said = json.loads((results / results_paths.capture_sidecar(path)).read_text("utf-8"))
+            found[model] = Shape.from_config(said["model"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # an older capture, one from elsewhere, another architecture: not known
+    return found
+
+
+def _load_communication(results: Path, captures: pd.DataFrame) -> dict[str, Communication]:
     """Reports on measured captures; one that cannot be read is named on stderr."""
-    captures = manifest[(manifest["workload"] == CAPTURE) & (manifest["state"] == "measured")]
     found = {}
     for cell_id, path in zip(captures["cell_id"], captures["path"], strict=True):
         try:
@@ -168,8 +162,7 @@ def _load_manifest(path: Path) -> pd.DataFrame:
         raise ResultsError(f"{path}: no such manifest; a run of the sweep writes it")
     try:
         table = pq.ParquetFile(path).read(use_threads=False)
-        required = set(MANIFEST_SCHEMA.names) - LATER
-        frame = _to_frame(conform(table, MANIFEST_SCHEMA, sorted(required)))
+        frame = _to_frame(conform(table, SCHEMA, sorted(NEEDED)))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ResultsError(
             f"{path}: not a manifest of tpsweep: {one_line(error, LONGEST)}"

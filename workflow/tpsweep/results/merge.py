@@ -54,7 +54,8 @@ def _without(results: Results, cell_ids: Sequence[str]) -> Results:
         return frame[~frame["cell_id"].isin(cell_ids)]
 
     kept = {i: found for i, found in results.communication.items() if i not in set(cell_ids)}
-    return Results(rest(results.manifest), rest(results.rows), rest(results.failures), kept)
+    frames = (rest(results.manifest), rest(results.rows), rest(results.failures))
+    return Results(*frames, kept, results.shapes)
 
 
 def _as_runs(results: Results, cell_ids: Sequence[str], first: Results, name: str) -> Results:
@@ -75,6 +76,7 @@ def _as_runs(results: Results, cell_ids: Sequence[str], first: Results, name: st
         renamed(results.rows),
         renamed(results.failures),
         {names.get(i, i): found for i, found in results.communication.items()},
+        results.shapes,
     )
 
 
@@ -88,4 +90,5 @@ def _appended(first: Results, second: Results) -> Results:
         both(first.rows, second.rows),
         both(first.failures, second.failures),
         {**first.communication, **second.communication},
+        {**first.shapes, **second.shapes},
     )

@@ -117,7 +117,12 @@ def conform(table: pa.Table, schema: pa.Schema, required: Sequence[str]) -> pa.T
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     # Ten thousand rows of an older schema have a million columns: most are of the type already.
-    return column if column.type == kind else column.cast(kind)
+    if column.type == kind:
+        return column
+    if column.type == pa.bool_() and kind == pa.string():
+        # `saturated` by the older rule, which told too much: tables judge the samples again.
+        return pa.chunked_array([pa.nulls(len(column), kind)])
+    return column.cast(kind)
 
 
 def _absent(field: pa.Field, length: int) -> pa.Array:

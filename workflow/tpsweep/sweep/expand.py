@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from tpsweep.config.load import Config, ConfigError
 from tpsweep.config.settings import Capture, RequestSet, Serve, WorkloadEntry
 from tpsweep.core.axes import CELL_AXES, ENGINE_AXES, Axis
-from tpsweep.core.cell import NSYS_ONLY, NSYS_OR_TORCH, Cell, Engine
+from tpsweep.core.cell import BF16, NSYS_ONLY, NSYS_OR_TORCH, Cell, Engine
 from tpsweep.core.layout import Layout
 from tpsweep.core.workloads import KINDS
 from tpsweep.perfmodel import memory
+from tpsweep.perfmodel.work import NoWorkError, work_of
 from tpsweep.sweep import request_set
 
 if TYPE_CHECKING:
@@ -23,10 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A request set's part of a cell's identity, or why it is not there."""
+    """The digest of a workload's file of requests, if it has one, or why it is not there."""
 
-    identity: dict[str, Any]
+    digest: str | None = None
     problem: str | None = None
+    path: Path | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Its part of a cell's ``extra``."""
+        return {} if self.digest is None else {"dataset_digest": self.digest}
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Planned:
     ``reason`` says why if it is not planned. ``minutes`` is the cell's own time limit.
 
     ``entry`` is the workload's name in the config; labels are for people and change nothing.
+    ``one_start``: the engine that is started for it may measure cells of other modes, too.
     """
 
     cell: Cell
@@ -44,6 +52,12 @@ class Planned:
     entry: str
     workload_label: str | None
     model_label: str | None
+    one_start: bool = True
+
+    @property
+    def started(self) -> Engine:
+        """The engine that is started for the cell, and for others that it can measure."""
+        return self.cell.engine.shared if self.one_start else self.cell.engine
 
 
 def expand(config: Config, site: Site) -> list[Planned]:
@@ -59,6 +73,7 @@ def expand(config: Config, site: Site) -> list[Planned]:
         dataset = _find_dataset(name, entry, config.base)
         for engine in _engines(entry, config, site):
             problem = _node_problem(engine, site) or dataset.problem
+            problem = problem or _precision_problem(engine, config)
             for cell in _cells(entry, engine, dataset):
                 _claim(cell, name, owners)
                 matching = [i for i, axes in enumerate(exclusions) if matches(axes, cell)]
@@ -70,7 +85,17 @@ def expand(config: Config, site: Site) -> list[Planned]:
                 elif reason:
                     status = "infeasible"
                 labels = entry.label, config.models[engine.model.name].label
-                planned.append(Planned(cell, status, reason, entry.minutes, name, *labels))
+                planned.append(
+                    Planned(
+                        cell,
+                        status,
+                        reason,
+                        entry.minutes,
+                        name,
+                        *labels,
+                        config.settings.one_start,
+                    )
+                )
     for i in sorted(unused):
         raise ConfigError(f"exclude.{i}", exclusions[i], "it matches no cell of this sweep")
     return planned
@@ -97,11 +122,21 @@ def _engines(entry: WorkloadEntry, config: Config, site: Site) -> Iterator[Engin
                 site=site.name,
                 gpu_card=card,
                 vllm_version=settings.vllm_version,
-                args={**entry.engine.model_dump(), **settings.variants[variant]},
+                args={
+                    **entry.engine.model_dump(),
+                    **_prefix_caching(entry),
+                    **settings.variants[variant],
+                },
                 mode=_mode(entry, card),
                 run=run,
                 environment=dict(site.environment),
             )
+
+
+def _prefix_caching(entry: WorkloadEntry) -> dict[str, Any]:
+    """Off for everyone else: a cached prompt has no prefill (``engine.vllm_api``)."""
+    shares = isinstance(entry, Serve) and entry.prefix_len
+    return {"enable_prefix_caching": True} if shares else {}
 
 
 def _listed(axis: Axis, entry: WorkloadEntry, config: Config) -> list[Any]:
@@ -120,9 +155,16 @@ def _mode(entry: WorkloadEntry, card: str) -> str:
 def _cells(entry: WorkloadEntry, engine: Engine, dataset: Dataset) -> Iterator[Cell]:
     """The cells that one engine measures for a workload."""
     listed = {axis.name: entry.listed(axis) or [axis.default] for axis in CELL_AXES}
+    is_trace = isinstance(entry, Serve) and entry.dataset == "trace"
+    if is_trace:
+        listed["speed"] = entry.speed or [1.0]
     for values in itertools.product(*listed.values()):
+        chosen = dict(zip(listed, values, strict=True))
+        if is_trace and dataset.path is not None:
+            recorded = request_set.recorded_rate(dataset.path, chosen["num_prompts"])
+            chosen["request_rate"] = recorded * chosen["speed"]
         yield Cell(
-            **dict(zip(listed, values, strict=True)),
+            **chosen,
             workload=entry.kind,
             engine=engine,
             dataset=entry.dataset if isinstance(entry, RequestSet) else "random",
@@ -138,21 +180,21 @@ def _extra(entry: WorkloadEntry, dataset: Dataset) -> dict[str, Any]:
         return {"profiler": entry.profiler}
     if isinstance(entry, Serve):
         return {**dataset.identity, "slo": entry.slo.model_dump(exclude_none=True)}
-    return dict(dataset.identity)
+    return {**dataset.identity}
 
 
 def _find_dataset(name: str, entry: WorkloadEntry, base: Path) -> Dataset:
     """A file of requests is identified by its content, wherever it lies."""
     if not isinstance(entry, RequestSet) or entry.dataset_path is None:
-        return Dataset({})
+        return Dataset()
     path = base / entry.dataset_path
     try:
         request_set.check_file(
             entry.dataset, path, max(entry.num_prompts), entry.engine.max_model_len
         )
-        return Dataset({"dataset_digest": request_set.file_digest(path)})
+        return Dataset(request_set.file_digest(path), path=path)
     except OSError as error:
-        return Dataset({}, f"dataset_path {entry.dataset_path!r}: {error.strerror}")
+        return Dataset(problem=f"dataset_path {entry.dataset_path!r}: {error.strerror}")
     except ValueError as error:
         key = f"workloads.{name}.dataset_path"
         raise ConfigError(key, entry.dataset_path, str(error)) from None
@@ -170,6 +212,20 @@ def _node_problem(engine: Engine, site: Site) -> str | None:
         return f"site {site.name} has no {engine.gpu}; it has {', '.join(site.gpus)}"
     if engine.gpus > gpu.per_node:
         return f"{engine.product} > {gpu.per_node} on a node of {engine.gpu}"
+    return None
+
+
+def _precision_problem(engine: Engine, config: Config) -> str | None:
+    """Why vLLM cannot run the model in this precision; None if it can."""
+    shape = config.shapes[engine.model.name]
+    if engine.precision == BF16:
+        return None
+    if engine.gpu_card == "CPU":
+        said = "on a CPU vLLM has FP8 with AMX instructions only, which no site file tells"
+        return f"precision {engine.precision}: {said}"
+    if shape is not None and shape.quantization is not None:
+        method = shape.quantization.method
+        return f"precision {engine.precision}: vLLM quantizes plain weights only, not {method}"
     return None
 
 
@@ -191,10 +247,14 @@ def _memory_problem(cell: Cell, config: Config, site: Site) -> str | None:
 
 
 def memory_of(cell: Cell, config: Config, site: Site) -> tuple[memory.Load, memory.Limits] | None:
-    """What a cell's engine must hold, and its limits; None if shape or memory is unknown."""
+    """What a cell's engine must hold, at least, and its limits; None if either is unknown."""
     engine = cell.engine
     gpu, shape = site.gpus.get(engine.gpu), config.shapes[engine.model.name]
     if gpu is None or gpu.memory_gib is None or shape is None:
+        return None
+    try:
+        work = work_of(engine, shape)
+    except NoWorkError:
         return None
     limits = memory.Limits(
         memory_gib=gpu.memory_gib,
@@ -203,13 +263,29 @@ def memory_of(cell: Cell, config: Config, site: Site) -> tuple[memory.Load, memo
         batched_tokens=engine.args["max_num_batched_tokens"],
         sequences=engine.args["max_num_seqs"],
     )
-    batch, length = cell.batch or 0, (cell.input_len or 0) + (cell.output_len or 0)
-    return memory.Load(shape, engine.model.dtype, _cache_dtype(engine), batch, length), limits
+    load = memory.Load(
+        work.shape,
+        work.dtype,
+        work.cache_dtype,
+        batch=cell.batch or 0,
+        length=(cell.input_len or 0) + (cell.output_len or 0),
+        offloaded=work.offloaded,
+        dcp=work.dcp,
+    )
+    return load, limits
 
 
-def _cache_dtype(engine: Engine) -> str:
-    asked = str(engine.args.get("kv_cache_dtype", "auto"))
-    return engine.model.dtype if asked == "auto" else asked
+def unchecked(engine: Engine, config: Config) -> str | None:
+    """What of an engine's memory, TP and times nothing is known of, and why; None if all is."""
+    name = engine.model.name
+    if name in config.unknown:
+        return f"{name}: {config.unknown[name]}: fit and TP are not checked, no floors"
+    shape, named = config.shapes[name], f"{name}, variant {engine.variant}"
+    try:
+        work = None if shape is None else work_of(engine, shape)
+    except NoWorkError as error:
+        return f"{named}: {error}: fit and TP are not checked, no floors"
+    return f"{named}: {work.no_fit}: only the lower bound fits" if work and work.no_fit else None
 
 
 def _claim(cell: Cell, name: str, owners: dict[str, str]) -> None:

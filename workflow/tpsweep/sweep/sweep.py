@@ -19,15 +19,15 @@ from tpsweep.config.load import Config, ConfigError, load_config
 from tpsweep.config.settings import ModelEntry
 from tpsweep.core import results_paths
 from tpsweep.core.capture_report import is_report
-from tpsweep.core.cell import Cell, slug
+from tpsweep.core.cell import Cell, Engine, slug
 from tpsweep.core.preflight_record import Request, class_name, marker
 from tpsweep.core.program import Program
-from tpsweep.core.workloads import CAPTURE, KINDS
+from tpsweep.core.workloads import CAPTURE, ENGINE, KINDS, SERVER
 from tpsweep.sweep.damaged import damaged
 from tpsweep.sweep.expand import Planned, expand
 from tpsweep.sweep.feasibility import refuse
 from tpsweep.sweep.filters import selected
-from tpsweep.sweep.manifest import is_of
+from tpsweep.sweep.manifest import is_of, other_sites
 
 AGAIN = ".again"
 """There only while rows that cannot be read are measured again, below the results root."""
@@ -47,6 +47,7 @@ class Job:
 
     cell: Cell
     minutes: int
+    session: str  # cells with an equal key share an engine
     model_marker: str  # the file that says that the model's files are there
     session_command: str  # the command line that starts the engine daemon
     dataset: str  # the file of the cell's requests; "" without one
@@ -65,11 +66,6 @@ class Job:
     def gpus(self) -> int:
         """GPUs of the class that the engine holds."""
         return self.cell.engine.gpus
-
-    @property
-    def session(self) -> str:
-        """Cells with an equal key share an engine."""
-        return self.cell.engine.session
 
     @property
     def order(self) -> int:
@@ -103,18 +99,22 @@ class Sweep:
     @cached_property
     def jobs(self) -> dict[str, Job]:
         """Planned cells by the path of their row, results root included."""
+        planned = [item for item in self.planned if item.status == "planned"]
+        # One engine object serves many cells: its key is hashed once.
+        started = {id(item.cell.engine): item.started for item in planned}
+        keys = {found: engine.session for found, engine in started.items()}
+        served = {keys[id(i.cell.engine)] for i in planned if i.cell.engine.mode == SERVER}
         commands: dict[str, str] = {}
         jobs = {}
-        for item in self.planned:
-            if item.status != "planned":
-                continue
-            cell, session = item.cell, item.cell.engine.session
+        for item in planned:
+            cell, session = item.cell, keys[id(item.cell.engine)]
             if session not in commands:
-                commands[session] = self._session_command(cell)
+                engine = started[id(cell.engine)]
+                commands[session] = self._session_command(engine, session in served)
             marker = self._model_marker(cell.engine.model.name)
             entry = self.config.settings.workloads[item.entry]
             dataset = getattr(entry, "dataset_path", None) or ""
-            job = Job(cell, item.minutes, marker, commands[session], dataset)
+            job = Job(cell, item.minutes, session, marker, commands[session], dataset)
             jobs[f"{self.results}/{cell.path}"] = job
         return jobs
 
@@ -265,6 +265,7 @@ class Sweep:
                 vllm_version=version,
                 real_weights=sorted(markers),
                 memory_gib=self.site.gpus[gpu].memory_gib,
+                imports=self.site.cluster == "slurm",
             )
             for (gpu, gpus, version), markers in real.items()
         ]
@@ -314,11 +315,13 @@ class Sweep:
         found = [self.results, self.config.hf_home, *models, *datasets]
         return tuple(dict.fromkeys(path for path in found if path))
 
-    def _session_command(self, cell: Cell) -> str:
-        program = self.program(cell.engine.gpu)
+    def _session_command(self, engine: Engine, is_served: bool) -> str:
+        program = self.program(engine.gpu)
         launch = ["-m", "tpsweep.measure.launch", program.to_json()] if program else []
         words = [sys.executable, *launch]
-        words += ["-m", "tpsweep.measure.daemon", "--engine", cell.engine.to_json()]
+        words += ["-m", "tpsweep.measure.daemon", "--engine", engine.to_json()]
+        if engine.mode == ENGINE and is_served:
+            words.append("--served")
         words += ["--starts", f"{self.results}/{results_paths.ENGINE_STARTS}"]
         if self.config.hf_home:
             words += ["--hf-home", self.config.hf_home]
@@ -344,6 +347,13 @@ def check_files(paths: Iterable[str | Path]) -> None:
             raise InputError(f"config: {twice} of {path.name}, allowed: once")
 
 
+def _refuse_other_sites(config: Config, site: Site, base: Path) -> None:
+    others = other_sites(base / config.results / results_paths.MANIFEST, site.name)
+    if others:
+        allowed = f"it holds rows of site {', '.join(others)}; allowed: a folder for each site"
+        raise ConfigError("results", config.results, allowed)
+
+
 def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
     """Check a config (with the key ``site``: the path of a site.yaml) and expand its matrix.
 
@@ -363,6 +373,7 @@ def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
         config = load_config(data, base)
         planned = expand(config, site)
         refuse(config, site, planned)
+        _refuse_other_sites(config, site, base)
     except (ConfigError, SiteError) as error:
         raise InputError(str(error)) from error
     kept = {key: value for key, value in raw.items() if key != "only"}

@@ -25,6 +25,7 @@ from tpsweep.analysis.series import (
     HEAD,
     KEY,
     LINE,
+    LINE_VIEWS,
     ORDER,
     TAIL,
     Line,
@@ -35,12 +36,12 @@ from tpsweep.analysis.series import (
     unlike,
 )
 from tpsweep.analysis.table import (
-    IDENTITY_VIEWS,
+    NA,
+    NOTE,
     Record,
     Table,
     View,
     figure,
-    identity,
     sort_records,
     text,
 )
@@ -66,12 +67,8 @@ COLUMNS = (
     Column("bandwidth_ratio", FLOAT, "datasheet bandwidth: the reference's card / this card"),
     *TAIL,
 )
-NA = "n/a"
 VIEWS = (
-    *IDENTITY_VIEWS,
-    identity("Settings", "settings"),
-    View("State", text("state")),
-    View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
+    *LINE_VIEWS,
     View("Decode (ms/token)", figure("tpot_ms", NA)),
     View("Intervals", text("interval_kind"), once=True),
     View("Output (tok/s)", figure("output_tok_s", NA)),
@@ -85,10 +82,10 @@ VIEWS = (
     View("Reference verdict", lambda record: verdicts.SHORT[record["decode_ratio_verdict"]]),
     View("Bandwidth (reference / card)", figure("bandwidth_ratio", NA)),
     View("Output (ratio to reference)", figure("output_ratio", NA)),
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
-    "Values are medians of the run medians, with 95 % intervals. Smallest batch: the smallest that"
+    "Values are geometric means of the run medians. Smallest batch: the smallest that"
     " is measured for the series at this TP, which need not be 1.",
     "Reference: the measured node class whose card has the highest memory bandwidth by its"
     " datasheet. If bandwidth alone bound decode, its time would stand to the reference's as"
@@ -145,7 +142,9 @@ def build(source: Source) -> Table:
             reference = at_batch.get(place) if place else None
             lines.append(_record(spot, smallest, best, reference))
     sort_records(lines, (*_ORDER, *_CLASS))
-    return Table("batch_scaling", "Batch scaling", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+    judged = ("decode_growth_verdict", "decode_ratio_verdict")
+    legend = (*LEGEND, *verdicts.by_chance(lines, judged))
+    return Table("batch_scaling", "Batch scaling", COLUMNS, VIEWS, lines, legend, EMPTY)
 
 
 def _ladders(series: list[Series]) -> Iterator[list[_Spot]]:
@@ -202,5 +201,7 @@ def _warnings(spot: _Spot, smallest: Line | None, reference: Line | None) -> Ite
         if other is None or not spot.line.measured or not other.measured:
             continue
         found = unlike(spot.line, other)
+        if spot.line.hosts != other.hosts:
+            found.append("host")
         if found:
             yield f"unlike {name}: {', '.join(found)}"

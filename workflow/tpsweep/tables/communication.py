@@ -109,7 +109,7 @@ def _decode_steps(line: Record) -> str:
     if not line["early_steps"]:
         return text("decode_steps", NA)(line)
     decode, early = line["decode_steps"], line["early_steps"]
-    return f"{decode} of {decode + early}, from the {line['steady_from'] + 1}th on"
+    return f"{decode} of {decode + early}, without the first {line['steady_from']} of each batch"
 
 
 VIEWS = (

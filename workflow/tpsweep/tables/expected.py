@@ -12,28 +12,29 @@ from functools import cache
 
 from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
+    CELL_HEAD,
+    CELL_VIEWS,
     IDENTITY_ORDER,
-    IDENTITY_VIEWS,
+    NA,
+    NOTE,
+    SYNTHETIC,
     Record,
     Table,
     View,
     digits,
     figure,
-    identity,
     sort_records,
     text,
 )
 from tpsweep.core import schema
-from tpsweep.core.schema import BOOL, FLOAT, TEXT, Column
+from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import LATENCY, SERVE
 from tpsweep.perfmodel.constants import document
 
 _FIGURES = {column.name: column for column in schema.FIGURES}
 _INTERVALS = ("tpot_ms", "tpot_ms_lo", "tpot_ms_hi", "prefill_ms", "prefill_ms_lo", "prefill_ms_hi")
 COLUMNS = (
-    *schema.IDENTITY,
-    Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
-    Column("reason", TEXT, "why there is no row"),
+    *CELL_HEAD,
     *(_FIGURES[name] for name in _INTERVALS),
     Column("expected_tpot_ms", FLOAT, "by docs/expectation.md, never measured"),
     Column("tpot_ratio", FLOAT, "decode, measured / expected"),
@@ -44,14 +45,10 @@ COLUMNS = (
     Column("seconds_ratio", FLOAT, "measured / expected; never flagged"),
     Column("flag", TEXT, "what is off by more than the factor of the legend, and what to look for"),
     Column("note", TEXT, "reason why there is no expectation"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    SYNTHETIC,
 )
-NA = "n/a"
 VIEWS = (
-    *IDENTITY_VIEWS,
-    identity("Run", "run"),
-    View("State", text("state")),
-    View("Reason", text("reason"), once=True),
+    *CELL_VIEWS,
     View("Decode (ms/token)", figure("tpot_ms", NA)),
     View("Expected (ms)", figure("expected_tpot_ms", NA)),
     View("Decode / expected", figure("tpot_ratio", NA)),
@@ -62,7 +59,7 @@ VIEWS = (
     View("Cell expected (s)", figure("expected_s", NA)),
     View("Cell / expected", figure("seconds_ratio", NA)),
     View("Look", text("flag"), once=True),
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 EMPTY = "The matrix is empty."
 _TIMES = ("started_at", "ended_at")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from tpsweep.analysis.series import Source
 from tpsweep.analysis.table import (
+    CELL_HEAD,
+    CELL_VIEWS,
     IDENTITY_ORDER,
-    IDENTITY_VIEWS,
+    NA,
+    NOTE,
+    SYNTHETIC,
     Record,
     Table,
     View,
     figure,
-    identity,
     sort_records,
-    text,
 )
 from tpsweep.core import schema
-from tpsweep.core.schema import BOOL, TEXT, Column
+from tpsweep.core.schema import TEXT, Column
 from tpsweep.core.workloads import LATENCY
 
 _SHOWN = (
@@ -27,19 +29,13 @@ RATIOS = {"decode_floor_ratio": "decode", "prefill_floor_ratio": "prefill"}
 """Ratios that a valid row has at 1 or above; the floor with KV reads is shown only."""
 _FIGURES = {column.name: column for column in schema.FIGURES}
 COLUMNS = (
-    *schema.IDENTITY,
-    Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
-    Column("reason", TEXT, "why there is no row"),
+    *CELL_HEAD,
     *(_FIGURES[name] for name in _SHOWN),
     Column("note", TEXT, "why floors are null, or what is wrong"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    SYNTHETIC,
 )
-NA = "n/a"
 VIEWS = (
-    *IDENTITY_VIEWS,
-    identity("Run", "run"),
-    View("State", text("state")),
-    View("Reason", text("reason"), once=True),
+    *CELL_VIEWS,
     View("Decode (ms/token)", figure("tpot_ms", NA)),
     View("Floor, weights (ms)", figure("decode_floor_ms", NA)),
     View("Decode / floor", figure("decode_floor_ratio", NA)),
@@ -48,7 +44,7 @@ VIEWS = (
     View("Prefill (ms)", figure("prefill_ms", NA)),
     View("Prefill floor (ms)", figure("prefill_floor_ms", NA)),
     View("Prefill / floor", figure("prefill_floor_ratio", NA)),
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
     "Floors come from datasheets: for decode, the bytes of weights that a step reads / TP / memory"

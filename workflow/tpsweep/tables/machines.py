@@ -1,4 +1,4 @@
-"""Table ``machines``: what ran on what, one line per node class and number of GPUs, by its rows."""
+"""Table ``machines``: what ran on what, a line per site, node class and number of GPUs, by rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tpsweep.analysis.series import Source
-from tpsweep.analysis.table import Record, Table, View, digits, joined, text
-from tpsweep.core.schema import BOOL, FLOATS, INT, TEXT, TEXTS, Column
+from tpsweep.analysis.table import SYNTHETIC, Record, Table, View, digits, joined, text
+from tpsweep.core.schema import FLOATS, INT, TEXT, TEXTS, Column
 
 _DISTINCT = {
     "card": ("gpu_names", TEXTS, "the cards by NVML"),
@@ -22,10 +22,13 @@ _DISTINCT = {
     "vllm_version": ("vllm_version_ran", TEXTS, "vLLM that measured"),
     "torch_version": ("torch_version", TEXTS, "torch that measured"),
     "allreduce_backend": ("allreduce_backend_ran", TEXTS, "all-reduce that ran, by vLLM's log"),
-    "hostname": ("hostname", TEXTS, "nodes"),
+    "hostname": ("hostname", TEXTS, "names of the hosts"),
+    "hosts": ("host", TEXTS, "hosts, told apart by their GPUs where their names are equal"),
+    "gpu_uuids": ("gpu_uuids", TEXTS, "the GPUs that were used"),
 }
 """Columns with what the rows of a line say: the row's column, the type, and what it holds."""
 COLUMNS = (
+    Column("site", TEXT, "name of the cluster or host"),
     Column("gpu", TEXT, "the site's name of the node class"),
     Column("gpus", INT, "GPUs that each engine holds"),
     *(Column(name, kind, f"{doc}; distinct") for name, (_, kind, doc) in _DISTINCT.items()),
@@ -33,7 +36,7 @@ COLUMNS = (
     Column("cells", INT, "cells measured"),
     Column("first_day", TEXT, "UTC day of the first measurement"),
     Column("last_day", TEXT, "UTC day of the last measurement"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    SYNTHETIC,
 )
 _DAYS = ("started_at", "ended_at")
 
@@ -59,6 +62,7 @@ def days(record: Record) -> str:
 
 
 VIEWS = (
+    View("Site", text("site"), once=True),
     View("GPU class", text("gpu")),
     View("GPUs", text("gpus")),
     View("Cards", _cards),
@@ -70,7 +74,7 @@ VIEWS = (
     View("vLLM", _listed("vllm_version")),
     View("torch", _listed("torch_version")),
     View("All-reduce that ran", _listed("allreduce_backend")),
-    View("Nodes", _listed("hostname")),
+    View("Hosts", _listed("hosts")),
     View("Engine starts", text("engine_starts")),
     View("Cells", text("cells")),
     View("Measured (UTC)", lambda record: days(record) or "n/a"),
@@ -79,23 +83,22 @@ EMPTY = "Nothing is measured yet."
 
 
 def build(source: Source) -> Table:
-    """One line per node class and number of GPUs that has a row."""
-    groups: dict[tuple[str, int], list[Record]] = defaultdict(list)
+    """One line per site, node class and number of GPUs that has a row."""
+    groups: dict[tuple[str, str, int], list[Record]] = defaultdict(list)
     for cell in source.cells:
         if cell["state"] == "measured":
-            groups[cell["gpu"], cell["gpus"]].append(cell)
-    lines = [_line(gpu, gpus, rows) for (gpu, gpus), rows in sorted(groups.items())]
+            groups[cell["site"], cell["gpu"], cell["gpus"]].append(cell)
+    lines = [_line(rows) for _, rows in sorted(groups.items())]
     return Table("machines", "Where it ran", COLUMNS, VIEWS, lines, empty=EMPTY)
 
 
-def _line(gpu: str, gpus: int, rows: list[Record]) -> Record:
+def _line(rows: list[Record]) -> Record:
     found = {name: _distinct(row[of] for row in rows) for name, (of, _, _) in _DISTINCT.items()}
     dates = [row[name][:10] for row in rows for name in _DAYS if row[name]]
     return {
-        "gpu": gpu,
-        "gpus": gpus,
+        **{name: rows[0][name] for name in ("site", "gpu", "gpus")},
         **found,
-        "hostname": sorted(found["hostname"]),
+        **{name: sorted(found[name]) for name in ("hostname", "hosts", "gpu_uuids")},
         "engine_starts": len({row["engine_id"] for row in rows} - {None}),
         "cells": len(rows),
         "first_day": min(dates, default=None),

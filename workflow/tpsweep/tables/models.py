@@ -10,8 +10,18 @@ from collections import defaultdict
 from typing import Any
 
 from tpsweep.analysis import verdicts
-from tpsweep.analysis.series import KEY, Source
-from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, figure, sort_key, text
+from tpsweep.analysis.series import KEY, RUNS, Source
+from tpsweep.analysis.table import (
+    IDENTITY_VIEWS,
+    NA,
+    NOTE,
+    Record,
+    Table,
+    View,
+    figure,
+    sort_key,
+    text,
+)
 from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.tables import tp_comparison
@@ -28,11 +38,10 @@ COLUMNS = (
     Column("gpu_time_ratio", FLOAT, "tpot_ms x gpus / the smallest model's least tpot_ms x gpus"),
     *(c for c in tp_comparison.COLUMNS if c.name in _LAST),
 )
-NA = "n/a"
 VIEWS = (
     *(view for view in IDENTITY_VIEWS if view.heading not in ("Replicas", "GPUs")),
     View("State", text("state")),
-    View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
+    RUNS,
     View("Decode (ms/token)", figure("tpot_ms", NA)),
     View("Output (tok/s)", figure("output_tok_s", NA)),
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu", NA)),
@@ -41,7 +50,7 @@ VIEWS = (
     View("Efficiency", figure("efficiency", NA)),
     View("Decode / smallest model, same TP", figure("decode_ratio", NA)),
     View("GPU time / smallest model's least", figure("gpu_time_ratio", NA)),
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
     "A model that cannot run at a TP keeps its line, with the reason. Speed-up is over the model's"

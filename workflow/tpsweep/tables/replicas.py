@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
-from tpsweep.analysis import prices
+from tpsweep.analysis import percentiles, prices
+from tpsweep.analysis.equal_sequences import Shares
 from tpsweep.analysis.series import HEAD, ORDER, TAIL, Line, Series, Source, dummy_note
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
+    NA,
+    NOTE,
     Record,
     Table,
     View,
@@ -38,7 +40,7 @@ COLUMNS = (
     Column("tpot_ms", FLOAT, "latency: decode time per output token, median over runs"),
     Column("prefill_ms", FLOAT, "latency: median over runs"),
     Column("ttft_p50_ms", FLOAT, "serve: time to first token, median; median over runs"),
-    Column("ttft_p99_ms", FLOAT, "serve: percentile 99; median over runs"),
+    Column("ttft_p99_ms", FLOAT, "serve: percentile 99; as in the table serving"),
     Column("itl_p50_ms", FLOAT, "serve: inter-token latency, median; median over runs"),
     Column("request_s", FLOAT, "requests/s of all engines, median over runs"),
     Column("output_tok_s", FLOAT, "output tokens/s of all engines, median over runs"),
@@ -48,7 +50,6 @@ COLUMNS = (
     *prices.COLUMNS,
     *TAIL,
 )
-NA = "n/a"
 VIEWS = (
     *IDENTITY_VIEWS,
     identity("Settings", "settings"),
@@ -67,7 +68,7 @@ VIEWS = (
     View("TTFT p50 (ratio)", figure("ttft_p50_ms_ratio", NA)),
     View("ITL p50 (ratio)", figure("itl_p50_ms_ratio", NA)),
     prices.VIEW,
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
     "Computed: the smaller engine's own cell at its share of the batch; its rates times the number"
@@ -92,24 +93,16 @@ class _Other:
 def build(source: Source) -> Table:
     """Every engine over several GPUs beside all smaller ones that its series could have."""
     static = source.series(LATENCY)
-    by_place = {_place(s, s.batch, line): line for s in static for line in s.lines}
+    shares = Shares(static)
     lines = [
-        record
-        for series in (*static, *source.series(SERVE))
-        for record in _records(series, by_place)
+        record for series in (*static, *source.series(SERVE)) for record in _records(series, shares)
     ]
     sort_records(lines, _ORDER)
     legend = (*LEGEND, *prices.legend(lines))
     return Table("replicas", "TP against replicas", COLUMNS, VIEWS, lines, legend, EMPTY)
 
 
-def _place(series: Series, batch: int | None, line: Line) -> tuple[Any, ...]:
-    # TP=1 has no all-reduce: its cell stands for that of every backend.
-    key = series.place(batch)
-    return (*(key if line.layout.has_allreduce else key[:-1]), line.layout)
-
-
-def _records(series: Series, by_place: dict[tuple[Any, ...], Line]) -> Iterator[Record]:
+def _records(series: Series, shares: Shares) -> Iterator[Record]:
     single = [line for line in series.lines if line.layout.replicas == 1]
     for one in single:
         smaller = [line for line in single if line.tp < one.tp and one.tp % line.tp == 0]
@@ -120,7 +113,7 @@ def _records(series: Series, by_place: dict[tuple[Any, ...], Line]) -> Iterator[
             )
             others = [_measured(series, one, tp) for tp in tps]
         else:
-            others = [_computed(series, one, line, by_place) for line in smaller]
+            others = [_computed(series, one, line, shares) for line in smaller]
         if not others:
             continue
         whole = _figures(one, 1)
@@ -141,9 +134,7 @@ def _measured(series: Series, one: Line, tp: int) -> _Other:
     return _Other(missing, 1, f"not in the matrix: needs replicas: {engines} at TP={tp}", None)
 
 
-def _computed(
-    series: Series, one: Line, small: Line, by_place: dict[tuple[Any, ...], Line]
-) -> _Other:
+def _computed(series: Series, one: Line, small: Line, shares: Shares) -> _Other:
     """Static batches: the smaller TP at its share of the batch, if that is measured."""
     engines, batch = one.tp // small.tp, series.batch or 0
     share, rest = divmod(batch, engines)
@@ -151,7 +142,7 @@ def _computed(
     if rest:
         state = f"not computed: batch {batch} does not divide by {engines}"
         return _Other(nothing, engines, state, None)
-    line = by_place.get(_place(series, share, small))
+    line = shares.at(series, small.layout, engines)
     if line is None or not line.measured:
         why = line.state if line else "not in the matrix"
         return _Other(
@@ -189,6 +180,7 @@ def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
 def _figures(line: Line, times: int) -> Record:
     """Medians over runs; rates are those of ``times`` such engines."""
     found: Record = {name: line.median(name) for name in _FIGURES}
+    found["ttft_p99_ms"] = percentiles.over_runs(line, "ttft", 99)
     for name in RATES:
         if found[name] is not None:
             found[name] *= times

@@ -6,13 +6,14 @@ that overlap allow no claim, and ranges that do not overlap say nothing of anoth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
-from tpsweep.analysis import verdicts
+from tpsweep.analysis import percentiles, starts, verdicts
 from tpsweep.analysis.series import (
     BASELINE,
     HEAD,
+    LINE_VIEWS,
     ORDER,
     TAIL,
     Line,
@@ -21,30 +22,32 @@ from tpsweep.analysis.series import (
     dummy_note,
 )
 from tpsweep.analysis.table import (
-    IDENTITY_VIEWS,
+    NA,
+    NOTE,
     Record,
     Table,
     View,
     change,
+    digits,
     figure,
-    identity,
     sort_records,
     text,
 )
-from tpsweep.core.schema import BOOL, FLOAT, INT, SERVE_METRICS, TEXT, Column
+from tpsweep.core import saturation
+from tpsweep.core.schema import FLOAT, INT, SERVE_METRICS, TEXT, Column
 from tpsweep.core.schema import PERCENTILES as PERCENTILES_KEPT
 from tpsweep.core.stats import MIN_RUNS
 from tpsweep.core.workloads import SERVE
 
 COMPARED = ("ttft_p50_ms", "itl_p50_ms", "ttft_p99_ms")
 PERCENTILES = {
-    f"{name}_p{p}_ms": f"{what}, percentile {p}"
+    f"{name}_p{p}_ms": (name, p, f"{what}, percentile {p}")
     for name, what, _ in SERVE_METRICS
     for p in PERCENTILES_KEPT
     if f"{name}_p{p}_ms" not in verdicts.RANGED
 }
-"""Figures of all requests, or tokens, of a run's seeds together: a median over runs, no range."""
-PLAIN = (*PERCENTILES, "goodput_request_s", "goodput_share", "steady_share")
+"""Of all requests, or tokens, of a run's seeds together: no range."""
+PLAIN = ("goodput_request_s", "goodput_share", "steady_share")
 CHUNKED = 1.01
 """Tokens per streamed chunk from which on ITL is not a time per token."""
 BUSY = 0.9
@@ -56,6 +59,7 @@ def _range_columns(name: str, doc: str) -> tuple[Column, ...]:
         Column(name, FLOAT, f"{doc}; median over runs"),
         Column(f"{name}_lo", FLOAT, "lowest seed of all runs"),
         Column(f"{name}_hi", FLOAT, "highest seed of all runs"),
+        Column(f"{name}_starts", TEXT, f"how many runs; null from {MIN_RUNS} on"),
     )
 
 
@@ -72,37 +76,49 @@ COLUMNS = (
     *_range_columns("request_s", "requests/s served"),
     *_range_columns("ttft_p50_ms", "time to first token, median"),
     *_range_columns("itl_p50_ms", "inter-token latency, median"),
-    *(Column(name, FLOAT, f"{doc}; median over runs") for name, doc in PERCENTILES.items()),
+    *(
+        Column(name, FLOAT, f"{doc}; median over runs, or of their requests together")
+        for name, (_, _, doc) in PERCENTILES.items()
+    ),
     *_range_columns("output_tok_s", "output tokens/s"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     Column("goodput_request_s", FLOAT, "requests/s within the limits of the slo; median over runs"),
     Column("goodput_share", FLOAT, "of the requests: those within them; median over runs"),
     Column("steady_share", FLOAT, "of the time: first completion to last send; median over runs"),
-    Column("saturated", BOOL, "the queue of at least one run grew while requests arrived"),
+    Column("saturated", TEXT, "yes: at least one run; no: all; else not shown; null: closed loop"),
     Column("max_in_flight", INT, "maximum requests sent and not finished at a time, of all runs"),
     BASELINE,
     *chain.from_iterable(_change_columns(name) for name in COMPARED),
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
     *TAIL,
 )
-NA = "n/a"
-_YES = {None: NA, True: "yes", False: "no"}
+
+
+def _ranged(name: str) -> Callable[[Record], str]:
+    """A value with the range of its seeds; of how many starts, where these are few."""
+
+    def show(record: Record) -> str:
+        value, lo, hi = (record[f"{name}{end}"] for end in ("", "_lo", "_hi"))
+        if value is None:
+            return NA
+        known = [record[f"{name}_starts"], lo is not None and f"seeds {digits(lo)} to {digits(hi)}"]
+        words = "; ".join(filter(None, known))
+        return f"{digits(value)} ({words})" if words else digits(value)
+
+    return show
 
 
 VIEWS = (
-    *IDENTITY_VIEWS,
-    identity("Settings", "settings"),
-    View("State", text("state")),
-    View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
-    View("Served (requests/s)", figure("request_s", NA)),
-    View("TTFT p50 (ms)", figure("ttft_p50_ms", NA)),
-    View("ITL p50 (ms)", figure("itl_p50_ms", NA)),
+    *LINE_VIEWS,
+    View("Served (requests/s)", _ranged("request_s")),
+    View("TTFT p50 (ms)", _ranged("ttft_p50_ms")),
+    View("ITL p50 (ms)", _ranged("itl_p50_ms")),
     View("TPOT p50 (ms)", figure("tpot_p50_ms", NA)),
     View("E2E p50 (ms)", figure("e2e_p50_ms", NA)),
     View("TTFT p99 (ms)", figure("ttft_p99_ms", NA)),
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu", NA)),
     View("Goodput (requests/s)", figure("goodput_request_s", NA)),
-    View("Saturated", lambda record: _YES[record["saturated"]]),
+    View("Saturated", text("saturated", NA)),
     View("Baseline TP", text("baseline_tp"), once=True),
     View("TTFT p50 change", change("ttft_p50_ms", "ms", NA)),
     View("TTFT p50 verdict", lambda record: verdicts.SHORT[record["ttft_p50_ms_verdict"]]),
@@ -110,17 +126,19 @@ VIEWS = (
     View("ITL p50 verdict", lambda record: verdicts.SHORT[record["itl_p50_ms_verdict"]]),
     View("TTFT p99 change", change("ttft_p99_ms", "ms", NA)),
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio", NA)),
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
     "Values are medians over runs, with the range over all seeds of all runs. Change: the line's"
-    " figure minus the baseline's (smallest measured TP and number of replicas of the same"
+    " value minus the baseline's (smallest measured TP and number of replicas of the same"
     " series). Replicas are measured, not computed.",
     "Overlapping seed ranges are inconclusive; separate ranges hold for these starts only. Only"
     f" from {MIN_RUNS} runs (engine starts) a side on is the spread between engine starts"
     " known, and a difference significant or not.",
-    "Saturated: the queue grew while requests arrived, so that TTFT depends on how long the test"
-    " ran; always so at an infinite rate; n/a where it cannot be told.",
+    "Saturated: yes if the wait of requests kept growing while they arrived, so that TTFT depends"
+    " on how long the test ran; no if an overload of 5 % can be excluded; not shown: the run was"
+    " too short, or too near to capacity, to tell. Always yes at an infinite rate; n/a in a closed"
+    " loop.",
     "Times are from a request's send: a wait in the client for max_concurrency is not in them, nor"
     " in goodput. Per GPU at a fixed rate says how the same load is shared, not what could be"
     " served. Percentiles 90 and 95, and 99 of ITL, TPOT and E2E, are in the table's .csv and"
@@ -131,7 +149,7 @@ EMPTY = "The matrix has no serve cells."
 
 def build(source: Source) -> Table:
     """Every TP and number of replicas at every offered rate, measured or not."""
-    series = source.series(SERVE)
+    series = source.series(SERVE, imported=True)
     lines = [record for one in series for record in _records(one)]
     sort_records(lines, ORDER)
     return Table("serving", "Serving", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
@@ -154,16 +172,27 @@ def _records(series: Series) -> Iterator[Record]:
 
 def _figures(line: Line) -> Record:
     found: Record = {name: line.median(name) for name in PLAIN}
+    for name, (metric, p, _) in PERCENTILES.items():
+        found[name] = percentiles.over_runs(line, metric, p)
     for name in verdicts.RANGED:
         lo, hi = verdicts.seed_range(line, name)
+        few = starts.few(len(line.measured)) if line.median(name) is not None else None
         found |= {name: line.median(name), f"{name}_lo": lo, f"{name}_hi": hi}
+        found[f"{name}_starts"] = few
     rate = found["output_tok_s"]
-    found["output_tok_s_per_gpu"] = None if rate is None else rate / line.gpus
-    said = [cell["saturated"] for cell in line.measured if cell["saturated"] is not None]
-    found["saturated"] = any(said) if said else None
+    found["output_tok_s_per_gpu"] = None if rate is None or not line.gpus else rate / line.gpus
+    found["saturated"] = _saturated(line)
     most = [cell["max_in_flight"] for cell in line.measured if cell["max_in_flight"] is not None]
     found["max_in_flight"] = max(most, default=None)
     return found
+
+
+def _saturated(line: Line) -> str | None:
+    told = {saturation.judge_row(cell) for cell in line.measured} - {None}
+    for verdict in (saturation.YES, saturation.NOT_SHOWN, saturation.NO):
+        if verdict in told:
+            return verdict
+    return None
 
 
 def _change(

@@ -3,14 +3,16 @@
     T(TP) = scaling / TP + fixed + communication(TP)
 
 Measuring rule 7. T is the decode time of latency cells, communication that of a capture (transfer
-and all-gather per step); the two unknowns come from two TPs. Beside them is what the captures'
-kernels show on their own: how much of compute became less.
+and all-gather per step); the two unknowns come from two TPs, and have an interval from the spread
+between engine starts. Beside them is what the captures show on their own: how much of compute
+became less, and the gaps. Where the two ways disagree, the line says so. With a third TP the terms
+are also fitted and tested.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 from tpsweep.analysis.series import Source
@@ -20,13 +22,15 @@ from tpsweep.analysis.table import (
     Record,
     Table,
     View,
+    digits,
     figure,
     identity,
     sort_records,
     text,
 )
+from tpsweep.analysis.three_terms import ASSUMED_SPREAD, Point, Terms, Timed, fit, solve, spread_of
 from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes, program_of
-from tpsweep.core import schema
+from tpsweep.core import schema, stats
 from tpsweep.core.axes import NO_ALLREDUCE
 from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
 
@@ -41,17 +45,34 @@ COLUMNS = (
     Column("decode_ms", FLOAT, "T(TP): latency cells"),
     Column("scaling_ms", FLOAT, "scaling / TP: the part of decode_ms that TP divides"),
     Column("fixed_ms", FLOAT, "the part that TP does not divide"),
+    Column("fixed_ms_lo", FLOAT, "lower end, if decode times may be off by spread"),
+    Column("fixed_ms_hi", FLOAT, "upper end"),
+    Column("spread", TEXT, "between engine starts, of the decode times: measured or assumed"),
     Column("communication_ms", FLOAT, "transfer and all-gather per step: the capture at this TP"),
     Column("ideal_ms", FLOAT, "decode_baseline_ms x baseline_tp / TP"),
     Column("compute_baseline_ms", FLOAT, "kernels per profiled step: the capture at baseline_tp"),
     Column("compute_ms", FLOAT, "kernels per profiled step: the capture at this TP"),
     Column("compute_scaling_ms", FLOAT, "the part of compute_ms that TP divides, by the captures"),
     Column("compute_fixed_ms", FLOAT, "the part of it that TP does not divide, by the captures"),
+    Column("gap_ms", FLOAT, "time without a kernel per profiled step, min over ranks"),
+    Column("capture_fixed_ms", FLOAT, "compute_fixed_ms + gap_ms: fixed as the captures show it"),
+    Column("capture_fixed_ms_lo", FLOAT, "lower end, if kernels may be off as decode times"),
+    Column("capture_fixed_ms_hi", FLOAT, "upper end"),
+    Column("agrees", BOOL, "fixed_ms and capture_fixed_ms differ by no more than their intervals"),
+    Column("fit_tps", TEXT, "TPs of a fit: three or more with decode time and communication"),
+    Column("fit_fixed_ms", FLOAT, "fixed by least squares over fit_tps"),
+    Column("fit_fixed_ms_lo", FLOAT, "lower end, by the spread"),
+    Column("fit_fixed_ms_hi", FLOAT, "upper end"),
+    Column("fit_residual_ms", FLOAT, "decode_ms - what the fit gives for this TP"),
+    Column("fit_p", FLOAT, "chance of residuals as large if the three terms hold (chi-squared)"),
     Column("source", TEXT, "where each term is from"),
     Column("note", TEXT, "what is missing, or why the terms should not be believed"),
     Column("synthetic", BOOL, "true: from invented files, never measured"),
 )
 NA = "n/a"
+AGREES = {True: "yes", False: "no", None: NA}
+UNLIKELY = 0.05
+"""Below this chance a fit says that three terms do not describe the decode times."""
 VIEWS = (
     *IDENTITY_VIEWS,
     identity("Run", "run"),
@@ -65,30 +86,30 @@ VIEWS = (
     View("Ideal: baseline / TP (ms)", figure("ideal_ms", NA)),
     View("Kernels that scaled (ms)", figure("compute_scaling_ms", NA)),
     View("Kernels that did not (ms)", figure("compute_fixed_ms", NA)),
+    View("Gap (ms)", figure("gap_ms", NA)),
+    View("Fixed by the captures (ms)", figure("capture_fixed_ms", NA)),
+    View("The two agree", lambda record: AGREES[record["agrees"]]),
+    View("Fit over TPs", text("fit_tps", NA), once=True),
+    View("Fixed by the fit (ms)", figure("fit_fixed_ms", NA), once=True),
+    View("Decode - fit (ms)", figure("fit_residual_ms", NA), once=True),
+    View("p of the fit", figure("fit_p", NA), once=True),
     View("Note", text("note"), once=True),
 )
 LEGEND = (
     "T(TP) = scaling / TP + fixed + communication, solved from the decode times of latency cells at"
     " two TPs and the communication (transfer and all-gather) of the capture. Two TPs give two"
-    " unknowns: the split is exact by construction and says nothing about a third TP.",
+    " unknowns: the split is exact by construction and says nothing about a third TP. The interval"
+    f" of fixed is what it moves by if each decode time may be off: by {100 * ASSUMED_SPREAD:.0f} %"
+    f" (assumed) with under {stats.MIN_RUNS} engine starts, else by their 95 % interval.",
     "Kernels: the same split of the captures' compute per step, independent of the decode times."
-    " Fixed holds kernels that TP does not divide, launches, the host and the sampler.",
+    " Fixed by the captures: kernels that TP does not divide and the gaps between them. Where it"
+    " and the solution disagree, believe neither as a cause. A card that clocks lower at one TP, or"
+    " a capture of steps that are slower than the decode's (compare its step with the decode time),"
+    " makes them disagree.",
+    "Fit: three TPs and more, by least squares. A small p says that three terms do not describe"
+    " them.",
 )
 EMPTY = "No capture cells at TP above 1 in the matrix."
-
-
-@dataclass(frozen=True)
-class Terms:
-    """The parts of a decode step, ms: ``scaling`` is the whole of what TP divides."""
-
-    scaling: float
-    fixed: float
-
-
-def solve(base_tp: int, base_ms: float, tp: int, ms: float) -> Terms:
-    """``S`` and ``F`` of ``T(TP) = S / TP + F`` through two points, communication taken off."""
-    scaling = (base_ms - ms) / (1 / base_tp - 1 / tp)
-    return Terms(scaling, base_ms - scaling / base_tp)
 
 
 def build(source: Source, captures: Table) -> Table:
@@ -109,18 +130,17 @@ def _lines(captures: list[Record], times: DecodeTimes) -> list[Record]:
     for line in captures:
         series[tuple(line[name] for name in _SERIES)].append(line)
     found = [
-        _line(line, [other for other in all_ if other["tp"] < line["tp"]], times)
-        for all_ in series.values()
-        for line in all_
-        if line["tp"] > 1
+        _line(line, all_, times) for all_ in series.values() for line in all_ if line["tp"] > 1
     ]
     sort_records(found, (*IDENTITY_ORDER, "profiler_ran"))
     return found
 
 
-def _line(line: Record, smaller: list[Record], times: DecodeTimes) -> Record:
+def _line(line: Record, all_: list[Record], times: DecodeTimes) -> Record:
+    """One capture; ``all_`` are those of its series, itself and every TP included."""
     start, end = times.smaller(line), times.of(line)
-    base = _baseline(line, smaller, start[0] if start else None)
+    smaller = [other for other in all_ if other["tp"] < line["tp"]]
+    base = _like_at(line, smaller, start[0] if start else None)
     base_tp = start[0] if start else base["tp"] if base else None
     known = {column.name: line.get(column.name) for column in COLUMNS}
     here = known | {
@@ -139,6 +159,7 @@ def _line(line: Record, smaller: list[Record], times: DecodeTimes) -> Record:
             )
         ),
         **_of_kernels(line, base),
+        **_fitted(line, all_, times),
     }
     missing = _missing(here, base, start)
     if start and end.ms is not None and start[1].settings != end.settings:
@@ -146,15 +167,17 @@ def _line(line: Record, smaller: list[Record], times: DecodeTimes) -> Record:
         missing = [f"latency cells of equal settings at TP={start[0]} and TP={line['tp']}"]
     if missing:
         return {**here, "source": None, "note": f"needs: {', '.join(missing)}"}
-    return here | _solved(here, base) | {"note": _note(here, line, base, start, end)}
+    here |= _solved(here, base, start[1] if start else None, end)
+    here["agrees"] = _agrees(here, is_bound=line["transfer_lower_us"] is not None)
+    return here | {"note": _note(here, line, base, start, end)}
 
 
-def _baseline(line: Record, smaller: list[Record], tp: int | None) -> Record | None:
-    """The capture of the baseline's TP (None: of the smallest); by the same profiler, of the
-    same run and analysed if there is such a one."""
+def _like_at(line: Record, others: list[Record], tp: int | None) -> Record | None:
+    """The capture like ``line`` at a TP (None: the smallest of ``others``); by the same profiler,
+    of the same run and analysed if there is such a one."""
     fitting = [
         other
-        for other in smaller
+        for other in others
         if tp in (None, other["tp"])
         and other["allreduce_backend"] in (NO_ALLREDUCE, line["allreduce_backend"])
     ]
@@ -184,17 +207,73 @@ def _missing(here: Record, base: Record | None, start: tuple[int, DecodeTime] | 
     return found
 
 
-def _solved(here: Record, base: Record | None) -> Record:
-    start, end, base_tp, tp = (
-        here[name] for name in ("decode_baseline_ms", "decode_ms", "baseline_tp", "tp")
+def _solved(here: Record, base: Record | None, start: DecodeTime | None, end: DecodeTime) -> Record:
+    if start is None:
+        raise AssertionError  # for the type checker: a line without has no terms
+    base_tp, tp = here["baseline_tp"], here["tp"]
+    first, last = _timed(start), _timed(end)
+    terms = solve(
+        Point(base_tp, first, _base_communication(base_tp, base) or 0.0),
+        Point(tp, last, here["communication_ms"]),
     )
-    base_added = _base_communication(base_tp, base) or 0.0
-    terms = solve(base_tp, start - base_added, tp, end - here["communication_ms"])
     return {
         "scaling_ms": terms.scaling / tp,
         "fixed_ms": terms.fixed,
+        "fixed_ms_lo": terms.fixed - terms.fixed_off,
+        "fixed_ms_hi": terms.fixed + terms.fixed_off,
+        "spread": f"TP={base_tp}: {_spread(start, first)}; TP={tp}: {_spread(end, last)}",
         "source": f"decode: latency cells; communication: {here['profiler_ran']} capture; scaling "
         f"and fixed: solved from TP={base_tp} and TP={tp}",
+    }
+
+
+def _timed(time: DecodeTime) -> Timed:
+    return Timed(time.ms or 0.0, spread_of(time.starts))
+
+
+def _spread(time: DecodeTime, timed: Timed) -> str:
+    starts = f"{len(time.starts)} start{'s' if len(time.starts) > 1 else ''}"
+    how = "assumed, " if len(time.starts) < stats.MIN_RUNS else ""
+    return f"{100 * timed.spread:.1f} % ({how}{starts})"
+
+
+def _agrees(here: Record, *, is_bound: bool) -> bool | None:
+    """Whether solution and captures differ by no more than both may be off.
+
+    ``is_bound``: communication is at least what it says, so that fixed is at most that; captures
+    that show less say nothing against it.
+    """
+    if here["capture_fixed_ms"] is None:
+        return None
+    off = [here[f"{name}_hi"] - here[name] for name in ("fixed_ms", "capture_fixed_ms")]
+    more = here["capture_fixed_ms"] - here["fixed_ms"]
+    if is_bound and more < 0:
+        return None
+    return bool(abs(more) <= math.hypot(*off))
+
+
+def _fitted(line: Record, all_: list[Record], times: DecodeTimes) -> Record:
+    """The terms by all TPs that have a decode time and communication; None for under three."""
+    names = ("fit_tps", "fit_fixed_ms", "fit_fixed_ms_lo", "fit_fixed_ms_hi")
+    nothing = dict.fromkeys((*names, "fit_residual_ms", "fit_p"))
+    end, points = times.of(line), []
+    for tp, time in times.sizes(line):
+        capture = line if tp == line["tp"] else _like_at(line, all_, tp)
+        communication = _base_communication(tp, capture)
+        if communication is not None and time.settings == end.settings:
+            points.append(Point(tp, _timed(time), communication))
+    at = next((at for at, point in enumerate(points) if point.tp == line["tp"]), None)
+    if len(points) < 3 or at is None:
+        return nothing
+    found = fit(points)
+    terms = found.terms
+    return {
+        "fit_tps": ", ".join(str(point.tp) for point in points),
+        "fit_fixed_ms": terms.fixed,
+        "fit_fixed_ms_lo": terms.fixed - terms.fixed_off,
+        "fit_fixed_ms_hi": terms.fixed + terms.fixed_off,
+        "fit_residual_ms": found.residuals[at],
+        "fit_p": found.p,
     }
 
 
@@ -206,11 +285,17 @@ def _note(
     end: DecodeTime,
 ) -> str | None:
     """What to know before the terms are believed."""
-    terms = here | _solved(here, base)
     notes = []
-    negative = [name for name in ("scaling", "fixed") if terms[f"{name}_ms"] < 0]
+    negative = [name for name in ("scaling", "fixed") if here[f"{name}_ms"] < 0]
     if negative:
         notes.append(f"{' and '.join(negative)} below zero: the model does not hold")
+    if here["agrees"] is False:
+        notes.append(
+            f"the captures show {digits(here['capture_fixed_ms'])} ms that TP does not divide, the"
+            f" decode times {digits(here['fixed_ms'])}: they disagree"
+        )
+    if here["fit_p"] is not None and here["fit_p"] < UNLIKELY:
+        notes.append(f"three terms do not describe TP={here['fit_tps']}")
     if line["transfer_lower_us"] is not None:
         notes.append("communication is at least that, so that fixed is at most that")
     if start and start[1].output_len != end.output_len:
@@ -239,12 +324,25 @@ def _communication(line: Record) -> float | None:
 
 
 def _of_kernels(line: Record, base: Record | None) -> Record:
-    """The captures' own split; the figures are None without two analysed captures."""
+    """The captures' own split; the values are None without two analysed captures."""
+    names = ("compute_baseline_ms", "compute_scaling_ms", "compute_fixed_ms")
+    of_fixed = ("capture_fixed_ms", "capture_fixed_ms_lo", "capture_fixed_ms_hi")
+    found = dict.fromkeys((*names, *of_fixed)) | {"gap_ms": line["gap_ms_least"]}
     if base is None or line["compute_ms"] is None or base["compute_ms"] is None:
-        return dict.fromkeys(("compute_baseline_ms", "compute_scaling_ms", "compute_fixed_ms"))
-    terms = solve(base["tp"], base["compute_ms"], line["tp"], line["compute_ms"])
-    return {
+        return found
+    terms = _kernel_terms(line, base)
+    found |= {
         "compute_baseline_ms": base["compute_ms"],
         "compute_scaling_ms": terms.scaling / line["tp"],
         "compute_fixed_ms": terms.fixed,
     }
+    if line["gap_ms_least"] is not None:
+        fixed = terms.fixed + line["gap_ms_least"]
+        values = (fixed, fixed - terms.fixed_off, fixed + terms.fixed_off)
+        found |= dict(zip(of_fixed, values, strict=True))
+    return found
+
+
+def _kernel_terms(line: Record, base: Record) -> Terms:
+    """Of the compute of two captures: one engine start each, so that the spread is assumed."""
+    return solve(*(Point(one["tp"], Timed(one["compute_ms"])) for one in (base, line)))

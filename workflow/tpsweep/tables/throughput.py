@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpsweep.analysis import prices, verdicts
+from tpsweep.analysis.decode_figures import ratio_columns, ratio_starts, value, value_columns
 from tpsweep.analysis.series import (
     BASELINE,
     HEAD,
     LINE,
+    LINE_VIEWS,
     ORDER,
     TAIL,
     Line,
@@ -18,50 +20,37 @@ from tpsweep.analysis.series import (
     dummy_note,
 )
 from tpsweep.analysis.table import (
-    IDENTITY_VIEWS,
+    NA,
+    NOTE,
     Record,
     Table,
     View,
     figure,
-    identity,
     sort_records,
     text,
 )
-from tpsweep.core import stats
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import THROUGHPUT
 
 SAMPLES = {"request_s": "request_s_samples", "output_tok_s": "output_tok_s_samples"}
-_KIND = "95 % interval of the kind interval_kind"
 
 COLUMNS = (
     *HEAD,
     Column("source", TEXT, "measured, or computed: <n> engines of TP=<baseline>"),
-    Column("request_s", FLOAT, "requests/s: median of the run medians"),
-    Column("request_s_lo", FLOAT, _KIND),
-    Column("request_s_hi", FLOAT, _KIND),
-    Column("output_tok_s", FLOAT, "output tokens/s: median of the run medians"),
-    Column("output_tok_s_lo", FLOAT, _KIND),
-    Column("output_tok_s_hi", FLOAT, _KIND),
+    *value_columns("request_s", "requests/s"),
+    *value_columns("output_tok_s", "output tokens/s"),
     Column("interval_kind", TEXT, verdicts.KINDS),
     Column("total_tok_s", FLOAT, "input and output tokens/s, median over runs"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
     BASELINE,
-    Column("ratio", FLOAT, "output_tok_s / that of the baseline"),
-    Column("ratio_lo", FLOAT, "95 % interval"),
-    Column("ratio_hi", FLOAT, "95 % interval"),
-    Column("ratio_kind", TEXT, verdicts.KINDS),
-    Column("ratio_verdict", TEXT, "verdict that the interval supports; null for a computed line"),
+    *ratio_columns("ratio", "output_tok_s / that of the baseline; computed lines: a multiple"),
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
     *prices.COLUMNS,
     *TAIL,
 )
-NA = "n/a"
+_RATIO = tuple(column.name for column in ratio_columns("ratio", ""))
 VIEWS = (
-    *IDENTITY_VIEWS,
-    identity("Settings", "settings"),
-    View("State", text("state")),
-    View("Runs", lambda record: f"{record['runs']}/{record['runs_planned']}"),
+    *LINE_VIEWS,
     View("Served (requests/s)", figure("request_s", NA)),
     View("Output (tok/s)", figure("output_tok_s", NA)),
     View("Intervals", text("interval_kind"), once=True),
@@ -71,11 +60,11 @@ VIEWS = (
     View("Verdict", lambda record: verdicts.SHORT[record["ratio_verdict"]]),
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio", NA)),
     prices.VIEW,
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 LEGEND = (
-    "Values are medians of the run medians, with 95 % intervals. Ratio: the line's output tokens/s"
-    " divided by those of the baseline (smallest measured TP of the same series); above 1 is more.",
+    "Values are geometric means of the run medians. Ratio: the line's output tokens/s divided"
+    " by those of the baseline (smallest measured TP of the same series); above 1 is more.",
     verdicts.KINDS_LEGEND,
     "Computed: a multiple of the baseline's value, as if as many of its engines as fit on the same"
     " GPUs each worked off a request set of their own. No measurement.",
@@ -87,12 +76,12 @@ def build(source: Source) -> Table:
     """Every TP of every request set, measured or not, by GPUs, with computed lines in between."""
     lines = [
         record
-        for series in source.series(THROUGHPUT)
+        for series in source.series(THROUGHPUT, imported=True)
         for record in (*_measured(series), *_computed(series))
     ]
     order = (*(name for name in ORDER if name not in LINE), "gpus", "tp")
     sort_records(lines, order)
-    legend = (*LEGEND, *prices.legend(lines))
+    legend = (*LEGEND, *verdicts.by_chance(lines, ("ratio_verdict",)), *prices.legend(lines))
     return Table("throughput", "Throughput", COLUMNS, VIEWS, lines, legend, EMPTY)
 
 
@@ -117,7 +106,7 @@ def _measured(series: Series) -> Iterator[Record]:
 def _computed(series: Series) -> Iterator[Record]:
     """The baseline times ``n`` beside every larger line on ``n`` times as many GPUs."""
     one = series.baseline
-    if one is None or one.layout.replicas != 1:
+    if one is None or one.layout.replicas != 1 or one.imported:
         return
     rates = _rates(one)
     known = {(line.tp, line.gpus) for line in series.lines if line.measured}
@@ -136,7 +125,7 @@ def _computed(series: Series) -> Iterator[Record]:
             "gpus": gpus,
             "state": source,
             "source": source,
-            **dict.fromkeys(("ratio_lo", "ratio_hi", "ratio_kind", "ratio_verdict")),
+            **dict.fromkeys(_RATIO),
             "ratio": None if rates["output_tok_s"] is None else float(engines),
             "per_gpu_ratio": None if rates["output_tok_s"] is None else 1.0,
         }
@@ -149,28 +138,24 @@ def _scales(name: str, value: Any) -> bool:
 def _rates(line: Line) -> Record:
     found: Record = {"interval_kind": None, "total_tok_s": line.median("total_tok_s")}
     for name, samples in SAMPLES.items():
-        side = line.side(samples)
-        interval = stats.median_of_runs(side) if side.runs else None
-        found[name] = interval.value if interval else line.median(name)
-        found[f"{name}_lo"] = interval.lo if interval else None
-        found[f"{name}_hi"] = interval.hi if interval else None
-        if interval and interval.lo is not None:
-            found["interval_kind"] = interval.kind
+        found |= value(line, name, samples)
+        if found[name] is None:
+            found[name] = line.median(name)
     rate = found["output_tok_s"]
-    found["output_tok_s_per_gpu"] = None if rate is None else rate / line.gpus
+    found["output_tok_s_per_gpu"] = None if rate is None or not line.gpus else rate / line.gpus
     return found
 
 
 def _ratio(baseline: Line | None, line: Line) -> Record:
-    names = ("ratio", "ratio_lo", "ratio_hi", "ratio_kind", "ratio_verdict", "per_gpu_ratio")
     samples = SAMPLES["output_tok_s"]
-    if baseline is None or not baseline.runs(samples) or not line.runs(samples):
-        return dict.fromkeys(names)
+    if baseline is None or not baseline.side(samples).runs or not line.side(samples).runs:
+        return dict.fromkeys((*_RATIO, "per_gpu_ratio"))
     # stats.speedup is made for times, where less is better: for rates the sides change places.
     found = line.ratio_to(baseline, samples)
+    known = ratio_starts(line, baseline, samples, found)
+    values = (found.value, found.lo, found.hi, found.kind, found.verdict, known)
     per_gpu = found.value * baseline.gpus / line.gpus
-    values = (found.value, found.lo, found.hi, found.kind, found.verdict, per_gpu)
-    return dict(zip(names, values, strict=True))
+    return {**dict(zip(_RATIO, values, strict=True)), "per_gpu_ratio": per_gpu}
 
 
 def _warnings(line: Line) -> Iterator[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tpsweep.analysis import verdicts
 from tpsweep.analysis.decode_figures import DECODE, rate_ratio, ratio_columns, time_ratio
+from tpsweep.analysis.equal_sequences import Shares, engines_on
 from tpsweep.analysis.pairs import (
-    NOTE,
     PAIR_HEAD,
     PAIR_ORDER,
     PAIR_TAIL,
@@ -16,7 +16,7 @@ from tpsweep.analysis.pairs import (
     synthetic,
 )
 from tpsweep.analysis.series import Line, Series, Source
-from tpsweep.analysis.table import Record, Table, View, figure, sort_records, text
+from tpsweep.analysis.table import NA, NOTE, Record, Table, View, figure, sort_records, text
 from tpsweep.core.schema import FLOAT, TEXT, Column
 from tpsweep.core.workloads import LATENCY
 
@@ -31,9 +31,13 @@ COLUMNS = (
     Column("prefill_efficiency", FLOAT, "prefill_speedup / (tp_to / tp_from)"),
     Column("output_ratio", FLOAT, "output_tok_s of the larger TP / that of the smaller"),
     Column("per_gpu_ratio", FLOAT, "the same per GPU"),
+    Column(
+        "equal_sequences_ratio",
+        FLOAT,
+        "output_tok_s of the larger TP / that of smaller engines on its GPUs, batch split",
+    ),
     *PAIR_TAIL,
 )
-NA = "n/a"
 VIEWS = (
     *PAIR_VIEWS,
     View("State, smaller TP", text("state_from"), once=True),
@@ -47,11 +51,15 @@ VIEWS = (
     View("Prefill efficiency", figure("prefill_efficiency", NA)),
     View("Output (ratio)", figure("output_ratio", NA)),
     View("Per GPU (ratio)", figure("per_gpu_ratio", NA)),
+    View("At equal sequences per node (ratio)", figure("equal_sequences_ratio", NA)),
     NOTE,
 )
 LEGEND = (
-    "Speed-up: median time of the smaller TP / that of the larger, with its 95 % interval."
+    "Speed-up: time of the smaller TP / that of the larger."
     " Efficiency: speed-up / (larger TP / smaller TP); 1 would be perfect scaling.",
+    "Output and per GPU: at equal batch, where the larger TP holds more GPUs. At equal sequences"
+    " per node: beside engines of the smaller TP on the same GPUs, each with its share of the batch"
+    " (computed from the smaller TP's line at that share).",
     verdicts.KINDS_LEGEND,
 )
 EMPTY = "The matrix has no latency cells at two TPs."
@@ -59,16 +67,16 @@ EMPTY = "The matrix has no latency cells at two TPs."
 
 def build(source: Source) -> Table:
     """Every pair of TPs at every batch that the manifest has, measured or not."""
-    lines = [
-        _record(series, low, high)
-        for series in source.series(LATENCY)
-        for low, high in pairs(series)
-    ]
+    every = source.series(LATENCY)
+    shares = Shares(every)
+    lines = [_record(series, low, high, shares) for series in every for low, high in pairs(series)]
     sort_records(lines, PAIR_ORDER)
-    return Table("tp_pairs", "TP against TP", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+    judged = ("decode_speedup_verdict", "prefill_speedup_verdict")
+    legend = (*LEGEND, *verdicts.by_chance(lines, judged))
+    return Table("tp_pairs", "TP against TP", COLUMNS, VIEWS, lines, legend, EMPTY)
 
 
-def _record(series: Series, low: Line, high: Line) -> Record:
+def _record(series: Series, low: Line, high: Line, shares: Shares) -> Record:
     ideal = high.tp / low.tp
     decode = time_ratio("decode_speedup", low, high, DECODE)
     prefill = time_ratio("prefill_speedup", low, high, PREFILL)
@@ -83,9 +91,16 @@ def _record(series: Series, low: Line, high: Line) -> Record:
         "prefill_efficiency": _divided(prefill["prefill_speedup"], ideal),
         "output_ratio": output,
         "per_gpu_ratio": _divided(output, high.gpus / low.gpus),
+        "equal_sequences_ratio": _at_equal_sequences(series, low, high, shares),
         "note": "; ".join(differences(low, high)) or None,
         "synthetic": synthetic(low, high),
     }
+
+
+def _at_equal_sequences(series: Series, low: Line, high: Line, shares: Shares) -> float | None:
+    engines = engines_on(high.gpus, low.layout)
+    share = shares.at(series, low.layout, engines) if engines else None
+    return _divided(rate_ratio(high, share), engines) if engines else None
 
 
 def _divided(value: float | None, by: float) -> float | None:

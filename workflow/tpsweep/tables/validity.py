@@ -1,7 +1,8 @@
-"""Table ``validity``: what was refused and why, and what else than TP differs in a comparison.
+"""Table ``validity``: what was refused, what to know of a row, what differs in a comparison.
 
 Refused are cells of failure type ``invalid`` or ``unreadable``, rows that break a rule of
 measuring all the same (older, or changed by hand), and captures whose collectives do not add up.
+Remarks are on measured rows that stand: stalls, unsteady steps, a cross-check that is off.
 Comparisons are the series of ``tpsweep.analysis.series``: one line per difference, or one that says
 that there is none.
 """
@@ -9,19 +10,32 @@ that there is none.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
-from tpsweep.analysis import provenance_diff
+from tpsweep.analysis import provenance_diff, row_remarks
 from tpsweep.analysis.series import KEY, ORDER, Series, Source
-from tpsweep.analysis.table import IDENTITY_VIEWS, Record, Table, View, identity, sort_key, text
+from tpsweep.analysis.table import (
+    IDENTITY_VIEWS,
+    SYNTHETIC,
+    Record,
+    Table,
+    View,
+    identity,
+    sort_key,
+    text,
+)
 from tpsweep.core import schema
 from tpsweep.core.program import same_version
 from tpsweep.core.schema import BOOL, TEXT, Column
-from tpsweep.core.workloads import WORKLOADS
+from tpsweep.core.workloads import LATENCY, WORKLOADS
+from tpsweep.measure import decode_steps
 from tpsweep.results.load import Results
 from tpsweep.tables import floors
 
-REFUSED, COMPARISON = "refused", "comparison"
+REFUSED, REMARK, COMPARISON = "refused", "remark", "comparison"
+KINDS = (REFUSED, REMARK, COMPARISON)
+"""In the order of the table."""
 REFUSED_TYPES = ("invalid", "unreadable")
 """Failure types of cells that were measured; the others never came so far."""
 NOTHING = "nothing differs"
@@ -29,16 +43,20 @@ ONE = "one line measured: nothing is compared"
 NONE = "no line measured: nothing is compared"
 FLAG = {True: "yes", False: "no", None: "n/a"}
 COLUMNS = (
-    Column("kind", TEXT, "refused: a cell; comparison: cells that differ only in TP and replicas"),
+    Column("kind", TEXT, "refused or remark: a cell; comparison: cells of other TP or replicas"),
     *schema.IDENTITY,
     Column("settings", TEXT, "digest of what else could change a number"),
     Column("compared", TEXT, "comparison: its measured lines"),
-    Column("subject", TEXT, "refused: failure type or broken rule; comparison: what differs"),
-    Column("provenance", TEXT, "comparison: the row's column that differs"),
-    Column("detail", TEXT, "refused: why; comparison: the values per line"),
+    Column("subject", TEXT, "failure type or broken rule; what a remark is on; what differs"),
+    Column(
+        "provenance",
+        TEXT,
+        "comparison: the row's column that differs; host: see the table machines",
+    ),
+    Column("detail", TEXT, "refused: why; remark: the values; comparison: the values per line"),
     Column("flagged", BOOL, "it could explain a difference; null: nothing is compared"),
-    Column("why", TEXT, "comparison: how it could, or why it does not"),
-    Column("synthetic", BOOL, "true: from invented rows, never measured"),
+    Column("why", TEXT, "how it could, or why it does not; remark: what it does to the value"),
+    SYNTHETIC,
 )
 VIEWS = (
     View("Kind", text("kind"), once=True),
@@ -54,6 +72,12 @@ VIEWS = (
 LEGEND = (
     "Refused: measured but invalid, or a row that tables should not use. Cells that"
     " failed otherwise, are missing or were never planned are in the table of cells.",
+    "Remark: a row that stands, with what to know of it. Stalls: steps that the host held up; they"
+    " are not in tpot_ms. Unsteady: stalls cost more than"
+    f" {100 * decode_steps.STALLED_SHARE:.0f} % in more than"
+    f" {100 * decode_steps.MANY_DISTURBED:.0f} % of the repeats, the repeats drift, or the steps"
+    " never settle. Cross-check: TPOT by whole calls is more than"
+    f" {100 * row_remarks.CROSS_CHECK:.0f} % off TPOT by the engine's stamps.",
     "Comparison: flagged is what differs between lines that are to differ in TP alone, where it"
     " could explain a difference of their figures; SM clocks if more than"
     f" {100 * provenance_diff.CLOCK_TOLERANCE:.0f} % apart. Clocks fall with load and power: they"
@@ -65,11 +89,11 @@ _ORDER = tuple(dict.fromkeys((*ORDER, "run")))
 
 
 def build(source: Source) -> Table:
-    """Refused cells first, then comparisons: flagged, differing, alike."""
-    lines = [*_refused(source), *_comparisons(source)]
+    """Refused cells, remarks, then comparisons: flagged, differing, alike."""
+    lines = [*_refused(source), *_remarks(source), *_comparisons(source)]
     lines.sort(
         key=lambda line: (
-            line["kind"] != REFUSED,
+            KINDS.index(line["kind"]),
             not line["flagged"],
             line["provenance"] is None,
             line["flagged"] is None,
@@ -88,10 +112,22 @@ def _refused(source: Source) -> Iterator[Record]:
                 yield _refusal(cell, subject, detail, synthetic=bool(cell["synthetic"]))
 
 
+def _remarks(source: Source) -> Iterator[Record]:
+    for cell in source.of(LATENCY):
+        if cell["state"] == "measured":
+            for one in row_remarks.remarks(cell):
+                synthetic = bool(cell["synthetic"])
+                yield {**_of_cell(REMARK, cell), **asdict(one), "synthetic": synthetic}
+
+
+def _of_cell(kind: str, cell: Record) -> Record:
+    named = {name: cell[name] for name in (*schema.IDENTITY_NAMES, "settings")}
+    return {**_empty(kind), **named}
+
+
 def _refusal(cell: Record, subject: str, detail: Any, *, synthetic: bool) -> Record:
     return {
-        **_empty(REFUSED),
-        **{name: cell[name] for name in (*schema.IDENTITY_NAMES, "settings")},
+        **_of_cell(REFUSED, cell),
         "subject": subject,
         "detail": detail or "no reason given",
         "flagged": True,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpsweep.traces.collectives import Collectives
+from tpsweep.traces.collectives import Collectives, is_of
 from tpsweep.traces.events import Bools, Floats, Ints, RankEvents
-from tpsweep.traces.kernels import table
+from tpsweep.traces.kernels import EXPERTS
 from tpsweep.traces.steps import Steps
 
 
@@ -23,12 +23,14 @@ from tpsweep.traces.steps import Steps
 class Matched:
     """The k-th collective of all ranks as one; shape (collectives,), times in ns.
 
-    ``transfer`` is the minimum over the ranks; ``by_clock`` max(end) - max(start), which needs a
-    shared clock and one kernel per rank (-1: does not apply). ``duration`` is (ranks, n).
+    ``transfer`` is the minimum over the ranks that it joins; ``by_clock`` max(end) - max(start),
+    which needs a shared clock and one kernel per rank (-1: does not apply). ``duration`` is
+    (ranks, n).
     ``shared_clock``: the ranks' times may be compared.
     """
 
     row: Ints
+    kind: Ints
     step: Ints
     duration: Ints
     transfer: Ints
@@ -40,8 +42,9 @@ class Matched:
 class Terms:
     """Per rank and step, shape (ranks, steps), in ns; see the head of this file.
 
-    ``all_gather`` and ``transfer`` are the same for every rank; waits for an all-gather are in
-    ``wait``. ``overlap``, part of no sum, is compute under a collective: it counts as the
+    ``all_gather``, ``transfer``, ``experts`` (dispatch and combine) and ``pipeline`` (from and to
+    other stages, the wait for them included) are the same for every rank; waits for any of them
+    are in ``wait``. ``overlap``, part of no sum, is compute under a collective: it counts as the
     collective. ``error`` is |sum - step| / step.
     """
 
@@ -50,13 +53,16 @@ class Terms:
     transfer: Floats
     wait: Floats
     all_gather: Floats
+    experts: Floats
+    pipeline: Floats
     gap: Floats
     overlap: Floats
 
     @property
     def total(self) -> Floats:
-        """Sum of the five terms."""
-        return self.compute + self.transfer + self.wait + self.all_gather + self.gap
+        """Sum of all terms but ``step`` and ``overlap``."""
+        moved = self.transfer + self.all_gather + self.experts + self.pipeline
+        return self.compute + moved + self.wait + self.gap
 
     @property
     def error(self) -> Floats:
@@ -99,19 +105,24 @@ def match(found: Sequence[Collectives], steps: Steps) -> Matched | None:
     count = steps.end.shape[1]
     step = [steps.of(one.first, rank) for rank, one in enumerate(found)]
     whole: list[Bools] = [numbers < count for numbers in step]
-    keys = [np.stack([one.row, s])[:, w] for one, s, w in zip(found, step, whole, strict=True)]
+    keys = [
+        np.stack([one.row, one.kind, s])[:, w] for one, s, w in zip(found, step, whole, strict=True)
+    ]
     if any(not np.array_equal(keys[0], key) for key in keys[1:]):
         return None
-    first, last, busy, kernels = (
+    first, last, busy, kernels, least = (
         np.stack([getattr(one, name)[w] for one, w in zip(found, whole, strict=True)])
-        for name in ("first", "last", "busy", "kernels")
+        for name in ("first", "last", "busy", "kernels", "least")
     )
     clock = np.where((kernels == 1).all(axis=0), last.max(axis=0) - first.max(axis=0), -1)
     transfer = busy.min(axis=0)
+    wider = (least >= 0).all(axis=0)
+    transfer = np.where(wider, np.minimum(transfer, least.min(axis=0)), transfer)
     shared = shares_clock(last, transfer)
     return Matched(
         row=keys[0][0],
-        step=keys[0][1],
+        kind=keys[0][1],
+        step=keys[0][2],
         duration=busy,
         transfer=transfer,
         by_clock=clock if shared else np.full(len(clock), -1),
@@ -132,9 +143,13 @@ def attribute(
 ) -> Terms:
     """The terms of every step on every rank."""
     shape = steps.end.shape
-    gathers = np.array([row.collective == "all_gather" for row in table().rows])[matched.row]
-    transfer = _per_step(matched.transfer, matched.step, ~gathers, shape[1])
-    gather = _per_step(matched.transfer, matched.step, gathers, shape[1])
+    gathers = is_of(matched.kind, "all_gather")
+    experts = is_of(matched.kind, *EXPERTS)
+    staged = is_of(matched.kind, "send_recv")
+    transfer, gather, moved, passed = (
+        _per_step(matched.transfer, matched.step, mask, shape[1])
+        for mask in (~(gathers | experts | staged), gathers, experts, staged)
+    )
     every = np.ones(len(matched.row), dtype=np.bool_)
     busy, compute, wait, overlap = (np.zeros(shape) for _ in range(4))
     for index, (rank, one) in enumerate(zip(ranks, found, strict=True)):
@@ -146,7 +161,7 @@ def attribute(
         busy[index], compute[index] = all_time, all_time - ours
         if not rank.operators:  # an operator that encloses a collective is not overlap
             overlap[index] = ours + others - all_time
-        wait[index] = own - transfer - gather
+        wait[index] = own - transfer - gather - moved - passed
     step = (steps.end - steps.start).astype(np.float64)
     return Terms(
         step=step,
@@ -154,6 +169,8 @@ def attribute(
         transfer=np.broadcast_to(transfer, shape),
         wait=wait,
         all_gather=np.broadcast_to(gather, shape),
+        experts=np.broadcast_to(moved, shape),
+        pipeline=np.broadcast_to(passed, shape),
         gap=step - busy,
         overlap=overlap,
     )

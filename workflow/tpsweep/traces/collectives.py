@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpsweep.traces.events import Bools, Ints, RankEvents
-from tpsweep.traces.kernels import NameClasses, table
+from tpsweep.traces.kernels import COLLECTIVES, NameClasses, table
 
 
 @dataclass(frozen=True)
@@ -16,20 +16,31 @@ class Collectives:
 
     ``busy`` is the sum of the kernels' durations (pauses between them are nobody's transfer),
     ``first`` and ``last`` the ends of the group, ``kernels`` how many it has, ``row`` its place
-    in the kernel table. ``member`` marks the rank's events that belong to any collective.
+    in the kernel table, ``kind`` that of its kind in ``COLLECTIVES`` (the table's, unless its
+    place among the others says more), ``name`` its kernel's name as an index into the rank's
+    names. ``least`` is the shortest of the same collective on all ranks that it joins, -1 if
+    these are the group's own. ``member`` marks the rank's events that belong to any collective.
     """
 
     row: Ints
+    kind: Ints
+    name: Ints
     first: Ints
     last: Ints
     busy: Ints
     kernels: Ints
+    least: Ints
     member: Bools
 
-    def of(self, collective: str) -> Bools:
-        """Mask of the collectives of one kind."""
-        kinds = np.array([row.collective == collective for row in table().rows])
-        return kinds[self.row]
+    def of(self, *kinds: str) -> Bools:
+        """Mask of the collectives of these kinds."""
+        return is_of(self.kind, *kinds)
+
+
+def is_of(kind: Ints, *kinds: str) -> Bools:
+    """Which of ``kind`` (places in ``COLLECTIVES``) are one of ``kinds``."""
+    found: Bools = np.isin(kind, [COLLECTIVES.index(one) for one in kinds])
+    return found
 
 
 def find(events: RankEvents, classes: NameClasses) -> Collectives:
@@ -59,6 +70,7 @@ def find(events: RankEvents, classes: NameClasses) -> Collectives:
 
 
 def _gather(events: RankEvents, order: Ints, row: Ints, group: Ints) -> Collectives:
+    kinds = np.array([COLLECTIVES.index(one.collective) for one in table().rows])
     members = np.flatnonzero(group >= 0)
     mains, index = np.unique(group[members], return_inverse=True)
     start, end = events.start[order][members], events.end[order][members]
@@ -73,9 +85,12 @@ def _gather(events: RankEvents, order: Ints, row: Ints, group: Ints) -> Collecti
     by_time = np.argsort(first, kind="stable")
     return Collectives(
         row=row[mains][by_time],
+        kind=kinds[row[mains][by_time]],
+        name=events.name[order][mains][by_time],
         first=first[by_time],
         last=last[by_time],
         busy=busy[by_time],
         kernels=np.bincount(index, minlength=len(mains))[by_time],
+        least=np.full(len(mains), -1, dtype=np.int64),
         member=member,
     )

@@ -13,7 +13,22 @@ import yaml
 
 from tpsweep.traces.events import Bools, Ints
 
-COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "other", "norm_half")
+COLLECTIVES = (
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "dispatch",
+    "combine",
+    "exchange",
+    "all_to_all",
+    "send_recv",
+    "generic",
+    "other",
+    "norm_half",
+    "local",
+)
+EXPERTS = ("dispatch", "combine", "exchange", "all_to_all")
+"""What moves tokens to the GPUs of their experts and back."""
 COPIES = ("none", "before", "around")
 
 
@@ -42,11 +57,18 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, and the two patterns beside them."""
+    """All rows, and the patterns beside them; ``ambiguous``: names that run any collective,
+    ``training``: names that only training has."""
 
     rows: tuple[Kernel, ...]
     copy: re.Pattern[str]
     unknown: re.Pattern[str]
+    ambiguous: re.Pattern[str]
+    training: re.Pattern[str]
+
+    def of(self, *kinds: str) -> Bools:
+        """Which rows are of one of the kinds of collective, shape (rows,)."""
+        return np.array([row.collective in kinds for row in self.rows], dtype=np.bool_)
 
     def row_of(self, name: str) -> int:
         """Index of the first row that matches a kernel's name, -1 if none does."""
@@ -71,7 +93,19 @@ def table() -> Table:
     text = files("tpsweep.traces").joinpath("data/kernels.yaml").read_text("utf-8")
     data: dict[str, Any] = yaml.safe_load(text)
     rows = tuple(Kernel(**row) for row in data["kernels"])
-    return Table(rows, re.compile(data["copy"]), re.compile(data["unknown"]))
+    patterns = (re.compile(data[key]) for key in ("copy", "unknown", "ambiguous", "training"))
+    return Table(rows, *patterns)
+
+
+_AS = " as nccl:"
+
+
+def annotated(name: str, collective: str) -> str:
+    """The name of a kernel that runs any collective, with the one that its annotation says;
+    other names, and those that have one, as they are."""
+    if _AS in name or not table().ambiguous.search(name):
+        return name
+    return f"{name}{_AS}{collective}"
 
 
 def classify(names: list[str]) -> NameClasses:
@@ -80,4 +114,5 @@ def classify(names: list[str]) -> NameClasses:
     rows = np.array([known.row_of(name) for name in names], dtype=np.int64)
     copies = np.array([bool(known.copy.search(name)) for name in names], dtype=np.bool_)
     unknown = np.array([bool(known.unknown.search(name)) for name in names], dtype=np.bool_)
-    return NameClasses(rows, copies, unknown & (rows < 0))
+    local = np.append(known.of("local"), False)[rows]
+    return NameClasses(np.where(local, -1, rows), copies, unknown & (rows < 0))

@@ -27,14 +27,12 @@ def decode_ms(path: Path, known: Sidecar) -> float:
         raise CaptureError(f"{path}: workload: {workload!r}; allowed: the row of a latency cell")
     if not isinstance(tpot, float) or not 0 < tpot < math.inf:
         raise CaptureError(f"{path}: tpot_ms: {tpot!r}; allowed: a decode time above 0")
-    # In a sidecar ``model`` is the model's configuration. A row's dtype ``auto`` matches any: the
-    # sidecar says what ran.
-    capture = {**known.facts, "model": known.facts.get("model_name")}
+    # A row's dtype ``auto`` matches any: the sidecar says what ran.
     asked = {**row, "dtype": row["dtype"] if row.get("dtype") in DTYPE_BYTES else None}
-    column = capture_match.mismatch(capture, asked)
+    column = capture_match.mismatch(known.identity, asked)
     if column is not None:
         raise CaptureError(
             f"{path}: {column}: {row[column]!r}, but the capture's sidecar has"
-            f" {capture[column]!r}; the row of a cell with the capture's settings is needed"
+            f" {known.identity[column]!r}; the row of a cell with the capture's settings is needed"
         )
     return tpot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ from tpsweep.core.errors import CaptureError
 from tpsweep.traces.events import (
     Annotation,
     Ints,
+    Place,
     RankEvents,
     parse_annotation,
 )
@@ -36,9 +38,10 @@ _CHUNK = 1 << 16
 
 
 def read(path: Path, first_rank: int = 0) -> list[RankEvents]:
-    """One ``RankEvents`` per GPU context of the export, in order of device, then process.
+    """One ``RankEvents`` per GPU context of the export, in order of vLLM's names of the processes
+    (``Worker_DP0_TP1``) if it has them, else of device, then process.
 
-    An export does not tell tensor-parallel ranks: they are numbered from ``first_rank`` on.
+    An export does not tell ranks: they are numbered from ``first_rank`` on.
     Kernels, copies and memsets; memory is 40 bytes per event (about 100 while reading) whatever
     the file holds beside them. Raises ``CaptureError``.
     """
@@ -51,29 +54,55 @@ def read(path: Path, first_rank: int = 0) -> list[RankEvents]:
         ]
         events = _events(connection, used)
         annotations = _annotations(connection, columns)
+        devices = _devices(connection, columns)
+        places = _places(connection, columns)
+        communicators = _communicators(connection, columns)
     used_names, events["name"] = np.unique(events["name"], return_inverse=True)
     texts = [_text(int(identifier), names) for identifier in used_names]
     parts = _by_context(events)
+    order = sorted(
+        range(len(parts)),
+        key=lambda at: _order(places.get(parts[at][0]), devices, parts[at][0], parts[at][1], at),
+    )
     return [
-        _rank(path, rank, part, texts, annotations.get(process, []), process)
-        for rank, (process, part) in enumerate(parts, first_rank)
+        _rank(
+            path,
+            rank,
+            parts[at][2],
+            texts,
+            annotations.get(parts[at][0], []),
+            parts[at][0],
+            communicators.get(parts[at][0], frozenset()),
+            places.get(parts[at][0], Place()),
+        )
+        for rank, at in enumerate(order, first_rank)
     ]
 
 
-def _by_context(events: dict[str, Ints]) -> list[tuple[int, dict[str, Ints]]]:
-    """The process and the events of each GPU context, by device, then process; by start within."""
+def _order(
+    place: Place | None, devices: dict[tuple[int, int], int], process: int, device: int, at: int
+) -> tuple[int, ...]:
+    """Sort key of a GPU context: its place in the layout, the number of its GPU on the node (a
+    process counts only those that it sees), then as found."""
+    named = place or Place()
+    gpu = devices.get((process, device), device)
+    return (named.dp or 0, named.pp or 0, named.tp or 0, gpu, at)
+
+
+def _by_context(events: dict[str, Ints]) -> list[tuple[int, int, dict[str, Ints]]]:
+    """Process, device and events of each GPU context, by device, then process; by start within."""
     device, process = events.pop("deviceId"), events.pop("globalPid")
     order = np.lexsort((events["start"], process, device))
     device, process = device[order], process[order]
     fresh = np.flatnonzero((np.diff(device) != 0) | (np.diff(process) != 0)) + 1
     ends = [0, *fresh.tolist(), len(order)]
-    owners = process[ends[:-1]].tolist()
+    owners, on = process[ends[:-1]].tolist(), device[ends[:-1]].tolist()
     del device, process
     for name in list(events):  # one after the other: never all columns twice
         events[name] = events.pop(name)[order]
     return [
-        (owner, {name: column[begin:end] for name, column in events.items()})
-        for owner, begin, end in zip(owners, ends[:-1], ends[1:], strict=True)
+        (owner, gpu, {name: column[begin:end] for name, column in events.items()})
+        for owner, gpu, begin, end in zip(owners, on, ends[:-1], ends[1:], strict=True)
     ]
 
 
@@ -84,6 +113,8 @@ def _rank(
     names: list[str],
     annotations: list[Annotation],
     process: int,
+    communicators: frozenset[str],
+    place: Place,
 ) -> RankEvents:
     return RankEvents(
         rank=rank,
@@ -95,7 +126,56 @@ def _rank(
         stream=part["streamId"],
         annotations=annotations,
         launched=lambda: _launches(path, process, part["correlationId"]),
+        communicators=communicators,
+        place=place,
     )
+
+
+def _devices(
+    connection: sqlite3.Connection, columns: dict[str, set[str]]
+) -> dict[tuple[int, int], int]:
+    """Number on the node of each GPU, by process (as a globalPid) and its number in there."""
+    if not {"gpuId", "cudaId", "pid"} <= columns.get("TARGET_INFO_CUDA_DEVICE", set()):
+        return {}
+    rows = connection.execute("SELECT pid, cudaId, gpuId FROM TARGET_INFO_CUDA_DEVICE")
+    return {((pid or 0) << 24, cuda): gpu for pid, cuda, gpu in rows if gpu is not None}
+
+
+def _places(connection: sqlite3.Connection, columns: dict[str, set[str]]) -> dict[int, Place]:
+    """Place in the layout of each process (as a globalPid), by the name that vLLM gives it."""
+    if not {"globalPid", "name"} <= columns.get("PROCESSES", set()):
+        return {}
+    found = {}
+    for process, name in connection.execute("SELECT globalPid, name FROM PROCESSES"):
+        if isinstance(name, str) and "Worker" in name:
+            places = {key.lower(): int(at) for key, at in _PLACE_IN_NAME.findall(name)}
+            if places:
+                found[process] = Place(**places)
+    return found
+
+
+_PLACE_IN_NAME = re.compile(r"_(DP|PP|TP)(\d+)")
+_COMMUNICATOR = re.compile(r'"[^"]*communicator[^"]*"\s*:\s*"?(0x[0-9a-f]+|[\d,]+)', re.IGNORECASE)
+
+
+def _communicators(
+    connection: sqlite3.Connection, columns: dict[str, set[str]]
+) -> dict[int, frozenset[str]]:
+    """Communicators with which each process (as a globalPid) reduced, by NCCL's own ranges."""
+    if not {"text", "jsonText", "globalTid"} <= columns.get("NVTX_EVENTS", set()):
+        return {}
+    text, join = "n.text", ""
+    if "textId" in columns["NVTX_EVENTS"]:
+        text, join = "coalesce(n.text, s.value)", "LEFT JOIN StringIds s ON s.id = n.textId"
+    query = (
+        f"SELECT DISTINCT {text} AS words, n.jsonText, n.globalTid & ? FROM NVTX_EVENTS n {join} "
+        "WHERE words LIKE 'ncclAllReduce%' AND n.jsonText IS NOT NULL"
+    )
+    found: dict[int, set[str]] = {}
+    for _, payload, process in connection.execute(query, (_PROCESS_MASK,)):
+        if match := _COMMUNICATOR.search(str(payload)):
+            found.setdefault(process, set()).add(match[1])
+    return {process: frozenset(ids) for process, ids in found.items()}
 
 
 @contextmanager
@@ -199,7 +279,8 @@ def _annotations(
         text, join = "coalesce(n.text, s.value)", "LEFT JOIN StringIds s ON s.id = n.textId"
     query = (
         f"SELECT n.start, {text} AS words, n.globalTid FROM NVTX_EVENTS n {join} "
-        "WHERE words LIKE 'execute_%context_%' ORDER BY n.start"
+        "WHERE words LIKE 'execute_%context_%' OR words LIKE 'step[%' "
+        "OR words LIKE '[Executor] _forward_step%' ORDER BY n.start"
     )
     found: dict[int, list[Annotation]] = {}
     for start, words, thread in connection.execute(query):

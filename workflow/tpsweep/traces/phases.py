@@ -9,7 +9,7 @@ import numpy as np
 
 from tpsweep.traces.attribution import Matched, Terms
 from tpsweep.traces.bandwidth import Bandwidth, bandwidth
-from tpsweep.traces.collectives import Collectives
+from tpsweep.traces.collectives import Collectives, is_of
 from tpsweep.traces.events import Bools, Floats, Ints
 from tpsweep.traces.kernels import table
 from tpsweep.traces.sidecar import Sidecar
@@ -33,6 +33,7 @@ class Phase:
     the mean over ranks; ``transfer_us`` over all-reduces, None where the kernels push: then
     ``transfer_lower_us``, a lower bound, has it. ``sum_ms_per_step`` is the median of the
     per-step sums (the medians of terms need not add up), ``sum_error`` the worst step's miss.
+    ``experts_us`` is over dispatches and combines; it and the next two are None without any.
     ``transfer_clock_us`` is the median of max(end) - max(start), None without a common clock.
     """
 
@@ -50,6 +51,9 @@ class Phase:
     compute_ms_per_step: PerRank | None = None
     gap_ms_per_step: PerRank | None = None
     all_gather_ms_per_step: float | None = None
+    experts_us: Percentiles | None = None
+    experts_ms_per_step: float | None = None
+    pipeline_ms_per_step: float | None = None
     sum_ms_per_step: PerRank | None = None
     sum_error: float | None = None
     algbw_gb_s: float | None = None
@@ -59,7 +63,7 @@ class Phase:
 
     @property
     def sum_ok(self) -> bool:
-        """The five terms add up to every step, to within ``TOLERANCE``."""
+        """The terms add up to every step, to within ``TOLERANCE``."""
         return self.sum_error is None or self.sum_error <= TOLERANCE
 
 
@@ -82,8 +86,10 @@ def summarise(
     )
     if terms is None or matched is None:
         return counted
-    kinds = np.array([row.collective for row in table().rows])[matched.row]
-    reduces = chosen[matched.step] & (kinds == "all_reduce")
+    inside = chosen[matched.step]
+    reduces = inside & is_of(matched.kind, "all_reduce")
+    experts = inside & is_of(matched.kind, "dispatch", "combine", "all_to_all")
+    staged = bool((inside & is_of(matched.kind, "send_recv")).any())
     lower = any(table().rows[row].lower_bound for row in np.unique(matched.row[reduces]))
     transfer_us = _percentiles(matched.transfer[reduces] / 1e3)
     clock_us, notes = _by_clock(matched, reduces)
@@ -110,6 +116,11 @@ def summarise(
         compute_ms_per_step=_per_rank(names, terms.compute, chosen),
         gap_ms_per_step=_per_rank(names, terms.gap, chosen),
         all_gather_ms_per_step=float(np.median(terms.all_gather[0][chosen])) / 1e6,
+        experts_us=_percentiles(matched.transfer[experts] / 1e3),
+        experts_ms_per_step=float(np.median(terms.experts[0][chosen])) / 1e6
+        if experts.any()
+        else None,
+        pipeline_ms_per_step=float(np.median(terms.pipeline[0][chosen])) / 1e6 if staged else None,
         sum_ms_per_step=_per_rank(names, terms.total, chosen),
         sum_error=float(terms.error[:, chosen].max()),
         algbw_gb_s=speed.algbw_gb_s if speed else None,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import lzma
+import re
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tpsweep.core.errors import CaptureError
@@ -39,8 +41,15 @@ def ranks_of(paths: Sequence[Path]) -> Iterator[list[RankEvents]]:
     files = _once(files)
     with tempfile.TemporaryDirectory(prefix="tpsweep-capture-") as folder:
         ranks: list[RankEvents] = []
+        empty: list[CaptureError] = []
         for file in files:
-            ranks += _read(file, Path(folder), len(ranks))
+            try:
+                ranks += _read(file, Path(folder), len(ranks))
+            except torch_trace.EmptyTraceError as error:
+                empty.append(error)
+        if empty and (not ranks or not all(_is_front_end(str(error)) for error in empty)):
+            raise empty[0]
+        ranks = _in_one_world(_without_front_end(ranks))
         twice = [str(rank) for rank, n in Counter(r.rank for r in ranks).items() if n > 1]
         if twice:
             raise CaptureError(
@@ -48,6 +57,39 @@ def ranks_of(paths: Sequence[Path]) -> Iterator[list[RankEvents]]:
                 "all of one run"
             )
         yield sorted(ranks, key=lambda rank: rank.rank)
+
+
+_FRONT_END = re.compile(r"async_llm|front_?end", re.IGNORECASE)
+
+
+def _is_front_end(name: str) -> bool:
+    return bool(_FRONT_END.search(name))
+
+
+def _without_front_end(ranks: list[RankEvents]) -> list[RankEvents]:
+    """Without the traces that vLLM's front end leaves beside its ranks': it has no GPU events,
+    and says no rank."""
+    kept = [rank for rank in ranks if not (_is_front_end(rank.source) and rank.unnumbered)]
+    if any(not rank.operators for rank in kept):
+        kept = [rank for rank in kept if not (rank.operators and rank.unnumbered)]
+    return kept or ranks
+
+
+def _in_one_world(ranks: list[RankEvents]) -> list[RankEvents]:
+    """Ranks of several engines (data parallel) that each count from 0, counted on; their files'
+    names say which copy of the model is whose."""
+    numbers = Counter(rank.rank for rank in ranks)
+    copies = {rank.place.dp for rank in ranks}
+    if max(numbers.values(), default=1) == 1 or len(copies) < 2 or None in copies:
+        return ranks
+    ordered = sorted(ranks, key=lambda rank: (rank.place.dp, rank.rank))
+    of = {(rank.place.dp, rank.rank): place for place, rank in enumerate(ordered)}
+    if len(of) < len(ranks):
+        return ranks
+    return [
+        replace(rank, rank=place, world=len(ranks), groups=(), peers={})
+        for place, rank in enumerate(ordered)
+    ]
 
 
 def files_of(path: Path) -> list[Path]:
@@ -123,7 +165,7 @@ def _read(path: Path, folder: Path, first_rank: int) -> list[RankEvents]:
     if path.name.endswith(".qdstrm"):
         return _derived(path, _exported(_imported(path, folder), folder), first_rank)
     if head.startswith(b"\x1f\x8b") or head.lstrip().startswith(b"{"):
-        return [torch_trace.read(path)]
+        return torch_trace.read(path)
     raise CaptureError(f"{path}: not a capture; allowed: {_KINDS}")
 
 

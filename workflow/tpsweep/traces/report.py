@@ -11,8 +11,9 @@ import numpy as np
 
 from tpsweep.traces import kernels, steps
 from tpsweep.traces.collectives import Collectives
-from tpsweep.traces.cut_capture import CutCapture, SelfCheck, read_capture
+from tpsweep.traces.cut_capture import Counts, CutCapture, SelfCheck, read_capture, read_groups
 from tpsweep.traces.events import Ints, RankEvents
+from tpsweep.traces.groups import Group
 from tpsweep.traces.phases import Phase, summarise
 from tpsweep.traces.sidecar import Sizes
 
@@ -37,12 +38,22 @@ class Found:
     count: int
 
 
+_SPARSE = {
+    "dispatch",
+    "combine",
+    "experts_us",
+    "experts_ms_per_step",
+    "pipeline_ms_per_step",
+}
+"""Keys that only captures with expert or pipeline parallelism have."""
+
+
 @dataclass(frozen=True)
 class CommReport:
     """What ``tpsweep comm`` prints. ``phases`` has the phases that occur, by name.
 
     ``steady_from``: so many decode steps after each prefill are of phase ``early``, in no figure
-    of the decode.
+    of the decode. ``group`` says whose report it is where the capture holds several groups.
     """
 
     capture: str
@@ -54,13 +65,23 @@ class CommReport:
     unknown: list[Unknown]
     warnings: list[str]
     steady_from: int = 0
+    group: Group | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; rank numbers are strings. No ``steady_from`` if no step is left out:
-        reports on captures that are older than the key stay as they are."""
+        """Plain JSON values; rank numbers are strings. No ``steady_from`` if no step is left out,
+        no ``group`` if there is one, no key of expert and pipeline parallelism without them:
+        reports on captures that are older than these keys stay as they are."""
         found = asdict(self)
         if not self.steady_from:
             del found["steady_from"]
+        if self.group is None:
+            del found["group"]
+        sparse = [*found["phases"].values(), found["self_check"]["found"]]
+        sparse += [found["self_check"]["expected"] or {}]
+        for part in sparse:
+            for key in _SPARSE & part.keys():
+                if part[key] is None:
+                    del part[key]
         return found
 
     @property
@@ -78,6 +99,23 @@ def analyse(
     latency cell, for the share of the unprofiled step. Raises ``CaptureError``, one line.
     """
     return report_on(read_capture(paths, model), decode_ms)
+
+
+def analyse_groups(
+    paths: Sequence[Path],
+    model: Sizes | None = None,
+    decode_ms: float | None = None,
+    tp: int | None = None,
+) -> list[CommReport]:
+    """As ``analyse``, of a capture of any number of groups; ``tp`` as in ``read_groups``."""
+    return [report_on(one, decode_ms) for one in read_groups(paths, model, tp)]
+
+
+def groups_to_dict(reports: Sequence[CommReport]) -> dict[str, Any]:
+    """One report as it is; several as ``{"groups": [...]}``."""
+    if len(reports) == 1:
+        return reports[0].to_dict()
+    return {"groups": [report.to_dict() for report in reports]}
 
 
 def report_on(capture: CutCapture, decode_ms: float | None = None) -> CommReport:
@@ -98,6 +136,7 @@ def report_on(capture: CutCapture, decode_ms: float | None = None) -> CommReport
     }
     warnings += _phase_warnings(phases, cut, groups)
     kinds = _kinds(groups)
+    warnings += _odd_collectives(kinds, len(ranks), capture.check.found)
     reducing = [kind for kind in kinds if kind.collective == "all_reduce"]
     return CommReport(
         capture=", ".join(dict.fromkeys(rank.source for rank in ranks)),
@@ -109,6 +148,7 @@ def report_on(capture: CutCapture, decode_ms: float | None = None) -> CommReport
         unknown=unknown,
         warnings=warnings,
         steady_from=capture.known.steady_from,
+        group=capture.group if capture.of_several else None,
     )
 
 
@@ -134,13 +174,36 @@ def _unknown(
 
 def _kinds(found: list[Collectives]) -> list[Found]:
     rows: Ints = np.concatenate([one.row for one in found])
-    used, counts = np.unique(rows, return_counts=True)
+    kinds: Ints = np.concatenate([one.kind for one in found])
+    used, counts = np.unique(np.stack([rows, kinds]), axis=1, return_counts=True)
     table = kernels.table().rows
     return [
-        Found(row.pattern, row.collective, row.backend, row.algorithm, int(counts[index]))
+        Found(
+            table[row].pattern,
+            kernels.COLLECTIVES[kind],
+            table[row].backend,
+            table[row].algorithm,
+            int(counts[index]),
+        )
         for index in np.argsort(-counts, kind="stable")
-        for row in [table[int(used[index])]]
+        for row, kind in [used[:, index].tolist()]
     ]
+
+
+def _odd_collectives(kinds: list[Found], ranks: int, found: Counts) -> list[str]:
+    warnings = [
+        f"{kind.count} x {kind.pattern}: a collective whose purpose is not known, counted as "
+        "transfer"
+        for kind in kinds
+        if kind.collective == "other"
+    ]
+    if ranks > 1 and found.all_reduce == 0:
+        others = ", ".join(sorted({kind.collective for kind in kinds})) or "none"
+        warnings.append(
+            f"no all-reduce found on {ranks} ranks (collectives: {others}): if they are "
+            "tensor-parallel without sequence parallelism, their kernel is not in the table"
+        )
+    return warnings
 
 
 def _phase_warnings(

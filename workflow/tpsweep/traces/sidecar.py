@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from tpsweep.core.capture_match import COMPARED
 from tpsweep.core.errors import CaptureError
 from tpsweep.perfmodel import nvlink
+from tpsweep.perfmodel.model_shape import read_config
 
 _TEXTS = ("dtype", "link", "gpu_card", "model_name", "vllm_version")
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -30,21 +31,31 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """``Sizes`` of a config.json, whatever its architecture."""
+    """``Sizes`` of a config.json, whatever its architecture; ``dense_layers``: the first so many
+    layers of a mixture of experts have none."""
 
     layers: int
     hidden: int
+    dense_layers: int = 0
 
     @classmethod
     def from_config(cls, config: dict[str, Any], source: Path) -> ModelSizes:
         """Raises ``CaptureError`` for a missing or impossible size."""
+        text = config.get("text_config")
+        if "num_hidden_layers" not in config and isinstance(text, dict):
+            config = text
         found = {}
         for key in ("num_hidden_layers", "hidden_size"):
             value = config.get(key)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CaptureError(f"{source}: {key}: {value!r}; allowed: a whole number above 0")
             found[key] = value
-        return cls(found["num_hidden_layers"], found["hidden_size"])
+        dense = config.get("first_k_dense_replace")
+        return cls(
+            found["num_hidden_layers"],
+            found["hidden_size"],
+            dense if isinstance(dense, int) else 0,
+        )
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Sidecar:
     """All fields may be unknown (None); lengths are tokens, ``link`` is a word of ``topo -m``.
 
     ``steady_from``: so many decode steps after each prefill are left out of the decode figures.
-    ``facts`` is all that the file says.
+    ``identity``: the columns of ``core.capture_match`` that the file has. ``found``: there is one.
     """
 
     model: Sizes | None = None
@@ -64,7 +75,12 @@ class Sidecar:
     link: str | None = None
     gpu_card: str | None = None
     steady_from: int = 0
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    model_name: str | None = None
+    architecture: str | None = None
+    vllm_version: str | None = None
+    synthetic: bool = False
+    identity: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    found: bool = False
 
     @property
     def dtype_bytes(self) -> int | None:
@@ -80,7 +96,7 @@ class Sidecar:
 def place(capture: Path) -> Path:
     """Where a capture's sidecar is: the name without rank and suffixes, plus ``.json``."""
     stem = re.sub(r"(\.(sqlite|nsys-rep|qdstrm|xz|gz|json|trace|pt))+$", "", capture.name)
-    return capture.with_name(re.sub(r"[._-]rank[_-]?\d+.*$", "", stem) + ".json")
+    return capture.with_name(re.sub(r"[._-](rank[_-]?|TP-)\d+.*$", "", stem) + ".json")
 
 
 def find(capture: Path) -> Sidecar:
@@ -110,19 +126,27 @@ def find(capture: Path) -> Sidecar:
         link=data.get("link"),
         gpu_card=data.get("gpu_card"),
         steady_from=skipped,
-        facts=data,
+        model_name=data.get("model_name"),
+        architecture=_architecture(model or {}),
+        vllm_version=data.get("vllm_version"),
+        synthetic=bool(data.get("synthetic")),
+        # In the file ``model`` is the model's configuration.
+        identity={name: data.get(name) for name in COMPARED} | {"model": data.get("model_name")},
+        found=True,
         **numbers,
     )
+
+
+def _architecture(config: Mapping[str, Any]) -> str | None:
+    """The class of a config.json, else its type."""
+    classes = config.get("architectures")
+    first = classes[0] if isinstance(classes, list) and classes else config.get("model_type")
+    return None if first is None else str(first)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ``CaptureError``."""
     try:
-        data = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CaptureError(f"{path}: {error.strerror}") from error
+        return read_config(path)
     except ValueError as error:
-        raise CaptureError(f"{path}: not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CaptureError(f"{path}: not a JSON object")
-    return data
+        raise CaptureError(str(error)) from error

@@ -45,9 +45,9 @@ def cut(ranks: Sequence[RankEvents], found: Sequence[Collectives], sidecar: Side
     """Cut at the ends of the logits all-gathers, one per step.
 
     The first step begins with the rank's first event. Without one all-gather per announced step
-    (TP=1, batch-sharded sampling, sequence parallelism) a step goes from the first event that
-    the host launched under its annotation to that of the next. Raises ``CaptureError`` if
-    neither marks the steps equally on all ranks.
+    (TP=1, a pipeline's first stages, batch-sharded sampling, sequence parallelism) a step goes
+    from the first event that the host launched under its annotation to that of the next. Raises
+    ``CaptureError`` if neither marks the steps equally on all ranks.
     """
     gathers = [np.sort(one.last[one.of("all_gather")]) for one in found]
     counts = {len(ends) for ends in gathers}
@@ -92,9 +92,9 @@ def _why_not(ranks: Sequence[RankEvents], gathers: Sequence[Ints]) -> str:
         for rank, ends in zip(ranks, gathers, strict=True)
     )
     return (
-        "nothing marks the steps equally on all ranks (all-gathers and annotated steps: "
-        f"{per_rank}); capture whole steps on every rank, with NVTX (nsys --trace=cuda,nvtx "
-        "and profiler_config profiler=cuda) or the torch profiler's annotations"
+        "no inference steps: nothing marks the steps equally on all ranks (all-gathers and "
+        f"annotated steps: {per_rank}); capture whole steps on every rank, with NVTX (nsys "
+        "--trace=cuda,nvtx and profiler_config profiler=cuda) or the torch profiler's annotations"
     )
 
 

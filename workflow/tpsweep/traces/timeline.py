@@ -14,6 +14,7 @@ import numpy as np
 from tpsweep.core.errors import CaptureError
 from tpsweep.traces import kernels, timeline_svg
 from tpsweep.traces.attribution import Covered, Matched
+from tpsweep.traces.collectives import is_of
 from tpsweep.traces.cut_capture import CutCapture, read_capture
 from tpsweep.traces.events import (
     Bools,
@@ -84,11 +85,11 @@ def _lane(capture: CutCapture, matched: Matched, rank: int, step: int, zero: int
     compute = Covered(np.maximum(events.start[others], begin), np.minimum(events.end[others], end))
     mine = capture.steps.of(one.first, rank) == step
     columns = matched.step == step
-    gathers = np.array([row.collective == "all_gather" for row in kernels.table().rows])
+    gathers = is_of(matched.kind, "all_gather")
     wait, transfer, gather = _collective_bars(
         one.first[mine],
         matched.transfer[columns],
-        gathers[matched.row[columns]],
+        gathers[columns],
         events.start[inside & one.member],
         events.end[inside & one.member],
     )
@@ -145,8 +146,7 @@ def _zoom(
 ) -> tuple[tuple[float, float], str]:
     """Window in us that is enlarged, and what it shows: the first layers' all-reduces, without
     the step's first one, which gathers the wait of everything before it."""
-    rows = kernels.table().rows
-    columns = np.array([row.collective == "all_reduce" for row in rows])[matched.row]
+    columns = is_of(matched.kind, "all_reduce")
     transfer = matched.transfer[columns & (matched.step == step)] / 1e3
     count = len(transfer)
     if count < 2:
@@ -167,16 +167,13 @@ def _zoom(
 
 
 def _title(known: Sidecar, ranks: int) -> str:
-    facts = known.facts
-    config = facts.get("model") or {}
-    kinds = config.get("architectures") or [config.get("model_type") or "a model"]
-    name = facts.get("model_name") or str(kinds[0]).removesuffix("ForCausalLM")
+    name = known.model_name or (known.architecture or "a model").removesuffix("ForCausalLM")
     layers = f" of {known.model.layers} layers" if known.model else ""
     words = [f"{name}{layers}", f"TP={known.tp or ranks}"]
     if known.batch:
         words.append(f"batch {known.batch}")
-    if facts.get("gpu_card"):
-        words.append(str(facts["gpu_card"]) + (f" ({known.link})" if known.link else ""))
-    words += [f"vLLM {facts['vllm_version']}"] if facts.get("vllm_version") else []
-    made_up = "SYNTHETIC (made up, not measured): " if facts.get("synthetic") else ""
+    if known.gpu_card:
+        words.append(known.gpu_card + (f" ({known.link})" if known.link else ""))
+    words += [f"vLLM {known.vllm_version}"] if known.vllm_version else []
+    made_up = "SYNTHETIC (made up, not measured): " if known.synthetic else ""
     return f"{made_up}One decode step: {', '.join(words)}"

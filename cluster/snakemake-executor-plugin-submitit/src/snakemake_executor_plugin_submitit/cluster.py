@@ -32,6 +32,9 @@ class Cluster(Protocol):
     def advance(self) -> None:
         """One round: see what has ended, start what can start."""
 
+    def has_news(self) -> bool:
+        """Whether an ``advance`` would find something that has ended; cheap, and may be wrong."""
+
     def outcome(self, cell_id: str) -> Outcome | None:
         """How a cell ended, given once; None until it has ended."""
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -35,6 +36,7 @@ from .request import (
     request_of,
     unused_resources,
 )
+from .retries import drop_unwanted
 from .site import Site, SiteError, load_site
 from .slurm.cluster import SlurmCluster
 
@@ -43,6 +45,10 @@ INVOKED_FROM = Path.cwd()
 NESTED = "snakemake_executor_plugin_submitit.nested"
 POLL_S = 0.5
 """A local session is looked at this often: it costs a few stat() calls."""
+SOON_S = 0.05
+"""A session that says it has news is looked at as soon as this,"""
+SOON_FACTOR = 10
+"""but not before this many times what the last look has taken: with many jobs it takes long."""
 LONGEST_GATHER = 10
 """Jobs that keep coming are held for this many times the setting at most."""
 
@@ -76,6 +82,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         self.logdir = Path(settings.logdir).absolute()
         self.detach = bool(settings.detach)
         self.say, self.complain = logger.info, logger.error
+        drop_unwanted(workflow, sys.argv[1:])
         quiet = {Quietness.PROGRESS, Quietness.ALL} & set(workflow.output_settings.quiet or ())
         self.progress = progress_of(settings, bool(quiet), logger, self.logdir)
         try:
@@ -87,7 +94,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         if not self.log_lock.is_held:
             self.say(f"{self.logdir}: its file system has no locks: run one snakemake at a time")
         self.gathered: list[Request] = []
-        self.first_at = self.last_at = 0.0
+        self.first_at = self.last_at = self.round_s = 0.0
         self.records: dict[str, Path] = {}  # cell -> where to say why it has no output
         self.said: set[str] = set()
         self.has_jobs = self.cancelled = False
@@ -152,6 +159,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         self, active_jobs: list[SubmittedJobInfo]
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
         """Start what is due, then report what has ended; what has not is yielded."""
+        began = time.monotonic()
         if not self.cancelled:
             if self._is_due():
                 self._pack()
@@ -168,6 +176,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                 self.progress.ended(info.aux["cell"], outcome)
                 self._report(info, outcome)
         self.progress.look()
+        self.round_s = time.monotonic() - began
 
     def handle_job_success(self, job: Any) -> None:
         """Snakemake has recorded that a job ended well."""
@@ -242,9 +251,12 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         # event loop then: it is left alone until there is something to look at.
         while self.wait and not self.has_jobs:
             time.sleep(0.05)
-        end = time.monotonic() + POLL_S
-        while time.monotonic() < end and not self._is_due():
-            await asyncio.sleep(0.05)
+        began = time.monotonic()
+        soon, late = began + SOON_FACTOR * self.round_s, began + POLL_S
+        while self.wait and time.monotonic() < late and not self._is_due():
+            await asyncio.sleep(SOON_S)
+            if time.monotonic() >= soon and self.cluster.has_news():
+                break
 
     def get_job_exec_prefix(self, job: Any) -> str:
         """A nested Snakemake starts where this one was started."""

@@ -21,7 +21,7 @@ from .processes import start_time
 from .runner import run_session_in
 from .site import Site
 from .spec import SessionSpec
-from .spool import Result
+from .spool import Result, has_news, take_news
 
 NO_TIME_LIMIT_MIN = 60 * 24 * 365
 """submitit ends local jobs after 2 minutes unless told; the runner has limits per cell."""
@@ -102,12 +102,17 @@ class LocalCluster:
     def advance(self) -> None:
         """Collect what has ended, then start what now has room."""
         with self.lock:
+            take_news(self.logdir)  # all are looked at
             for running in list(self.running):
                 self._collect(running)
             for session in list(self.waiting):
                 if len(self.running) < self.parallel and self._fits(session.key):
                     self.waiting.remove(session)
                     self._start(session)
+
+    def has_news(self) -> bool:
+        """Whether a session that runs has said something since it was looked at."""
+        return has_news(self.logdir)
 
     def outcome(self, cell_id: str) -> Outcome | None:
         """How a cell ended, given once; None until it has ended."""

@@ -159,6 +159,15 @@ def take_news(logdir: Path) -> list[str]:
     return names
 
 
+def has_news(logdir: Path) -> bool:
+    """Whether ``take_news`` would find any."""
+    try:
+        with os.scandir(logdir / NEWS) as entries:
+            return any(entries)
+    except OSError:
+        return False
+
+
 def says_out_of_memory(log: Path) -> bool:
     """Whether a job's log ends with one of Slurm's out-of-memory messages."""
     try:

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 
 from tpsweep.analysis.table import Record, Table, digits
 from tpsweep.core.layout import Layout
+from tpsweep.tables import crossover
 
 _SUBJECT = ("site", "model", "gpu", "variant", "input_len")
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Records of ``tp_comparison``, ``communication`` and ``terms``."""
+    """Records of ``tp_comparison``, ``communication``, ``terms`` and ``crossover``."""
 
     comparison: list[Record]
     captures: list[Record]
     terms: list[Record]
+    crossovers: list[Record]
 
     @property
     def pairs(self) -> list[Record]:
@@ -32,15 +34,33 @@ class Lines:
         return sorted(found, key=lambda line: (*_subject(line), line["batch"]))
 
     @property
+    def parallel(self) -> list[Record]:
+        """Measured static batches at TP=2, by batch."""
+        found = [r for r in self.comparison if Layout.of(r) == Layout(tp=2) and r["runs"]]
+        return sorted(found, key=lambda line: (*_subject(line), line["batch"]))
+
+    @property
     def analysed(self) -> list[Record]:
         """Captures at TP=2 with times, by batch."""
         found = [c for c in self.captures if c["tp"] == 2 and c["transfer_ms"] is not None]
         return sorted(found, key=lambda line: (*_subject(line), line["batch"]))
 
+    @property
+    def at_equal_sequences(self) -> list[Record]:
+        """Of TP=2 beside two engines of TP=1, each with half of the sequences."""
+        found = [
+            line
+            for line in self.crossovers
+            if line["metric"] == crossover.METRICS[crossover.EQUAL]
+            and (line["tp_from"], line["tp_to"]) == (1, 2)
+        ]
+        return sorted(found, key=_subject)
+
 
 def lines_of(tables: Mapping[str, Table]) -> Lines:
     """All of them, of the tables of a results folder."""
-    return Lines(*(tables[name].records for name in ("tp_comparison", "communication", "terms")))
+    names = ("tp_comparison", "communication", "terms", "crossover")
+    return Lines(*(tables[name].records for name in names))
 
 
 def by_subject(lines: Iterable[Record]) -> dict[str, list[Record]]:

@@ -13,6 +13,7 @@ SHARE = "What share of decode time is all-reduce, and when does it grow?"
 CROSSOVER = "At what batch size does TP=2 beat TP=1?"
 NVLINK = "How much of NVLink's bandwidth does an all-reduce use?"
 NO_PAIR = "Not measured: needs latency cells at TP=1 and TP=2 of the same batch."
+UNDECIDED = "undecided"
 NO_CAPTURE = "Not measured: needs a capture at TP=2."
 
 
@@ -38,11 +39,17 @@ def _halving(lines: Lines) -> Iterator[str]:
     for name, pairs in by_subject(lines.pairs).items():
         each = "; ".join(
             f"at batch {line['batch']} {digits(line['decode_speedup'])} times as fast"
-            f" ({digits(line['decode_speedup_lo'])} to {digits(line['decode_speedup_hi'])},"
-            f" {line['decode_speedup_kind']})"
+            f" ({_spread(line)})"
             for line in pairs
         )
         yield f"{name}: {each}; 2 would be exact halving. {_why(lines, name)}"
+
+
+def _spread(line: Record) -> str:
+    if line["decode_speedup_starts"]:
+        return str(line["decode_speedup_starts"])
+    lo, hi = line["decode_speedup_lo"], line["decode_speedup_hi"]
+    return f"{digits(lo)} to {digits(hi)}, {line['decode_speedup_kind']}"
 
 
 def _why(lines: Lines, name: str) -> str:
@@ -53,8 +60,20 @@ def _why(lines: Lines, name: str) -> str:
     one = min(found, key=lambda line: (line["batch"], str(line["profiler_ran"])))
     return (
         f"Of the {digits(one['decode_ms'])} ms at batch {one['batch']} and TP=2,"
-        f" {digits(one['scaling_ms'])} ms are what TP divides, {digits(one['fixed_ms'])} ms what it"
-        f" does not, {digits(one['communication_ms'])} ms communication."
+        f" {digits(one['scaling_ms'])} ms are what TP divides, {digits(one['fixed_ms'])} ms"
+        f" ({digits(one['fixed_ms_lo'])} to {digits(one['fixed_ms_hi'])}) what it does not,"
+        f" {digits(one['communication_ms'])} ms communication.{_doubts(found)}"
+    )
+
+
+def _doubts(found: list[Record]) -> str:
+    """At which batches the captures show another part that TP does not divide."""
+    unlike = {line["batch"] for line in found if line["agrees"] is False}
+    if not unlike:
+        return ""
+    return (
+        f" At batch {_list(unlike)} the captures disagree with such a split: there its cause is not"
+        " known."
     )
 
 
@@ -87,18 +106,38 @@ def _growth(captures: list[Record]) -> str:
 
 
 def _crossover(lines: Lines) -> Iterator[str]:
+    split = by_subject(lines.at_equal_sequences)
     for name, pairs in by_subject(lines.pairs).items():
-        ratios = {line["batch"]: rate_ratio(line) for line in pairs}
-        known = {batch: ratio for batch, ratio in ratios.items() if ratio is not None}
-        faster = [batch for batch, ratio in known.items() if ratio > 1]
-        per_gpu = [batch for batch, ratio in known.items() if ratio > 2]
-        yield (
-            f"{name}: at equal batch TP=2 gives more tokens per second at batch {_list(faster)}"
-            f" (measured: {_list(known)}); more per GPU at batch {_list(per_gpu)}."
+        yield f"{name}: {_at_equal_sequences(split.get(name, []))} {_at_equal_batch(pairs)}"
+
+
+def _at_equal_sequences(found: list[Record]) -> str:
+    """On the same GPUs with as many users: what decides between TP=2 and two replicas."""
+    known = [line for line in found if line["observed"]]
+    if not known:
+        return (
+            "at equal sequences per node not known: needs TP=2 at a batch and TP=1 at half of it."
         )
+    told = "; ".join(
+        f"{line['observed']} (tokens/s of TP=2 / two TP=1, by sequences: {line['ratios']})"
+        + ("" if line["crossover"] == UNDECIDED else f"; significant: {line['crossover']}")
+        for line in known
+    )
+    return f"by sequences per node, beside two TP=1 engines with half of them each, {told}."
+
+
+def _at_equal_batch(pairs: list[Record]) -> str:
+    ratios = {line["batch"]: rate_ratio(line) for line in pairs}
+    known = {batch: ratio for batch, ratio in ratios.items() if ratio is not None}
+    faster = [batch for batch, ratio in known.items() if ratio > 1]
+    return (
+        "At equal batch, with twice the GPUs, TP=2 gives more tokens per second at batch"
+        f" {_list(faster)} (measured: {_list(known)})."
+    )
 
 
 def _nvlink(lines: Lines) -> Iterator[str]:
+    decode = by_subject(line for line in lines.parallel if line["nvlink_decode_gb_s"] is not None)
     for name, captures in by_subject(lines.analysed).items():
         known = [c for c in _first_profiler(captures) if c["link_share"] is not None]
         if not known:
@@ -107,16 +146,27 @@ def _nvlink(lines: Lines) -> Iterator[str]:
         each = "; ".join(
             f"at batch {line['batch']} {digits(line['busbw_gb_s'])} GB/s,"
             f" {100 * line['link_share']:.1f} % of the link's peak in one direction"
-            + _over_the_run(line)
             for line in known
         )
-        yield f"{name}, during a decode all-reduce: {each}."
+        yield f"{name}, during a decode all-reduce: {each}.{_over_the_decode(decode.get(name))}"
 
 
-def _over_the_run(line: Record) -> str:
-    if line["nvlink_gb_s"] is None:
+def _over_the_decode(found: list[Record] | None) -> str:
+    """What the link carries while tokens are generated, all-reduce or not."""
+    if not found:
         return ""
-    return f" (over the whole run {digits(line['nvlink_gb_s'])} GB/s)"
+    ends = [found[0], found[-1]] if len(found) > 1 else found
+    each = " to ".join(
+        f"{digits(line['nvlink_decode_gb_s'])} GB/s"
+        + (
+            ""
+            if line["nvlink_decode_share"] is None
+            else f" ({100 * line['nvlink_decode_share']:.2g} %)"
+        )
+        + f" at batch {line['batch']}"
+        for line in ends
+    )
+    return f" Over the whole decode, without a profiler: {each}."
 
 
 def _first_profiler(captures: list[Record]) -> list[Record]:

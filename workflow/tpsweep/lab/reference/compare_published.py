@@ -1,16 +1,21 @@
 """Tables ``reference`` and ``reference_findings``: one's own figures beside published ones.
 
 A ratio here is not a verdict: published figures come without intervals, and mostly without the
-lengths, versions and settings that made them. The note says what is known to differ.
+versions and settings that made them. The note says what is known to differ. What depends on the
+output length is compared at one length: if the rows have another one than the publication, a static
+batch's value is recomputed from prefill and decode, and without that there is no ratio.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tpsweep.analysis.series import HEAD, ORDER, TAIL, Line, Series, Source, dummy_note
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
+    NA,
+    NOTE,
     Record,
     Table,
     View,
@@ -25,10 +30,22 @@ from tpsweep.lab.reference.checks import CHECKS, examine
 from tpsweep.lab.reference.figure import Figure
 from tpsweep.lab.reference.reading import Reference
 
-Own = Callable[[Line], float | None]
+
+@dataclass(frozen=True)
+class Own:
+    """One's own quantity: ``words`` for its columns, ``of`` a line as measured.
+
+    ``from_batch`` makes it of milliseconds of a whole static batch, sequences and output tokens:
+    at another length it is recomputed so. ``has_length``: it depends on the output length.
+    """
+
+    words: str
+    of: Callable[[Line], float | None]
+    from_batch: Callable[[float, int, int], float] | None = None
+    has_length: bool = True
 
 
-def _column(name: str) -> Own:
+def _column(name: str) -> Callable[[Line], float | None]:
     return lambda line: line.median(name)
 
 
@@ -37,25 +54,28 @@ def _per_token(line: Line) -> float | None:
     return None if whole is None or not tokens else whole / tokens
 
 
-OWN: dict[tuple[str, str], tuple[str, Own]] = {
-    (LATENCY, "batch_latency"): ("e2e_ms", _column("e2e_ms")),
-    (LATENCY, "per_token_latency"): ("e2e_ms / output_len", _per_token),
-    (LATENCY, "throughput"): ("output_tok_s", _column("output_tok_s")),
-    (THROUGHPUT, "throughput"): ("output_tok_s", _column("output_tok_s")),
-    (THROUGHPUT, "offline_throughput"): ("request_s", _column("request_s")),
-    (SERVE, "ttft_p50"): ("ttft_p50_ms", _column("ttft_p50_ms")),
-    (SERVE, "itl_p50"): ("itl_p50_ms", _column("itl_p50_ms")),
-    (SERVE, "throughput"): ("output_tok_s", _column("output_tok_s")),
+_OUTPUT = _column("output_tok_s")
+OWN: dict[tuple[str, str], Own] = {
+    (LATENCY, "batch_latency"): Own("e2e_ms", _column("e2e_ms"), lambda ms, _, __: ms),
+    (LATENCY, "per_token_latency"): Own(
+        "e2e_ms / output_len", _per_token, lambda ms, _, tokens: ms / tokens
+    ),
+    (LATENCY, "throughput"): Own(
+        "output_tok_s", _OUTPUT, lambda ms, batch, tokens: 1e3 * batch * tokens / ms
+    ),
+    (THROUGHPUT, "throughput"): Own("output_tok_s", _OUTPUT),
+    (THROUGHPUT, "offline_throughput"): Own("request_s", _column("request_s")),
+    (SERVE, "ttft_p50"): Own("ttft_p50_ms", _column("ttft_p50_ms"), has_length=False),
+    (SERVE, "itl_p50"): Own("itl_p50_ms", _column("itl_p50_ms"), has_length=False),
+    (SERVE, "throughput"): Own("output_tok_s", _OUTPUT),
 }
-"""By workload and published metric: the columns of one's own that are the same quantity."""
-_LENGTH_IS_ALL = ("batch_latency",)
-"""Metrics that say nothing of another output length."""
+"""By workload and published metric: what of one's own is the same quantity."""
 
 COLUMNS = (
     *HEAD,
     Column("metric", TEXT, "as published"),
     Column("unit", TEXT, "of own and reference"),
-    Column("own", FLOAT, "median over runs"),
+    Column("own", FLOAT, "median over runs, at the reference's output length if it states one"),
     Column("own_is", TEXT, "columns of the rows that own comes from"),
     Column("reference", FLOAT, "the published value, as printed"),
     Column("ratio", FLOAT, "own / reference; null where the two are not the same quantity"),
@@ -65,7 +85,6 @@ COLUMNS = (
     Column("source", TEXT, "the reference data set"),
     *TAIL,
 )
-NA = "n/a"
 VIEWS = (
     *(view for view in IDENTITY_VIEWS if view.heading not in ("GPUs", "Replicas", "Requests")),
     identity("Settings", "settings"),
@@ -77,7 +96,7 @@ VIEWS = (
     View("Reference's node", text("reference_node"), once=True),
     View("Reference's table", text("reference_table")),
     View("Source", text("source"), once=True),
-    View("Note", text("note"), once=True),
+    NOTE,
 )
 EMPTY = "No cell of the matrix has the model, node class, TP and batch of a reference figure."
 FINDING_COLUMNS = (
@@ -111,8 +130,10 @@ def build(source: Source, reference: Reference) -> Table:
         f"Reference: {reference.title}. {reference.about} Source: {reference.source}.",
         "Ratios have no verdict: published values have no intervals. Paired on model, node"
         " class, TP, batch and request rate; a length or setting that is not published may differ.",
-        f"Own values: {_definitions()}; medians over runs.",
+        f"Own values: {_definitions()}; medians over runs. At another output length than the rows'"
+        " own, a static batch takes prefill_ms + (output tokens - 1) x tpot_ms.",
         f"{alone} of {len(reference.figures)} reference figures have no cell in this matrix.",
+        *_without_rate(reference),
     )
     return Table(
         "reference", "Compared with published values", COLUMNS, VIEWS, lines, legend, EMPTY
@@ -137,8 +158,14 @@ def build_findings(reference: Reference) -> Table:
 
 
 def _definitions() -> str:
-    columns = {metric: of for (_, metric), (of, _) in OWN.items()}
-    return ", ".join(f"{metric} from {of}" for metric, of in columns.items())
+    columns = {metric: own.words for (_, metric), own in OWN.items()}
+    return ", ".join(f"{metric} from {words}" for metric, words in columns.items())
+
+
+def _without_rate(reference: Reference) -> list[str]:
+    count = sum(one.workload == SERVE and one.request_rate is None for one in reference.figures)
+    said = f"{count} served values state no request rate: they are set beside no cell."
+    return [said] if count else []
 
 
 def _is_of(one: Figure, line: Line, reference: Reference) -> bool:
@@ -150,29 +177,41 @@ def _is_of(one: Figure, line: Line, reference: Reference) -> bool:
         and (one.workload, one.model, one.tp) == (cell["workload"], cell["model"], line.tp)
         and (one.gpu == cell["gpu"] or card == cell["gpu_card"])
         and one.batch == cell["batch"]
-        and (one.request_rate is None or one.request_rate == cell["request_rate"])
+        and one.request_rate == cell["request_rate"]
+        and (one.workload != SERVE or one.request_rate is not None)
     )
 
 
 def _record(series: Series, line: Line, one: Figure, reference: Reference) -> Record:
-    own_is, compute = OWN[one.workload, one.metric]
-    own, length = compute(line), line.cells[0]["output_len"]
-    warnings = []
-    if one.workload == LATENCY and one.output_len != length:
+    own = OWN[one.workload, one.metric]
+    value, words, length = own.of(line), own.words, line.cells[0]["output_len"]
+    same, warnings = not own.has_length or one.output_len == length, []
+    if not same:
         stated = "not stated" if one.output_len is None else str(one.output_len)
         warnings.append(f"output tokens: own {length}, reference {stated}")
+        again = _at_length(own, line, one.output_len)
+        if again is not None:
+            same, value = True, again
+            words = f"{own.words}, recomputed from prefill_ms and tpot_ms"
     warnings += dummy_note(line)
-    same = one.metric not in _LENGTH_IS_ALL or one.output_len == length
     return {
         **series.record(line, *warnings),
         "metric": one.metric,
         "unit": one.unit,
-        "own": own,
-        "own_is": own_is,
+        "own": value,
+        "own_is": words,
         "reference": one.value,
-        "ratio": own / one.value if own is not None and same else None,
+        "ratio": value / one.value if value is not None and same else None,
         "reference_node": one.node,
         "reference_output_len": one.output_len,
         "reference_table": one.table,
         "source": reference.name,
     }
+
+
+def _at_length(own: Own, line: Line, tokens: int | None) -> float | None:
+    """The quantity at another output length, from prefill and decode; None if that cannot be."""
+    prefill, tpot, batch = line.median("prefill_ms"), line.median("tpot_ms"), line.cells[0]["batch"]
+    if own.from_batch is None or tokens is None or prefill is None or tpot is None:
+        return None
+    return own.from_batch(prefill + (tokens - 1) * tpot, batch, tokens)

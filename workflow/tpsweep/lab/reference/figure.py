@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 METRICS = {
@@ -23,8 +24,8 @@ class Figure:
     """A line of a reference data set; None: not stated.
 
     ``gpu``: node class as published, ``node``: what else tells the machine apart. ``batch`` is of
-    a static batch only, ``request_rate`` (requests/s) of a served load. ``half_unit`` is half of
-    the last digit that ``value`` was printed with.
+    a static batch only, ``request_rate`` (requests/s, infinite if all are sent at once) of a served
+    load. ``half_unit`` is half of the last digit that ``value`` was printed with.
     """
 
     table: str
@@ -54,6 +55,14 @@ class Figure:
         the same runs."""
         load = (self.workload, self.batch, self.request_rate)
         return (*self.engine, self.gpus, self.tp, *load)
+
+    @property
+    def load(self) -> str:
+        """The kind of load, for people."""
+        if self.request_rate is None:
+            return self.workload
+        at = "all at once" if math.isinf(self.request_rate) else f"{self.request_rate:g}/s"
+        return f"{self.workload}, {at}"
 
     @property
     def words(self) -> str:

@@ -27,12 +27,15 @@ Values that others published, for comparison. They are shipped as published in
 Another data set is a CSV file with the columns of `pace.csv`, and a YAML file of the same name
 beside it with the keys of `pace.yaml`. Metrics: `batch_latency` (ms, of the whole static batch),
 `per_token_latency` (ms), `throughput` (tok/s, output tokens), `offline_throughput` (req/s),
-`ttft_p50`, `itl_p50` (ms)."""
+`ttft_p50`, `itl_p50` (ms). A `request_rate` of `inf` means that all requests are sent at once; a
+served value without a rate is set beside no cell. What depends on the output length is compared at
+the published one: static batches are recomputed as prefill + (output tokens - 1) x TPOT, anything
+else of another length, or of one that is not stated, gets no ratio."""
 _CHECKS = """\
 ## What does not hold together
 
-The checks (`workflow/tpsweep/reference/checks/`) know metrics, cards and arithmetic, and no data
-set. They say which values cannot all be right, not which one is wrong."""
+The checks (`workflow/tpsweep/lab/reference/checks/`) know metrics, cards and arithmetic, and no
+data set. They say which values cannot all be right, not which one is wrong."""
 
 
 def markdown(reference: Reference) -> str:
@@ -67,7 +70,7 @@ def _figures(reference: Reference) -> str:
             f"{one.gpu}, {one.node} node" if one.node else one.gpu,
             one.tp,
             one.batch or "",
-            one.workload if one.request_rate is None else f"serve, {one.request_rate:g}/s",
+            one.load,
             one.metric,
             f"{one.value:g} {one.unit}",
             one.note or "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +22,8 @@ _OPTIONAL = ("node", "batch", "output_len", "request_rate", "note")
 _WHOLE = ("gpus", "tp", "batch", "output_len")
 _DIGITS, _DECIMAL = re.compile(r"[0-9]{1,12}"), re.compile(r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")
 _MOST = 1e12
+ALL_AT_ONCE = "inf"
+"""A request rate: no request waits for another to be sent."""
 _CHOICES = {"workload": WORKLOADS, "metric": tuple(METRICS)}
 _NUMBERS = {"gpus", "tp", "batch", "output_len", "value", "request_rate"}
 
@@ -124,12 +127,15 @@ def _parsed(place: str, name: str, text: str) -> str | int | float:
         raise _wrong(place, name, text, ", ".join(choices))
     if name not in _NUMBERS:
         return text
+    if name == "request_rate" and text == ALL_AT_ONCE:
+        return math.inf
     whole = name in _WHOLE
     if (_DIGITS if whole else _DECIMAL).fullmatch(text):
         number = int(text) if whole else float(text)
         if 0 < number < _MOST:
             return number
-    raise _wrong(place, name, text, f"a {'whole ' if whole else ''}number above 0")
+    also = f", or {ALL_AT_ONCE}" if name == "request_rate" else ""
+    raise _wrong(place, name, text, f"a {'whole ' if whole else ''}number above 0{also}")
 
 
 def _half_unit(text: str) -> float:

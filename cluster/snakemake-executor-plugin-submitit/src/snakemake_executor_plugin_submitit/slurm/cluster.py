@@ -15,17 +15,17 @@ from ..outcome import Outcome
 from ..packing import PackingError, Request, Session, SessionKey
 from ..progress.report import Progress
 from ..site import Site, SiteError
+from ..spool import has_news
 from .cancelling import cancel
 from .complaints import Complaints
 from .environment import left_out
 from .follower import Follower, names
 from .recovery import Earlier, Previous
-from .submitter import DEFAULT_ARRAY_SIZE, Submitter
+from .scripts import BatchScript
+from .submitter import Submitter
 
 NOT_IN_PATHS = re.compile(r"\\|%\d*[A-Za-z%]")
 """In the names of a job's output files: dropped by sbatch, or filled in."""
-
-__all__ = ["DEFAULT_ARRAY_SIZE", "SlurmCluster"]
 
 
 class SlurmCluster:
@@ -100,7 +100,7 @@ class SlurmCluster:
             for session in sessions:
                 self.submitter.add(session, self._parameters(session.key, session.minutes))
 
-    def scripts(self, sessions: list[Session]) -> list[tuple[str, list[Session]]]:
+    def scripts(self, sessions: list[Session]) -> list[BatchScript]:
         """The batch scripts that would be submitted for ``sessions``, and whose they are."""
         self.submit(sessions)
         scripts = self.submitter.scripts()
@@ -117,6 +117,10 @@ class SlurmCluster:
                 self.complaints.now("the log folder", f"{error.filename}: {error.strerror}")
             else:
                 self.complaints.now("the log folder", "")
+
+    def has_news(self) -> bool:
+        """Whether a session has said something since it was looked at."""
+        return has_news(self.logdir)
 
     def outcome(self, cell_id: str) -> Outcome | None:
         """How a cell ended, given once; None until it has ended."""

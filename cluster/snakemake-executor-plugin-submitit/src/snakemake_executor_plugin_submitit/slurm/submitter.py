@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,8 @@ from .complaints import Complaints
 from .followed import Followed
 from .follower import Follower
 from .refusal import Refusal, RefusedError
-from .submission import adopt, script, submit
-
-DEFAULT_ARRAY_SIZE = 1001
-"""Slurm's own default of MaxArraySize."""
+from .scripts import DEFAULT_ARRAY_SIZE, BatchScript, batch_scripts, largest_array, new_name
+from .submission import adopt, submit
 
 
 @dataclass
@@ -56,7 +52,7 @@ class Submitter:
         self.say = say
         self.workdir = Path.cwd()
         self.waiting: list[_Waiting] = []
-        self.largest_array = site.max_array_size
+        self.max_array_size = site.max_array_size
         self.backoff = Backoff()
         self.fits = 0  # elements that sbatch takes at a time, once it has refused more; 0: any
 
@@ -74,20 +70,10 @@ class Submitter:
         """A session has ended: what was refused may be taken now."""
         self.backoff.until = time.monotonic()
 
-    def scripts(self) -> list[tuple[str, list[Session]]]:
+    def scripts(self) -> list[BatchScript]:
         """The batch scripts that would be submitted, with their sessions."""
-        found = []
-        for parameters, group in self._groups().items():
-            for start in range(0, len(group), self._largest_array()):
-                sessions = [one.session for one in group[start : start + self._largest_array()]]
-                name = self._new_name()
-                where = self.logdir / name
-                text = script(where, name, parameters, len(sessions), self.site.parallel)
-                found.append((text, sessions))
-        return found
-
-    def _new_name(self) -> str:
-        return f"{_readable(self.workdir.name)}-{uuid.uuid4().hex[:8]}"
+        waiting = [(one.session, one.parameters) for one in self.waiting]
+        return batch_scripts(waiting, self.site, self.logdir, self._max_array_size())
 
     def _groups(self) -> dict[SlurmParameters, list[_Waiting]]:
         groups: dict[SlurmParameters, list[_Waiting]] = {}
@@ -101,7 +87,7 @@ class Submitter:
             return
         for parameters, group in self._groups().items():
             while group:
-                most = min(self._room(), self._largest_array())
+                most = min(self._room(), largest_array(self._max_array_size()))
                 if most < 1:
                     return
                 chunk, group = group[:most], group[most:]
@@ -118,15 +104,14 @@ class Submitter:
         room = self.fits or DEFAULT_ARRAY_SIZE * 1000
         return room if limit is None else min(room, limit - len(self.follower.followed))
 
-    def _largest_array(self) -> int:
-        if self.largest_array is None:
-            self.largest_array = queue.max_array_size() or DEFAULT_ARRAY_SIZE
-        # MaxArraySize is one more than the highest index; 1 or 0 leaves jobs without arrays.
-        return max(self.largest_array - 1, 1)
+    def _max_array_size(self) -> int:
+        if self.max_array_size is None:
+            self.max_array_size = queue.max_array_size() or DEFAULT_ARRAY_SIZE
+        return self.max_array_size
 
     def _submit_array(self, parameters: SlurmParameters, sessions: list[Session]) -> bool:
         """Submit one array; False if sbatch does not take it now."""
-        name = self._new_name()
+        name = new_name(self.workdir)
         limit_s = parameters.minutes * 60
         environment = dict(self.site.environment)
         specs = [spec_of(one, self.logdir, environment, limit_s=limit_s) for one in sessions]
@@ -191,7 +176,3 @@ def _look_for(name: str) -> str | None:
         return queue.array_named(name)
     except OSError:
         return None
-
-
-def _readable(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:32].strip("._-") or "snakemake"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tpsweep.core.workloads import LATENCY, SERVE
 from tpsweep.lab.reference.checks.finding import Finding, by_metric, grouped, where
 from tpsweep.lab.reference.figure import Figure
@@ -27,6 +29,8 @@ def unexplained_ttft(reference: Reference) -> list[Finding]:
         pair = by_metric(figures)
         ttft, itl = pair.get("ttft_p50"), pair.get("itl_p50")
         if ttft is None or itl is None or ttft.request_rate is None:
+            continue
+        if math.isinf(ttft.request_rate):  # sent all at once, requests do wait
             continue
         waiting, steps = ttft.request_rate * ttft.value / 1e3, ttft.value / itl.value
         if waiting > WAITING and steps > STEPS:

@@ -1,0 +1,37 @@
+"""What a session's engine is asked to do for a cell, whatever the kind of its workload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.unit.cells import latency_cell
+from tests.unit.engine.test_nvml import sample
+from tests.unit.measure.test_build_row import engine_record
+from tpsweep.core.workloads import LATENCY, THROUGHPUT
+from tpsweep.engine.nvml import GpuGroup, window
+from tpsweep.measure import workloads
+from tpsweep.measure.workloads import MEASURE, Files
+
+
+@pytest.mark.parametrize("workload", [LATENCY, THROUGHPUT])
+def test_repeats_take_as_long_as_an_energy_needs(
+    workload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On GPUs at least as long as NVML's window gives an energy for; else not longer than asked."""
+    asked = []
+    for module in (workloads.latency, workloads.throughput):
+        monkeypatch.setattr(module, "run", lambda *arguments: asked.append(arguments[-1]))
+    monkeypatch.setattr(workloads, "_requests", lambda *_: None)
+    engine: Any = SimpleNamespace(static_batch=None, generate=None, vocabulary=1000)
+    files = Files(Path(), None)
+    for record in (engine_record(), engine_record(gpus=GpuGroup())):
+        MEASURE[workload](latency_cell(), engine, files, record)
+    least_s, without_gpus = asked
+    assert (least_s, without_gpus) == (5.0, 0.0)
+    samples = [sample(t / 10) for t in range(80)]
+    found = window(samples, "GPU-a", begin=0.5, measured=1.0, end=1.0 + least_s)
+    assert found is not None and found.energy_j is not None
