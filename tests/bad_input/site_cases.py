@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.bad_input.case import Case, Project, Ran
+from tpsweep.core.results_paths import MANIFEST
+from tpsweep.sweep.manifest import write_manifest
+from tpsweep.sweep.sweep import load_sweep
 
 SITE = "cluster/local/site.yaml"
 CLASS = "gpus.here"
@@ -37,6 +40,13 @@ def _account(project: Project) -> None:
 def _python(project: Project) -> None:
     site("parallel: 1", "python: /no/such/python\nparallel: 1")(project)
     project.set("workloads/decode/batch", [1, 2, 3])
+
+
+def another_site(project: Project) -> None:
+    """The folder has the manifest of its rows; then the site has another name."""
+    planned = load_sweep({**project.config(), "site": SITE}, project.folder).planned
+    write_manifest(planned, project.results / MANIFEST)
+    site("name: local", "name: other")(project)
 
 
 def options(*words: str) -> Callable[[Project], Ran]:
@@ -79,7 +89,7 @@ CASES = (
         "site_other",
         "another site's results folder",
         "config: results: 'results': it holds rows of site local; allowed: a folder for each site",
-        site("name: local", "name: other"),
+        another_site,
     ),
     Case(
         "site_missing",

@@ -46,7 +46,11 @@ if "tpsweep.measure.daemon" in sys.orig_argv:  # not vLLM's own processes
 
 
 def _port_in_use(project: Project) -> Ran:
-    """Every look for a free port finds one that somebody listens on a moment later."""
+    """Every look for a free port finds one that somebody listens on a moment later.
+
+    Of a server of its own: one that shares its engine holds its port from the start.
+    """
+    project.set("one_start", False)
     config = project.config()
     serve = config["workloads"]["serve"] | {"request_rate": [9.0]}
     project.set("workloads", {"serve": serve})
