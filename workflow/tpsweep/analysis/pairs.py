@@ -41,7 +41,7 @@ def identify(series: Series, low: Line, high: Line) -> Record:
     return {
         **dict(zip(KEY, series.key, strict=True)),
         "allreduce_backend": series.backend,
-        **low.labels,
+        **series.labels,
         "tp_from": low.tp,
         "tp_to": high.tp,
     }

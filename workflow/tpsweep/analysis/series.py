@@ -248,7 +248,7 @@ class Series:
             **dict(zip(KEY, self.key, strict=True)),
             "allreduce_backend": self.backend,
             **line.layout.sizes,
-            **line.labels,
+            **self.labels,
             "gpus": line.gpus or None,
             "state": "imported" if line.imported else line.state,
             "runs": len(line.measured),
@@ -257,6 +257,11 @@ class Series:
             "imported": bool(line.imported),
             "synthetic": line.is_synthetic,
         }
+
+    @cached_property
+    def labels(self) -> Record:
+        """The columns ``LABELS`` of all its lines, those too that have no cell of their own."""
+        return labels_of(*(line.labels for line in self.lines))
 
     @cached_property
     def differences(self) -> list[str]:

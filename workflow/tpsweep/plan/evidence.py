@@ -40,7 +40,7 @@ class Evidence:
         """All rows below ``results`` that can be read and were measured here."""
         files = (results / results_paths.CELLS).rglob(f"*{results_paths.ROW_SUFFIX}")
         places = {
-            path.stem.rpartition("-")[2]: path.relative_to(results).as_posix()
+            results_paths.cell_id_of(path.name): path.relative_to(results).as_posix()
             for path in files
             if not path.name.startswith(".")
         }

@@ -81,15 +81,16 @@ def _cost(plan: Plan) -> str:
     ]
     if plan.from_rows:
         lines.append(
-            f"{plan.from_rows} {_plural('cell', plan.from_rows)} without an expected time: counted as"
-            f" long as rows like {'it' if plan.from_rows == 1 else 'them'} in {plan.results} took."
+            f"{plan.from_rows} {_plural('cell', plan.from_rows)} without an expected time count as"
+            f" long as rows like them in {plan.results} took."
         )
     if cost.at_limit:
-        what = "The hours are limits" if cost.saving is None else "The hours are too many"
+        makes = "that makes the hours too many and the saving too small"
+        if cost.saving is None:
+            makes = "the hours are the most that it may take"
+        have = "cell has" if cost.at_limit == 1 else "cells have"
         lines.append(
-            f"{cost.at_limit} {_plural('cell', cost.at_limit)} without an expected time, or a row"
-            f" like {'it' if cost.at_limit == 1 else 'them'}: counted with the time limit. {what},"
-            f" and the saving is {'not known' if cost.saving is None else 'larger'}."
+            f"{cost.at_limit} {have} no expected time and count with their own limit: {makes}."
         )
     return "\n".join(lines)
 

@@ -181,7 +181,7 @@ def _of_series(series: Series) -> Iterator[Record]:
         **_empty(COMPARISON),
         **dict(zip(KEY, series.key, strict=True)),
         "allreduce_backend": series.backend,
-        **labels_of(*(line.labels for line in series.lines)),
+        **series.labels,
         "compared": ", ".join(map(provenance_diff.name_of, measured)) or None,
         "flagged": False,
         "synthetic": any(line.is_synthetic for line in measured),
