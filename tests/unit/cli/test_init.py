@@ -108,7 +108,10 @@ def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
         ([*SWEEP, "--tp", "3"], "config: tp: 3: it does not divide the model's 32 attention heads"),
         ([*SWEEP, "--vllm-version", "new"], "config: vllm_version: 'new'"),
         ([*SWEEP, "--model", SHAPE], "allowed: models of unequal names"),
-        (["site", "x", "--card", "H100", "--per-node", "8"], "--slurm: missing, allowed: how a job"),
+        (
+            ["site", "x", "--card", "H100", "--per-node", "8"],
+            "--slurm: missing, allowed: how a job",
+        ),
         (["site", "x"], "--card and --per-node: missing"),
         ([*SITE, "--slurm", "gres"], "--slurm: 'gres', allowed: NAME=VALUE"),
         ([*SITE, "--slurm", "time=10"], "time: set by the executor"),

@@ -218,7 +218,10 @@ def test_rows_that_are_there_say_how_long_the_others_take(folder: Path) -> None:
     seconds = sum(one.gpu_hours / one.gpus for one in plan.cost.classes) * 3600
     assert seconds == pytest.approx(both)
     said = text(plan)
-    assert f"2 cells without an expected time count as long as rows like them in {plan.results}" in said
+    assert (
+        f"2 cells without an expected time count as long as rows like them in {plan.results}"
+        in said
+    )
     assert "2 cells: no datasheet figures for the card 'CPU'; seconds: as rows like it took" in said
     assert "at most" not in said.replace("preflights of at most", "")
 

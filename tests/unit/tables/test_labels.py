@@ -1,4 +1,4 @@
-"""Labels of the config: in tables, figures and page in the place of names, and never an identity."""
+"""Labels of the config: in tables, figures and page in place of names, and never an identity."""
 
 from __future__ import annotations
 

@@ -291,8 +291,8 @@ IDENTITY_VIEWS = (
     *(_named(identity(axis.heading, axis.name)) for axis in READ),
     View("Label", lambda record: record.get("workload_label") or "", once=True),
 )
-"""The identity but for the id and the run, in the order in which people read it; labels of the config
-in the place of a model's name, and beside a workload."""
+"""The identity but for the id and the run, in the order in which people read it; labels of the
+config in the place of a model's name, and beside a workload."""
 
 
 def labels_of(*cells: Record) -> Record:

@@ -49,8 +49,8 @@ class Report:
     """What was found. Paths are below the results folder; ``counts`` has every one of ``STATES``.
 
     ``preflights``: reason by class (``<gpu>x<gpus>``) of those that failed their last one.
-    ``engine_starts``: those that made a row, as on the page; ``engines_started``: all that came up,
-    also if no cell of theirs has a row now. ``reasons``: per status of ``UNPLANNED``, reason -> number of cells. ``stale``: row files that
+    ``engine_starts``: those that made a row, as on the page; ``engines_started``: all that came up.
+    ``reasons``: per status of ``UNPLANNED``, reason -> number of cells. ``stale``: row files that
     the manifest does not plan. ``temporary``: dot-files of writes under way, or cut off.
     """
 

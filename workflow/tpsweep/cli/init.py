@@ -72,7 +72,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     site.add_argument("--qos")
     site.add_argument("--max-minutes", type=int, help="longest session")
     site.add_argument("--python", help="an interpreter that has vLLM, such as Conda's")
-    site.add_argument("--setup", action="append", default=[], metavar="LINE", help="such as 'module load cuda'")
+    site.add_argument(
+        "--setup", action="append", default=[], metavar="LINE", help="such as 'module load cuda'"
+    )
     site.add_argument("--environment", action="append", default=[], metavar="NAME=VALUE")
     site.add_argument("--output", type=Path, metavar="FOLDER", help="default: cluster/NAME")
     site.set_defaults(make=_site)
@@ -200,7 +202,7 @@ def _pairs(flag: str, given: Sequence[str]) -> Mapping[str, str]:
 def _fill(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("tpsweep.cli"),
-        autoescape=False,  # noqa: S701  YAML, whose values _yaml has quoted
+        autoescape=False,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

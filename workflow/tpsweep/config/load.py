@@ -109,7 +109,9 @@ def _check_labels(models: Mapping[str, ModelEntry]) -> None:
     for name, entry in models.items():
         called = entry.label or name
         if called in shown:
-            said = f"allowed: a text that names this model alone; {shown[called]!r} is called the same"
+            said = (
+                f"allowed: a text that names this model alone; {shown[called]!r} is called the same"
+            )
             raise ConfigError(f"models.{name}.label", entry.label, said)
         shown[called] = name
 

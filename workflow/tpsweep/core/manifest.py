@@ -11,7 +11,7 @@ LABELS = (
     Column("workload_label", TEXT, "for people, from the config", optional=True),
     Column("model_label", TEXT, "for people, from the config", optional=True),
 )
-"""What people call workload and model; no identity, and in tables only where the config has them."""
+"""What people call workload and model; no identity, in tables only where the config has them."""
 COLUMNS = (
     *IDENTITY,
     Column("path", TEXT, "the row's place below the results root"),

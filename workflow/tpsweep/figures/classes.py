@@ -56,7 +56,9 @@ def draw_batch_classes(records: list[Record], limit: int) -> tuple[list[Picture]
 
 def _of_several(groups: list[list[Record]], figure: str) -> list[list[Record]]:
     """The groups in which two classes or more have the figure."""
-    return [g for g in groups if len({(v["site"], v["gpu"]) for v in g if v[figure] is not None}) > 1]
+    return [
+        g for g in groups if len({(v["site"], v["gpu"]) for v in g if v[figure] is not None}) > 1
+    ]
 
 
 def _serving(name: str, lines: list[Record]) -> Picture:

@@ -199,7 +199,8 @@ def _kind(line: Record) -> tuple[int, str, str]:
 
 
 def _name(line: Record) -> str:
+    variant = labelled(line, line["variant"])
     return (
-        f"{model_name(line)} on {line['gpu']} ({labelled(line, line['variant'])}, {number_format(line)},"
+        f"{model_name(line)} on {line['gpu']} ({variant}, {number_format(line)},"
         f" {line['weights']} weights, {line['input_len']} tokens in)"
     )

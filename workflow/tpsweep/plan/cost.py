@@ -1,8 +1,8 @@
 """What a sweep costs: GPU hours and hours, packed into sessions and with an engine start per cell.
 
 GPU hours are GPUs held x time, from an engine's start to its session's end. What a cell takes is
-expected where there is an expectation, else what rows like it took here (``plan.evidence``), else its
-own time limit, and that is counted.
+expected where there is an expectation, else what rows like it took here (``plan.evidence``), else
+its own time limit, and that is counted.
 """
 
 from __future__ import annotations
@@ -146,9 +146,7 @@ def _class(
     )
 
 
-def session_seconds(
-    session: PlannedSession, start_of: StartSeconds, expected: Seconds
-) -> float:
+def session_seconds(session: PlannedSession, start_of: StartSeconds, expected: Seconds) -> float:
     """One engine start, its cells, and the end."""
     cells = (_cell_seconds(expected[job.cell.cell_id], job.minutes) for job in session.jobs)
     engine = session.jobs[0].cell.engine

@@ -82,4 +82,5 @@ class Evidence:
 def _each(row: dict[str, Any]) -> float:
     """Seconds of an iteration."""
     began, ended = (datetime.fromisoformat(row[name]) for name in ("started_at", "ended_at"))
-    return (ended - began).total_seconds() / ((row["warmups"] or 0) + row["repeats"])
+    iterations = int(row["warmups"] or 0) + int(row["repeats"])
+    return (ended - began).total_seconds() / iterations

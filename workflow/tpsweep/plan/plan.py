@@ -55,8 +55,8 @@ class Memory:
 @dataclass(frozen=True)
 class Plan:
     """``cells`` counts the matrix by status; ``measured`` of the planned ones have their row, and
-    ``left`` are for other runs (the key ``only``). ``from_rows`` of those to run have no expectation
-    and count as long as rows like them took."""
+    ``left`` are for other runs (the key ``only``). ``from_rows`` of those to run have no
+    expectation and count as long as rows like them took."""
 
     site: str
     results: str

@@ -27,8 +27,8 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core import schema
-from tpsweep.core.program import same_version
 from tpsweep.core.manifest import LABELS
+from tpsweep.core.program import same_version
 from tpsweep.core.schema import BOOL, TEXT, Column
 from tpsweep.core.workloads import LATENCY, WORKLOADS
 from tpsweep.measure import decode_steps
