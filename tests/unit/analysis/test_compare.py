@@ -290,3 +290,20 @@ def test_bad_usage_is_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert said in lines[0]
+
+
+def test_what_all_cells_are_unlike_in_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(13)
+    for name, env in (("a", "INFO"), ("b", "WARN")):
+        sweep = Sweep(tmp_path / name)
+        for batch in (1, 8):
+            recorded = settings(engine_env={"no_proxy": env}, warmups=2 if batch == 1 else len(env))
+            recorded |= {"repeats": 10 if batch == 1 or name == "a" else 8}
+            sweep.add(2, measured=engine_start(rng) | recorded, batch=batch)
+        sweep.write_manifest()
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert "Unlike in all cells: environment no_proxy INFO and WARN\n" in out
+    assert out.count("no_proxy") == 1 and out.count("repeats 10 and 8") >= 1

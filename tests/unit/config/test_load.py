@@ -325,9 +325,10 @@ def test_a_capture_needs_a_decode_step() -> None:
 def test_two_models_must_not_look_alike(label: str | None) -> None:
     """In tables a label stands for the name: also that of another model."""
     data = copy.deepcopy(GOOD)
-    ((name, entry),) = list(data["models"].items())[:1]
-    data["models"] = {name: {**entry, "label": "Llama"}, "Llama": {**entry, "label": label}}
-    with pytest.raises(ConfigError, match=r"models\.Llama\.label: .*names this model alone"):
+    models = data["models"]
+    models["tiny"]["label"] = "eight" if label is None else label
+    models["eight"]["label"] = label
+    with pytest.raises(ConfigError, match=r"models\.eight\.label: .*names this model alone"):
         load_config(data, ROOT)
-    data["models"]["Llama"]["label"] = "another"
+    models["eight"]["label"] = "another"
     load_config(data, ROOT)

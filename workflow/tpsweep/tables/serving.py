@@ -164,8 +164,8 @@ def _too_few(lines: Iterable[Record]) -> tuple[str, ...]:
     if all(line["ttft_p99_ms"] is not None or not line["runs"] for line in lines):
         return ()
     return (
-        f"A p99 needs {stats.least_samples(99):,} requests (requests x seeds, all runs together), so"
-        f" that {stats.TAIL_SAMPLES} lie beyond it. A measured line with n/a has fewer.",
+        f"A p99 needs {stats.least_samples(99):,} requests (requests x seeds, all runs together),"
+        f" for {stats.TAIL_SAMPLES} to lie beyond it. A measured line with n/a has fewer.",
     )
 
 
