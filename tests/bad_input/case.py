@@ -164,7 +164,9 @@ def judge(case: Case, project: Project) -> Report:
     after = project.finished()
     printed = [line for line in ran.output.splitlines() if not CHROME.match(line)]
     # Distinct ones: after a failure `onerror:` makes the tables again, and they say the same.
-    saying = list(dict.fromkeys(line for line in printed if case.says in line))
+    # A run ends with its failures once more, below one another.
+    said = [line for line in printed if not line.startswith("tpsweep:   ")]
+    saying = list(dict.fromkeys(line for line in said if case.says in line))
     problems = []
     if ran.code != case.code:
         problems.append(f"exit code {ran.code}, not {case.code}")

@@ -3,11 +3,12 @@
 
 An "image" is a folder with a ``bin``. Refused is what would fail in a real one: an unknown option,
 a bind whose source is missing, and a program that uses a path which no bind shows. Linked as
-``apptainer`` into a folder of the ``PATH``; each call is a line of ``$APPTAINER_STAND_IN_LOG``.
+``apptainer`` into a folder of the ``PATH``; each call is a line of JSON in
+``$APPTAINER_STAND_IN_LOG``.
 """
 
+import json
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pathlib import Path
 def main(words: list[str]) -> None:
     """Becomes the program, as the real one does."""
     with Path(os.environ["APPTAINER_STAND_IN_LOG"]).open("a") as log:
-        log.write(shlex.join(words) + "\n")
+        log.write(json.dumps(words) + "\n")
     if words.pop(0) != "exec":
         sys.exit("stand-in: only exec is known")
     binds, folder = [], ""

@@ -77,6 +77,8 @@ class Case:
         held_sessions = {cells[cell]["session"] for cell in hold}
         others = {c for c, known in cells.items() if known["session"] not in held_sessions}
         self.flow.wait_for(lambda: others <= set(self.flow.count("done")))
+        # A cell that is done is not finished until its session has said so: a node may die between.
+        self.flow.wait_for(lambda: len(list(self.logdir.glob("*/*.rc"))) >= len(others))
 
     def session(self, cell: str) -> str:
         """The session in which a cell began last."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.slurm.case import Report, judge
 from tests.slurm.faults import FAULTS
-from tests.slurm.lab import Lab
+from tests.slurm.lab import Lab, LabError
 from tests.slurm.lab_config import LabConfig
 from tests.slurm.workflow import matrix
 
@@ -93,7 +93,7 @@ def main() -> int:
                 continue
             try:
                 report = _judge(name, lab, root)
-            except AssertionError as error:
+            except (AssertionError, LabError) as error:
                 wrong += 1
                 print(f"WRONG   {name}: {error}", flush=True)
                 continue

@@ -75,8 +75,11 @@ def test_an_interpreter_and_a_container_have_the_engine(project: Project, tmp_pa
         record = json.loads((project.results / f"preflight/{name}.json").read_text())
         assert record["ok"] and "vLLM" in {check["name"] for check in record["checks"]}
     # A look at the environment and the program itself, for the preflight and for the daemon.
-    used = [line.partition("/engine of mine")[2] for line in calls.read_text().splitlines()]
-    assert len(used) == 4
-    assert [sum(word in line for line in used) for word in ("preflight.py", "daemon")] == [1, 1]
+    called = [json.loads(line) for line in calls.read_text().splitlines()]
+    used = [words[words.index(f"{tmp_path}/engine of mine") + 1 :] for words in called]
+    assert [words[:2] for words in used[::2]] == [["python3", "-c"]] * 2
+    preflight, daemon = used[1::2]
+    assert preflight[1] == str(project.folder / "scripts/preflight.py")
+    assert daemon[1:3] == ["-m", "tpsweep.measure.daemon"]
     project.wait_ended()
     assert project.left() == []

@@ -296,6 +296,6 @@ def test_clocks_and_power_stand_by_phase() -> None:
 
 def test_a_row_says_by_which_method_it_was_measured() -> None:
     row = make_row(CELL, engine_record(), measurement(), WINDOWS, CONTEXT)
-    assert row["method"] == METHOD["latency"] == 2
+    assert row["method"] == METHOD["latency"] == 3
     assert row["session_shuffled"] is True
     assert (method_of(None), method_of(2)) == (1, 2)
