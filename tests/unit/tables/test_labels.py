@@ -10,10 +10,11 @@ import pytest
 from tests.unit.made_up import Sweep
 from tests.unit.made_up import report as capture_report
 from tpsweep.cli.main import main
+from tpsweep.cli.tables import BUILDERS
 from tpsweep.core.manifest import LABELS
 from tpsweep.figures import files
 from tpsweep.results.load import load
-from tpsweep.tables import BUILDERS, write_tables
+from tpsweep.tables import write_tables
 
 MODEL, WORKLOAD = "Llama of the paper", "Decode | for *Figure 3*"
 NAMES = {column.name for column in LABELS}
