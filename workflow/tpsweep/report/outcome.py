@@ -110,7 +110,10 @@ def _range(records: list[Record], name: str, form: str = ".3g") -> str:
     values = [record[name] for record in records if record[name] is not None]
     if not values:
         return "n/a"
-    ends = dict.fromkeys(format(value, form) for value in (min(values), max(values)))
+    # Never in exponents: from 1000 on three digits would be.
+    ends = dict.fromkeys(
+        format(value, form if value < 1000 else ".0f") for value in (min(values), max(values))
+    )
     return " to ".join(ends)
 
 
