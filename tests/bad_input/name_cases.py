@@ -32,6 +32,18 @@ def awkward(project: Project) -> None:
 
 CASES = (
     Case(
+        "label_twice",
+        "two models with one label",
+        "config: models.other.label: 'Llama': allowed: a text that names this model",
+        change(
+            "models",
+            {
+                "tiny-llama": {**DUMMY, "shape": SHAPE, "label": "Llama"},
+                "other": {**DUMMY, "shape": SHAPE, "label": "Llama"},
+            },
+        ),
+    ),
+    Case(
         "model_without_config",
         "a model folder without config.json",
         "config: models.tiny-llama.path: 'empty folder': it has no config.json; allowed: ",

@@ -162,7 +162,7 @@ def test_one_cell_and_one_class_are_lost_alone(project: Project) -> None:
     assert not record["ok"]
     # The failed check is on the terminal, as the job ends and as the run does.
     assert "ends: preflight of a100x1 failed: GPUs: " in project.said()
-    assert "tpsweep:   1 failed: preflight of a100x1: GPUs: " in project.said()
+    assert "tpsweep:   2 failed: preflight of a100x1: GPUs: " in project.said()
     assert json.loads((project.results / "preflight/h100x2.json").read_text())["ok"]
     table = (project.results / "tables/cells.md").read_text()
     assert "preflight of a100x2: GPUs: " in table

@@ -61,6 +61,15 @@ def test_a_wrong_config_is_one_line(tmp_path: Path) -> None:
     assert line.startswith("tpsweep: config: runz: 2: unknown key; allowed: results")
 
 
+def test_only_on_the_command_line_keeps_the_profiles_site(tmp_path: Path) -> None:
+    """Snakemake lets `--config` replace all of the profile's."""
+    folder = project(tmp_path)
+    sweep, part = "cluster/local/sweep.yaml", "only={workload: [latency, serve], tp: 2}"
+    done = snakemake(folder, sweep, "-n", "--config", part)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "only: 10 of 28 planned cells are selected" in done.stderr
+
+
 def test_a_failed_sweep_has_a_page_that_says_so(tmp_path: Path) -> None:
     folder = project(tmp_path)
     rules = folder / "workflow/rules/models.smk"

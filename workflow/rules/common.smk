@@ -9,10 +9,14 @@ from tpsweep.core.preflight_record import MARKERS, record_path
 from tpsweep.core.preflight_record import MINUTES as PREFLIGHT_MINUTES
 from tpsweep.core.workloads import WORKLOADS
 from tpsweep.plan.readiness import obstacles
-from tpsweep.sweep.snakemake_profile import any_sweep
+from tpsweep.sweep.snakemake_profile import any_sweep, site_in_words
 from tpsweep.sweep.sweep import AGAIN, InputError, check_files, load_sweep
 
 IS_LINT = "--lint" in sys.argv or "-L" in sys.argv
+
+# `--config only=...` on the command line replaces all of the profile's `config:`, its site, too.
+if "site" not in config and (named := site_in_words(sys.argv)):
+    config["site"] = named
 
 try:
     check_files(workflow.configfiles)

@@ -187,6 +187,23 @@ def test_settings_that_change_no_value_are_named_and_block_nothing(tmp_path: Pat
     assert pair.changes
 
 
+def test_where_a_model_lies_blocks_nothing(tmp_path: Path) -> None:
+    """One made from a shape lies in each results folder; what it is, the digest says."""
+    args = {"max_num_seqs": 16, "model": "b/models/llama"}
+    known = {"model_digest": "same"}
+    rng = random.Random(13)
+    folder(tmp_path / "a", [engine_start(rng) | settings(**known)], settings="a")
+    elsewhere = settings(**known, engine_args=args, repeats=8)
+    folder(tmp_path / "b", [engine_start(rng) | elsewhere], settings="b")
+    (pair,) = compare(tmp_path / "a", tmp_path / "b").pairs
+    assert pair.unlike == ["repeats 10 and 8"]
+    # Without a digest the place is all that is known of the model.
+    folder(tmp_path / "c", [engine_start(rng) | settings(engine_args=args)], settings="c")
+    comparison = compare(tmp_path / "a", tmp_path / "c")
+    assert not comparison.pairs
+    assert "model unset and b/models/llama" in comparison.only_a[0].other
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -273,3 +290,20 @@ def test_bad_usage_is_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert said in lines[0]
+
+
+def test_what_all_cells_are_unlike_in_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(13)
+    for name, env in (("a", "INFO"), ("b", "WARN")):
+        sweep = Sweep(tmp_path / name)
+        for batch in (1, 8):
+            recorded = settings(engine_env={"no_proxy": env}, warmups=2 if batch == 1 else len(env))
+            recorded |= {"repeats": 10 if batch == 1 or name == "a" else 8}
+            sweep.add(2, measured=engine_start(rng) | recorded, batch=batch)
+        sweep.write_manifest()
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert "Unlike in all cells: environment no_proxy INFO and WARN\n" in out
+    assert out.count("no_proxy") == 1 and out.count("repeats 10 and 8") >= 1

@@ -336,3 +336,16 @@ def test_a_capture_needs_a_decode_step() -> None:
     data["workloads"]["decode"] |= {"kind": "capture", "output_len": [1]}
     with pytest.raises(ConfigError, match=r"workloads\.decode\.output_len\.0: 1: allowed: .* 2$"):
         load_config(data, ROOT)
+
+
+@pytest.mark.parametrize("label", ["Llama", None])
+def test_two_models_must_not_look_alike(label: str | None) -> None:
+    """In tables a label stands for the name: also that of another model."""
+    data = copy.deepcopy(GOOD)
+    models = data["models"]
+    models["tiny"]["label"] = "eight" if label is None else label
+    models["eight"]["label"] = label
+    with pytest.raises(ConfigError, match=r"models\.eight\.label: .*names this model alone"):
+        load_config(data, ROOT)
+    models["eight"]["label"] = "another"
+    load_config(data, ROOT)

@@ -178,3 +178,15 @@ def test_a_caption_names_a_precision_that_is_not_the_models_own() -> None:
     line = {"dtype": "bfloat16", "precision": "bf16"}
     assert number_format(line) == number_format({"dtype": "bfloat16"}) == "bfloat16"
     assert number_format({**line, "precision": "fp8"}) == "bfloat16, fp8"
+
+
+def test_one_class_alone_has_no_picture_of_classes(sweep: Sweep) -> None:
+    for batch in (1, 8):
+        sweep.add(1, tpot=8.0, batch=batch)
+        sweep.add(1, batch=batch, gpu="A100", gpu_card="A100")  # not measured: nothing to see
+    sweep.online(1, ttft=30.0)
+    assert not [name for name in named(sweep.built()) if name.startswith("classes")]
+    sweep.add(1, tpot=9.0, batch=1, gpu="A100", gpu_card="A100")
+    sweep.online(1, ttft=40.0, gpu="A100", gpu_card="A100")
+    found = [name for name in named(sweep.built()) if name.startswith("classes")]
+    assert found == ["classes_serve0", "classes_batch0"]

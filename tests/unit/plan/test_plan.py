@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import yaml
 from snakemake_executor_plugin_submitit.site import load_site
 from tests.unit.sweep.test_expand import BASE, DECODE, model
 from tpsweep.cli.main import main
+from tpsweep.core.row_file import write_row
 from tpsweep.perfmodel.cell_time import cost, expected_of, start_seconds
+from tpsweep.plan.evidence import Evidence
 from tpsweep.plan.plan import Plan, make_plan
 from tpsweep.plan.scripts import make_scripts
 from tpsweep.plan.sessions import make_arrays, make_sessions
@@ -176,6 +179,81 @@ def test_the_text_says_all_of_it(folder: Path) -> None:
     assert "4 cells have no expected time and count with their own limit" in said
     assert "1/4" in said  # batches side by side
     assert max(map(len, said.splitlines())) < 250
+
+
+def measured(made: Sweep, minutes: float, start_s: float) -> None:
+    """A made-up row of the first cell of the sweep, at the place of that cell's row."""
+    path, job = next(iter(made.jobs.items()))
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    row = {
+        **job.cell.columns(),
+        "cell_id": job.cell.cell_id,
+        "started_at": began.isoformat(),
+        "ended_at": (began + timedelta(minutes=minutes)).isoformat(),
+        "engine_id": "one",
+        "engine_start_s": start_s,
+        "warmups": job.cell.warmups,
+        "repeats": job.cell.repeats,
+        "synthetic": True,
+    }
+    write_row(row, Path(path))
+
+
+def test_where_nothing_is_known_no_saving_is_claimed(folder: Path) -> None:
+    plan = make_plan(sweep(folder, gpus=["cpu"]))
+    said = text(plan)
+    assert plan.cost.saving is None and plan.as_json()["cost"]["saving"] is None
+    assert "2 engine starts instead of 4; how many GPU hours that saves is not known." in said
+    assert "it takes at most " in said and "times less" not in said
+    assert "4 cells have no expected time and count with their own limit: the hours are" in said
+
+
+def test_rows_that_are_there_say_how_long_the_others_take(folder: Path) -> None:
+    """Even those of an older matrix, by the iteration: here 23 then, 46 now."""
+    measured(sweep(folder, gpus=["cpu"], tp=[1]), minutes=0.5, start_s=40.0)
+    twice = {"decode": {**DECODE, "batch": [1], "warmups": 6, "repeats": 40}}
+    plan = make_plan(sweep(folder, gpus=["cpu"], workloads=twice))
+    assert (plan.to_run, plan.from_rows, plan.cost.at_limit) == (2, 2, 0)
+    both = 2 * (40 + 60 + cost("session_end_s"))
+    seconds = sum(one.gpu_hours / one.gpus for one in plan.cost.classes) * 3600
+    assert seconds == pytest.approx(both)
+    said = text(plan)
+    assert (
+        f"2 cells without an expected time count as long as rows like them in {plan.results}"
+        in said
+    )
+    assert "2 cells: no datasheet figures for the card 'CPU'; seconds: as rows like it took" in said
+    assert "at most" not in said.replace("preflights of at most", "")
+
+
+def test_the_nearest_rows_count(folder: Path) -> None:
+    made = sweep(folder, gpus=["cpu"])
+    first, *others = (job.cell for job in made.jobs.values())
+    rows = [
+        {
+            **cell.columns(),
+            "warmups": 0,
+            "repeats": 1,
+            "started_at": "2026-01-01T00:00:00+00:00",
+            "ended_at": f"2026-01-01T00:00:{at + 1:02}+00:00",
+            "engine_id": str(at),
+            "engine_start_s": 30.0 + at,
+        }
+        for at, cell in enumerate(others)
+    ]
+    evidence = Evidence(rows)
+    same_tp = next(row for row in rows if row["tp"] == first.engine.tp)
+    took = int(same_tp["ended_at"][17:19])
+    assert evidence.seconds(first) == took * (first.warmups + first.repeats)
+    assert evidence.start_seconds(first.engine) == 31.0
+    assert Evidence().seconds(first) is None and Evidence().start_seconds(first.engine) is None
+
+
+def test_few_runs_are_a_warning(folder: Path) -> None:
+    workloads = {"decode": DECODE, "often": {**DECODE, "input_len": [64], "runs": 3}}
+    (said,) = make_plan(sweep(folder, workloads=workloads)).warnings
+    assert said.startswith("runs: 1 (decode): no difference can be significant; 3 runs")
+    assert not make_plan(sweep(folder, runs=3)).warnings
 
 
 def test_json_has_every_cell_and_no_infinity(folder: Path) -> None:

@@ -84,3 +84,10 @@ def test_a_failed_preflight_is_on_the_terminal_in_check_and_on_the_page(
 def test_without_tables_it_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["outcome", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_large_values_have_no_exponent(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep.online(1, ttft=20.0, request_rate=1.0)
+    sweep.online(1, ttft=3687.0, request_rate=8.0)
+    (line,) = [line for line in said(sweep, capsys) if "serves" in line]
+    assert "serves 2 rates with TTFT 20 to 3687 ms" in line

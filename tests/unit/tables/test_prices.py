@@ -129,6 +129,19 @@ def test_cost_of_throughput_and_of_computed_engines(sweep: Sweep) -> None:
     assert found[2, 2] == pytest.approx(dollars(2, 1500, 1.0, 3.6))
 
 
+def test_cost_of_serving_at_its_load(sweep: Sweep) -> None:
+    sweep.online(1, ttft=30.0)
+    sweep.online(1, ttft=30.0, replicas=2)
+    sweep.online(2)
+    one, two, hole = priced(sweep, "serving")
+    assert one[COST] == pytest.approx(dollars(1, 390, 1.0, 3.6))
+    assert two[COST] == pytest.approx(dollars(2, 390, 1.0, 3.6)) and hole[COST] is None
+    assert "Cost (USD per million output tokens)" in sweep.markdown("serving")
+    # Without prices the columns are not there: tables of older sweeps stay as they are.
+    assert COST not in priced(sweep, "serving", None)[0]
+    assert "Cost" not in sweep.markdown("serving")
+
+
 @pytest.mark.parametrize("table", ["tp_comparison", "throughput", "replicas"])
 def test_without_a_price_or_a_row_there_is_no_cost(sweep: Sweep, table: str) -> None:
     for tp in (1, 2):

@@ -211,4 +211,16 @@ def test_an_empty_table_says_so_in_one_line(sweep: Sweep, module: Any) -> None:
     _, _, line = sweep.markdown(name).splitlines()
     assert line == module.EMPTY
     schema = pq.read_schema(sweep.root / "tables" / f"{name}.parquet")
-    assert [(f.name, f.type) for f in schema] == [(c.name, c.type) for c in module.COLUMNS]
+    always = [column for column in module.COLUMNS if not column.optional]
+    assert [(f.name, f.type) for f in schema] == [(c.name, c.type) for c in always]
+
+
+def test_a_missing_p99_says_what_it_needs(sweep: Sweep) -> None:
+    sweep.online(1, ttft=30.0)
+    sweep.online(2)
+    sweep.tables()
+    said = "A p99 needs 1,000 requests"
+    assert said not in sweep.markdown("serving"), "the unmeasured line has none for another reason"
+    sweep.online(4, ttft=20.0, measured={"ttft_p99_ms": None})
+    sweep.tables()
+    assert said in sweep.markdown("serving")

@@ -32,7 +32,8 @@ def build_tables(results: Results, builders: Sequence[Builder], mark: str = "") 
     for builder in builders:
         needed = [made[name].own for name in builder.needs]
         made[builder.name] = replace(builder.build(source, *needed), mark=mark)
-    return made
+    # Not before: tables that are made of others read all columns.
+    return {name: table.pruned for name, table in made.items()}
 
 
 def read_tables(

@@ -7,11 +7,13 @@ from itertools import combinations
 
 from tpsweep.analysis.series import HEAD, KEY, Line, Series, dummy_note, other_hosts, unlike
 from tpsweep.analysis.table import IDENTITY_VIEWS, SYNTHETIC, Record, View, identity
+from tpsweep.core.manifest import LABELS
 from tpsweep.core.schema import INT, TEXT, Column
 
 _OF_SERIES = tuple(c for c in HEAD if c.name in (*KEY, "allreduce_backend"))
 PAIR_HEAD = (
     *_OF_SERIES,
+    *LABELS,
     Column("tp_from", INT, "the smaller tensor-parallel size of the pair"),
     Column("tp_to", INT, "the larger one"),
 )
@@ -39,6 +41,7 @@ def identify(series: Series, low: Line, high: Line) -> Record:
     return {
         **dict(zip(KEY, series.key, strict=True)),
         "allreduce_backend": series.backend,
+        **series.labels,
         "tp_from": low.tp,
         "tp_to": high.tp,
     }

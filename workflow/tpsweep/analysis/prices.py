@@ -13,8 +13,13 @@ COLUMNS = (
     Column(PRICE, FLOAT, "price of a GPU-hour of the node class, USD; null without prices"),
     Column(COST, FLOAT, "gpus x gpu_hour_usd / 3600 / output_tok_s x 1e6; no interval"),
 )
-VIEW = View("Cost (USD per million output tokens)", figure(COST), once=True)
-"""Without prices it is in no table: all lines agree in saying nothing."""
+_FIGURE = figure(COST)
+VIEW = View(
+    "Cost (USD per million output tokens)",
+    lambda record: _FIGURE(record) if COST in record else "",
+    once=True,
+)
+"""Without prices it is in no table: all lines agree in saying nothing. Of serving: at that load."""
 _SECONDS, _MILLION = 3600, 1e6
 
 

@@ -18,10 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tpsweep.analysis.starts import Kin
-from tpsweep.analysis.table import IDENTITY_VIEWS, SYNTHETIC, Record, View, identity, text
+from tpsweep.analysis.table import (
+    IDENTITY_VIEWS,
+    SYNTHETIC,
+    Record,
+    View,
+    identity,
+    labels_of,
+    text,
+)
 from tpsweep.core import schema, stats
 from tpsweep.core.axes import LAYOUT, NO_ALLREDUCE
 from tpsweep.core.layout import Layout
+from tpsweep.core.manifest import LABELS
 from tpsweep.core.schema import BOOL, INT, TEXT, Column
 from tpsweep.results.hosts import label_hosts
 from tpsweep.results.load import Results, records
@@ -47,6 +56,7 @@ HEAD = (
     Column("settings", TEXT, "of the series: digest of what else could change a number"),
     Column("allreduce_backend", TEXT, "of the series; its TP=1 line ran without all-reduce"),
     *(column for column in schema.IDENTITY if column.name in LINE),
+    *LABELS,
     Column("state", TEXT, "measured, imported, or why the line or some of its runs have no value"),
     Column("runs", INT, "runs measured"),
     Column("runs_planned", INT, "runs asked for"),
@@ -99,6 +109,11 @@ class Line:
     def measured(self) -> list[Record]:
         """Its cells that have a row."""
         return [cell for cell in self.cells if cell["state"] == "measured"]
+
+    @property
+    def labels(self) -> Record:
+        """Its columns ``LABELS``; an imported line has none: whose it is stands in its note."""
+        return labels_of(*([] if self.imported else self.cells))
 
     @property
     def is_synthetic(self) -> bool:
@@ -233,6 +248,7 @@ class Series:
             **dict(zip(KEY, self.key, strict=True)),
             "allreduce_backend": self.backend,
             **line.layout.sizes,
+            **self.labels,
             "gpus": line.gpus or None,
             "state": "imported" if line.imported else line.state,
             "runs": len(line.measured),
@@ -241,6 +257,11 @@ class Series:
             "imported": bool(line.imported),
             "synthetic": line.is_synthetic,
         }
+
+    @cached_property
+    def labels(self) -> Record:
+        """The columns ``LABELS`` of all its lines, those too that have no cell of their own."""
+        return labels_of(*(line.labels for line in self.lines))
 
     @cached_property
     def differences(self) -> list[str]:

@@ -19,6 +19,8 @@ _COUNTS = {"warmups": "warm-ups", "repeats": "repeats"}
 _PROXY = re.compile(r"(?i)(http|https|ftp|all|no)_proxy")
 _NESTED = {"engine_args": "", "engine_env": "environment ", "slo": "slo "}
 """Columns of a JSON object, and what a message says before one of its keys."""
+_PLACES = ("model", "tokenizer")
+"""Engine arguments that are paths: a model made from a shape lies in each results folder."""
 _WHOLE = {
     "model_digest": "model files",
     "request_set_digest": "request set",
@@ -73,7 +75,10 @@ def _method(a: Line, b: Line) -> Iterator[Difference]:
 
 def _nested(column: str, a: Line, b: Line) -> Iterator[Difference]:
     one, other = (_objects(column, line) for line in (a, b))
+    is_digested = all(None not in _values("model_digest", line) for line in (a, b))
     for key in sorted({*one, *other}):
+        if is_digested and column == "engine_args" and key in _PLACES:
+            continue  # what lies there is compared by its digest
         values = one.get(key, ""), other.get(key, "")
         if values[0] != values[1]:
             blocks = not (column == "engine_env" and _PROXY.fullmatch(key))

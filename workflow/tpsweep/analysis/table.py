@@ -18,6 +18,7 @@ from tpsweep.analysis.markdown import pipe_table
 from tpsweep.core import schema
 from tpsweep.core.atomic import replacing
 from tpsweep.core.axes import BY_NAME, READ
+from tpsweep.core.manifest import LABELS
 from tpsweep.core.schema import Column
 
 Record = dict[str, Any]
@@ -71,6 +72,22 @@ class Table:
     def own(self) -> Table:
         """The table without imported lines, which no other table or figure may be made of."""
         return replace(self, records=[line for line in self.records if not line.get("imported")])
+
+    @property
+    def pruned(self) -> Table:
+        """The table without the ``optional`` columns that no line has."""
+        empty = {
+            column.name
+            for column in self.columns
+            if column.optional and all(line.get(column.name) is None for line in self.records)
+        }
+        if not empty:
+            return self
+        return replace(
+            self,
+            columns=tuple(column for column in self.columns if column.name not in empty),
+            records=[{n: v for n, v in line.items() if n not in empty} for line in self.records],
+        )
 
     def write(self, folder: Path) -> None:
         """Write ``<name>.parquet``, ``.csv`` and ``.md``, each atomically.
@@ -261,8 +278,32 @@ def _each(values: Iterable[Any]) -> Iterator[Any]:
             yield from _each(value)
 
 
-IDENTITY_VIEWS = tuple(identity(axis.heading, axis.name) for axis in READ)
-"""The identity but for the id and the run, in the order in which people read it."""
+def model_name(record: Record) -> str:
+    """What people call the model of a line: the config's label, else its name there."""
+    return str(record.get("model_label") or record["model"])
+
+
+def _named(view: View) -> View:
+    return replace(view, show=model_name) if view.heading == BY_NAME["model"].heading else view
+
+
+IDENTITY_VIEWS = (
+    *(_named(identity(axis.heading, axis.name)) for axis in READ),
+    View("Label", lambda record: record.get("workload_label") or "", once=True),
+)
+"""The identity but for the id and the run, in the order in which people read it; labels of the
+config in the place of a model's name, and beside a workload."""
+
+
+def labels_of(*cells: Record) -> Record:
+    """The columns ``LABELS`` of a line of these cells; cells of several folders may be called
+    differently: the first name counts."""
+    return {
+        column.name: next((cell[column.name] for cell in cells if cell.get(column.name)), None)
+        for column in LABELS
+    }
+
+
 NOTE = View("Note", text("note"), once=True)
 CELL_VIEWS = (
     *IDENTITY_VIEWS,
@@ -275,6 +316,7 @@ STATE_COLUMN = Column("state", schema.TEXT, "measured, failed, missing, infeasib
 REASON_COLUMN = Column("reason", schema.TEXT, "why there is no row")
 CELL_HEAD = (
     *schema.IDENTITY,
+    *LABELS,
     STATE_COLUMN,
     REASON_COLUMN,
 )

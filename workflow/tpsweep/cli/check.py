@@ -49,6 +49,7 @@ class Report:
     """What was found. Paths are below the results folder; ``counts`` has every one of ``STATES``.
 
     ``preflights``: reason by class (``<gpu>x<gpus>``) of those that failed their last one.
+    ``engine_starts``: those that made a row, as on the page; ``engines_started``: all that came up.
     ``reasons``: per status of ``UNPLANNED``, reason -> number of cells. ``stale``: row files that
     the manifest does not plan. ``temporary``: dot-files of writes under way, or cut off.
     """
@@ -64,6 +65,7 @@ class Report:
     unreadable: list[Unreadable]
     temporary: list[str]
     engine_starts: int
+    engines_started: int
 
     @property
     def good(self) -> bool:
@@ -120,7 +122,8 @@ def examine(results: Path) -> Report:
         stale=stale,
         unreadable=[*_unreadable_cells(failed), *_unreadable_rows(results, stale)],
         temporary=sorted(temporary),
-        engine_starts=_lines_in(results / results_paths.ENGINE_STARTS),
+        engine_starts=loaded.rows["engine_id"].nunique(),
+        engines_started=_lines_in(results / results_paths.ENGINE_STARTS),
     )
 
 
@@ -198,7 +201,9 @@ def _lines(report: Report) -> Iterator[str]:
     others = [f"{report.counts[s]} {s}" for s in STATES[1:] if report.counts[s]]
     measured = f"{report.counts['measured']}/{report.planned} cells measured"
     yield f"{report.results}: {', '.join([measured, *others])}"
-    yield f"engine starts: {report.engine_starts}"
+    more = report.engines_started - report.engine_starts
+    others_started = f" (and {more} without a row of this matrix)" if more > 0 else ""
+    yield f"engine starts: {report.engine_starts}{others_started}"
     refused = [f"{name}: {reason}" for name, reason in report.preflights.items()]
     yield from _section("node classes that failed their preflight", refused)
     failed = [_failed_lines(cell) for cell in report.failed]

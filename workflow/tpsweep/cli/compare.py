@@ -72,8 +72,11 @@ def lines(comparison: Comparison) -> Iterator[str]:
     if common:
         yield f"All cells: {_words(common)}"
     yield from _hosts(comparison.pairs)
+    everywhere = _unlike_everywhere(comparison.pairs)
+    if everywhere:
+        yield f"Unlike in all cells: {', '.join(everywhere)}"
     yield ""
-    yield _table(comparison.pairs, common)
+    yield _table(comparison.pairs, common, everywhere)
     yield ""
     yield _summary(comparison)
     for where, alone in (("A", comparison.only_a), ("B", comparison.only_b)):
@@ -82,7 +85,7 @@ def lines(comparison: Comparison) -> Iterator[str]:
         yield f"Measured on neither side: {comparison.neither} cells."
 
 
-def _table(pairs: list[Pair], common: Record) -> str:
+def _table(pairs: list[Pair], common: Record, everywhere: list[str]) -> str:
     found = [(pair, change) for pair in pairs for change in pair.changes]
     if not found:
         return "No cell has a figure on both sides."
@@ -96,7 +99,7 @@ def _table(pairs: list[Pair], common: Record) -> str:
             "95 % interval": _interval(change),
             "Runs": f"{pair.runs_a}, {pair.runs_b}",
             "Verdict": verdicts.SHORT[change.verdict],
-            "Unlike": ", ".join(_unlike(pair)),
+            "Unlike": ", ".join(words for words in _unlike(pair) if words not in everywhere),
         }
         for pair, change in found
     ]
@@ -108,6 +111,14 @@ def _table(pairs: list[Pair], common: Record) -> str:
 
 def _unlike(pair: Pair) -> list[str]:
     return pair.unlike if pair.hosts_a == pair.hosts_b else [*pair.unlike, "host"]
+
+
+def _unlike_everywhere(pairs: list[Pair]) -> list[str]:
+    """What every cell is unlike in; a single cell's own words stay with it."""
+    found = [_unlike(pair) for pair in pairs if pair.changes]
+    if len(found) < 2:
+        return []
+    return [words for words in found[0] if all(words in other for other in found)]
 
 
 def _hosts(pairs: list[Pair]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 import tpsweep
 
 COMMANDS = {
+    "init": "write a commented sweep, or a profile for a site, from a few flags",
     "plan": "show what a sweep will run, what it costs and how long cells should take",
     "check": "show the state of a results folder, or check a site",
     "report": "make tables and page of one or more results folders",

@@ -103,6 +103,19 @@ def load_config(data: Mapping[str, Any], base: Path) -> Config:
     return config
 
 
+def _check_labels(models: Mapping[str, ModelEntry]) -> None:
+    """Tables and figures show a label in place of the name: two models must not look the same."""
+    shown: dict[str, str] = {}
+    for name, entry in models.items():
+        called = entry.label or name
+        if called in shown:
+            said = (
+                f"allowed: a text that names this model alone; {shown[called]!r} is called the same"
+            )
+            raise ConfigError(f"models.{name}.label", entry.label, said)
+        shown[called] = name
+
+
 def _find(
     name: str, entry: ModelEntry, results: str, base: Path
 ) -> tuple[cell.Model, Shape | str | None]:
@@ -181,6 +194,7 @@ def _check(config: Config) -> None:
     settings = config.settings
     _check_results(config)
     _check_size(config)
+    _check_labels(settings.models)
     slugs: dict[str, str] = {}
     for name in settings.models:
         if PERIODIC.search(cell.slug(name)):

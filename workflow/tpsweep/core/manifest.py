@@ -7,6 +7,11 @@ import pyarrow as pa
 from tpsweep.core.axes import AXES
 from tpsweep.core.schema import FLOAT, IDENTITY, INT, TEXT, Column
 
+LABELS = (
+    Column("workload_label", TEXT, "for people, from the config", optional=True),
+    Column("model_label", TEXT, "for people, from the config", optional=True),
+)
+"""What people call workload and model; no identity, in tables only where the config has them."""
 COLUMNS = (
     *IDENTITY,
     Column("path", TEXT, "the row's place below the results root"),
@@ -16,8 +21,7 @@ COLUMNS = (
     Column("settings", TEXT, "digest of what else can change a number; cells compare within it"),
     Column("minutes", INT, "the cell's own time limit"),
     Column("entry", TEXT, "the workload's name in the config"),
-    Column("workload_label", TEXT, "for people, from the config"),
-    Column("model_label", TEXT, "for people, from the config"),
+    *LABELS,
     Column("expected_prefill_ms", FLOAT, "by docs/expectation.md, never measured; latency only"),
     Column("expected_tpot_ms", FLOAT, "by docs/expectation.md, never measured; latency, serve"),
     Column("expected_s", FLOAT, "what the cell should take on its engine; null: not known"),

@@ -22,13 +22,15 @@ FLOATS, TEXTS, INTS = (pa.list_(kind) for kind in (FLOAT, TEXT, INT))
 class Column:
     """One column: its Arrow type and what it holds (unit and shape included).
 
-    ``default``: what a file that is older than the column means by not having it.
+    ``default``: what a file that is older than the column means by not having it. ``optional``: a
+    table in which no line has it goes without the column.
     """
 
     name: str
     type: pa.DataType
     doc: str
     default: Any = field(default=None, compare=False)
+    optional: bool = field(default=False, compare=False)
 
 
 _ARROW = {str: TEXT, int: INT, float: FLOAT, bool: BOOL}

@@ -26,19 +26,39 @@ def draw_classes(
 ) -> tuple[list[Picture], int]:
     """At most ``limit`` figures, one of each series and table, and how many were left out.
 
-    ``records``: of ``tp_comparison``, ``online``: of ``serving``.
+    ``records``: of ``tp_comparison``, ``online``: of ``serving``. One class alone has none: other
+    figures show it.
     """
-    served = grouped(online, _CLASS, "ttft_p50_ms")
-    batches = [
+    served, left_out = draw_served_classes(online, limit)
+    batches, more = draw_batch_classes(records, limit - len(served))
+    return [*served, *batches], left_out + more
+
+
+def draw_served_classes(online: list[Record], limit: int) -> tuple[list[Picture], int]:
+    """Those of the lines of ``serving``."""
+    groups = _of_several(grouped(online, _CLASS, "ttft_p50_ms"), "ttft_p50_ms")
+    pictures = [_serving(f"classes_serve{at}", lines) for at, lines in enumerate(groups[:limit])]
+    return pictures, max(0, len(groups) - limit)
+
+
+def draw_batch_classes(records: list[Record], limit: int) -> tuple[list[Picture], int]:
+    """Those of the lines of ``tp_comparison``."""
+    groups = [
         lines
-        for lines in grouped(records, ("batch", *_CLASS), "output_tok_s")
+        for lines in _of_several(
+            grouped(records, ("batch", *_CLASS), "output_tok_s"), "output_tok_s"
+        )
         if len({line["batch"] for line in lines}) > 1
     ]
-    pictures = [
-        *(_serving(f"classes_serve{at}", lines) for at, lines in enumerate(served)),
-        *(_batches(f"classes_batch{at}", lines) for at, lines in enumerate(batches)),
+    pictures = [_batches(f"classes_batch{at}", lines) for at, lines in enumerate(groups[:limit])]
+    return pictures, max(0, len(groups) - limit)
+
+
+def _of_several(groups: list[list[Record]], figure: str) -> list[list[Record]]:
+    """The groups in which two classes or more have the figure."""
+    return [
+        g for g in groups if len({(v["site"], v["gpu"]) for v in g if v[figure] is not None}) > 1
     ]
-    return pictures[:limit], max(0, len(pictures) - limit)
 
 
 def _serving(name: str, lines: list[Record]) -> Picture:

@@ -13,10 +13,10 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from tpsweep.analysis.table import Record, digits
+from tpsweep.analysis.table import Record, digits, model_name
 from tpsweep.analysis.unprofiled import program_of
 from tpsweep.core import schema
-from tpsweep.figures.groups import doubling, number_format
+from tpsweep.figures.groups import doubling, labelled, number_format
 from tpsweep.figures.plot import Bar, Curve, Drawing, Picture, Point, draw_bars, draw_curves
 from tpsweep.traces import timeline_svg
 
@@ -199,7 +199,8 @@ def _kind(line: Record) -> tuple[int, str, str]:
 
 
 def _name(line: Record) -> str:
+    variant = labelled(line, line["variant"])
     return (
-        f"{line['model']} on {line['gpu']} ({line['variant']}, {number_format(line)},"
+        f"{model_name(line)} on {line['gpu']} ({variant}, {number_format(line)},"
         f" {line['weights']} weights, {line['input_len']} tokens in)"
     )

@@ -6,8 +6,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from tpsweep.analysis.series import KEY
-from tpsweep.analysis.table import Record, digits
-from tpsweep.figures.groups import ERROR_BARS, by_layout, doubling, ends, number_format
+from tpsweep.analysis.table import Record, digits, model_name
+from tpsweep.figures.groups import ERROR_BARS, by_layout, doubling, ends, labelled, number_format
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def _draw(name: str, lines: list[Record]) -> Picture:
         double_x(axes)
         axes.set_ylabel("Decode (ms/token)")
 
+    variant = labelled(one, one["variant"])
     caption = (
-        f"{one['model']} on {one['gpu']}: {one['variant']}, {number_format(one)}, {one['weights']}"
+        f"{model_name(one)} on {one['gpu']}: {variant}, {number_format(one)}, {one['weights']}"
         f" weights, all-reduce {one['allreduce_backend']}, {one['input_len']} tokens in,"
         f" {one['output_len']} out. {ERROR_BARS}"
     )

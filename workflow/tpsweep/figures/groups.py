@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tpsweep.analysis.series import KEY
-from tpsweep.analysis.table import Record, digits
+from tpsweep.analysis.table import Record, digits, model_name
 from tpsweep.core.axes import BY_NAME
 from tpsweep.core.layout import Layout
 from tpsweep.figures.plot import Curve, Point
@@ -92,8 +92,14 @@ def series_name(line: Record, *without: str) -> str:
         "output_len": f"{line['output_len']} out",
     }
     place = "" if "gpu" in without else f" on {line['gpu']}"
-    model = "" if "model" in without else f"{line['model']}{place}: "
-    return model + ", ".join(word for name, word in parts.items() if name not in without)
+    model = "" if "model" in without else f"{model_name(line)}{place}: "
+    return model + labelled(line, ", ".join(w for name, w in parts.items() if name not in without))
+
+
+def labelled(line: Record, words: str) -> str:
+    """``words`` on a figure's lines behind the label of their workload, if the config has one."""
+    label = line.get("workload_label")
+    return f"{label}: {words}" if label else words
 
 
 def in_words(curves: Iterable[Curve], unit: str, at: str) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tpsweep.analysis.table import Record, digits
+from tpsweep.analysis.table import Record, digits, model_name
 from tpsweep.core.layout import Layout
 from tpsweep.figures.groups import grouped, series_name
 from tpsweep.figures.plot import Picture, Point, draw_columns
@@ -63,7 +63,8 @@ def _picture(name: str, lines: list[Record]) -> Picture:
     batches = {"tpot_ms": min(common, default=None), "output_tok_s": max(common, default=None)}
     tps = sorted({tp for _, _, tp in kinds})
     colours = [tps.index(tp) for _, _, tp in kinds]
-    labels = [f"{model}\n{gpu} {Layout(tp=tp).label}" for model, gpu, tp in kinds]
+    called = {line["model"]: model_name(line) for line in lines}
+    labels = [f"{called[model]}\n{gpu} {Layout(tp=tp).label}" for model, gpu, tp in kinds]
 
     def panel(figure: str) -> Callable[[Axes], None]:
         values = [

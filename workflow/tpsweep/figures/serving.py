@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tpsweep.analysis.series import KEY
-from tpsweep.analysis.table import Record, digits
+from tpsweep.analysis.table import Record, digits, model_name
 from tpsweep.core.layout import Layout
 from tpsweep.core.saturation import NOT_SHOWN, YES
-from tpsweep.figures.groups import by_layout, number_format
+from tpsweep.figures.groups import by_layout, labelled, number_format
 from tpsweep.figures.plot import Curve, Picture, Point, draw_curves
 
 if TYPE_CHECKING:
@@ -70,8 +70,9 @@ def _draw(name: str, lines: list[Record]) -> Picture:
     panels = [panel(figure) for figure in PANELS]
     description = f"TTFT and ITL against the offered rate. {'; '.join(words)}."
     sizes = " or ".join(str(size) for size in sorted({line["num_prompts"] for line in lines}))
+    variant = labelled(one, one["variant"])
     caption = (
-        f"{one['model']} on {one['gpu']}: {one['variant']}, {number_format(one)}, {one['weights']}"
+        f"{model_name(one)} on {one['gpu']}: {variant}, {number_format(one)}, {one['weights']}"
         f" weights, all-reduce {one['allreduce_backend']}, data set {one['dataset']},"
         f" {sizes} requests. Error bars: range over seeds and runs. Hollow: saturated,"
         " or not shown to be below it, so that TTFT may depend on how long the test ran."

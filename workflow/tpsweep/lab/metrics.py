@@ -12,8 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpsweep.analysis.series import KEY, Source
-from tpsweep.analysis.table import SYNTHETIC, Record, Table, View, digits, identity, sort_key, text
+from tpsweep.analysis.table import (
+    IDENTITY_VIEWS,
+    SYNTHETIC,
+    Record,
+    Table,
+    View,
+    digits,
+    labels_of,
+    sort_key,
+    text,
+)
 from tpsweep.core.axes import BY_NAME, LAYOUT, READ, Group
+from tpsweep.core.manifest import LABELS
 from tpsweep.core.schema import FLOAT, IDENTITY, INT, TEXT, Column
 from tpsweep.tables import crossover
 
@@ -69,6 +80,7 @@ _IDENTITY = {column.name: column for column in IDENTITY}
 OTHER_SIZES = tuple(axis.name for axis in LAYOUT if axis.name != "tp")
 COLUMNS = (
     *(_IDENTITY[name] for name in _SUBJECT),
+    *LABELS,
     Column("metric", TEXT, "of the lab's list"),
     Column("unit", TEXT, "of value, lo and hi"),
     Column("tp", TEXT, "tensor-parallel size; a pair for a crossover"),
@@ -100,8 +112,9 @@ def _value(record: Record) -> str:
     return f"{digits(record['value'])}{ends}{unit}{said}"
 
 
+_OWN_HEADINGS = {axis.heading for axis in READ if axis.group in _OWN}
 VIEWS = (
-    *(identity(axis.heading, axis.name) for axis in READ if axis.group not in _OWN),
+    *(view for view in IDENTITY_VIEWS if view.heading not in _OWN_HEADINGS),
     View("Metric", text("metric")),
     View("TP", text("tp")),
     *(View(BY_NAME[name].heading, text(name), once=True) for name in OTHER_SIZES),
@@ -194,6 +207,7 @@ def _record(line: Record, metric: Metric, source: str) -> Record:
         said = said if value is None else "at least"
     return {
         **{name: line.get(name) for name in _SUBJECT},
+        **labels_of(line),
         "metric": metric.name,
         "unit": metric.unit,
         "tp": str(line.get("tp", "")),

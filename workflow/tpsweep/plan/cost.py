@@ -1,19 +1,20 @@
 """What a sweep costs: GPU hours and hours, packed into sessions and with an engine start per cell.
 
 GPU hours are GPUs held x time, from an engine's start to its session's end. What a cell takes is
-expected where there is an expectation, else its own time limit, and that is counted.
+expected where there is an expectation, else what rows like it took here (``plan.evidence``), else
+its own time limit, and that is counted.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from snakemake_executor_plugin_submitit.site import Site
-from tpsweep.perfmodel.cell_time import CellExpectation, cost, start_seconds
-from tpsweep.perfmodel.model_shape import Shape
+from tpsweep.core.cell import Engine
+from tpsweep.perfmodel.cell_time import CellExpectation, cost
 from tpsweep.plan.sessions import Array, PlannedSession, make_arrays
 
 
@@ -21,8 +22,8 @@ from tpsweep.plan.sessions import Array, PlannedSession, make_arrays
 class ClassCost:
     """The sessions of a node class and a number of GPUs; ``limit_gpu_hours`` is what they ask for.
 
-    ``at_limit`` cells have no expectation and count with their limit. ``hours`` is the longest
-    expected session.
+    ``at_limit`` cells have no known time and count with their limit. ``longest_hours`` is the
+    longest expected session.
     """
 
     gpu: str
@@ -37,6 +38,13 @@ class ClassCost:
     gpu_hours_unpacked: float
     limit_gpu_hours: float
     at_limit: int
+
+    @property
+    def saving(self) -> float | None:
+        """How many times more GPU hours it would take unpacked; None where no cell's time is known:
+        limits would hide the starts."""
+        known = self.at_limit < self.cells
+        return self.gpu_hours_unpacked / self.gpu_hours if known else None
 
 
 @dataclass(frozen=True)
@@ -68,18 +76,27 @@ class Cost:
 
     @property
     def saving(self) -> float | None:
-        """How many times more GPU hours it would take unpacked; None without cells."""
-        return self.gpu_hours_unpacked / self.gpu_hours if self.gpu_hours else None
+        """How many times more GPU hours it would take unpacked; None without a cell whose time is
+        known."""
+        known = self.at_limit < sum(one.cells for one in self.classes)
+        return self.gpu_hours_unpacked / self.gpu_hours if known else None
+
+    @property
+    def at_limit(self) -> int:
+        """Cells that count with their limit."""
+        return sum(one.at_limit for one in self.classes)
 
 
 Seconds = Mapping[str, CellExpectation]
 """What is expected of each cell, by its id."""
+StartSeconds = Callable[[Engine], float]
+"""What an engine's start should take."""
 
 
 def make_cost(
     sessions: list[PlannedSession],
     site: Site,
-    shapes: Mapping[str, Shape | None],
+    start_of: StartSeconds,
     expected: Seconds,
 ) -> Cost:
     """The cost of ``sessions``; ``expected`` has every cell of them."""
@@ -87,9 +104,9 @@ def make_cost(
     groups: dict[tuple[str, int], list[PlannedSession]] = defaultdict(list)
     for session in sessions:
         groups[session.gpu, session.gpus].append(session)
-    seconds = {id(one): session_seconds(one, shapes, expected) for one in sessions}
+    seconds = {id(one): session_seconds(one, start_of, expected) for one in sessions}
     classes = [
-        _class(gpu, gpus, group, arrays, site, shapes, expected, seconds)
+        _class(gpu, gpus, group, arrays, site, start_of, expected, seconds)
         for (gpu, gpus), group in sorted(groups.items())
     ]
     return Cost(classes, _hours(sessions, arrays, site, seconds))
@@ -101,13 +118,13 @@ def _class(
     group: list[PlannedSession],
     arrays: list[Array],
     site: Site,
-    shapes: Mapping[str, Shape | None],
+    start_of: StartSeconds,
     expected: Seconds,
     seconds: Mapping[int, float],
 ) -> ClassCost:
     jobs = [job for session in group for job in session.jobs]
     alone = sum(
-        start_seconds(job.cell.engine, shapes)
+        start_of(job.cell.engine)
         + _cell_seconds(expected[job.cell.cell_id], job.minutes)
         + cost("session_end_s")
         for job in jobs
@@ -129,13 +146,11 @@ def _class(
     )
 
 
-def session_seconds(
-    session: PlannedSession, shapes: Mapping[str, Shape | None], expected: Seconds
-) -> float:
+def session_seconds(session: PlannedSession, start_of: StartSeconds, expected: Seconds) -> float:
     """One engine start, its cells, and the end."""
     cells = (_cell_seconds(expected[job.cell.cell_id], job.minutes) for job in session.jobs)
     engine = session.jobs[0].cell.engine
-    return start_seconds(engine, shapes) + sum(cells) + cost("session_end_s")
+    return start_of(engine) + sum(cells) + cost("session_end_s")
 
 
 def _cell_seconds(expected: CellExpectation, minutes: int) -> float:

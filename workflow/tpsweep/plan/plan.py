@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tpsweep.core import stats
-from tpsweep.core.cell import Cell
+from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.schema import IDENTITY_NAMES, PERCENTILES
-from tpsweep.core.workloads import SERVE
+from tpsweep.core.workloads import KINDS, SERVE
 from tpsweep.perfmodel import memory
-from tpsweep.perfmodel.cell_time import CellExpectation, expected_of
-from tpsweep.plan.cost import Cost, make_cost
+from tpsweep.perfmodel.cell_time import CellExpectation, expected_of, start_seconds
+from tpsweep.perfmodel.gpu_specs import card_by_name
+from tpsweep.plan.cost import Cost, StartSeconds, make_cost
+from tpsweep.plan.evidence import Evidence
 from tpsweep.plan.sessions import make_sessions
 from tpsweep.sweep import expand
 from tpsweep.sweep.expand import Planned
@@ -53,7 +55,8 @@ class Memory:
 @dataclass(frozen=True)
 class Plan:
     """``cells`` counts the matrix by status; ``measured`` of the planned ones have their row, and
-    ``left`` are for other runs (the key ``only``)."""
+    ``left`` are for other runs (the key ``only``). ``from_rows`` of those to run have no
+    expectation and count as long as rows like them took."""
 
     site: str
     results: str
@@ -64,6 +67,7 @@ class Plan:
     holes: list[Hole]
     memory: list[Memory]
     cost: Cost
+    from_rows: int
     expected: list[tuple[Planned, CellExpectation]]
     warnings: list[str]
     unchecked: list[str]
@@ -89,6 +93,8 @@ class Plan:
             "cost": {
                 **{name: getattr(cost, name) for name in totals},
                 "hours": cost.hours,
+                "at_limit": cost.at_limit,
+                "from_rows": self.from_rows,
                 "classes": [asdict(one) for one in cost.classes],
             },
             "expected": [_as_json(item, expected) for item, expected in self.expected],
@@ -101,6 +107,15 @@ def make_plan(sweep: Sweep) -> Plan:
     planned = [item for item in sweep.planned if item.status == "planned"]
     expected = {item.cell.cell_id: _expected_of(item.cell, sweep) for item in planned}
     jobs = jobs_to_run(sweep)
+    to_run = [job.cell for job in jobs.values()]
+    unknown = [cell for cell in to_run if expected[cell.cell_id].seconds is None]
+    # Rows are read only if they can tell more.
+    evidence = Evidence.of(Path(sweep.results)) if unknown else Evidence()
+    taken = {c.cell_id: seconds for c in unknown if (seconds := evidence.seconds(c)) is not None}
+    for cell_id, seconds in taken.items():
+        before = expected[cell_id]
+        note = f"{before.note}; seconds: as rows like it took here"
+        expected[cell_id] = replace(before, seconds=seconds, note=note)
     sessions = make_sessions(jobs, sweep.site, sweep.config.engine_start_minutes)
     return Plan(
         site=sweep.site.name,
@@ -111,11 +126,39 @@ def make_plan(sweep: Sweep) -> Plan:
         preflights=len(sweep.preflights_to_run(jobs)),
         holes=_holes(sweep.planned),
         memory=_memory(planned, sweep),
-        cost=make_cost(sessions, sweep.site, sweep.config.shapes, expected),
+        cost=make_cost(sessions, sweep.site, _start_of(sweep, evidence), expected),
+        from_rows=len(taken),
         expected=[(item, expected[item.cell.cell_id]) for item in planned],
-        warnings=list(_few_requests(planned)),
+        warnings=[*_few_runs(planned), *_few_requests(planned)],
         unchecked=_unchecked(planned, sweep),
     )
+
+
+def _start_of(sweep: Sweep, evidence: Evidence) -> StartSeconds:
+    """The expected start of an engine; where its cells are not expected, what starts here took."""
+
+    def seconds(engine: Engine) -> float:
+        known = None if card_by_name(engine.gpu_card) else evidence.start_seconds(engine)
+        return start_seconds(engine, sweep.config.shapes) if known is None else known
+
+    return seconds
+
+
+def _few_runs(planned: list[Planned]) -> Iterator[str]:
+    """Entries in which no difference can become significant, however large, in one line."""
+    runs: dict[str, set[int]] = {}
+    for item in planned:
+        if KINDS[item.cell.workload].is_profiled:
+            continue
+        runs.setdefault(item.entry, set()).add(item.cell.engine.run)
+    few = {entry: len(found) for entry, found in runs.items() if len(found) < stats.MIN_RUNS}
+    if few:
+        counts = " or ".join(map(str, sorted(set(few.values()))))
+        yield (
+            f"runs: {counts} ({', '.join(few)}): no difference can be significant; {stats.MIN_RUNS}"
+            " runs (engine starts) on each side are needed, of one sweep or of several days"
+            " (`tpsweep report DAY1 DAY2 DAY3`)"
+        )
 
 
 def _few_requests(planned: list[Planned]) -> Iterator[str]:

@@ -63,11 +63,11 @@ def _unchecked(lines: list[str]) -> str:
 
 def _cost(plan: Plan) -> str:
     cost = plan.cost
-    if cost.saving is None:
+    if not cost.classes:
         return "Nothing to run."
     rows = [_cost_line(one) for one in cost.classes]
     rows.append(
-        ["all", "", plan.to_run, cost.sessions, "", "", "", *_hours(cost), _number(cost.saving)]
+        ["all", "", plan.to_run, cost.sessions, "", "", "", *_hours(cost), _known(cost.saving)]
     )
     heads = ["class", "GPUs", "cells", "sessions", "arrays", "limit min", "longest"]
     heads += ["GPU h", "start per cell", "asked for", "saving"]
@@ -75,18 +75,33 @@ def _cost(plan: Plan) -> str:
         "Cost (GPU h: GPUs held x time, expected; start per cell: without packing; asked for: the"
         " limits' sum):",
         tabulate(rows, headers=heads, tablefmt="plain", disable_numparse=True),
-        f"Packing: {cost.sessions} engine starts instead of {plan.to_run}, and"
-        f" {_number(cost.gpu_hours)} GPU hours instead of {_number(cost.gpu_hours_unpacked)}:"
-        f" {_number(cost.saving)} times less than with an engine start per cell.",
-        f"If nothing waits in a queue it takes {_time(cost.hours)}.",
+        f"Packing: {cost.sessions} engine starts instead of {plan.to_run}{_saved(cost)}.",
+        f"If nothing waits in a queue it takes {'at most ' * bool(cost.at_limit)}"
+        f"{_time(cost.hours)}.",
     ]
-    at_limit = sum(one.at_limit for one in cost.classes)
-    if at_limit:
+    if plan.from_rows:
         lines.append(
-            f"{at_limit} cells have no expected time and count with their own limit: that makes the"
-            " hours too many and the saving too small."
+            f"{plan.from_rows} {_plural('cell', plan.from_rows)} without an expected time count as"
+            f" long as rows like them in {plan.results} took."
+        )
+    if cost.at_limit:
+        makes = "that makes the hours too many and the saving too small"
+        if cost.saving is None:
+            makes = "the hours are the most that it may take"
+        have = "cell has" if cost.at_limit == 1 else "cells have"
+        lines.append(
+            f"{cost.at_limit} {have} no expected time and count with their own limit: {makes}."
         )
     return "\n".join(lines)
+
+
+def _saved(cost: Cost) -> str:
+    if cost.saving is None:
+        return "; how many GPU hours that saves is not known"
+    return (
+        f", and {_number(cost.gpu_hours)} GPU hours instead of {_number(cost.gpu_hours_unpacked)}:"
+        f" {_number(cost.saving)} times less than with an engine start per cell"
+    )
 
 
 def _cost_line(one: ClassCost) -> list[object]:
@@ -104,7 +119,7 @@ def _cost_line(one: ClassCost) -> list[object]:
         _number(one.gpu_hours),
         _number(one.gpu_hours_unpacked),
         _number(one.limit_gpu_hours),
-        _number(one.gpu_hours_unpacked / one.gpu_hours),
+        _known(one.saving),
     ]
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tpsweep.analysis.table import Grid, Record, Table, View, make_grid
+from tpsweep.analysis.table import Grid, Record, Table, View, make_grid, model_name
 
 _NUMBER = re.compile(
     r"(n/a|[-+]?\d[\d.]*( \([\d.]+ to [\d.]+\))?( ms \([-+\d.]+ %\))?|\d[\d.]* %|\d+/\d+"
@@ -59,10 +59,11 @@ def make_part(table: Table, limit: int, empty: str) -> Part:
     views = [_for_page(view) for view in table.views]
     boxes, shown = [], 0
     share = max(SMALLEST, limit // max(1, len(groups)))
-    for (model, gpu), records in list(groups.items())[: limit // SMALLEST]:
+    for (_, gpu), records in list(groups.items())[: limit // SMALLEST]:
         grid = make_grid(views, records[:share])
         shown += len(grid.lines)
-        boxes.append(_box(f"{table.title}: {model} on {gpu}", grid))
+        name = f"{table.title}: {model_name(records[0])} on {gpu}"
+        boxes.append(_box(name, grid))
     more = len(table.records) - shown
     legend = table.legend if boxes else ()
     return Part(boxes, table.empty or empty, more, f"tables/{table.name}.csv", legend)

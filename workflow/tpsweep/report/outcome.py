@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tpsweep.analysis import verdicts
-from tpsweep.analysis.table import Record, Table
+from tpsweep.analysis.table import Record, Table, model_name
 from tpsweep.core.workloads import LATENCY
 from tpsweep.report.page import PAGE
 from tpsweep.results.rows import ROWS
@@ -62,9 +62,9 @@ def _of_each(
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(tuple(record[key] for key in keys), []).append(record)
-    for (model, gpu, *_), found in groups.items():
+    for (_, gpu, *_), found in groups.items():
         if said := say(found):
-            yield f"{model} on {gpu}: {said}"
+            yield f"{model_name(found[0])} on {gpu}: {said}"
 
 
 def _speedup(pairs: list[Record]) -> str:
@@ -110,7 +110,10 @@ def _range(records: list[Record], name: str, form: str = ".3g") -> str:
     values = [record[name] for record in records if record[name] is not None]
     if not values:
         return "n/a"
-    ends = dict.fromkeys(format(value, form) for value in (min(values), max(values)))
+    # Never in exponents: from 1000 on three digits would be.
+    ends = dict.fromkeys(
+        format(value, form if value < 1000 else ".0f") for value in (min(values), max(values))
+    )
     return " to ".join(ends)
 
 

@@ -14,11 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tpsweep import __version__
-from tpsweep.analysis.table import Record, Table, joined
+from tpsweep.analysis.table import Record, Table, joined, model_name
 from tpsweep.core.atomic import replacing
 from tpsweep.figures import plot
 from tpsweep.figures.batch_scaling import draw_batch_scaling
-from tpsweep.figures.classes import draw_classes
+from tpsweep.figures.classes import draw_batch_classes, draw_served_classes
 from tpsweep.figures.communication import draw_communication, step_picture
 from tpsweep.figures.decode import draw_decode
 from tpsweep.figures.equal_sequences import draw_equal_sequences
@@ -41,6 +41,7 @@ FEWER_FIGURES = 6
 """Of a kind that is not the first of its section; all are in ``figures/``."""
 CELL_COLUMNS = (
     *("cell_id", "workload", "site", "gpu", "model", "model_revision", "dtype", "weights", "tp"),
+    *("model_label",),
     *("vllm_version", "state", "reason", "path"),
     *("engine_id", "vllm_version_ran", "started_at", "ended_at", "synthetic"),
 )
@@ -152,7 +153,8 @@ def _sections(tables: Mapping[str, Table], steps: Mapping[str, Path]) -> list[Se
             "models": draw_models(times, FEWER_FIGURES),
             "speedup": draw_speedup(times, split.records, FEWER_FIGURES),
             "equal_sequences": draw_equal_sequences(tables["tp_pairs"].records, FEWER_FIGURES),
-            "classes": draw_classes(times, load, FEWER_FIGURES),
+            "classes": draw_batch_classes(times, FEWER_FIGURES),
+            "served_classes": draw_served_classes(load, FEWER_FIGURES),
             "batches": draw_batch_scaling(times, floor.records, FEWER_FIGURES),
             "serving": draw_serving(load, FIGURES),
             "communication": draw_communication(captured.records, FIGURES),
@@ -170,9 +172,9 @@ def _sections(tables: Mapping[str, Table], steps: Mapping[str, Path]) -> list[Se
         _of_table(tables["models"], FEWER_LINES, figures["models"]),
         _of_table(tables["tp_pairs"], FEWER_LINES, figures["speedup"]),
         _of_table(tables["crossover"], FEWER_LINES, figures["equal_sequences"]),
-        _of_table(tables["batch_scaling"], FEWER_LINES, figures["classes"], figures["batches"]),
+        _of_table(tables["batch_scaling"], FEWER_LINES, figures["batches"], figures["classes"]),
         _of_table(tables["throughput"]),
-        _of_table(online, LINES, figures["serving"]),
+        _of_table(online, LINES, figures["serving"], figures["served_classes"]),
         replace(
             communication,
             drawings=(*communication.drawings, *step_picture(captured.records, steps)),
@@ -236,7 +238,7 @@ def _warnings(cells: list[Record], summary: Summary, failed: list[Record]) -> li
     for message, count in refused.most_common(MOST_REFUSED):
         found.append(Caution(f"Not submitted, {count} cells: {message}", bad=True))
     measured = (cell for cell in cells if cell["state"] == "measured")
-    dummy = joined(cell["model"] for cell in measured if cell["weights"] == "dummy")
+    dummy = joined(model_name(cell) for cell in measured if cell["weights"] == "dummy")
     if dummy:
         found.append(
             Caution(
@@ -248,11 +250,11 @@ def _warnings(cells: list[Record], summary: Summary, failed: list[Record]) -> li
 
 
 def _facts(cells: list[Record], summary: Summary) -> list[tuple[str, str]]:
-    values = {name: [cell[name] for cell in cells] for name in CELL_COLUMNS}
+    values = {name: [cell.get(name) for cell in cells] for name in CELL_COLUMNS}
     facts = [
         ("Site", joined(values["site"])),
         ("GPU classes", joined(values["gpu"])),
-        ("Models", joined(values["model"])),
+        ("Models", joined(model_name(cell) for cell in cells)),
         ("vLLM", joined(values["vllm_version_ran"]) or joined(values["vllm_version"])),
         ("Cells measured", f"{summary.measured} of {summary.planned}"),
         ("Engine starts", str(len(set(values["engine_id"]) - {None}))),

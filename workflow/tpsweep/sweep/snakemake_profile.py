@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,22 @@ def configfile_of(profile: Path) -> Path:
 def site_of(profile: Path) -> Path:
     """The site file that the profile's executor uses. Raises as ``read_profile``."""
     return profile / str(read_profile(profile).get("submitit-site", "site.yaml"))
+
+
+def site_in_words(words: Sequence[str]) -> str | None:
+    """The ``site=`` in the ``config:`` of the profile that Snakemake's command line names; None if
+    it names none, or that has none."""
+    named = None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, given, value = word.partition("=")
+        if option == "--profile":
+            named = value if given else following
+    if not named or not Path(named, "config.yaml").is_file():
+        return None
+    entries = read_profile(Path(named)).get("config")
+    found = [str(entry) for entry in entries] if isinstance(entries, list) else []
+    sites = [entry.removeprefix("site=") for entry in found if entry.startswith("site=")]
+    return sites[0] if sites else None
 
 
 def read_sweep(site: Path, configfile: Path) -> Sweep:

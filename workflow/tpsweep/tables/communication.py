@@ -15,12 +15,14 @@ from tpsweep.analysis.table import (
     digits,
     figure,
     identity,
+    labels_of,
     sort_records,
     text,
 )
 from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes
 from tpsweep.core import schema
 from tpsweep.core.capture_report import Communication, Counts, Percentiles, PerRank, Phase
+from tpsweep.core.manifest import LABELS
 from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
 from tpsweep.core.workloads import CAPTURE
 
@@ -32,6 +34,7 @@ _FROM_ROWS = (
 )
 COLUMNS = (
     *schema.IDENTITY,
+    *LABELS,
     Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
     Column("reason", TEXT, "why there is no row"),
     Column("profiler_ran", TEXT, "torch or nsys, with its version"),
@@ -174,6 +177,7 @@ def _lines(source: Source) -> list[Record]:
 def _line(cell: Record, found: Communication | None, times: DecodeTimes) -> Record:
     line: Record = dict.fromkeys(column.name for column in COLUMNS)
     line |= {name: cell[name] for name in (*schema.IDENTITY_NAMES, "state", "reason")}
+    line |= labels_of(cell)
     if cell["state"] != "measured":
         return line
     time = times.of(cell)

@@ -23,6 +23,7 @@ from tpsweep.analysis.table import (
     View,
     digits,
     figure,
+    labels_of,
     sort_records,
     text,
 )
@@ -110,6 +111,7 @@ def _setting(cell: Record) -> tuple[object, ...]:
 def _line(cell: Record, at_tp: dict[int, float]) -> Record:
     line: Record = {**dict.fromkeys(column.name for column in COLUMNS), "synthetic": False}
     line |= {name: cell[name] for name in (*schema.IDENTITY_NAMES, "state", "reason", *_WANTED)}
+    line |= labels_of(cell)
     line["note"] = cell["expectation_note"]
     nothing = all(cell[name] is None for name in _WANTED)
     if cell["state"] == "measured" and not line["note"] and nothing:

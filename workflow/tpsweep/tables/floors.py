@@ -14,6 +14,7 @@ from tpsweep.analysis.table import (
     Table,
     View,
     figure,
+    labels_of,
     sort_records,
 )
 from tpsweep.core import schema
@@ -64,6 +65,7 @@ def build(source: Source) -> Table:
 def _line(cell: Record) -> Record:
     line: Record = dict.fromkeys(column.name for column in COLUMNS)
     line |= {name: cell[name] for name in (*schema.IDENTITY_NAMES, "state", "reason", *_SHOWN)}
+    line |= labels_of(cell)
     line["synthetic"] = bool(cell["synthetic"])
     note = cell["floor_note"]
     below = [

@@ -6,10 +6,11 @@ that overlap allow no claim, and ranges that do not overlap say nothing of anoth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 
-from tpsweep.analysis import percentiles, starts, verdicts
+from tpsweep.analysis import percentiles, prices, starts, verdicts
 from tpsweep.analysis.series import (
     BASELINE,
     HEAD,
@@ -33,7 +34,7 @@ from tpsweep.analysis.table import (
     sort_records,
     text,
 )
-from tpsweep.core import saturation
+from tpsweep.core import saturation, stats
 from tpsweep.core.schema import FLOAT, INT, SERVE_METRICS, TEXT, Column
 from tpsweep.core.schema import PERCENTILES as PERCENTILES_KEPT
 from tpsweep.core.stats import MIN_RUNS
@@ -90,6 +91,7 @@ COLUMNS = (
     BASELINE,
     *chain.from_iterable(_change_columns(name) for name in COMPARED),
     Column("per_gpu_ratio", FLOAT, "output_tok_s_per_gpu / that of the baseline"),
+    *(replace(column, optional=True) for column in prices.COLUMNS),
     *TAIL,
 )
 
@@ -126,6 +128,7 @@ VIEWS = (
     View("ITL p50 verdict", lambda record: verdicts.SHORT[record["itl_p50_ms_verdict"]]),
     View("TTFT p99 change", change("ttft_p99_ms", "ms", NA)),
     View("Per GPU (ratio to baseline)", figure("per_gpu_ratio", NA)),
+    prices.VIEW,
     NOTE,
 )
 LEGEND = (
@@ -152,7 +155,18 @@ def build(source: Source) -> Table:
     series = source.series(SERVE, imported=True)
     lines = [record for one in series for record in _records(one)]
     sort_records(lines, ORDER)
-    return Table("serving", "Serving", COLUMNS, VIEWS, lines, LEGEND, EMPTY)
+    legend = (*LEGEND, *_too_few(lines), *prices.legend(lines))
+    return Table("serving", "Serving", COLUMNS, VIEWS, lines, legend, EMPTY)
+
+
+def _too_few(lines: Iterable[Record]) -> tuple[str, ...]:
+    """Why there is no p99, where a measured line has none; empty if all have it."""
+    if all(line["ttft_p99_ms"] is not None or not line["runs"] for line in lines):
+        return ()
+    return (
+        f"A p99 needs {stats.least_samples(99):,} requests (requests x seeds, all runs together),"
+        f" for {stats.TAIL_SAMPLES} to lie beyond it. A measured line with n/a has fewer.",
+    )
 
 
 def _records(series: Series) -> Iterator[Record]:
@@ -167,7 +181,7 @@ def _records(series: Series) -> Iterator[Record]:
             record |= _change(name, compared, base.get(name), line, found[name])
         if compared and found["output_tok_s"] and base["output_tok_s"]:
             record["per_gpu_ratio"] = found["output_tok_s_per_gpu"] / base["output_tok_s_per_gpu"]
-        yield record
+        yield record | prices.cost_of(line, line.gpus, found["output_tok_s"])
 
 
 def _figures(line: Line) -> Record:

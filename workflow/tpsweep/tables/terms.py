@@ -32,6 +32,7 @@ from tpsweep.analysis.three_terms import ASSUMED_SPREAD, Point, Terms, Timed, fi
 from tpsweep.analysis.unprofiled import DecodeTime, DecodeTimes, program_of
 from tpsweep.core import schema, stats
 from tpsweep.core.axes import NO_ALLREDUCE
+from tpsweep.core.manifest import LABELS
 from tpsweep.core.schema import BOOL, FLOAT, INT, TEXT, Column
 
 NEEDS = ("communication",)
@@ -39,6 +40,7 @@ _FREE = ("cell_id", "tp", "gpus", "allreduce_backend", "run")
 _SERIES = tuple(name for name in schema.IDENTITY_NAMES if name not in _FREE)
 COLUMNS = (
     *(column for column in schema.IDENTITY if column.name != "cell_id"),
+    *LABELS,
     Column("profiler_ran", TEXT, "of the capture at this TP"),
     Column("baseline_tp", INT, "smallest TP of the series with a decode time"),
     Column("decode_baseline_ms", FLOAT, "T(baseline): latency cells"),

@@ -22,10 +22,12 @@ from tpsweep.analysis.table import (
     Table,
     View,
     identity,
+    labels_of,
     sort_key,
     text,
 )
 from tpsweep.core import schema
+from tpsweep.core.manifest import LABELS
 from tpsweep.core.program import same_version
 from tpsweep.core.schema import BOOL, TEXT, Column
 from tpsweep.core.workloads import LATENCY, WORKLOADS
@@ -45,6 +47,7 @@ FLAG = {True: "yes", False: "no", None: "n/a"}
 COLUMNS = (
     Column("kind", TEXT, "refused or remark: a cell; comparison: cells of other TP or replicas"),
     *schema.IDENTITY,
+    *LABELS,
     Column("settings", TEXT, "digest of what else could change a number"),
     Column("compared", TEXT, "comparison: its measured lines"),
     Column("subject", TEXT, "failure type or broken rule; what a remark is on; what differs"),
@@ -122,7 +125,7 @@ def _remarks(source: Source) -> Iterator[Record]:
 
 def _of_cell(kind: str, cell: Record) -> Record:
     named = {name: cell[name] for name in (*schema.IDENTITY_NAMES, "settings")}
-    return {**_empty(kind), **named}
+    return {**_empty(kind), **named, **labels_of(cell)}
 
 
 def _refusal(cell: Record, subject: str, detail: Any, *, synthetic: bool) -> Record:
@@ -178,6 +181,7 @@ def _of_series(series: Series) -> Iterator[Record]:
         **_empty(COMPARISON),
         **dict(zip(KEY, series.key, strict=True)),
         "allreduce_backend": series.backend,
+        **series.labels,
         "compared": ", ".join(map(provenance_diff.name_of, measured)) or None,
         "flagged": False,
         "synthetic": any(line.is_synthetic for line in measured),

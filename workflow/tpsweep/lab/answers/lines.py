@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tpsweep.analysis.table import Record, Table, digits
+from tpsweep.analysis.table import Record, Table, digits, model_name
 from tpsweep.core.layout import Layout
 from tpsweep.tables import crossover
 
@@ -74,7 +74,7 @@ def by_subject(lines: Iterable[Record]) -> dict[str, list[Record]]:
 def subject(line: Record) -> str:
     """``llama on H200 (default, 512 tokens in, all-reduce custom)``."""
     how = f"{line['variant']}, {line['input_len']} tokens in, all-reduce {_backend(line)}"
-    return f"{line['model']} on {line['gpu']} ({how})"
+    return f"{model_name(line)} on {line['gpu']} ({how})"
 
 
 def span(values: Iterable[float], unit: str = "") -> str:
