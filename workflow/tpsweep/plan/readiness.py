@@ -64,10 +64,12 @@ def obstacles(sweep: Sweep, environ: Mapping[str, str] = os.environ) -> Obstacle
     programs: dict[Program | None, list[str]] = {}
     for gpu in gpus:  # several classes have one environment, which is asked once
         programs.setdefault(sweep.program(gpu), []).append(gpu)
-    lines = tuple(
-        line for program, own in programs.items() for line in _engine(sweep, program, own, environ)
-    )
-    if sweep.site.cluster == "local":
+    found = [
+        one for program, own in programs.items() for one in _engine(sweep, program, own, environ)
+    ]
+    lines = tuple(line for line, _ in found)
+    # Where some classes can run, the others are lost alone: their preflight fails.
+    if sweep.site.cluster == "local" and {gpu for _, lost in found for gpu in lost} == set(gpus):
         return Obstacles((*certain, *lines))
     return Obstacles(tuple(certain), lines)
 
@@ -81,8 +83,8 @@ def _account(sweep: Sweep, environ: Mapping[str, str]) -> Iterator[str]:
 
 def _engine(
     sweep: Sweep, program: Program | None, gpus: list[str], environ: Mapping[str, str]
-) -> Iterator[str]:
-    """What is wrong with the vLLM of some classes, as far as this machine can tell.
+) -> Iterator[tuple[str, list[str]]]:
+    """What is wrong with the vLLM of some classes, as far as this machine can tell, and for which.
 
     What a container holds is for the preflight: to open an image on a login node takes long.
     """
@@ -97,13 +99,14 @@ def _engine(
         return
     asked = sweep.config.settings.vllm_version
     if problem:
-        yield f"{problem}; {REMEDY}" if program is None else f"python: {problem}"
+        yield f"{problem}; {REMEDY}" if program is None else f"python: {problem}", gpus
     elif found.version and not same_version(asked, found.version):
-        yield f"vllm_version: {asked!r}, allowed: {found.version!r}, which is in {found.where}"
+        allowed = f"allowed: {found.version!r}, which is in {found.where}"
+        yield f"vllm_version: {asked!r}, {allowed}", gpus
     elif found.name == CPU_BUILD and (
         real := [gpu for gpu in gpus if not sweep.site.gpus[gpu].is_cpu]
     ):
-        yield f"vLLM: {found.where} has the CPU build, {', '.join(real)}: GPUs; {REMEDY}"
+        yield f"vLLM: {found.where} has the CPU build, {', '.join(real)}: GPUs; {REMEDY}", real
 
 
 def _installed_here() -> Installed:
