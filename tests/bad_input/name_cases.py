@@ -34,7 +34,7 @@ CASES = (
     Case(
         "label_twice",
         "two models with one label",
-        "config: models.other.label: 'Llama': allowed: a text that names this model",
+        ".label: 'Llama': allowed: a text that names this model alone",
         change(
             "models",
             {

@@ -42,6 +42,15 @@ def _python(project: Project) -> None:
     project.set("workloads/decode/batch", [1, 2, 3])
 
 
+def profile_without_a_site(project: Project) -> None:
+    """The profile names the site for the executor alone."""
+    path = project.folder / "cluster/local/config.yaml"
+    before = path.read_text("utf-8")
+    line = "config:\n  - site=cluster/local/site.yaml\n"
+    assert line in before
+    path.write_text(before.replace(line, ""), "utf-8")
+
+
 def another_site(project: Project) -> None:
     """The folder has the manifest of its rows; then the site has another name."""
     planned = load_sweep({**project.config(), "site": SITE}, project.folder).planned
@@ -107,7 +116,7 @@ CASES = (
         "site_not_given",
         "no site at all",
         "tpsweep: site: missing, allowed: the path of a site.yaml",
-        act=options("--config", "results=results"),
+        profile_without_a_site,
     ),
     Case(
         "configfile_missing",
