@@ -21,7 +21,7 @@ from tpsweep.sweep.sweep import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "workflow", "scripts", "cluster/local", "cluster/pace")
-LIMIT_S = 300
+LIMIT_S = 150
 CHROME = re.compile(
     r"(Using profile |Building DAG of jobs|WorkflowError:$|LockException:$"
     r'|  File "[^"]*/snakemake_executor_plugin_submitit/executor.py", line \d+, in __init__$)|$'

@@ -337,7 +337,7 @@ def test_sigterm_to_the_whole_group_is_said_to_be_the_users(workflow: Workflow) 
     process = workflow.start()
     wait_until((workflow.root / "running").exists)
     os.killpg(process.pid, signal.SIGTERM)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=30)
     assert process.returncode != 0
     assert "stopped by you: 1 jobs done, 2 left; the same command continues" in said
     assert "preempted" not in said
