@@ -95,7 +95,7 @@ def agree(one: list[float], other: list[float]) -> bool:
 
 @pytest.mark.parametrize("name", ["prefill_ms", "tpot_plain_ms", "e2e_ms"])
 def test_llm_and_the_host_measure_the_same(shared: dict[str, Any], name: str) -> None:
-    sides = {side: [x for r in runs for x in r[name]] for side, runs in shared["ways"].items()}
+    sides = {side: [x for r in runs for x in r["4"][name]] for side, runs in shared["ways"].items()}
     print({side: [round(x, 2) for x in samples] for side, samples in sides.items()})
     assert agree(sides["llm"], sides["host"]), sides
 
@@ -109,7 +109,7 @@ def test_a_request_set_takes_as_long_by_either(shared: dict[str, Any]) -> None:
 def test_a_static_batch_is_the_same_before_and_after_serving_and_a_capture(
     shared: dict[str, Any],
 ) -> None:
-    runs = [step["static"] for step in shared["aba"]]
+    runs = [step["static"]["4"] for step in shared["aba"]]
     assert len(runs) == 3 and shared["captured"]
     for run in runs:
         assert run["refusals"] == []

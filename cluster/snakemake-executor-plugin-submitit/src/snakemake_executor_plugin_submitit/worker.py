@@ -233,8 +233,10 @@ class Worker:
     def _popen(
         self, argv: list[str], log: Path, environment: dict[str, str]
     ) -> subprocess.Popen[bytes]:
-        """Start a program as the leader of its own session and process group.
+        """Start a program as the leader of its own process group.
 
+        Not of its own session: a kernel that shares processors between sessions (autogroup) lets
+        an engine that spins while it waits keep all other sessions off them for a second.
         Raises ``OSError``, also for an environment that cannot be had.
         """
         if self.unset:
@@ -248,7 +250,7 @@ class Worker:
                 stderr=subprocess.STDOUT,
                 cwd=self.spec.workdir,
                 env={**self.environment, **environment},
-                start_new_session=True,
+                process_group=0,
                 preexec_fn=dying_with(os.getpid(), signal.SIGKILL),
             )
 
