@@ -16,6 +16,7 @@ import yaml
 from tabulate import tabulate
 
 from tools.published_expectation import published_table
+from tpsweep.core.cell import BF16, FP8_CACHE
 from tpsweep.perfmodel.constants import Constants, constants
 from tpsweep.perfmodel.gpu_specs import Card, cards
 from tpsweep.perfmodel.model_shape import Shape, read_config
@@ -28,7 +29,10 @@ MODELS = Path(__file__).parents[1] / "workflow" / "models"
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured static batch; times in ms. ``fitted``: decode was fitted on it."""
+    """A measured static batch; times in ms.
+
+    ``fitted``: decode was fitted on it; ``cache_fitted``: how fast an FP8 cache is read.
+    """
 
     model: str
     card: Card
@@ -38,11 +42,14 @@ class Measured:
     fitted: bool
     prefill_fitted: bool
     note: str
+    precision: str = BF16
+    cache_fitted: bool = False
 
     @property
     def shape(self) -> Shape:
-        """The model's shape."""
-        return shape_named(self.model)
+        """The model's shape, in the precision that it ran in."""
+        shape = shape_named(self.model)
+        return shape if self.precision == BF16 else shape.online_fp8
 
 
 def shape_named(model: str) -> Shape:
@@ -87,7 +94,19 @@ def fit(rows: Sequence[Measured], start: Constants) -> Constants:
         eager_layer_us=_per_layer_us(row for row in eager if row.run.tp > 1),
         eager_layer_tp1_us=_per_layer_us(row for row in eager if row.run.tp == 1),
     )
+    found = replace(found, fp8_kv_bandwidth_share=_fp8_cache_share(rows, found))
     return replace(found, prefill_flops_share=_prefill_share(rows, found))
+
+
+def _fp8_cache_share(rows: Sequence[Measured], known: Constants) -> float:
+    """From what is left of its rows when everything else is taken off."""
+    shares = []
+    for row in rows:
+        if row.cache_fitted:
+            given = decode(row.shape, DTYPE, row.card, row.run, known)
+            left = row.decode_ms - (given.ms - given.kv)
+            shares.append(known.fp8_kv_bandwidth_share * given.kv / left)
+    return float(np.mean(shares)) if shares else known.fp8_kv_bandwidth_share
 
 
 def _per_layer_us(rows: Iterable[Measured]) -> float:
@@ -106,23 +125,25 @@ def ratio_table(rows: Sequence[Measured]) -> str:
                 "Model": row.model,
                 "TP": run.tp,
                 "Batch": run.batch,
-                "Settings": settings(run),
+                "Settings": settings(run, row.precision),
                 "Decode measured (ms)": row.decode_ms,
                 "expected": f"{step.ms:.2f}",
                 "Decode ratio": f"{step.ms / row.decode_ms:.2f}",
                 "Prefill measured (ms)": row.prefill_ms,
                 "expected ": f"{first.ms:.1f}",
                 "Prefill ratio": f"{first.ms / row.prefill_ms:.2f}",
-                "Decode is": ("fitted" if row.fitted else "held out") + row.note,
+                "Decode is": ("fitted" if row.fitted or row.cache_fitted else "held out")
+                + row.note,
             }
         )
     return tabulate(lines, headers="keys", tablefmt="pipe", disable_numparse=True)
 
 
-def settings(run: Batch) -> str:
-    """All-reduce and mode, in words."""
+def settings(run: Batch, precision: str = BF16) -> str:
+    """All-reduce, mode and precision, in words."""
     backend = "" if run.tp == 1 else run.backend
-    return ", ".join(word for word in (backend, "eager" if run.eager else "") if word)
+    words = (backend, "eager" if run.eager else "", "" if precision == BF16 else precision)
+    return ", ".join(word for word in words if word)
 
 
 def _prefill_share(rows: Sequence[Measured], known: Constants) -> float:
@@ -138,16 +159,24 @@ def _prefill_share(rows: Sequence[Measured], known: Constants) -> float:
 
 def _measured(row: dict[str, object], card: Card) -> Measured:
     fields = ("tp", "batch", "output_len", "backend", "eager")
+    precision = str(row.get("precision", BF16))
+    run = Batch(
+        input_len=INPUT_LEN,
+        cache_dtype="fp8" if precision == FP8_CACHE else None,
+        **{name: row[name] for name in fields if name in row},  # type: ignore[arg-type]
+    )
     note = str(row.get("note", ""))
     return Measured(
         model=str(row["model"]),
         card=card,
-        run=Batch(input_len=INPUT_LEN, **{name: row[name] for name in fields if name in row}),  # type: ignore[arg-type]
+        run=run,
         decode_ms=float(str(row["decode_ms"])),
         prefill_ms=float(str(row["prefill_ms"])),
         fitted=bool(row.get("fitted")),
         prefill_fitted=bool(row.get("prefill_fitted")),
         note=f" ({note})" if note else "",
+        precision=precision,
+        cache_fitted=bool(row.get("cache_fitted")),
     )
 
 

@@ -33,7 +33,7 @@ RUN = Batch(tp=2, batch=1, input_len=512, output_len=128)
 def name(row: Measured) -> str:
     run = row.run
     held = "fitted" if row.fitted else "held-out"
-    mode = "-eager" if run.eager else ""
+    mode = ("-eager" if run.eager else "") + f"-{row.precision}"
     return f"{row.model}-tp{run.tp}-b{run.batch}-{run.backend}{mode}-{held}{row.note}"
 
 
@@ -49,6 +49,8 @@ def test_what_is_fitted_and_what_is_held_out() -> None:
     eight += [("llama-3.1-8b", 2, b, False) for b in (1, 32)]
     eager = [("llama-3.1-8b", tp, 1, True) for tp in (1, 2)]
     assert fitted == {*eight, *eager}
+    cached = [(r.precision, r.run.batch) for r in ROWS if r.cache_fitted]
+    assert cached == [("fp8-kv", 128)]
     assert not [r for r in ROWS if r.fitted and "70b" in r.model]
     assert not [r for r in ROWS if r.fitted and r.run.backend == "nccl"]
 
@@ -60,7 +62,10 @@ def test_the_constants_are_those_of_the_fit() -> None:
 
 
 def test_the_fit_does_not_see_the_rows_held_out() -> None:
-    spoilt = [row if row.fitted else replace(row, decode_ms=1e3) for row in ROWS]
+    used = [row.fitted or row.cache_fitted for row in ROWS]
+    spoilt = [
+        row if keep else replace(row, decode_ms=1e3) for row, keep in zip(ROWS, used, strict=True)
+    ]
     assert fit(spoilt, constants()) == fit(ROWS, constants())
 
 
@@ -77,6 +82,14 @@ def test_terms_of_a_step_by_hand() -> None:
     assert step.ms == pytest.approx(
         step.body + step.kv + step.layers + step.step + step.communication
     )
+
+
+def test_an_fp8_cache_is_read_in_the_time_of_a_bf16_one() -> None:
+    one = replace(RUN, tp=1, batch=128)
+    plain = decode(EIGHT, DTYPE, H200, one)
+    small = decode(EIGHT, DTYPE, H200, replace(one, cache_dtype="fp8"))
+    assert kv_reads(EIGHT, DTYPE, replace(one, cache_dtype="fp8")) == 128 * 576 * 65536
+    assert small.kv == pytest.approx(plain.kv, rel=0.02)
 
 
 def test_communication_by_hand() -> None:

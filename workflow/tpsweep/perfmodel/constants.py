@@ -21,6 +21,7 @@ class Constants:
 
     weight_bandwidth_share: float
     kv_bandwidth_share: float
+    fp8_kv_bandwidth_share: float
     layer_us: float
     step_us: float
     eager_layer_us: float

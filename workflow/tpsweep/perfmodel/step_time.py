@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tpsweep.perfmodel.allreduce import all_reduce_us, curve
 from tpsweep.perfmodel.constants import Constants, NoExpectationError, constants
 from tpsweep.perfmodel.gpu_specs import Card
-from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
+from tpsweep.perfmodel.model_shape import CACHE_BYTES, DTYPE_BYTES, Shape
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def decode(
     flops = 2 * (shape.fast_parameters_per_token + head) * run.batch / run.tp
     return Expected(
         body=1e3 * max(reads / known.weight_bandwidth_share, flops / _flop_s(card, known)),
-        kv=1e3 * kv_reads(shape, dtype, run) / bandwidth / known.kv_bandwidth_share,
+        kv=1e3 * kv_reads(shape, dtype, run) / bandwidth / _cache_share(dtype, run, known),
         layers=shape.layers * known.layer_us / 1e3,
         step=known.step_us / 1e3,
         communication=communication(shape, dtype, card, run, tokens=run.batch),
@@ -127,6 +127,12 @@ def kv_reads(shape: Shape, dtype: str, run: Batch) -> float:
     return run.batch * shape.kv_bytes_read(run.cache_dtype or dtype, run.tp, run.context)
 
 
+def _cache_share(dtype: str, run: Batch, known: Constants) -> float:
+    """Share of the bandwidth at which attention reads a cache of this dtype."""
+    is_fp8 = CACHE_BYTES[run.cache_dtype or dtype] == 1
+    return known.fp8_kv_bandwidth_share if is_fp8 else known.kv_bandwidth_share
+
+
 def _host(shape: Shape, run: Batch, known: Constants) -> float:
     """What the host needs to launch all layers' kernels one by one; 0 under CUDA graphs."""
     if not run.eager:
@@ -137,7 +143,7 @@ def _host(shape: Shape, run: Batch, known: Constants) -> float:
 
 def _refuse(shape: Shape, dtype: str, card: Card) -> None:
     """What unpacking weights takes, 32-bit arithmetic, and other kinds of attention, no row here
-    says. Eight-bit floats are taken to be read, and multiplied, as well as BF16 is."""
+    says. FP8 weights are taken to be read, and multiplied, as well as BF16 ones are."""
     if DTYPE_BYTES[dtype] > DTYPE_BYTES["bfloat16"]:
         raise NoExpectationError(f"no constants for {dtype}")
     if not shape.attends_by_groups:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from .slurm.scripts import BatchScript
+if TYPE_CHECKING:
+    from .slurm.scripts import BatchScript
 
 LAST = "# dry run: nothing was submitted; jobs that need the output of these are not shown\n"
 

@@ -38,7 +38,6 @@ from .request import (
 )
 from .retries import drop_unwanted
 from .site import Site, SiteError, load_site
-from .slurm.cluster import SlurmCluster
 
 INVOKED_FROM = Path.cwd()
 """Snakemake imports its plugins before ``--directory`` or ``workdir:`` lead it elsewhere."""
@@ -103,6 +102,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def _cluster(self, site: Site, parallel: int, latency_s: float) -> Cluster:
         if site.cluster == "local":
             return LocalCluster(site, self.logdir, parallel, self._started)
+        from .slurm.cluster import SlurmCluster  # a local run does not wait for its imports
+
         site = site.model_copy(update={"parallel": parallel})
         return SlurmCluster(site, self.logdir, self.say, self.progress, latency_s)
 
@@ -123,6 +124,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
         Nothing of them was touched, so there is nothing to report of them either.
         """
+        from .slurm.cluster import SlurmCluster
+
         assert isinstance(self.cluster, SlurmCluster)
         requests, refused = [], []
         for job in jobs:
