@@ -219,8 +219,41 @@ def test_fp8_needs_plain_weights_and_gpus(place: Path) -> None:
         assert states == {("bf16", "planned", None), ("fp8", "infeasible", said)}
 
 
+SYNTHETIC = {
+    "num_speculative_tokens": 3,
+    "rejection_sample_method": "synthetic",
+    "synthetic_acceptance_length": 2.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("draft", "gpu", "said"),
+    [
+        (
+            {"method": "ngram", "num_speculative_tokens": 3},
+            "H100",
+            "speculative_config: random weights accept drafts at random; allowed:"
+            " rejection_sample_method: synthetic, with synthetic_acceptance_length",
+        ),
+        (
+            {"method": "ngram", **SYNTHETIC},
+            "cpu",
+            "speculative_config: vLLM has no synthetic acceptance on a CPU",
+        ),
+        ({"method": "ngram", **SYNTHETIC}, "H100", None),
+    ],
+)
+def test_drafts_of_dummy_weights_are_accepted_synthetically(
+    place: Path, draft: dict[str, Any], gpu: str, said: str | None
+) -> None:
+    variants = {"default": {}, "drafts": {"speculative_config": draft}}
+    made = planned(place, DENSE, variants=variants, gpus=[gpu])
+    reasons = {item.cell.engine.variant: item.reason for item in made.planned}
+    assert reasons == {"default": None, "drafts": said}
+
+
 def test_a_variant_with_a_draft_model_is_planned_by_its_lower_bound(place: Path) -> None:
-    draft = {"speculative_config": {"model": "a/draft", "num_speculative_tokens": 3}}
+    draft = {"speculative_config": {"model": "a/draft", **SYNTHETIC}}
     made = planned(place, DENSE, variants={"default": {}, "drafts": draft})
     plan = make_plan(made)
     assert plan.unchecked == [

@@ -295,13 +295,20 @@ def test_a_server_under_load_as_the_smoke_test_found_it(folder: Path) -> None:
     assert 3 * 1280 / busy.seconds == pytest.approx(68.4, rel=0.1)
 
 
+SYNTHETIC_DRAFTS = {
+    "num_speculative_tokens": 3,
+    "rejection_sample_method": "synthetic",
+    "synthetic_acceptance_length": 2.0,
+}
+
+
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
         ({"allreduce_backends": ["flashinfer"]}, "allreduce_backend: 'flashinfer'"),
         ({"tp": [8]}, "all-reduce curve for 8 x NVIDIA H100"),
         (
-            {"variants": {"drafts": {"speculative_config": {"num_speculative_tokens": 3}}}},
+            {"variants": {"drafts": {"speculative_config": SYNTHETIC_DRAFTS}}},
             "no constants for speculative_config",
         ),
         (

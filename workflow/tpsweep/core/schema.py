@@ -108,6 +108,12 @@ FIGURES = (
         for name, what, of in SERVE_METRICS
         for p in PERCENTILES
     ),
+    Column(
+        "acceptance_length",
+        FLOAT,
+        "speculative decoding: tokens per sequence and step with a draft, the model's own token "
+        "included, over the whole cell; null if nothing was drafted",
+    ),
     Column("tokens_per_chunk", FLOAT, "serve: above 1, ITL is per streamed chunk, not per token"),
     Column("ttft_p50_ms_lo", FLOAT, "lowest seed's median"),
     Column("ttft_p50_ms_hi", FLOAT, "highest seed's median"),

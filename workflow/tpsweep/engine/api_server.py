@@ -22,6 +22,7 @@ from tpsweep.core.cell import Engine
 from tpsweep.core.errors import EngineDiedError, StartError
 from tpsweep.core.failure import log_since, log_size, telling_lines
 from tpsweep.engine import load_generator, vllm_api
+from tpsweep.engine.drafts import Drafts
 from tpsweep.engine.load_generator import Sent
 from tpsweep.perfmodel.model_shape import shape_of
 from tpsweep.sweep.request_set import RequestSet
@@ -44,10 +45,15 @@ class Counters:
     finished: float
 
 
+def read_metrics(url: str) -> str:
+    """The metrics of the server at ``url``, in Prometheus' text format."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
+        return str(response.read().decode())
+
+
 def read_counters(url: str) -> Counters:
     """What the server at ``url`` has counted."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
-        said = response.read().decode()
+    said = read_metrics(url)
     hits, finished = (sum(map(float, found.findall(said))) for found in (_HITS, _FINISHED))
     return Counters(hits, finished)
 
@@ -115,6 +121,10 @@ class Server:
     def counters(self) -> Counters:
         """What the server has counted since its start."""
         return read_counters(self.url)
+
+    def drafts(self) -> Drafts:
+        """What became of draft tokens since its start."""
+        return Drafts.read(read_metrics(self.url))
 
     def close(self) -> None:
         """End the server and all below it."""

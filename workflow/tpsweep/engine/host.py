@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 import psutil
 
 from tpsweep.core.errors import EngineDiedError, StartError
-from tpsweep.engine import vllm_api
+from tpsweep.engine import drafts, vllm_api
 from tpsweep.engine.api_server import HOST, Counters, read_counters
+from tpsweep.engine.drafts import Drafts
 from tpsweep.engine.load_generator import MODEL_NAME, Sent
 from tpsweep.engine.load_process import LoadProcess
 from tpsweep.engine.offline import finished
@@ -136,6 +137,10 @@ class EngineHost:
         if not self._url:
             self._serve()
         return read_counters(self._url)
+
+    def drafts(self) -> Drafts:
+        """What became of draft tokens since its start."""
+        return drafts.in_this_process()
 
     @property
     def processes(self) -> dict[str, psutil.Process]:

@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 
 from tpsweep.core.errors import EngineDiedError
-from tpsweep.engine import vllm_api
+from tpsweep.engine import drafts, vllm_api
+from tpsweep.engine.drafts import Drafts
 from tpsweep.engine.profiler import Profiler
 from tpsweep.engine.repeat import Finished, Repeat
 from tpsweep.perfmodel.model_shape import shape_of
@@ -112,6 +113,10 @@ class OfflineEngine:
         except EngineDeadError as error:
             self.alive = False
             raise EngineDiedError(f"vLLM's engine died: {error}") from error
+
+    def drafts(self) -> Drafts:
+        """What became of draft tokens since its start."""
+        return drafts.in_this_process()
 
     @property
     def processes(self) -> dict[str, psutil.Process]:

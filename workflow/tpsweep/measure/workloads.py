@@ -49,7 +49,12 @@ def measure(cell: Cell, engine: Loaded, files: Files, about: EngineRecord) -> Me
     if not isinstance(engine, wanted):
         said = f"workload {cell.workload}: not one of a session of mode {cell.engine.mode}"
         raise ValueError(said)
-    return MEASURE[cell.workload](cell, engine, files, about)
+    if not about.arguments.get("speculative_config"):
+        return MEASURE[cell.workload](cell, engine, files, about)
+    before = engine.drafts()
+    measured = MEASURE[cell.workload](cell, engine, files, about)
+    length = engine.drafts().length_since(before)
+    return replace(measured, figures={**measured.figures, "acceptance_length": length})
 
 
 def _latency(cell: Cell, engine: Offline, _: Files, about: EngineRecord) -> Measurement:

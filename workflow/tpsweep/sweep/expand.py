@@ -73,7 +73,7 @@ def expand(config: Config, site: Site) -> list[Planned]:
         dataset = _find_dataset(name, entry, config.base)
         for engine in _engines(entry, config, site):
             problem = _node_problem(engine, site) or dataset.problem
-            problem = problem or _precision_problem(engine, config)
+            problem = problem or _precision_problem(engine, config) or _drafts_problem(engine)
             for cell in _cells(entry, engine, dataset):
                 _claim(cell, name, owners)
                 matching = [i for i, axes in enumerate(exclusions) if matches(axes, cell)]
@@ -226,6 +226,20 @@ def _precision_problem(engine: Engine, config: Config) -> str | None:
     if shape is not None and shape.quantization is not None:
         method = shape.quantization.method
         return f"precision {engine.precision}: vLLM quantizes plain weights only, not {method}"
+    return None
+
+
+def _drafts_problem(engine: Engine) -> str | None:
+    """Why draft tokens of this engine would say nothing, or do not run; None if they may."""
+    config = engine.args.get("speculative_config")
+    if not isinstance(config, Mapping):
+        return None
+    is_synthetic = config.get("rejection_sample_method") == "synthetic"
+    if is_synthetic and engine.gpu_card == "CPU":
+        return "speculative_config: vLLM has no synthetic acceptance on a CPU"
+    if engine.model.weights == "dummy" and not is_synthetic:
+        said = "random weights accept drafts at random; allowed: rejection_sample_method: synthetic"
+        return f"speculative_config: {said}, with synthetic_acceptance_length"
     return None
 
 

@@ -1,0 +1,40 @@
+"""Speculative decoding as vLLM counts it: drafts, and how many of their tokens were accepted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_DRAFTS = re.compile(r"^vllm:spec_decode_num_drafts_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+_ACCEPTED = re.compile(
+    r"^vllm:spec_decode_num_accepted_tokens_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Counted since the engine's start. A draft is one sequence's in one step."""
+
+    made: float
+    accepted: float
+
+    @classmethod
+    def read(cls, metrics: str) -> Drafts:
+        """From vLLM's metrics in Prometheus' text format (the server's ``/metrics``)."""
+        made, accepted = (sum(map(float, found.findall(metrics))) for found in (_DRAFTS, _ACCEPTED))
+        return cls(made, accepted)
+
+    def length_since(self, before: Drafts) -> float | None:
+        """Acceptance length: tokens per sequence and step with a draft, the model's own included.
+
+        As vLLM defines it (``vllm/v1/spec_decode/metrics.py``); None where nothing was drafted.
+        """
+        made = self.made - before.made
+        return 1 + (self.accepted - before.accepted) / made if made else None
+
+
+def in_this_process() -> Drafts:
+    """Of the engine whose front end is in this process."""
+    import prometheus_client
+
+    return Drafts.read(prometheus_client.generate_latest().decode())
