@@ -162,7 +162,7 @@ def _cells(entry: WorkloadEntry, engine: Engine, dataset: Dataset) -> Iterator[C
         chosen = dict(zip(listed, values, strict=True))
         if is_trace and dataset.path is not None:
             recorded = request_set.recorded_rate(dataset.path, chosen["num_prompts"])
-            chosen["request_rate"] = recorded * chosen["speed"]
+            chosen["request_rate"] = float(f"{recorded * chosen['speed']:.4g}")
         yield Cell(
             **chosen,
             workload=entry.kind,
