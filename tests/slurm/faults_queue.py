@@ -13,7 +13,7 @@ from tests.slurm.workflow import SITE, matrix
 
 @fault
 def job_id_of_somebody_else(case: Case) -> None:
-    """ids begin anew after a reset: another job of the user has the id of ours; then Ctrl-C"""
+    """a reset makes job ids start again: another job of the user gets one of ours; then Ctrl-C"""
     case.begin()
     case.kill()
     job = case.job(HELD)

@@ -232,8 +232,8 @@ SYNTHETIC = {
         (
             {"method": "ngram", "num_speculative_tokens": 3},
             "H100",
-            "speculative_config: random weights accept drafts at random; allowed:"
-            " rejection_sample_method: synthetic, with synthetic_acceptance_length",
+            "speculative_config: with dummy weights, acceptance is random; allowed:"
+            " rejection_sample_method: synthetic",
         ),
         (
             {"method": "ngram", **SYNTHETIC},

@@ -352,6 +352,10 @@ def test_a_trace_has_its_own_rate_at_each_speed(site: Site, tmp_path: Path) -> N
     entry = {**LOAD, "dataset": "trace", "dataset_path": str(path)}
     found = [item.cell for item in plan(site, workloads={"t": {**entry, "speed": [1.0, 4.0]}})]
     assert [(cell.speed, cell.request_rate) for cell in found] == [(1.0, 2.0), (4.0, 8.0)]
+    path.write_text(line.format(0) + line.format(300))
+    (uneven,) = plan(site, workloads={"t": entry})
+    assert uneven.cell.request_rate == 3.333  # tables and names show it
+    path.write_text(line.format(0) + line.format(500))
     (plain,) = plan(site, workloads={"t": entry})
     assert plain.cell.speed == 1.0 and plain.cell.cell_id == found[0].cell_id
     with pytest.raises(ConfigError, match="num_prompts asks for 3"):

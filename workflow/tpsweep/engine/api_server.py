@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from tpsweep.core.failure import log_since, log_size, telling_lines
 from tpsweep.engine import load_generator, vllm_api
 from tpsweep.engine.drafts import Drafts
 from tpsweep.engine.load_generator import Sent
+from tpsweep.engine.metrics import total
 from tpsweep.perfmodel.model_shape import shape_of
 from tpsweep.sweep.request_set import RequestSet
 
@@ -32,8 +32,6 @@ PORT_TRIES = 2
 """Another process may take the port between our check and the server's start."""
 _PORT_TAKEN = "address already in use"
 _END_S = 20.0
-_HITS = re.compile(r"^vllm:prefix_cache_hits_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
-_FINISHED = re.compile(r"^vllm:request_success_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,11 @@ def read_metrics(url: str) -> str:
 
 def read_counters(url: str) -> Counters:
     """What the server at ``url`` has counted."""
-    said = read_metrics(url)
-    hits, finished = (sum(map(float, found.findall(said))) for found in (_HITS, _FINISHED))
-    return Counters(hits, finished)
+    metrics = read_metrics(url)
+    return Counters(
+        total(metrics, "vllm:prefix_cache_hits_total"),
+        total(metrics, "vllm:request_success_total"),
+    )
 
 
 def free_port() -> int:

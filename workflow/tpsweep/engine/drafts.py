@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-_DRAFTS = re.compile(r"^vllm:spec_decode_num_drafts_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
-_ACCEPTED = re.compile(
-    r"^vllm:spec_decode_num_accepted_tokens_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE
-)
+from tpsweep.engine.metrics import total
 
 
 @dataclass(frozen=True)
@@ -21,8 +17,10 @@ class Drafts:
     @classmethod
     def read(cls, metrics: str) -> Drafts:
         """From vLLM's metrics in Prometheus' text format (the server's ``/metrics``)."""
-        made, accepted = (sum(map(float, found.findall(metrics))) for found in (_DRAFTS, _ACCEPTED))
-        return cls(made, accepted)
+        return cls(
+            total(metrics, "vllm:spec_decode_num_drafts_total"),
+            total(metrics, "vllm:spec_decode_num_accepted_tokens_total"),
+        )
 
     def length_since(self, before: Drafts) -> float | None:
         """Acceptance length: tokens per sequence and step with a draft, the model's own included.

@@ -158,6 +158,10 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
     "vllm/tokenizers/__init__.py": ("get_tokenizer",),
     "vllm/transformers_utils/config.py": ("def get_config(",),
     "vllm/v1/metrics/loggers.py": ("vllm:prefix_cache_hits", "vllm:request_success"),
+    "vllm/v1/spec_decode/metrics.py": (
+        "vllm:spec_decode_num_drafts",
+        "vllm:spec_decode_num_accepted_tokens",
+    ),
     "vllm/benchmarks/latency.py": (
         '"--num-iters-warmup"',
         '"--num-iters"',

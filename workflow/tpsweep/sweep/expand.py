@@ -238,8 +238,10 @@ def _drafts_problem(engine: Engine) -> str | None:
     if is_synthetic and engine.gpu_card == "CPU":
         return "speculative_config: vLLM has no synthetic acceptance on a CPU"
     if engine.model.weights == "dummy" and not is_synthetic:
-        said = "random weights accept drafts at random; allowed: rejection_sample_method: synthetic"
-        return f"speculative_config: {said}, with synthetic_acceptance_length"
+        said = (
+            "with dummy weights, acceptance is random; allowed: rejection_sample_method: synthetic"
+        )
+        return f"speculative_config: {said}"
     return None
 
 
