@@ -9,8 +9,10 @@ accepted), then a static batch is measured. Prints one JSON.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 
@@ -19,6 +21,7 @@ def main() -> int:
     model_folder = sys.argv[1]
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from tests.unit.cells import engine, latency_cell, model
+    from tests.unit.measure.test_build_row import engine_record
     from tpsweep.engine import provenance, vllm_api
 
     drafts = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2}
@@ -27,25 +30,34 @@ def main() -> int:
     asked = engine(tp=1, model=model(path=model_folder), args=args)
     os.environ.update(vllm_api.engine_env(asked, provenance.usable_cpus()))
     from tpsweep.engine.host import EngineHost
-    from tpsweep.measure import latency
+    from tpsweep.engine.nvml import GpuGroup
+    from tpsweep.measure import workloads
     from tpsweep.sweep.request_set import RequestSet
 
-    host = EngineHost(vllm_api.llm_arguments(asked), served=True)
+    arguments = vllm_api.llm_arguments(asked)
+    about = engine_record(arguments=arguments, gpus=GpuGroup())
+    host = EngineHost(arguments, served=True)
     before = host.drafts()
     prompts = [[10 + k, 20 + k] * 16 for k in range(4)]
     sent = host.send(RequestSet(prompts, [40] * 4), None, None, 0, {})
     after = host.drafts()
     cell = latency_cell(engine=asked, warmups=1, repeats=3, batch=2, output_len=24)
-    measured = latency.measure(cell, host.static_batch, host.vocabulary)
-    figures = latency.figures(cell, measured)
+    load = {"workload": "serve", "batch": None, "num_prompts": 4, "request_rate": math.inf}
+    with tempfile.TemporaryDirectory() as folder:
+        files = workloads.Files(Path(folder), None)
+        static = workloads.measure(cell, host, files, about)
+        cell = latency_cell(engine=asked, repeats=3, output_len=40, **load)
+        served = workloads.measure(cell, host, files, about)
     found = {
         "errors": [error for error in sent.errors if error],
         "made": after.made - before.made,
         "accepted": after.accepted - before.accepted,
         "length": after.length_since(before),
         "served_tokens": sum(sent.output_lens),
-        "tpot_ms": figures["tpot_ms"],
-        "refusals": latency.refusals(cell, measured),
+        "tpot_ms": static.figures["tpot_ms"],
+        "refusals": static.refusals,
+        "column_static": static.figures["acceptance_length"],
+        "column_served": served.figures["acceptance_length"],
     }
     host.close()
     print(json.dumps(found))

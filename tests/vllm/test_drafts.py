@@ -32,6 +32,9 @@ def test_acceptance_length_is_the_tokens_of_a_step(need_vllm: None, tmp_path: Pa
     assert found["errors"] == [] and found["refusals"] == []
     assert found["tpot_ms"] > 0
     assert found["made"] > 0 and 1 < found["length"] <= 4
+    assert 1 < found["column_served"] <= 4
+    # Static batches are sampled: among random tokens there is seldom anything to draft from.
+    assert found["column_static"] is None or 1 <= found["column_static"] <= 4
     # Each of the four answers begins with a token of its prefill; a step without a draft gives one.
     drafted = found["made"] * found["length"]
     assert 0.8 * found["served_tokens"] < drafted <= found["served_tokens"] - 4

@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -228,6 +228,19 @@ def test_outputs_are_marked_as_incomplete_until_somebody_has_recorded_them(bench
     ]
     assert bench.run(bench.spec(*cells)) == {"a": Result(0), "b": Result(3), "c": Result(0)}
     assert all(mark.exists() for mark in marks.values())
+
+
+def test_engine_and_cells_share_a_session_of_the_kernel(bench: Bench) -> None:
+    # Field 4 after the name in /proc/PID/stat: one group of the scheduler (autogroup) for all.
+    session = "s=$(cat /proc/$$/stat); set -- ${s##*)}; echo $4 >> kernel_sessions"
+    engine = f"bash -c {shlex.quote(session + '; touch $SESSION_DIR/ready; sleep 60')}"
+    spec = replace(
+        bench.spec(bench.cell("a", session), bench.cell("b", session)),
+        command=f"cd {shlex.quote(str(bench.root))} && {engine}",
+    )
+    bench.run(spec)
+    found = bench.text("kernel_sessions").split()
+    assert len(found) == 3 and len(set(found)) == 1
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "worker"])

@@ -56,7 +56,9 @@ def test_what_is_fitted_and_what_is_held_out() -> None:
 
 
 def test_the_constants_are_those_of_the_fit() -> None:
-    found, used = asdict(fit(ROWS, constants())), asdict(constants())
+    used = asdict(constants())
+    other = replace(constants(), fp8_kv_bandwidth_share=0.5)  # no constant is its own start
+    found = asdict(fit(ROWS, other))
     assert found == pytest.approx(used, rel=2e-3)
     assert all(entry["origin"] for entry in document()["constants"].values())
 
