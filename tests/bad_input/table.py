@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.bad_input.case import Case, Report, copy_of, judge, make_template
@@ -45,12 +46,27 @@ def line_of(report: Report) -> str:
     return f"| {_cell(report.wrong)} | `{_cell(shown)}` | {report.code} | {rows} |\n"
 
 
-def table(reports: Iterable[Report]) -> str:
+def table(reports: Sequence[Report]) -> str:
     """The reports as Markdown."""
     return HEADER.format(limit=LINE_LIMIT) + "".join(map(line_of, reports))
 
 
-def run_all(cases: Iterable[Case], folder: Path) -> list[Report]:
+@contextmanager
+def start_all(
+    cases: Sequence[Case], judge_one: Callable[[Case], Report]
+) -> Iterator[dict[str, Future[Report]]]:
+    """A context: reports to come, by name. Cases with an engine run one by one, after the others:
+    beside them its start takes minutes."""
+    quick, slow = [], []
+    for case in cases:
+        (slow if case.needs_vllm else quick).append(case)
+    with ThreadPoolExecutor(TOGETHER) as many, ThreadPoolExecutor(1) as single:
+        found = {case.name: many.submit(judge_one, case) for case in quick}
+        single.submit(wait, list(found.values()))
+        yield found | {case.name: single.submit(judge_one, case) for case in slow}
+
+
+def run_all(cases: Sequence[Case], folder: Path) -> list[Report]:
     """Try the cases, some at a time, each in a project of its own below ``folder``."""
     template = make_template(folder / "template")
 
@@ -60,8 +76,8 @@ def run_all(cases: Iterable[Case], folder: Path) -> list[Report]:
         print(f"{case.name}: {verdict}\n    {report.line[:LINE_LIMIT]}", flush=True)
         return report
 
-    with ThreadPoolExecutor(TOGETHER) as pool:
-        return list(pool.map(tried, cases))
+    with start_all(cases, tried) as found:
+        return [found[case.name].result() for case in cases]
 
 
 def main() -> int:

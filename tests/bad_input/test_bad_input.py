@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from tests.bad_input.case import Case, Report, copy_of, judge, make_template
 from tests.bad_input.cases import CASES
-from tests.bad_input.table import PAGE, TOGETHER, wrong_of
+from tests.bad_input.table import PAGE, start_all, wrong_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BY_NAME = {case.name: case for case in CASES}
@@ -34,12 +34,11 @@ def tried(
     template = make_template(folder / "template")
     asked = (getattr(item, "callspec", None) for item in request.session.items)
     names = {spec.params.get("name") for spec in asked if spec} & set(BY_NAME)
-    with ThreadPoolExecutor(TOGETHER) as pool:
-        yield {
-            name: pool.submit(judge, case, copy_of(template, folder / name))
-            for name, case in BY_NAME.items()
-            if name in names
-        }
+    selected = [case for case in CASES if case.name in names]
+    with start_all(
+        selected, lambda case: judge(case, copy_of(template, folder / case.name))
+    ) as all_:
+        yield all_
 
 
 @pytest.mark.parametrize("name", [pytest.param(case.name, marks=marks(case)) for case in CASES])
