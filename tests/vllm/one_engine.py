@@ -9,7 +9,8 @@ On a GPU, where two engines of the model fit on one card:
 An engine by vLLM's ``LLM`` and an engine host with the same arguments are up side by side and take
 turns with the same static batch and the same request set (``ways``). Then the host alone: a static
 batch before and after serving, serving before and after static batches and a torch capture
-(``aba``). Prints one JSON; times in milliseconds.
+(``aba``). ``--sides llm host`` starts them in the other order, ``--sides host`` leaves ``LLM`` out.
+Prints one JSON; times in milliseconds.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--card", default="CPU")
     parser.add_argument("--batch", type=int, nargs="+", default=[4])
+    parser.add_argument("--sides", nargs="+", default=["host", "llm"], choices=["host", "llm"])
     options = parser.parse_args()
+    if "host" not in options.sides:
+        parser.error("--sides: llm alone, allowed: with host")
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from tests.unit.cells import engine, latency_cell, model
     from tpsweep.engine import profiler, provenance, vllm_api
@@ -131,11 +135,16 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         traces = profiler.TorchProfiler(Path(folder) / "traces", "?")
-        host = EngineHost(arguments, traces, served=True)
-        llm = OfflineEngine(arguments)
-        ways = turns(options.rounds, {"llm": llm, "host": host}, static)
-        sets = turns(options.rounds, {"llm": llm, "host": host}, whole_set)
-        llm.close()
+        start: dict[str, Callable[[], Any]] = {
+            "host": lambda: EngineHost(arguments, traces, served=True),
+            "llm": lambda: OfflineEngine(arguments),
+        }
+        sides = {name: start[name]() for name in options.sides}
+        host = sides["host"]
+        ways = turns(options.rounds, sides, static)
+        sets = turns(options.rounds, sides, whole_set)
+        if "llm" in sides:
+            sides["llm"].close()
         aba = [{"static": static(host), "served": served(host)}]
         aba += [{"static": static(host)}]
         with host.profiled() as recording:
