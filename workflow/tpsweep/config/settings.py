@@ -106,8 +106,11 @@ OWNED: Mapping[str, str] = {
     "load_format": "models (weights)",
     "quantization": "precision, or by the checkpoint",
     "quantization_config": "precision, or by the checkpoint",
-    "pipeline_parallel_size": "nothing (tpsweep measures tensor parallelism)",
-    "prefill_context_parallel_size": "nothing (tpsweep measures tensor parallelism)",
+    "prefill_context_parallel_size": "nothing (not measured; allowed: tp, pp, replicas)",
+    **dict.fromkeys(
+        ("nnodes", "node_rank", "master_addr", "master_port"),
+        "nothing (an engine is on one node)",
+    ),
     **{axis.vllm_arg: axis.config_key for axis in LISTED if axis.vllm_arg and axis.config_key},
     "disable_custom_all_reduce": "allreduce_backends",
     "max_model_len": "the workload's engine",
