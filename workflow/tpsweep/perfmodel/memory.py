@@ -115,7 +115,7 @@ def fit(load: Load, limits: Limits, layout: Layout) -> Fit:
     the least room for its cache."""
     stages = (replace(load, shape=stage) for stage in load.shape.stages(layout.pp))
     found = (_fit(stage, limits, layout) for stage in stages)
-    return min(found, key=lambda stage: (stage.fits, stage.expected_cache_tokens))
+    return min(found, key=lambda one: (one.fits, one.expected_cache_tokens, -one.weights))
 
 
 def _fit(load: Load, limits: Limits, layout: Layout) -> Fit:
