@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
 
+from tpsweep.config.settings import OWNED
 from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.model_shape import stage_layers
 
@@ -38,6 +40,16 @@ def test_the_world_has_as_many_gpus_as_vllm_starts_ranks() -> None:
             theirs.world_size_across_dp,
             theirs.world_size,
         ), layout
+
+
+def test_no_argument_changes_the_world_behind_our_back() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    names = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    sizes = {n for n in names if n.endswith("parallel_size") or n.startswith("data_parallel")}
+    sizes |= names & {"nnodes", "node_rank", "master_addr", "master_port"}
+    # It shares out the cache of the TP ranks there are.
+    assert sizes - set(OWNED) == {"decode_context_parallel_size"}
 
 
 def test_stages_hold_the_layers_that_vllm_gives_them() -> None:
