@@ -103,7 +103,7 @@ def build(source: Source) -> Table:
 
 
 def _records(series: Series, shares: Shares) -> Iterator[Record]:
-    single = [line for line in series.lines if line.layout.replicas == 1]
+    single = [line for line in series.lines if line.layout.is_tp_alone]
     for one in single:
         smaller = [line for line in single if line.tp < one.tp and one.tp % line.tp == 0]
         if series.batch is None:
