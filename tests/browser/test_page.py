@@ -29,7 +29,7 @@ CAPTIONS = [
 ]
 SECTIONS = [
     *("ran", "questions", "tp", "metrics", "models", "tp_pairs", "crossover", "batch_scaling"),
-    *("throughput", "serving", "communication", "terms", "replicas", "floors", "expected", "cost"),
+    *("throughput", "serving", "communication", "terms", "layouts", "floors", "expected", "cost"),
     *("validity", "failures", "holes"),
 ]
 FLAGS = (
