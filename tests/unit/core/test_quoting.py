@@ -32,6 +32,8 @@ TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60).filter(
 """What ``tpsweep.config.settings`` takes as a name or a path."""
 MODELS = TEXTS.filter(lambda text: not PERIODIC.search(slug(text)))
 """As a model's: not what Snakemake would take for a loop."""
+PATHS = TEXTS.filter(lambda text: not text.startswith("~"))
+"""As ``hf_home``, whose ``~`` is somebody's home."""
 ANY_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
 """What a program can be given as a word at all: newlines, too."""
 MARK = "the next word"
@@ -61,7 +63,7 @@ def sweep_of(site: Path, model: str, variant: str, hf_home: str, dataset: str) -
 
 
 @settings(deadline=None, max_examples=80)
-@given(model=MODELS, variant=TEXTS, hf_home=TEXTS, value=ANY_TEXT)
+@given(model=MODELS, variant=TEXTS, hf_home=PATHS, value=ANY_TEXT)
 @example(model=AWKWARD, variant=AWKWARD, hf_home=AWKWARD, value=f"{AWKWARD}\n$(id)")
 @example(model="m", variant="v", hf_home="h", value="Infinity")
 def test_the_session_command_splits_back_to_its_words(
@@ -106,7 +108,7 @@ def rule_template() -> str:
 
 
 @settings(deadline=None, max_examples=80)
-@given(model=TEXTS, hf_home=TEXTS, dataset=TEXTS, log=TEXTS)
+@given(model=MODELS, hf_home=PATHS, dataset=TEXTS, log=TEXTS)
 @example(model=AWKWARD, hf_home=AWKWARD, dataset=AWKWARD, log=AWKWARD)
 def test_the_rules_words_come_through_the_shell(
     site: Path, model: str, hf_home: str, dataset: str, log: str
