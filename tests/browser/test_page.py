@@ -20,7 +20,7 @@ ROWS = ROOT / "results" / "smoke"
 TABLES = (
     *("TP comparison", "Metrics", "Models at increasing TP", "TP against TP", "Crossover"),
     *("Batch scaling", "Serving", "Communication", "What TP divides, and what it does not"),
-    *("TP against replicas", "Floors", "Expected and measured", "Cost: planned and taken"),
+    *("Layouts on the same GPUs", "Floors", "Expected and measured", "Cost: planned and taken"),
     "Validity",
 )
 CAPTIONS = [
