@@ -20,7 +20,7 @@ ROWS = ROOT / "results" / "smoke"
 TABLES = (
     *("TP comparison", "Metrics", "Models at increasing TP", "TP against TP", "Crossover"),
     *("Batch scaling", "Serving", "Communication", "What TP divides, and what it does not"),
-    *("TP against replicas", "Floors", "Expected and measured", "Cost: planned and taken"),
+    *("Layouts on the same GPUs", "Floors", "Expected and measured", "Cost: planned and taken"),
     "Validity",
 )
 CAPTIONS = [
@@ -29,7 +29,7 @@ CAPTIONS = [
 ]
 SECTIONS = [
     *("ran", "questions", "tp", "metrics", "models", "tp_pairs", "crossover", "batch_scaling"),
-    *("throughput", "serving", "communication", "terms", "replicas", "floors", "expected", "cost"),
+    *("throughput", "serving", "communication", "terms", "layouts", "floors", "expected", "cost"),
     *("validity", "failures", "holes"),
 ]
 FLAGS = (

@@ -53,7 +53,7 @@ class Sweep:
             "site": "here",
             "gpu": "H200",
             "gpu_card": "H200",
-            "gpus": tp * axes.get("replicas", 1),
+            "gpus": tp * axes.get("pp", 1) * axes.get("replicas", 1),
             "model": "llama",
             "dtype": "bfloat16",
             "weights": "real",

@@ -82,6 +82,7 @@ def engine_record(**changes: Any) -> EngineRecord:
         "gpus": GPUS,
         "shape": SHAPE,
         "tp_ran": 2,
+        "pp_ran": 1,
         "phases": StartPhases(9.0, 20.0, 11.0, 30.0, 10.0, 9.0, 1.0),
     }
     return EngineRecord(**{**fields, **changes})
@@ -131,6 +132,7 @@ def test_a_sound_measurement_is_not_refused() -> None:
 
 def test_another_tp_is_refused() -> None:
     assert refused(record=engine_record(tp_ran=1)) == ["tp=2 was requested, 1 ran"]
+    assert refused(record=engine_record(pp_ran=2)) == ["pp=1 was requested, 2 ran"]
 
 
 def with_backend(asked: str) -> Cell:

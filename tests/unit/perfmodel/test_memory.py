@@ -14,6 +14,7 @@ from tests.unit.perfmodel.windows import windowed
 from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.constants import document
 from tpsweep.perfmodel.memory import GIB, Limits, Load, activations, fit, problem, smallest_tp
+from tpsweep.perfmodel.model_shape import Shape
 
 ROOT = Path(__file__).parents[3]
 SAID: list[dict[str, Any]] = yaml.safe_load(
@@ -116,3 +117,50 @@ def test_the_smallest_tp_knows_heads_and_nodes() -> None:
 def test_an_eight_bit_cache_takes_half() -> None:
     plain, small = load("llama-3.1-8b", 64, 4096), load("llama-3.1-8b", 64, 4096, "fp8")
     assert fit(plain, H100, Layout(tp=1)).cache == 2 * fit(small, H100, Layout(tp=1)).cache
+
+
+LAYER_70B = 2 * 8192**2 + 2 * 8192 * 1024 + 3 * 8192 * 28672 + 2 * 8192
+EMBEDDING_70B = 128256 * 8192
+
+
+@pytest.mark.parametrize(
+    ("layout", "parameters", "layers"),
+    [
+        (Layout(tp=1, pp=2), 40 * LAYER_70B + EMBEDDING_70B + 8192, 40),
+        (Layout(tp=2, pp=2), (40 * LAYER_70B + EMBEDDING_70B + 8192) / 2, 40),
+        (Layout(tp=1, pp=4), 20 * LAYER_70B + EMBEDDING_70B + 8192, 20),
+        # 80 layers on 3 stages are 27, 27, 26: the first has the embedding, too.
+        (Layout(tp=1, pp=3), 27 * LAYER_70B + EMBEDDING_70B, 27),
+        (Layout(tp=2, pp=2, replicas=2), (40 * LAYER_70B + EMBEDDING_70B + 8192) / 2, 40),
+    ],
+    ids=lambda value: value.label if isinstance(value, Layout) else "",
+)
+def test_the_fullest_stage_of_a_pipeline_by_hand(
+    layout: Layout, parameters: float, layers: int
+) -> None:
+    found = fit(load("llama-3.1-70b", batch=1, length=8192), H100, layout)
+    assert found.weights == 2 * parameters
+    assert found.bytes_per_token == layers * 2 * 8 * 128 * 2 / layout.tp
+    assert found.cache == 8192 * found.bytes_per_token
+
+
+def test_stages_together_weigh_what_the_model_weighs() -> None:
+    for name in ("llama-3.1-8b", "llama-3.1-70b"):
+        whole = shape(name)
+        for pp in (2, 3, 5, 7):
+            stages = whole.stages(pp)
+            assert sum(stage.layers for stage in stages) == whole.layers
+            assert sum(map(weigh, stages)) == weigh(whole)
+            assert [m.name for stage in stages for m in stage.modules] == [
+                m.name for m in whole.modules
+            ]
+
+
+def test_a_tied_embedding_is_in_the_first_stage_and_the_last() -> None:
+    first, last = replace(shape("llama-3.1-8b"), tied_embeddings=True).stages(2)
+    assert [stage.modules[0].name for stage in (first, last)] == ["model.embed_tokens"] * 2
+    assert [stage.modules[0].read for stage in (first, last)] == [0, 1]
+
+
+def weigh(of_what: Shape) -> int:
+    return of_what.weight_bytes("bfloat16")

@@ -101,6 +101,30 @@ def test_communication_by_hand() -> None:
     assert communication(EIGHT, DTYPE, H200, replace(RUN, tp=1), tokens=1) == 0
 
 
+def test_a_step_passes_the_stages_of_a_pipeline_one_after_the_other() -> None:
+    alone = decode(EIGHT, DTYPE, H200, replace(RUN, tp=1))
+    piped = decode(EIGHT, DTYPE, H200, replace(RUN, tp=1, pp=2))
+    for term in ("body", "kv", "layers", "step"):
+        assert getattr(piped, term) == pytest.approx(getattr(alone, term)), term
+    # Hidden state and residual of a token by NCCL, and what a stage costs the engine.
+    send = (7 + 2 * 8192 / 333e3 + constants().stage_us) / 1e3
+    assert piped.communication == pytest.approx(send)
+    both = replace(RUN, tp=2, pp=2)
+    by_hand = communication(EIGHT, DTYPE, H200, RUN, tokens=1)
+    sent = (7 + 8192 / 333e3 + constants().stage_us) / 1e3
+    assert decode(EIGHT, DTYPE, H200, both).communication == pytest.approx(by_hand + sent)
+
+
+def test_chunks_of_a_prefill_are_in_several_stages_at_a_time() -> None:
+    run = replace(RUN, tp=1, batch=64)
+    whole = prefill(EIGHT, DTYPE, H200, replace(run, pp=2))
+    chunked = prefill(EIGHT, DTYPE, H200, replace(run, pp=2, chunks=4))
+    assert chunked.ms == pytest.approx(whole.ms * 5 / 8)
+    # Its sequences then decode in two groups, each in the other stage.
+    groups = decode(EIGHT, DTYPE, H200, replace(run, pp=2, chunks=4))
+    assert groups.ms == pytest.approx(decode(EIGHT, DTYPE, H200, replace(run, pp=2, batch=32)).ms)
+
+
 def test_one_gpu_needs_no_all_reduce_whatever_the_card() -> None:
     assert all_reduce_us("none", cards()["NVIDIA L40S"], 1, 8192) == 0
 

@@ -29,7 +29,7 @@ TABLES = {
         "models",
         "tp_pairs",
         "metrics",
-        "replicas",
+        "layouts",
     ),
     *("floors", "validity", "throughput", "serving", "communication", "terms", "crossover"),
     *("expected", "cost"),

@@ -79,7 +79,7 @@ def test_every_section_says_what_there_is(sweep: Sweep) -> None:
         f"{table}: llama on H200"
         for table in (
             *("TP comparison", "Metrics", "Models at increasing TP", "TP against TP", "Crossover"),
-            *("Batch scaling", "Throughput", "Serving", "TP against replicas", "Floors"),
+            *("Batch scaling", "Throughput", "Serving", "Layouts on the same GPUs", "Floors"),
             *("Expected and measured", "Validity"),
         )
     ]

@@ -120,6 +120,26 @@ def test_narrowing_takes_a_part_of_the_axes(site: Site) -> None:
             "it fits from tp 2",
         ),
         ({"gpus": ["A100"], "tp": [4]}, "tp 4 x replicas 1 = 4 GPUs > 2 on a node of A100"),
+        (
+            {"gpus": ["A100"], "tp": [2], "pp": [2]},
+            "tp 2 x pp 2 x replicas 1 = 4 GPUs > 2 on a node of A100",
+        ),
+        (
+            {"gpus": ["cpu"], "tp": [1], "pp": [2]},
+            "pp 2: vLLM's CPU engine ends at the first step of a pipeline",
+        ),
+        (
+            {
+                "models": {"70b": model("70b")},
+                "workloads": {"d": {**DECODE, "batch": [16], "input_len": [4000]}},
+                "gpus": ["A100"],
+                "tp": [1],
+                "pp": [2],
+            },
+            # 40 layers of 855654400 and an embedding of 1050673152 parameters
+            "weights 70.6 GB of a stage of pp 2 / tp 1 = 70.6 GB + activations 1.7 GB"
+            " + KV cache of 66048 tokens 10.8 GB a GPU",
+        ),
         ({"gpus": ["B200"]}, "site testbed has no B200; it has H100, A100, cpu"),
         (
             {"workloads": {"d": {**DECODE, "batch": [128], "input_len": [4000]}}, "tp": [1]},

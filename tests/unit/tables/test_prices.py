@@ -111,7 +111,7 @@ def test_cost_of_replicas_measured_and_computed(sweep: Sweep) -> None:
     sweep.online(2, ttft=20.0)
     found = {
         (line["workload"], line["tp"], line["replicas"]): line[COST]
-        for line in priced(sweep, "replicas", 2.0)
+        for line in priced(sweep, "layouts", 2.0)
     }
     assert found["latency", 2, 1] == pytest.approx(dollars(2, 900, 1.0, 2.0))
     assert found["latency", 1, 2] == pytest.approx(dollars(2, 800, 1.0, 2.0))
@@ -142,7 +142,7 @@ def test_cost_of_serving_at_its_load(sweep: Sweep) -> None:
     assert "Cost" not in sweep.markdown("serving")
 
 
-@pytest.mark.parametrize("table", ["tp_comparison", "throughput", "replicas"])
+@pytest.mark.parametrize("table", ["tp_comparison", "throughput", "layouts"])
 def test_without_a_price_or_a_row_there_is_no_cost(sweep: Sweep, table: str) -> None:
     for tp in (1, 2):
         sweep.add(tp, tpot=8.0, batch=2)

@@ -25,7 +25,7 @@ Record = dict[str, Any]
 NAMES = (
     *("cells", "machines", "failures"),
     *("tp_comparison", "throughput", "serving", "communication", "terms"),
-    *("batch_scaling", "tp_pairs", "crossover", "floors", "replicas"),
+    *("batch_scaling", "tp_pairs", "crossover", "floors", "layouts"),
     *("expected", "cost", "models", "metrics", "validity"),
 )
 

@@ -61,5 +61,5 @@ def test_holes_are_lines_and_measured_lines_have_figures(tmp_path: Path, seed: i
             assert (line["value"] is None) == (count == 0) == (line["said"] is not None)
     refused = sum(line["kind"] == "refused" for line in sweep.read("validity"))
     assert refused == len(list((sweep.root / "failures").iterdir()))
-    for line in sweep.read("replicas"):
+    for line in sweep.read("layouts"):
         assert (line["output_tok_s"] is None) == (line["source"] is None)

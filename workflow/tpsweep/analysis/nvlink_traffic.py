@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from tpsweep.analysis.table import Record
+from tpsweep.core.layout import Layout
 from tpsweep.perfmodel import nvlink
 from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
 
@@ -54,7 +55,14 @@ def _of_row(row: Record, shape: Shape | None) -> Traffic | None:
     rate = fmean(sent)
     peak = nvlink.peak_gb_s(row["gpu_link"], row["gpu_card"])
     decode = None
-    if shape is not None and row["dtype"] in DTYPE_BYTES and row["tpot_ms"] and row["e2e_ms"]:
+    is_one_stage = Layout.of(row).pp == 1  # stages pass on other things, too
+    if (
+        shape is not None
+        and is_one_stage
+        and row["dtype"] in DTYPE_BYTES
+        and row["tpot_ms"]
+        and row["e2e_ms"]
+    ):
         part = decode_part(shape, row["dtype"], row["input_len"], row["output_len"])
         decode = rate * row["e2e_ms"] * part / ((row["output_len"] - 1) * row["tpot_ms"])
     return Traffic(

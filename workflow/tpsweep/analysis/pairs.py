@@ -7,6 +7,7 @@ from itertools import combinations
 
 from tpsweep.analysis.series import HEAD, KEY, Line, Series, dummy_note, other_hosts, unlike
 from tpsweep.analysis.table import IDENTITY_VIEWS, SYNTHETIC, Record, View, identity
+from tpsweep.core.axes import LAYOUT
 from tpsweep.core.manifest import LABELS
 from tpsweep.core.schema import INT, TEXT, Column
 
@@ -21,7 +22,7 @@ PAIR_TAIL = (
     Column("note", TEXT, "what else differs between the two sides"),
     SYNTHETIC,
 )
-_SIZE_VIEWS = ("TP", "Replicas", "GPUs")
+_SIZE_VIEWS = (*(axis.heading for axis in LAYOUT), "GPUs")
 PAIR_VIEWS = (
     *(view for view in IDENTITY_VIEWS if view.heading not in _SIZE_VIEWS),
     identity("Settings", "settings"),

@@ -229,8 +229,9 @@ class Series:
 
     @cached_property
     def baseline(self) -> Line | None:
-        """The smallest measured TP."""
-        return next((line for line in self.lines if line.measured), None)
+        """The smallest measured TP, without pipeline stages if there is one."""
+        found = [line for line in self.lines if line.measured]
+        return next((line for line in found if line.layout.pp == 1), found[0] if found else None)
 
     @property
     def baseline_tp(self) -> int | None:

@@ -57,9 +57,9 @@ def _engine_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
             "kv_cache_dtype: {value}; allowed: auto, {allowed}",
             {"value": str(cache), "allowed": ", ".join(CACHE_BYTES)},
         )
-    for name, value, allowed in _numbers(arguments):
+    for name, value, allowed in _values(arguments):
         raise PydanticCustomError(
-            "engine_number",
+            "engine_value",
             "{name}: {value}; allowed: {allowed}",
             {"name": name, "value": repr(value), "allowed": allowed},
         )
@@ -74,9 +74,12 @@ def _engine_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return arguments
 
 
-def _numbers(arguments: dict[str, JsonValue]) -> Iterator[tuple[str, JsonValue, str]]:
-    """Arguments that fit and floors are computed with, and vLLM refuses as they are: name, value,
-    what is allowed."""
+def _values(arguments: dict[str, JsonValue]) -> Iterator[tuple[str, JsonValue, str]]:
+    """Arguments that fit and floors are computed with, and vLLM refuses as they are, or that would
+    spread the engine over other GPUs than a job has: name, value, what is allowed."""
+    backend = arguments.get("distributed_executor_backend")
+    if backend not in (None, "mp", "uni"):
+        yield "distributed_executor_backend", backend, "mp, uni (an engine is on one node)"
     offload = arguments.get("cpu_offload_gb")
     if offload is not None and not (_is_number(offload, int | float) and offload >= 0):  # type: ignore[operator]
         yield "cpu_offload_gb", offload, "a number of 0 or more"
@@ -106,8 +109,11 @@ OWNED: Mapping[str, str] = {
     "load_format": "models (weights)",
     "quantization": "precision, or by the checkpoint",
     "quantization_config": "precision, or by the checkpoint",
-    "pipeline_parallel_size": "nothing (tpsweep measures tensor parallelism)",
-    "prefill_context_parallel_size": "nothing (tpsweep measures tensor parallelism)",
+    "prefill_context_parallel_size": "nothing (not measured; allowed: tp, pp, replicas)",
+    **dict.fromkeys(
+        ("nnodes", "node_rank", "master_addr", "master_port"),
+        "nothing (an engine is on one node)",
+    ),
     **{axis.vllm_arg: axis.config_key for axis in LISTED if axis.vllm_arg and axis.config_key},
     "disable_custom_all_reduce": "allreduce_backends",
     "max_model_len": "the workload's engine",
@@ -122,9 +128,17 @@ OWNED: Mapping[str, str] = {
         (
             *("host", "port", "uds", "api_key", "served_model_name", "middleware", "root_path"),
             *("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "api_server_count", "config"),
-            *("data_parallel_address", "data_parallel_rpc_port", "data_parallel_rank", "headless"),
+            *("data_parallel_address", "data_parallel_rpc_port", "headless"),
         ),
         "tpsweep (servers listen on loopback, each with its own port and key)",
+    ),
+    **dict.fromkeys(
+        (
+            *("data_parallel_rank", "data_parallel_start_rank", "data_parallel_size_local"),
+            *("data_parallel_hybrid_lb", "data_parallel_external_lb", "data_parallel_backend"),
+            "data_parallel_multi_port_external_lb",
+        ),
+        "replicas",
     ),
 }
 """Engine arguments that a variant must not hold, and where they are set instead."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tpsweep.core.axes import BY_NAME, LAYOUT, NO_ALLREDUCE
+from tpsweep.core.axes import BY_NAME, LAYOUT, NO_ALLREDUCE, without_defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class Layout:
     """
 
     tp: int
+    pp: int = 1
     replicas: int = 1
 
     @classmethod
@@ -47,7 +48,7 @@ class Layout:
 
     @property
     def shards(self) -> int:
-        """Parts into which the weights of one copy of the model are cut."""
+        """GPUs that hold one copy of the model."""
         return self.gpus // self.replicas
 
     @property
@@ -76,8 +77,12 @@ class Layout:
 
     @property
     def product(self) -> str:
-        """How many GPUs, for a message: ``tp 2 x replicas 2 = 4 GPUs``."""
-        factors = [f"{a.name} {self.sizes[a.name]}" for a in LAYOUT if a.multiplies_gpus]
+        """How many GPUs, for a message: ``tp 2 x replicas 2 = 4 GPUs``. Of a younger axis that
+        nobody asked for it says nothing."""
+        asked = without_defaults(self.sizes)
+        factors = [
+            f"{a.name} {asked[a.name]}" for a in LAYOUT if a.multiplies_gpus and a.name in asked
+        ]
         return f"{' x '.join(factors)} = {self.gpus} GPUs"
 
     @property

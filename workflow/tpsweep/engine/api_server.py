@@ -193,7 +193,7 @@ class Server:
         self.shape = shape_of(config.to_dict())
         self.vocabulary = int(config.vocab_size)
         self.tokenizer = get_tokenizer(model, revision=revision)
-        tp = vllm_api.log_facts(said, self.engine.tp).tp
-        if tp is None:
-            raise StartError("invalid", "tp: vLLM's log does not say which one runs")
-        self.tp = tp
+        facts = vllm_api.log_facts(said, self.engine.tp)
+        if facts.tp is None or facts.pp is None:
+            raise StartError("invalid", "tp, pp: vLLM's log does not say which ones run")
+        self.tp, self.pp = facts.tp, facts.pp

@@ -184,7 +184,10 @@ PROCESS_TITLE = "VLLM::"
 
 _DISPATCH = re.compile(r"Using \[(?P<names>[^\]]*)\] all-reduce backends \(in dispatch order\)")
 _NCCL = re.compile(r"vLLM is using nccl==(?P<version>[\w.]+)")
-_TP = re.compile(r"Initializing a V1 LLM engine .*?\btensor_parallel_size=(?P<tp>\d+)")
+_SIZES = re.compile(
+    r"Initializing a V1 LLM engine .*?\btensor_parallel_size=(?P<tp>\d+)"
+    r".*?\bpipeline_parallel_size=(?P<pp>\d+)"
+)
 _FUSIONS = re.compile(r"Enabled custom fusions: (?P<names>.+?)\s*$", re.MULTILINE)
 _COMPILED = "Compiling a graph for compile range"
 _LOADED = ("Directly load the compiled graph(s)", "Directly load AOT compilation from path")
@@ -248,6 +251,7 @@ class LogFacts:
     nccl_version: str | None
     fusions: str | None
     tp: int | None = None
+    pp: int | None = None
     graphs: str | None = None  # "compiled" at this start | "loaded" from vLLM's cache | "none"
 
 
@@ -548,9 +552,10 @@ def log_facts(text: str, tp: int) -> LogFacts:
     elif dispatch:
         first = dispatch["names"].split(",")[0].strip(" '\"")
         backend = _BACKEND_NAMES.get(first, first.lower())
-    size = _TP.search(text)
+    found = _SIZES.search(text)
+    tp_ran, pp_ran = (int(found["tp"]), int(found["pp"])) if found else (None, None)
     nccl_version = nccl["version"] if nccl else None
-    return LogFacts(backend, nccl_version, fused, int(size["tp"]) if size else None, _graphs(text))
+    return LogFacts(backend, nccl_version, fused, tp_ran, pp_ran, _graphs(text))
 
 
 def _graphs(text: str) -> str | None:

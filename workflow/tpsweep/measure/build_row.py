@@ -45,6 +45,7 @@ class EngineRecord:
     gpus: GpuGroup = field(repr=False)
     shape: Shape | None
     tp_ran: int
+    pp_ran: int
     phases: StartPhases
 
 
@@ -94,8 +95,12 @@ def refusals(
 ) -> list[str]:
     """Why a row is refused, whatever its workload (measuring rules 2 to 4); empty if it may."""
     reasons = []
-    if engine.tp_ran != cell.engine.tp:
-        reasons.append(f"tp={cell.engine.tp} was requested, {engine.tp_ran} ran")
+    for name, size, ran_size in (
+        ("tp", cell.engine.tp, engine.tp_ran),
+        ("pp", cell.engine.pp, engine.pp_ran),
+    ):
+        if size != ran_size:
+            reasons.append(f"{name}={size} was requested, {ran_size} ran")
     asked, ran = cell.engine.allreduce_backend, engine.log_facts.allreduce_backend
     if asked not in ("auto", "none") and ran != asked:
         reasons.append(f"all-reduce {asked} was requested, vLLM's log says {ran}")
@@ -117,7 +122,9 @@ def _share(engine: Engine, shape: Shape | None) -> float:
         work = None
     if work is None or work.no_floors:
         return 0.0
-    return max(work.shape.weight_bytes(work.dtype) / engine.tp - work.offloaded, 0.0)
+    stages = work.shape.stages(engine.pp)
+    least = min(stage.weight_bytes(work.dtype) for stage in stages) / engine.tp
+    return max(least - work.offloaded, 0.0)
 
 
 def _idle_gpus(engine: EngineRecord, cell: Cell, windows: Sequence[GpuWindow | None]) -> list[str]:
@@ -205,6 +212,7 @@ def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context
         "engine_args": json.dumps(engine.arguments, sort_keys=True),
         "engine_env": json.dumps(engine.environment, sort_keys=True),
         "tp_ran": engine.tp_ran,
+        "pp_ran": engine.pp_ran,
         "model_path": engine.arguments["model"],
         "model_digest": cell.engine.model.digest,
         "engine_id": engine.engine_id,

@@ -47,20 +47,27 @@ class _Step:
     card: Card
     engine: Engine
 
-    def batch(self, batch: int, input_len: int, output_len: int) -> Batch:
+    def batch(self, batch: int, input_len: int, output_len: int, chunks: int) -> Batch:
         # What vLLM takes by itself is taken to be its custom all-reduce.
         asked = self.engine.allreduce_backend
         backend = "custom" if asked in ("auto", "none") else asked
         eager = bool(self.engine.args.get("enforce_eager"))
         lengths = batch, input_len, output_len
-        return Batch(self.engine.tp, *lengths, backend, eager, self.work.cache_dtype)
+        cache = self.work.cache_dtype
+        return Batch(self.engine.tp, *lengths, backend, eager, cache, self.engine.pp, chunks)
 
-    def decode(self, batch: int, input_len: int, output_len: int) -> float:
-        run = self.batch(batch, input_len, output_len)
+    def chunks(self, batch: int, input_len: int) -> int:
+        """Steps in which a pipeline computes the prompts of a static batch."""
+        if self.engine.pp == 1:
+            return 1
+        return math.ceil(batch * input_len / int(self.engine.args["max_num_batched_tokens"]))
+
+    def decode(self, batch: int, input_len: int, output_len: int, chunks: int) -> float:
+        run = self.batch(batch, input_len, output_len, chunks)
         return decode(self.work.shape, self.work.dtype, self.card, run).ms
 
-    def prefill(self, batch: int, input_len: int, output_len: int) -> float:
-        run = self.batch(batch, input_len, output_len)
+    def prefill(self, batch: int, input_len: int, output_len: int, chunks: int = 1) -> float:
+        run = self.batch(batch, input_len, output_len, chunks)
         return prefill(self.work.shape, self.work.dtype, self.card, run).ms
 
 
@@ -97,8 +104,9 @@ def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> 
 def _static(
     cell: Cell, step: _Step, batch: int, input_len: int, output_len: int
 ) -> CellExpectation:
-    first = step.prefill(batch, input_len, output_len)
-    each = step.decode(batch, input_len, output_len)
+    chunks = step.chunks(batch, input_len)
+    first = step.prefill(batch, input_len, output_len, chunks)
+    each = step.decode(batch, input_len, output_len, chunks)
     whole = first + (output_len - 1) * each
     repeats = cell.repeats * whole / 1e3
     seconds = cell.warmups * whole / 1e3 + repeats
@@ -110,15 +118,16 @@ def _static(
 
 def _requests(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellExpectation:
     """A set of requests: as many in flight as the rate, or the limits, make of it."""
-    replicas = cell.engine.replicas
+    replicas, stages = cell.engine.replicas, cell.engine.pp
     requests = math.ceil((cell.num_prompts or 1) / replicas)
     most = min(requests, int(cell.engine.args["max_num_seqs"]))
     if cell.max_concurrency is not None:
         most = min(most, max(1, cell.max_concurrency // replicas))
     # Waiting prompts share a step up to max_num_batched_tokens: their prefill is that much cheaper.
     together = max(1, min(most, int(cell.engine.args["max_num_batched_tokens"]) // input_len))
-    first = step.prefill(together, input_len, output_len) / together
-    full = first + output_len * step.decode(most, input_len, output_len) / most
+    # Of requests that come and go, all stages of a pipeline have some.
+    first = step.prefill(together, input_len, output_len) / together / stages
+    full = first + output_len * step.decode(most, input_len, output_len, stages) / most
     rate = math.inf if cell.request_rate is None else cell.request_rate / replicas
     if rate >= 1e3 / full:
         duration, tpot = requests * full / 1e3, full * most / output_len
@@ -136,10 +145,11 @@ def _in_flight(
     """Decode time per token at ``rate`` requests/s: requests in flight by Little's law, and the
     prefills of others in between."""
     share = min(rate * first / 1e3, 0.99)
-    tpot = step.decode(1, input_len, output_len)
+    stages = step.engine.pp
+    tpot = step.decode(1, input_len, output_len, stages)
     for _ in range(SETTLED):
         flying = min(most, max(1, round(rate * (first + output_len * tpot) / 1e3)))
-        now = step.decode(flying, input_len, output_len) / (1 - share)
+        now = step.decode(flying, input_len, output_len, stages) / (1 - share)
         if now == tpot:
             break
         tpot = now

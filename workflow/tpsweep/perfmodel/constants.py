@@ -27,6 +27,7 @@ class Constants:
     eager_layer_us: float
     eager_layer_tp1_us: float
     prefill_flops_share: float
+    stage_us: float
 
 
 @cache

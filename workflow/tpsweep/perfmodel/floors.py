@@ -42,11 +42,13 @@ def floors_of(cell: Cell, shape: Shape | None) -> Floors:
         work = work_of(engine, shape)
     except NoWorkError as error:
         return Floors(note=f"no floors: {error}")
-    prefill = prefill_floor_ms(work.shape, engine.tp, card, cell.batch, cell.input_len)
+    # Stages of a pipeline may work at a time: on chunks of the prompts, on parts of the batch.
+    prefill = prefill_floor_ms(work.shape, engine.shards, card, cell.batch, cell.input_len)
+    batch = -(-cell.batch // engine.pp)
     if work.no_floors:
         return Floors(prefill_ms=prefill, note=work.no_floors)
     context = cell.input_len + cell.output_len / 2
-    return Floors(*_decode(work, engine.tp, card, cell.batch, context), prefill)
+    return Floors(*_decode(work, engine.tp, card, batch, context), prefill)
 
 
 def _decode(work: Work, tp: int, card: Card, batch: int, context: float) -> tuple[float, float]:
@@ -77,7 +79,7 @@ def kv_floor_ms(
     return size / (card.bandwidth_tb_s * 1e12) * 1e3
 
 
-def prefill_floor_ms(shape: Shape, tp: int, card: Card, batch: int, input_len: int) -> float:
+def prefill_floor_ms(shape: Shape, gpus: int, card: Card, batch: int, input_len: int) -> float:
     """Time of a prefill's multiply-adds at the card's peak: 2 FLOP x parameters x tokens.
 
     The parameters are those that each token is multiplied with: the embedding is a look-up, and
@@ -86,4 +88,4 @@ def prefill_floor_ms(shape: Shape, tp: int, card: Card, batch: int, input_len: i
     """
     head = shape.vocabulary * shape.hidden * batch
     products = shape.fast_parameters_per_token * batch * input_len + head / shape.head_peak_factor
-    return 2 * products / tp / (card.bf16_tflops * 1e12) * 1e3
+    return 2 * products / gpus / (card.bf16_tflops * 1e12) * 1e3

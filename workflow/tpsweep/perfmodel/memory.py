@@ -74,7 +74,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Fit:
-    """The memory of one GPU at a TP."""
+    """The memory of one GPU at a TP. ``all_weights``: of its pipeline stage, over all ranks."""
 
     tp: int
     all_weights: float
@@ -111,17 +111,25 @@ class Fit:
 
 
 def fit(load: Load, limits: Limits, layout: Layout) -> Fit:
-    """The memory of one GPU if ``load`` is spread as ``layout`` says."""
+    """The memory of one GPU if ``load`` is spread as ``layout`` says; of the pipeline stage with
+    the least room for its cache."""
+    stages = (replace(load, shape=stage) for stage in load.shape.stages(layout.pp))
+    found = (_fit(stage, limits, layout) for stage in stages)
+    return min(found, key=lambda one: (one.fits, one.expected_cache_tokens, -one.weights))
+
+
+def _fit(load: Load, limits: Limits, layout: Layout) -> Fit:
+    """Of one stage, whose shape ``load`` has."""
     shape, tp = load.shape, layout.tp
     each = -(-shape.kv_bytes_per_token(load.cache_dtype, tp) // load.dcp)
     constants = memory_constants()
-    runtime = constants["runtime_gib"] + (constants["runtime_tp_gib"] if tp > 1 else 0)
+    runtime = constants["runtime_gib"] + (constants["runtime_tp_gib"] if layout.shards > 1 else 0)
     usable = (limits.memory_gib - constants["driver_gib"]) * limits.share
     weights = shape.weight_bytes(load.dtype)
     return Fit(
         tp=tp,
         all_weights=weights,
-        weights=max(weights / layout.shards - load.offloaded, 0),
+        weights=max(weights / tp - load.offloaded, 0),
         activations=activations(shape, load.dtype, limits, tp),
         cache=load.cache(limits, tp),
         cache_tokens=load.tokens(limits),
@@ -144,7 +152,8 @@ def activations(shape: Shape, dtype: str, limits: Limits, tp: int) -> float:
     if shape.sparse_layers < shape.layers:
         mlp = 3 * shape.intermediate / tp
     step = limits.batched_tokens * (2 * shape.hidden + mlp) * row
-    return max(step, limits.sequences * shape.vocabulary * (row + 4))
+    logits = limits.sequences * shape.vocabulary * (row + 4) if shape.stage.is_last else 0
+    return max(step, logits)
 
 
 def smallest_tp(load: Load, limits: Limits, layout: Layout, most: int) -> int | None:
@@ -167,7 +176,8 @@ def problem(load: Load, limits: Limits, layout: Layout, *, gpu: str, per_node: i
         return None
     most = per_node // (layout.gpus // tp)
     room = f"{_gb(found.room)} ({limits.memory_gib:g} GiB x {limits.share:g} of {gpu})"
-    split = f"{_gb(found.all_weights)} / tp {tp}"
+    stage = f" of a stage of pp {layout.pp}" if layout.pp > 1 else ""
+    split = f"{_gb(found.all_weights)}{stage} / tp {tp}"
     if load.offloaded:
         split += f" - {_gb(load.offloaded)} on the host"
     weights = f"weights {split} = {_gb(found.weights)}"

@@ -8,6 +8,7 @@ has it in.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter
@@ -65,9 +66,22 @@ class UnknownShapeError(ValueError):
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Which part of a pipeline a shape is of. ``before``: layers in earlier stages."""
+
+    before: int = 0
+    is_first: bool = True
+    is_last: bool = True
+
+
+WHOLE_MODEL = Stage()
+
+
+@dataclass(frozen=True)
 class Shape:
     """A decoder-only transformer, layer by layer, and how its weights are stored. ``vision``:
-    parameters of a multimodal checkpoint beside its decoder."""
+    parameters of a multimodal checkpoint beside its decoder. ``stage``: where in a pipeline it
+    stands; ``decoder`` then has that stage's layers alone."""
 
     model_type: str
     hidden: int
@@ -75,6 +89,7 @@ class Shape:
     max_position: int
     decoder: tuple[Layer, ...]
     tied_embeddings: bool = False
+    stage: Stage = WHOLE_MODEL
     quantization: Scheme | None = None
     vision: int = 0
     content: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -144,6 +159,28 @@ class Shape:
     def _overridden(self) -> dict[str, Shape]:
         return {}
 
+    def stages(self, pp: int) -> tuple[Shape, ...]:
+        """What each of ``pp`` pipeline stages holds: layers as vLLM deals them out
+        (``stage_layers``), the embedding in the first, norm and output head in the last."""
+        if pp == 1:
+            return (self,)
+        if pp not in self._stages:
+            ends = list(itertools.accumulate(stage_layers(self.layers, pp), initial=0))
+            self._stages[pp] = tuple(
+                replace(
+                    self,
+                    decoder=self.decoder[begin:end],
+                    stage=Stage(begin, begin == 0, end == self.layers),
+                    vision=self.vision if begin == 0 else 0,
+                )
+                for begin, end in itertools.pairwise(ends)
+            )
+        return self._stages[pp]
+
+    @cached_property
+    def _stages(self) -> dict[int, tuple[Shape, ...]]:
+        return {}
+
     @property
     def layers(self) -> int:
         """Decoder layers."""
@@ -191,14 +228,17 @@ class Shape:
         return tuple(self._modules())
 
     def _modules(self) -> Iterator[Module]:
-        full = self.vocabulary, self.hidden
-        read = 1 if self.tied_embeddings else 0  # a look-up of one row a sequence, else
-        yield Module("model.embed_tokens", EMBEDDING, VOCAB, *full, read=read)
-        for i, layer in enumerate(self.decoder):
+        full, stage = (self.vocabulary, self.hidden), self.stage
+        is_head = self.tied_embeddings and stage.is_last
+        if stage.is_first or is_head:
+            # A look-up of one row a sequence, but where it is the output head, too.
+            yield Module("model.embed_tokens", EMBEDDING, VOCAB, *full, read=int(is_head))
+        for i, layer in enumerate(self.decoder, start=stage.before):
             yield from layer.modules(f"model.layers.{i}", self.hidden)
-        yield Module("model.norm", NORMS, WHOLE, self.hidden)
-        if not self.tied_embeddings:
-            yield Module("lm_head", HEAD, VOCAB, *full, kind="head")
+        if stage.is_last:
+            yield Module("model.norm", NORMS, WHOLE, self.hidden)
+            if not self.tied_embeddings:
+                yield Module("lm_head", HEAD, VOCAB, *full, kind="head")
         if self.vision:
             yield Module("vision tower", VISION, WHOLE, self.vision, read=0)
 
@@ -376,6 +416,18 @@ class Shape:
     def tps(self) -> list[int]:
         """The TPs over which vLLM can split this model, up to one rank per head."""
         return [tp for tp in range(1, self.heads + 1) if self.tp_problem(tp) is None]
+
+
+def stage_layers(layers: int, pp: int) -> list[int]:
+    """Layers of each pipeline stage: vLLM's ``get_pp_indices``. What is left over goes to the
+    stages before the last one, and to the first only when all others have one more.
+
+    Raises ``ValueError`` for more stages than layers.
+    """
+    if pp > layers:
+        raise ValueError(f"{pp} stages of {layers} layers")
+    each, over = divmod(layers, pp)
+    return [each + (pp - 1 - over <= stage < pp - 1) for stage in range(pp)]
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

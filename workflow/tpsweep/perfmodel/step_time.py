@@ -1,13 +1,15 @@
 """What a static batch should take, before it is measured: prefill and decode, by their terms.
 
 A decode step reads its share of the weights and of the KV cache, pays per layer and per step what
-TP does not divide, and 2L+1 all-reduces and one all-gather of the logits. docs/expectation.md says
-how good that is. Pure functions; times in ms.
+TP does not divide, and 2L+1 all-reduces and one all-gather of the logits. With pipeline stages it
+passes one after the other. docs/expectation.md says how good that is. Pure functions; times in ms.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 from tpsweep.perfmodel.allreduce import all_reduce_us, curve
 from tpsweep.perfmodel.constants import Constants, NoExpectationError, constants
@@ -18,7 +20,8 @@ from tpsweep.perfmodel.model_shape import CACHE_BYTES, DTYPE_BYTES, Shape
 @dataclass(frozen=True)
 class Batch:
     """A static batch and how it is run; lengths in tokens. ``backend`` is the all-reduce that runs
-    (of no meaning at TP=1), ``cache_dtype`` the KV cache's (None: the weights')."""
+    (of no meaning at TP=1), ``cache_dtype`` the KV cache's (None: the weights'). ``pp``: pipeline
+    stages; ``chunks``: steps in which the prompts are computed."""
 
     tp: int
     batch: int
@@ -27,6 +30,14 @@ class Batch:
     backend: str = "custom"
     eager: bool = False
     cache_dtype: str | None = None
+    pp: int = 1
+    chunks: int = 1
+
+    @property
+    def groups(self) -> int:
+        """Parts of the batch that are in different stages at a time: sequences whose prefill was
+        one chunk stay together."""
+        return min(self.pp, self.chunks, self.batch)
 
     @property
     def context(self) -> float:
@@ -55,6 +66,12 @@ class Expected:
         gpu = self.body + self.kv + self.layers + self.step + self.communication
         return max(gpu, self.host)
 
+    def times(self, factor: float) -> Expected:
+        """Every term by ``factor``."""
+        if factor == 1:
+            return self
+        return Expected(*(factor * getattr(self, term.name) for term in fields(self)))
+
 
 def decode(
     shape: Shape, dtype: str, card: Card, run: Batch, known: Constants | None = None
@@ -66,9 +83,16 @@ def decode(
     """
     known = known or constants()
     _refuse(shape, dtype, card)
+    group = replace(run, batch=math.ceil(run.batch / run.groups))
+    stages = [_decode(stage, dtype, card, group, known) for stage in shape.stages(run.pp)]
+    return _passed(stages, _sends(shape, dtype, card, run, known, tokens=group.batch))
+
+
+def _decode(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants) -> Expected:
+    """Of one stage."""
     bandwidth = card.bandwidth_tb_s * 1e12
     reads = weight_reads(shape, dtype, run.batch) / run.tp / bandwidth
-    head = shape.vocabulary * shape.hidden / shape.head_peak_factor
+    head = _head(shape)
     flops = 2 * (shape.fast_parameters_per_token + head) * run.batch / run.tp
     return Expected(
         body=1e3 * max(reads / known.weight_bandwidth_share, flops / _flop_s(card, known)),
@@ -86,8 +110,17 @@ def prefill(
     """The prefill of the whole batch in one go. Raises as ``decode`` does."""
     known = known or constants()
     _refuse(shape, dtype, card)
+    stages = [_prefill(stage, dtype, card, run, known) for stage in shape.stages(run.pp)]
     tokens = run.batch * run.input_len
-    head = shape.vocabulary * shape.hidden * run.batch / shape.head_peak_factor
+    whole = _passed(stages, _sends(shape, dtype, card, run, known, tokens=tokens))
+    # Chunks follow each other: all stages work at a time, but at the two ends.
+    return whole.times((run.chunks + run.pp - 1) / (run.chunks * run.pp))
+
+
+def _prefill(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants) -> Expected:
+    """Of one stage."""
+    tokens = run.batch * run.input_len
+    head = _head(shape) * run.batch
     # Attention: scores and values, half of them masked.
     attention = shape.score_width * run.input_len * tokens
     flops = (2 * (shape.fast_parameters_per_token * tokens + head) + attention) / run.tp
@@ -103,7 +136,10 @@ def prefill(
 
 
 def communication(shape: Shape, dtype: str, card: Card, run: Batch, *, tokens: int) -> float:
-    """2L+1 all-reduces of ``tokens`` rows and the all-gather of the logits, in ms; 0 at TP=1."""
+    """2L+1 all-reduces of ``tokens`` rows and the all-gather of the logits, in ms; 0 at TP=1.
+
+    In a pipeline the first stage has the one of the embedding, the last the logits.
+    """
     if run.tp == 1:
         return 0.0
     row = DTYPE_BYTES[dtype]
@@ -111,7 +147,38 @@ def communication(shape: Shape, dtype: str, card: Card, run: Batch, *, tokens: i
     # vLLM gathers the logits by NCCL whatever the all-reduce is; a rank lacks (n-1)/n of them. Its
     # latency and bandwidth are taken to be those of NCCL's all-reduce.
     logits = run.batch * shape.vocabulary * row * (run.tp - 1) / run.tp
-    return ((2 * shape.layers + 1) * one + curve("nccl", card, run.tp).us(logits)) / 1e3
+    gather = curve("nccl", card, run.tp).us(logits) if shape.stage.is_last else 0.0
+    return ((2 * shape.layers + shape.stage.is_first) * one + gather) / 1e3
+
+
+def _sends(
+    shape: Shape, dtype: str, card: Card, run: Batch, known: Constants, *, tokens: int
+) -> float:
+    """Handing hidden state and residual of ``tokens`` tokens from stage to stage, in ms. Latency
+    and bandwidth are taken to be those of NCCL's all-reduce of two ranks."""
+    if run.pp == 1:
+        return 0.0
+    moved = 2 * tokens * shape.hidden * DTYPE_BYTES[dtype] / run.tp
+    return (run.pp - 1) * (curve("nccl", card, 2).us(moved) + known.stage_us) / 1e3
+
+
+def _passed(stages: Sequence[Expected], sends: float) -> Expected:
+    """One after the other; the step's own cost is that of the engine, and is paid once."""
+    if len(stages) == 1:
+        return stages[0]
+    return Expected(
+        body=math.fsum(stage.body for stage in stages),
+        kv=math.fsum(stage.kv for stage in stages),
+        layers=math.fsum(stage.layers for stage in stages),
+        step=stages[0].step,
+        communication=math.fsum(stage.communication for stage in stages) + sends,
+        host=math.fsum(stage.host for stage in stages),
+    )
+
+
+def _head(shape: Shape) -> float:
+    """Multiply-adds of the output head for a token, less by how much its format is faster."""
+    return shape.vocabulary * shape.hidden / shape.head_peak_factor if shape.stage.is_last else 0.0
 
 
 def weight_reads(shape: Shape, dtype: str, tokens: int) -> float:

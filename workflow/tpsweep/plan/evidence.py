@@ -16,12 +16,13 @@ from statistics import median
 from typing import Any
 
 from tpsweep.core import results_paths
+from tpsweep.core.axes import LAYOUT
 from tpsweep.core.cell import Cell, Engine
 from tpsweep.results.rows import read_rows
 
 _KIND = ("workload", "gpu_card", "model")
 _NEARER = (
-    ("tp", "replicas"),
+    tuple(axis.name for axis in LAYOUT),
     ("input_len", "output_len", "dataset"),
     ("batch", "num_prompts", "request_rate", "max_concurrency"),
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from tpsweep.core import stats
 from tpsweep.core.cell import Cell, Engine
+from tpsweep.core.layout import Layout
 from tpsweep.core.schema import IDENTITY_NAMES, PERCENTILES
 from tpsweep.core.workloads import KINDS, SERVE
 from tpsweep.perfmodel import memory
@@ -38,12 +39,14 @@ class Hole:
 @dataclass(frozen=True)
 class Memory:
     """The memory of a GPU of one engine, as estimated; sizes in GB. ``tight``: by the estimates the
-    asked batch does not fit whole into the cache."""
+    asked batch does not fit whole into the cache. With pipeline stages: of the one with the least
+    room. ``layout``: its label."""
 
     gpu: str
     model: str
     precision: str
     tp: int
+    layout: str
     weights_gb: float
     activations_gb: float
     room_gb: float
@@ -226,15 +229,17 @@ def _holes(planned: list[Planned]) -> list[Hole]:
 
 
 def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
-    """Of each class, model, precision and TP the engine with the largest need."""
-    largest: dict[tuple[str, str, str, int], tuple[memory.Fit, Cell]] = {}
+    """Of each class, model, precision and layout the engine with the largest need; replicas are
+    alike."""
+    largest: dict[tuple[str, str, str, Layout], tuple[memory.Fit, Cell]] = {}
     for item in planned:
         engine = item.cell.engine
         asked = expand.memory_of(item.cell, sweep.config, sweep.site)
         if asked is None or expand.unchecked(engine, sweep.config):
             continue
         found = memory.fit(*asked, engine.layout)
-        key = engine.gpu, engine.model.name, engine.precision, engine.tp
+        one = replace(engine.layout, replicas=1)
+        key = engine.gpu, engine.model.name, engine.precision, one
         known = largest.get(key)
         if known is None or _spare(found) < _spare(known[0]):
             largest[key] = found, item.cell
@@ -243,7 +248,8 @@ def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
             gpu=gpu,
             model=model,
             precision=precision,
-            tp=tp,
+            tp=layout.tp,
+            layout=layout.label,
             weights_gb=found.weights / 1e9,
             activations_gb=found.activations / 1e9,
             room_gb=found.room / 1e9,
@@ -251,7 +257,7 @@ def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
             needed_tokens=found.cache_tokens,
             tight=found.is_tight,
         )
-        for (gpu, model, precision, tp), (found, _) in largest.items()
+        for (gpu, model, precision, layout), (found, _) in largest.items()
     ]
 
 

@@ -135,7 +135,7 @@ def _fit(memory: list[Memory]) -> str:
         [
             one.gpu,
             _named(one.model, one.precision),
-            one.tp,
+            one.layout,
             f"{one.weights_gb:.1f}",
             f"{one.activations_gb:.1f}",
             f"{one.room_gb:.1f}",
@@ -144,7 +144,7 @@ def _fit(memory: list[Memory]) -> str:
         ]
         for one in memory
     ]
-    heads = ["class", "model", "TP", "weights", "activations", "room", "KV tokens", "needed"]
+    heads = ["class", "model", "layout", "weights", "activations", "room", "KV tokens", "needed"]
     table = tabulate(rows, headers=heads, tablefmt="plain", disable_numparse=True)
     title = "Memory of a GPU (GB; room: its share for vLLM; KV tokens: estimate of what is left):"
     return f"{title}\n{table}"

@@ -180,7 +180,7 @@ def _sections(tables: Mapping[str, Table], steps: Mapping[str, Path]) -> list[Se
             drawings=(*communication.drawings, *step_picture(captured.records, steps)),
         ),
         _of_table(split),
-        _of_table(tables["replicas"], FEWER_LINES, figures["pareto"]),
+        _of_table(tables["layouts"], FEWER_LINES, figures["pareto"]),
         _of_table(floor),
         _of_table(tables["expected"]),
         _of_table(tables["cost"]),

@@ -22,6 +22,7 @@ from tpsweep.core import results_paths, saturation
 from tpsweep.core.atomic import replacing
 from tpsweep.core.axes import AXES, BY_NAME
 from tpsweep.core.cell import slug
+from tpsweep.core.layout import Layout
 from tpsweep.core.manifest import SCHEMA
 from tpsweep.core.row_file import write_row
 from tpsweep.core.schema import PERCENTILES, SERVE_METRICS
@@ -41,6 +42,7 @@ ALLOWED = (
 )
 _SAID = {
     "tp": ("tp", "tensor_parallel_size", "tensor-parallel-size"),
+    "pp": ("pp", "pipeline_parallel_size", "pipeline-parallel-size"),
     "replicas": ("replicas", "data_parallel_size", "data-parallel-size"),
     "dtype": ("dtype",),
     "batch": ("batch", "batch_size", "batch-size"),
@@ -197,7 +199,7 @@ def _imported(file: Path, place: int, result: dict[str, Any], given: Mapping[str
         named["request_rate"] = _steady_rate(result, file)
     if any(result.get(key) not in (None, *_ZERO) for key in _RANGE_RATIO):
         named |= dict.fromkeys(("input_len", "output_len"))  # they are means
-    named["gpus"] = named["tp"] and named["tp"] * (named["replicas"] or 1)
+    named["gpus"] = Layout.of(named).gpus or None
     figures = {SERVE: _serve, THROUGHPUT: _throughput, LATENCY: _latency}[kind](result, file)
     if kind == SERVE and named["input_len"] is None and named["output_len"] is None:
         named |= {name: _same(result.get(f"{name}s")) for name in ("input_len", "output_len")}

@@ -74,6 +74,7 @@ def expand(config: Config, site: Site) -> list[Planned]:
         for engine in _engines(entry, config, site):
             problem = _node_problem(engine, site) or dataset.problem
             problem = problem or _precision_problem(engine, config) or _drafts_problem(engine)
+            problem = problem or _pipeline_problem(engine, config)
             for cell in _cells(entry, engine, dataset):
                 _claim(cell, name, owners)
                 matching = [i for i, axes in enumerate(exclusions) if matches(axes, cell)]
@@ -202,7 +203,9 @@ def _find_dataset(name: str, entry: WorkloadEntry, base: Path) -> Dataset:
 
 def hold_problem(cell: Cell, config: Config, site: Site) -> str | None:
     """Why no node of the class can hold the cell, its memory included; None if one can."""
-    return _node_problem(cell.engine, site) or _memory_problem(cell, config, site)
+    engine = cell.engine
+    problem = _node_problem(engine, site) or _pipeline_problem(engine, config)
+    return problem or _memory_problem(cell, config, site)
 
 
 def _node_problem(engine: Engine, site: Site) -> str | None:
@@ -226,6 +229,18 @@ def _precision_problem(engine: Engine, config: Config) -> str | None:
     if shape is not None and shape.quantization is not None:
         method = shape.quantization.method
         return f"precision {engine.precision}: vLLM quantizes plain weights only, not {method}"
+    return None
+
+
+def _pipeline_problem(engine: Engine, config: Config) -> str | None:
+    """Why vLLM cannot run so many pipeline stages; None if it can, or nothing is known."""
+    if engine.pp == 1:
+        return None
+    if engine.gpu_card == "CPU":
+        return f"pp {engine.pp}: vLLM's CPU engine ends at the first step of a pipeline"
+    shape = config.shapes[engine.model.name]
+    if shape is not None and engine.pp > shape.layers:
+        return f"pp {engine.pp}: {engine.model.name} has {shape.layers} layers"
     return None
 
 

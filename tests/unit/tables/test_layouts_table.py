@@ -1,4 +1,4 @@
-"""Table ``replicas`` from synthetic rows: every number recomputed."""
+"""Table ``layouts`` from synthetic rows: every number recomputed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sweep(tmp_path: Path) -> Sweep:
 def lines(sweep: Sweep) -> dict[tuple[int | None, int, int], Record]:
     """By batch, TP and number of engines."""
     sweep.tables()
-    found = sweep.read("replicas")
+    found = sweep.read("layouts")
     return {(line["batch"], line["tp"], line["replicas"]): line for line in found}
 
 
@@ -114,3 +114,21 @@ def test_cost_is_that_of_the_gpus_at_the_rate(sweep: Sweep) -> None:
     # 3.6 USD an hour are a thousandth of a dollar a second: two GPUs, 1e6 / 1500 and 1e6 / 1000 s.
     assert found[2, 2, 1]["usd_per_million_output_tok"] == pytest.approx(2 * 0.001 * 1e6 / 1500)
     assert found[2, 1, 2]["usd_per_million_output_tok"] == pytest.approx(2 * 0.001 * 1e6 / 1000)
+
+
+def test_a_pipeline_stands_beside_the_engine_on_as_many_gpus(sweep: Sweep) -> None:
+    sweep.add(1, tpot=6.5, batch=1)
+    sweep.add(2, tpot=4.3, batch=1, rate=200.0)
+    sweep.add(1, tpot=6.6, batch=1, pp=2, rate=150.0)
+    sweep.add(2, tpot=4.4, batch=1, pp=2, rate=220.0)  # four GPUs, and nothing to stand beside
+    sweep.tables()
+    found = {(line["tp"], line["pp"]): line for line in sweep.read("layouts") if line["runs"]}
+    assert set(found) == {(2, 1), (1, 2)}
+    piped = found[1, 2]
+    assert (piped["gpus"], piped["single_tp"], piped["source"]) == (2, 2, "measured")
+    assert piped["tpot_ms_ratio"] == pytest.approx(6.6 / 4.3)
+    assert piped["output_tok_s_ratio"] == pytest.approx(150 / 200)
+    # Its time is compared with TP=1's, and no pair of TPs has it.
+    compared = {(line["tp"], line["pp"]): line for line in sweep.read("tp_comparison")}
+    assert compared[1, 2]["decode_speedup"] == pytest.approx(6.5 / 6.6)
+    assert {(p["tp_from"], p["tp_to"]) for p in sweep.read("tp_pairs")} == {(1, 2)}

@@ -1,8 +1,9 @@
-"""Table ``replicas``: one engine over several GPUs beside smaller engines on the same GPUs.
+"""Table ``layouts``: the ways to spread a model over the same GPUs, side by side.
 
-Two lines and more per group of GPUs: one engine at the whole TP, then ``n`` engines of TP / n. For
-``serve`` those are measured cells (``replicas: n``); for static batches they are computed from the
-smaller TP's own cell at the n-th part of the batch, and say so. What is missing is a line with why.
+Two lines and more per group of GPUs: one engine at the whole TP, ``n`` engines of TP / n, and every
+other layout that the matrix has on as many GPUs (pipeline stages). For ``serve`` all are measured
+cells (``replicas: n``); for static batches the smaller engines are computed from their own cell at
+the n-th part of the batch, and say so. What is missing is a line with why.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from tpsweep.analysis import percentiles, prices
 from tpsweep.analysis.equal_sequences import Shares
-from tpsweep.analysis.series import HEAD, ORDER, TAIL, Line, Series, Source, dummy_note
+from tpsweep.analysis.series import HEAD, LINE, ORDER, TAIL, Line, Series, Source, dummy_note
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
     NA,
@@ -36,7 +37,7 @@ RATIOS = ("output_tok_s", "tpot_ms", "ttft_p50_ms", "itl_p50_ms")
 COLUMNS = (
     *HEAD,
     Column("source", TEXT, "measured, or computed: <n> times the engine at batch / n"),
-    Column("single_tp", INT, "TP of the one engine on the same GPUs that it stands beside"),
+    Column("single_tp", INT, "TP of the one engine without pipeline stages that it stands beside"),
     Column("tpot_ms", FLOAT, "latency: decode time per output token, median over runs"),
     Column("prefill_ms", FLOAT, "latency: median over runs"),
     Column("ttft_p50_ms", FLOAT, "serve: time to first token, median; median over runs"),
@@ -77,7 +78,7 @@ LEGEND = (
     "Ratios are of medians, without intervals, so they cannot be significant.",
 )
 EMPTY = "No latency or serve cells of one engine over several GPUs in the matrix."
-_ORDER = (*(n for n in ORDER if n not in ("tp", "replicas", "gpus")), "gpus", "replicas", "tp")
+_ORDER = (*(n for n in ORDER if n not in LINE), "gpus", *(n for n in reversed(LINE) if n != "gpus"))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class _Other:
 
 
 def build(source: Source) -> Table:
-    """Every engine over several GPUs beside all smaller ones that its series could have."""
+    """Every engine over several GPUs beside all other layouts that its series could have."""
     static = source.series(LATENCY)
     shares = Shares(static)
     lines = [
@@ -99,11 +100,11 @@ def build(source: Source) -> Table:
     ]
     sort_records(lines, _ORDER)
     legend = (*LEGEND, *prices.legend(lines))
-    return Table("replicas", "TP against replicas", COLUMNS, VIEWS, lines, legend, EMPTY)
+    return Table("layouts", "Layouts on the same GPUs", COLUMNS, VIEWS, lines, legend, EMPTY)
 
 
 def _records(series: Series, shares: Shares) -> Iterator[Record]:
-    single = [line for line in series.lines if line.layout.replicas == 1]
+    single = [line for line in series.lines if line.layout.is_tp_alone]
     for one in single:
         smaller = [line for line in single if line.tp < one.tp and one.tp % line.tp == 0]
         if series.batch is None:
@@ -114,6 +115,12 @@ def _records(series: Series, shares: Shares) -> Iterator[Record]:
             others = [_measured(series, one, tp) for tp in tps]
         else:
             others = [_computed(series, one, line, shares) for line in smaller]
+        seen = [other.line for other in others]
+        others += [
+            _Other(line, 1, line.state, "measured" if line.measured else None)
+            for line in series.lines
+            if line.gpus == one.gpus and line is not one and line not in seen
+        ]
         if not others:
             continue
         whole = _figures(one, 1)
