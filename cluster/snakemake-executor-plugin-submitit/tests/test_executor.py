@@ -139,6 +139,15 @@ rule scripted:
     assert workflow.lines("else where/scripted.txt") == ["ran"]
 
 
+def test_a_site_in_the_home_folder(workflow: Workflow) -> None:
+    workflow.write('rule all:\n    output: "done"\n    shell: "touch {output}"\n')
+    home = workflow.root / "home"
+    home.mkdir()
+    (workflow.root / "site.yaml").rename(home / "site.yaml")
+    workflow.run("--submitit-site", "~/site.yaml", HOME=str(home))
+    assert (workflow.root / "done").exists()
+
+
 def test_start_that_fails_twice_fails_each_cell_by_itself(workflow: Workflow) -> None:
     workflow.write(
         SWEEP.replace("COMMAND,", "COMMAND + ' --fail',").replace(

@@ -58,7 +58,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def __init__(self, workflow: Any, logger: Any) -> None:
         settings = workflow.executor_settings
         try:
-            self.site = load_site(INVOKED_FROM / settings.site)
+            self.site = load_site(INVOKED_FROM / Path(settings.site).expanduser())
             if settings.qos is not None:
                 self.site = self.site.with_qos(settings.qos)
         except SiteError as error:
