@@ -39,6 +39,8 @@ from tpsweep.sweep.sweep import Sweep, load_sweep
 
 BEGIN, END = "[BEGIN SERVER]", "[END SERVER]"
 
+SHARED = """.
+The engine's ranks and the client share this machine's processors, which at TP=2 are all taken"""
 TEXT = """\
 # `vllm bench sweep serve` beside tpsweep
 
@@ -56,7 +58,7 @@ is all that is wanted, and runs are long against that import, the two cost the s
 
 ## The same cell both ways
 
-Medians of the seeds' medians, and output tokens/s; each side on its own engine start.
+Medians of the seeds' medians, and output tokens/s; each side on its own engine start{shared}.
 
 | TP | rate | TTFT p50 (ms) theirs, ours | ITL p50 (ms) theirs, ours | tok/s theirs, ours |
 |---|---|---|---|---|
@@ -148,6 +150,7 @@ def page(sweep: Sweep, found: dict[str, Theirs], command: str) -> str:
         vllm=engine.vllm_version,
         seeds=groups[0][0].repeats,
         note=" (here processors that stand for them)" if engine.gpu_card == "CPU" else "",
+        shared=SHARED if engine.gpu_card == "CPU" else "",
         lines="\n".join(lines),
         agreement="\n".join(agreement),
         samples="\n".join(samples),
