@@ -53,6 +53,7 @@ def test_a_class_that_fails_runs_once_it_is_mended(
     by_hand = check_site(project)
     assert by_hand.returncode == 1, by_hand.stderr[-3000:]
     assert "manifest" not in by_hand.stderr  # there is none yet, and no need of one
+    assert by_hand.stderr.count("preflight of therex1 failed: GPUs: ") == 1  # not its log as well
     assert [(r["name"], r["ok"]) for r in json.loads(by_hand.stdout)] == [("therex1", False)]
 
     done = project.run()
@@ -80,6 +81,7 @@ def test_a_preflight_that_cannot_begin_is_named(new_project: Callable[[], Projec
     (project.folder / "scripts/preflight.py").unlink()
     by_hand = check_site(project)
     assert by_hand.returncode == 1
+    assert "No such file or directory" in by_hand.stderr  # why it could not begin
     (found,) = json.loads(by_hand.stdout)
     assert not found["ok"]
     assert found["checks"][0]["name"] == "job (failed)"

@@ -139,6 +139,38 @@ rule scripted:
     assert workflow.lines("else where/scripted.txt") == ["ran"]
 
 
+def test_a_site_in_the_home_folder(workflow: Workflow) -> None:
+    workflow.write('rule all:\n    output: "done"\n    shell: "touch {output}"\n')
+    home = workflow.root / "home"
+    home.mkdir()
+    (workflow.root / "site.yaml").rename(home / "site.yaml")
+    workflow.run("--submitit-site", "~/site.yaml", HOME=str(home))
+    assert (workflow.root / "done").exists()
+
+
+LATE = """
+import asyncio, atexit, concurrent.futures.thread as pool, threading, time
+run = asyncio.run
+def late(*words):
+    while threading.current_thread() is not threading.main_thread() and not pool._shutdown:
+        time.sleep(0.01)
+    return run(*words)
+asyncio.run = late
+atexit.register(time.sleep, 0.5)
+"""
+"""The thread that asks for the status comes to its event loop only as the interpreter ends."""
+
+
+def test_nothing_to_do_ends_without_a_word_of_the_event_loop(workflow: Workflow) -> None:
+    workflow.write('rule all:\n    output: "done"\n    shell: "touch {output}"\n')
+    workflow.run()
+    (workflow.root / "sitecustomize.py").write_text(LATE)
+    path = f"{workflow.root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    said = workflow.run(PYTHONPATH=path)
+    assert "Nothing to be done" in said
+    assert "futures" not in said
+
+
 def test_start_that_fails_twice_fails_each_cell_by_itself(workflow: Workflow) -> None:
     workflow.write(
         SWEEP.replace("COMMAND,", "COMMAND + ' --fail',").replace(

@@ -254,6 +254,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert text.startswith("SYNTHETIC: made-up rows, never measured.\n")
     assert "decode (ms/token)" in text
+    assert ", 1 replica," in text
     assert "3 with 3 runs per side" in text
     assert main(["compare", str(a), str(b), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -144,6 +144,12 @@ def test_people_see_what_failed_and_why(folder: Folder, capsys: pytest.CaptureFi
         assert words in text
 
 
+def test_a_preflight_is_named_once(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    folder.failed("preflight", "preflight of h100x1: card: NVIDIA L4; the site file says H100")
+    text = shown(folder, capsys)
+    assert "    preflight of h100x1: card: " in text and "preflight: preflight" not in text
+
+
 def test_long_lists_are_cut_for_people_only(
     folder: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,17 @@ def test_names_that_yaml_would_take_for_something_else() -> None:
     assert load_config(read, Path.cwd()).models["no"].weights == "dummy"
 
 
+def test_a_sweep_on_stdout(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", *SWEEP, "--output", "-"]) == 0
+    printed = capsys.readouterr()
+    read = yaml.safe_load(printed.out)
+    assert load_config(read, Path.cwd()) and read["gpus"] == ["A100"]
+    assert printed.err.splitlines() == [
+        "tpsweep init: next: tpsweep plan --profile cluster/<site> --configfile FILE"
+    ]
+    assert not list(folder.iterdir()), "nothing is written"
+
+
 def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
     Path("sweep.yaml").write_text("mine")
     assert "--output: sweep.yaml exists, allowed: a new place" in refusal(capsys, *SWEEP)

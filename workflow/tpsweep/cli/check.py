@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from tpsweep.cli import check_site
 from tpsweep.core import results_paths
 from tpsweep.core.errors import one_line
+from tpsweep.core.failure import in_words
 from tpsweep.core.preflight_record import Record
 from tpsweep.results.load import Results, ResultsError, failed_preflights, load, records
 
@@ -221,7 +222,7 @@ def _lines(report: Report) -> Iterator[str]:
 
 def _failed_lines(cell: Failed) -> str:
     log = f"\n    log: {cell.log}" if cell.log else ""
-    return f"{cell.path}\n    {cell.type}: {cell.message or 'no message'}{log}"
+    return f"{cell.path}\n    {in_words(cell.type, cell.message or 'no message')}{log}"
 
 
 def _section(heading: str, entries: list[str]) -> Iterator[str]:

@@ -41,8 +41,7 @@ def run(site: Path, configfile: Path | None, *, as_json: bool) -> int:
     before = {name: _version(file) for name, file in files.items()}
     command = [sys.executable, "-m", "snakemake", "--profile", str(profile)]
     command += ["--configfile", str(chosen), "--keep-going", "--forcerun", "preflight"]
-    # Profiles are quiet about rules, which hides why a job could not even be submitted.
-    command += ["--quiet", "host", "reason", "--", "preflight_all"]
+    command += ["--", "preflight_all"]
     subprocess.run(command, stdout=sys.stderr, check=False)
     # An earlier record must not be taken for this run's.
     records = {n: _read(f) if _version(f) != before[n] else None for n, f in files.items()}

@@ -25,6 +25,7 @@ from tpsweep.perfmodel.gpu_specs import card_by_name
 from tpsweep.perfmodel.model_shape import DTYPE_BYTES
 
 LOCAL, SLURM = "local", "slurm"
+STDOUT = Path("-")
 WRITTEN = (LATENCY, THROUGHPUT, SERVE, CAPTURE)
 
 
@@ -50,7 +51,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     sweep.add_argument("--dummy", action="store_true", help="random weights")
     sweep.add_argument("--vllm-version", help="default: that of the vLLM installed here")
     sweep.add_argument("--results", default="results", help="results folder")
-    sweep.add_argument("--output", type=Path, default=Path("sweep.yaml"), metavar="FILE")
+    sweep.add_argument(
+        "--output",
+        type=Path,
+        default=Path("sweep.yaml"),
+        metavar="FILE",
+        help="default: sweep.yaml; -: stdout",
+    )
     sweep.set_defaults(make=_sweep)
     site = what.add_parser("site", help="a profile folder: where and how to run")
     site.add_argument("name", help="of the cluster or host")
@@ -85,9 +92,12 @@ def call(options: argparse.Namespace) -> int:
     try:
         files, after = options.make(options)
         for path in files:
-            if path.exists():
+            if path != STDOUT and path.exists():
                 raise UsageError(f"--output: {path} exists, allowed: a new place")
         for path, content in files.items():
+            if path == STDOUT:
+                print(content, end="")
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
                 temporary.write_text(content, "utf-8")
@@ -116,7 +126,8 @@ def _sweep(options: argparse.Namespace) -> tuple[dict[Path, str], str]:
     folder = options.output.parent
     if (folder / "site.yaml").exists() and options.output.name == "sweep.yaml":
         return {options.output: text}, f"tpsweep plan --profile {folder}"
-    after = f"tpsweep plan --profile cluster/<site> --configfile {options.output}"
+    file = "FILE" if options.output == STDOUT else options.output
+    after = f"tpsweep plan --profile cluster/<site> --configfile {file}"
     return {options.output: text}, after
 
 

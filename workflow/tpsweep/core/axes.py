@@ -89,7 +89,8 @@ class Axis:
 
     def words(self, value: Any) -> str:
         """The value as people read it in a label."""
-        return (self.label or f"{self.name} {{}}").format(value)
+        text = (self.label or f"{self.name} {{}}").format(value)
+        return text.removesuffix("s") if text.startswith("1 ") else text
 
 
 _STATIC = tuple(kind.name for kind in KINDS.values() if kind.is_static)

@@ -49,6 +49,11 @@ _TELLING_LINES = 12
 _LINE_LIMIT = 300
 
 
+def in_words(kind: str, message: str) -> str:
+    """Type and message as people read them; a preflight's message names the type itself."""
+    return message if message.startswith(kind) else f"{kind}: {message}"
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why a cell has no row. ``type`` is one of ``TYPES``; ``log`` is a path or empty."""

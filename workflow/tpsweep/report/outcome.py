@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tpsweep.analysis import verdicts
 from tpsweep.analysis.table import Record, Table, model_name
+from tpsweep.core.failure import in_words
 from tpsweep.core.workloads import LATENCY
 from tpsweep.report.page import PAGE
 from tpsweep.results.rows import ROWS
@@ -41,9 +42,7 @@ def _failures(failed: list[Record]) -> Iterator[str]:
     """One line per reason, the most frequent first."""
     counts = Counter((f["type"], " ".join((f["message"] or "no message").split())) for f in failed)
     for (kind, message), count in counts.most_common():
-        # A preflight's message says so itself.
-        named = message if message.startswith(kind) else f"{kind}: {message}"
-        yield f"{count} failed: {named[:300]}"
+        yield f"{count} failed: {in_words(kind, message)[:300]}"
 
 
 def _results(tables: Mapping[str, Table]) -> Iterator[str]:

@@ -34,7 +34,8 @@ def configfile_of(profile: Path) -> Path:
 
 def site_of(profile: Path) -> Path:
     """The site file that the profile's executor uses. Raises as ``read_profile``."""
-    return profile / str(read_profile(profile).get("submitit-site", "site.yaml"))
+    named = str(read_profile(profile).get("submitit-site", "site.yaml"))
+    return profile / Path(named).expanduser()
 
 
 def site_in_words(words: Sequence[str]) -> str | None:

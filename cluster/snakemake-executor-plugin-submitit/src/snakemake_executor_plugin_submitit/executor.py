@@ -58,7 +58,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
     def __init__(self, workflow: Any, logger: Any) -> None:
         settings = workflow.executor_settings
         try:
-            self.site = load_site(INVOKED_FROM / settings.site)
+            self.site = load_site(INVOKED_FROM / Path(settings.site).expanduser())
             if settings.qos is not None:
                 self.site = self.site.with_qos(settings.qos)
         except SiteError as error:
@@ -248,12 +248,18 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             super().shutdown()
         self.log_lock.release()
 
-    async def sleep(self) -> None:
-        """Until the next look, or until gathered jobs are due."""
-        # Without any job the interpreter ends under this thread, which would complain about its
-        # event loop then: it is left alone until there is something to look at.
+    def _wait_thread(self) -> None:
+        """Ask for the status, from the first job on.
+
+        Without any job the interpreter ends under this thread, which would complain about its event
+        loop then: none is made until there is something to look at.
+        """
         while self.wait and not self.has_jobs:
             time.sleep(0.05)
+        super()._wait_thread()
+
+    async def sleep(self) -> None:
+        """Until the next look, or until gathered jobs are due."""
         began = time.monotonic()
         soon, late = began + SOON_FACTOR * self.round_s, began + POLL_S
         while self.wait and time.monotonic() < late and not self._is_due():
