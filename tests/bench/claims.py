@@ -129,6 +129,10 @@ def _three(starts: int) -> tuple[list[str], list[str]]:
     return ["abc"[k % 3] for k in range(starts)], ["def"[k % 3] for k in range(starts)]
 
 
+def _same_two(starts: int) -> tuple[list[str], list[str]]:
+    return ["ab"[k % 2] for k in range(starts)], ["ab"[k % 2] for k in range(starts)]
+
+
 def _same_three(starts: int) -> tuple[list[str], list[str]]:
     return ["abc"[k % 3] for k in range(starts)], ["abc"[k % 3] for k in range(starts)]
 
@@ -142,6 +146,7 @@ CASES = (
     Case("per node: one node for both", _on_nodes(_shared), _shared),
     Case("per node: three nodes a side", _on_nodes(_three), _three),
     Case("per node: the same three for both", _on_nodes(_same_three), _same_three),
+    Case("per node: the same two for both", _on_nodes(_same_two), _same_two),
 )
 
 

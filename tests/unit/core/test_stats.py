@@ -146,7 +146,7 @@ def test_starts_of_one_node_count_as_one() -> None:
     expected = stats.speedup(means[1], means[0])
     assert (found.lo, found.hi) == (pytest.approx(expected.lo), pytest.approx(expected.hi))
     assert compare("aabbb", "ddeee").kind == "within session"  # two nodes a side
-    assert compare("aabbb", "aabbb").kind == "within session"
+    assert compare("aabbb", "abbcc").kind == "within session"  # not the same ones
 
 
 def test_nodes_that_both_sides_ran_on_are_paired() -> None:
@@ -159,6 +159,28 @@ def test_nodes_that_both_sides_ran_on_are_paired() -> None:
     assert paired.hi == pytest.approx(math.exp(np.mean(logs) + half))
     apart = stats.speedup(stats.Side.of(other, [*"def"]), stats.Side.of(runs, [*"abc"]))
     assert apart.hi is not None and paired.hi is not None and apart.hi > 1.2 * paired.hi
+
+
+@pytest.mark.parametrize(("nodes", "others"), [("aabbb", "aabbb"), ("abbbb", "aaaab")])
+def test_on_the_same_two_nodes_what_a_node_does_is_taken_off(nodes: str, others: str) -> None:
+    """Least squares with a column per node and one for the side."""
+    luck = {"a": 1.0, "b": 1.1}
+    runs = [[run[0] * luck[node]] for run, node in zip(FIVES, nodes, strict=True)]
+    slow = [[run[0] * luck[node]] for run, node in zip(SLOWER, others, strict=True)]
+    found = stats.speedup(stats.Side.of(slow, [*others]), stats.Side.of(runs, [*nodes]))
+    design = np.array([[n == "a", n == "b", k < 5] for k, n in enumerate(others + nodes)], float)
+    logs = np.log([run[0] for run in slow + runs])
+    solution, squares, *_ = np.linalg.lstsq(design, logs)
+    covariance = np.linalg.inv(design.T @ design) * squares[0] / 7
+    half = scipy.stats.t.ppf(0.975, 7) * math.sqrt(covariance[2, 2])
+    assert (found.kind, found.verdict) == ("between runs", stats.SIGNIFICANT)
+    assert found.value == pytest.approx(math.exp(solution[2]))
+    assert found.hi == pytest.approx(math.exp(solution[2] + half))
+
+
+def test_two_starts_on_the_same_two_nodes_are_too_few() -> None:
+    two = [stats.Side.of(runs[:2], ["a", "b"]) for runs in (SLOWER, FIVES)]
+    assert stats.speedup(*two).kind == "within session"
 
 
 def test_a_value_of_starts_on_two_nodes_has_no_interval_between_starts() -> None:

@@ -14,10 +14,10 @@ LEVEL = f"95 % interval of its kind; null within a session of under {stats.MIN_R
 """What a column holds that is an end of an interval."""
 KINDS_LEGEND = (
     f"Intervals are 95 %, between engine starts, from {stats.MIN_RUNS} starts a side on (starts of"
-    " one node count as one, unless both sides ran on that node); only then can a difference be"
-    " significant. Where there are fewer, the number of starts is said instead, and ± is the spread"
-    " of the like lines that are named. Intervals within one start are in the .csv and .parquet:"
-    " they say nothing of the next start."
+    " one node count as one, unless both sides ran on the same nodes); only then can a difference"
+    " be significant. Where there are fewer, the number of starts is said instead, and ± is the"
+    " spread of the like lines that are named. Intervals within one start are in the .csv and"
+    " .parquet: they say nothing of the next start."
 )
 """The line below every table that has such intervals."""
 

@@ -140,14 +140,18 @@ class Side:
         return len(self.places) == 1
 
     @cached_property
+    def logs_at(self) -> dict[str, list[float]]:
+        """The runs' ``log_medians`` per node."""
+        names = self.nodes or [str(at) for at in range(len(self.runs))]
+        found = defaultdict(list)
+        for node, log in zip(names, self.log_medians, strict=True):
+            found[node].append(log)
+        return dict(found)
+
+    @cached_property
     def by_node(self) -> dict[str, float]:
         """Mean of the runs' ``log_medians`` per node."""
-        if self.nodes is None:
-            return {str(at): log for at, log in enumerate(self.log_medians)}
-        found = defaultdict(list)
-        for node, log in zip(self.nodes, self.log_medians, strict=True):
-            found[node].append(log)
-        return {node: math.fsum(logs) / len(logs) for node, logs in found.items()}
+        return {node: math.fsum(logs) / len(logs) for node, logs in self.logs_at.items()}
 
     @cached_property
     def starts(self) -> Estimate | None:
@@ -222,6 +226,7 @@ def speedup(
     medians. What counts as independent depends on where they ran:
 
     - All runs of both sides on one node: the runs. What the node does to both cancels.
+    - Both sides on the same two nodes: the runs, each less its node's luck (``_blocked``).
     - Both sides on the same three or more nodes: the nodes, in pairs (Student's t of their
       differences).
     - Else: the nodes; runs of one node are averaged.
@@ -268,8 +273,32 @@ def _difference(before: Side, after: Side) -> Difference | None:
         if len(before.places) >= MIN_RUNS:
             other = after.by_node
             return Difference(*Estimate.of([log - other[n] for n, log in before.by_node.items()]))
-        return None
+        return _blocked(before, after)
     return _welch(before.independent, after.independent)
+
+
+def _blocked(before: Side, after: Side) -> Difference | None:
+    """Of both sides on the same nodes, too few to be paired; None for fewer than ``MIN_RUNS`` runs.
+
+    Least squares with one effect per node and one of the side (a randomized block design): a node
+    counts by what its two means tell of the difference. That a node slows one side more than the
+    other lies in the residuals, too.
+    """
+    if min(len(before.runs), len(after.runs)) < MIN_RUNS:
+        return None
+    sides = before.logs_at, after.logs_at
+    weights, differences, squares = [], [], 0.0
+    for node in before.by_node:
+        here, there = (side[node] for side in sides)
+        weights.append(len(here) * len(there) / (len(here) + len(there)))
+        differences.append(before.by_node[node] - after.by_node[node])
+        for logs, mean in ((here, before.by_node[node]), (there, after.by_node[node])):
+            squares += math.fsum((log - mean) ** 2 for log in logs)
+    total = math.fsum(weights)
+    mean = math.fsum(w * d for w, d in zip(weights, differences, strict=True)) / total
+    squares += math.fsum(w * (d - mean) ** 2 for w, d in zip(weights, differences, strict=True))
+    df = len(before.runs) + len(after.runs) - len(weights) - 1
+    return Difference(mean, squares / df / total, df)
 
 
 def _welch(a: Estimate | None, b: Estimate | None) -> Difference | None:
