@@ -172,7 +172,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Executors side by side.")
     parser.add_argument("counts", type=int, nargs="*", default=[24, 500])
     names = [way.name for way in WAYS]
-    parser.add_argument("--ways", nargs="+", choices=names, default=names, metavar="WAY")
+    known = f"which to measure: {', '.join(repr(name) for name in names)}"
+    parser.add_argument(
+        "--ways", nargs="+", choices=names, default=names, metavar="WAY", help=known
+    )
     parser.add_argument("--phases", action="store_true", help="times of each part, on stderr")
     options = parser.parse_args()
     ways = [way for way in WAYS if way.name in options.ways]
