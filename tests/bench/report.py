@@ -21,7 +21,9 @@ seconds depend on the machine.
 
 ## No-op jobs
 
-`python -m tests.bench.executors`. Each job is one `touch`. A variant that exceeds its time limit is
+`python -m tests.bench.executors`. Each job is one `touch` with `runtime: 5`. *This executor* runs
+with `pack_minutes: 60`: 12 jobs share a Slurm task and run one after another (the default of 10
+lets two share). *A task each* is `pack_minutes: 0`. A variant that exceeds its time limit is
 stopped; *finished* is what it had completed by then.
 
 {executors}

@@ -89,3 +89,21 @@ def test_on_slurm_short_jobs_without_session_share_one_and_others_do_not() -> No
     assert names(jobs, slurm.model_copy(update={"pack_minutes": 0})) == list("abcdef")
     packed = pack(jobs, slurm)[3]
     assert set(packed.requests) == {"a", "c"}
+
+
+def test_sharing_ends_at_the_sites_time_limit_and_the_site_says_so() -> None:
+    gpus = {"g": GpuClass(card="c", per_node=8)}
+    short = Site(name="s", cluster="slurm", gpus=gpus, max_minutes=10, pack_minutes=60)
+    enough = short.model_copy(update={"max_minutes": 62})
+    none = SessionKey("", "", "", 0)
+    jobs = [Request(none, Cell(name, ["true"], Path("log"), 300)) for name in "abcd"]
+    assert names(jobs, short) == list("abcd")  # 8 minutes are left of 10: no two fit
+    assert not any(session.requests for session in pack(jobs, short))
+    assert names(jobs, enough) == ["abcd"]
+    assert short.cut_sharing == (
+        "pack_minutes: 60, but jobs that share may take 8 minutes: "
+        "10 at most, less 2 for the session's end"
+    )
+    assert enough.cut_sharing == ""
+    unasked = Site(name="s", cluster="slurm", gpus=gpus, max_minutes=10)
+    assert unasked.cut_sharing == ""  # the default is no promise

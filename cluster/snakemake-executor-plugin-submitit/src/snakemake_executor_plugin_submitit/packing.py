@@ -131,8 +131,7 @@ def pack(requests: Iterable[Request], site: Site) -> list[Session]:
         short = [request for request in ordered if _is_short(request, site)]
         alone = [request for request in ordered if not _is_short(request, site)]
         sessions += [_session(key, [request]) for request in alone]
-        most = min(site.pack_minutes, longest) if longest is not None else site.pack_minutes
-        for chunk in _split(short, site.max_cells_per_session, most):
+        for chunk in _split(short, site.max_cells_per_session, site.shared_minutes(key.gpu_type)):
             session = _session(key, chunk)
             sessions.append(replace(session, requests={r.cell.id: r for r in chunk}))
     return sessions
@@ -142,7 +141,8 @@ def _is_short(request: Request, site: Site) -> bool:
     """Whether a job may share its session with others that never asked for one."""
     limit_s = request.cell.limit_s
     is_known = limit_s is not None and not request.key.command
-    return is_known and not request.is_alone and 2 * request.minutes <= site.pack_minutes
+    most = site.shared_minutes(request.key.gpu_type)
+    return is_known and not request.is_alone and 2 * request.minutes <= most
 
 
 def _split(requests: list[Request], most: int, longest: float | None) -> Iterable[list[Request]]:

@@ -245,6 +245,22 @@ class Site(Model):
             return longest
         return max(longest - MARGIN_MINUTES, 0)
 
+    def shared_minutes(self, gpu_type: str) -> float:
+        """Minutes that jobs without ``session`` may take together in one Slurm job."""
+        longest = self.work_minutes(gpu_type)
+        return self.pack_minutes if longest is None else min(self.pack_minutes, longest)
+
+    @property
+    def cut_sharing(self) -> str:
+        """One line if the site asks for more sharing than its time limits leave room for, or ""."""
+        most = self.shared_minutes("")
+        if "pack_minutes" not in self.model_fields_set or most >= self.pack_minutes:
+            return ""
+        return (
+            f"pack_minutes: {self.pack_minutes:g}, but jobs that share may take {most:g} minutes: "
+            f"{self.session_minutes('')} at most, less {MARGIN_MINUTES} for the session's end"
+        )
+
     def with_qos(self, name: str) -> Site:
         """The same site under another QOS; raises ``SiteError`` if it is not one of its own."""
         if name not in self.qos_limits:

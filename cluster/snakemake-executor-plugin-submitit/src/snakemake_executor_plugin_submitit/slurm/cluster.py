@@ -60,6 +60,8 @@ class SlurmCluster:
         ledger = Ledger(self.logdir / "ledger.jsonl", say)
         if dropped := left_out(environ):
             say(dropped)
+        if cut := site.cut_sharing:
+            say(cut)
         if ledger.damaged:
             say(f"{ledger.path}: {ledger.damaged} damaged lines were left out")
         self.complaints = complaints = Complaints(say)
