@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
@@ -27,8 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpsweep.core import manifest
+from tpsweep.core.joined_rows import ROWS, keep_part
 from tpsweep.core.row_file import read_row, write_row
-from tpsweep.results.rows import ROWS, read_file
+from tpsweep.results.rows import read_file
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = {
@@ -46,6 +48,7 @@ RATES = (1.0, 4.0, 16.0, 64.0)
 TIMES = ("_ms", "_s", "_samples")
 Row = dict[str, Any]
 
+NOT_JOINED, BY_SESSION = "no", "by session"
 TEXT = """\
 # Speed of tables, figures and page
 
@@ -59,9 +62,10 @@ The goals are 10 s and 2 GB for all tables (rows joined), 20 s for the page.
 |---|---|---|---|---|
 {lines}
 
-Tables, figures and page from row files alone: {total:.1f} s. `results/{rows}` holds all rows, so
-the next `tpsweep tables` reads only the files that changed. Figures and page read the tables, never
-rows. The page is {page:.1f} MB, the figures are {figures} files.
+Rows joined: *no*, row files alone (as if somebody had deleted the rest); *by session*, as a sweep
+leaves them, each engine start its own; *all*, the next time. Whatever is joined, a file that
+changed is read. Tables, figures and page after a sweep: {total:.1f} s. Figures and page read the
+tables, never rows. The page is {page:.1f} MB, the figures are {figures} files.
 """
 
 
@@ -88,8 +92,8 @@ def cells() -> Iterator[Row]:
                     yield {"workload": "serve", **common, **lengths, "request_rate": rate}
 
 
-def make(root: Path) -> int:
-    """Write the results folder; returns how many cells it has."""
+def make(root: Path) -> list[Row]:
+    """Write the results folder; returns its cells."""
     planned = []
     for number, cell in enumerate(cells()):
         cell_id = f"{number:012x}"
@@ -100,7 +104,20 @@ def make(root: Path) -> int:
         lines = [line for made in pool.map(_write, itertools.repeat(root), parts) for line in made]
     table = pa.Table.from_pylist(lines, schema=manifest.SCHEMA)
     pq.write_table(table, root / "matrix.parquet")
-    return len(lines)
+    return planned
+
+
+def leave_parts(root: Path, planned: list[Row]) -> None:
+    """What the sessions of a sweep leave beside their rows: one engine start each."""
+    sessions: dict[str, dict[str, str]] = defaultdict(dict)
+    for cell in planned:
+        sessions[_engine(cell)][cell["cell_id"]] = cell["path"]
+    for name, places in sessions.items():
+        keep_part(root, name, places)
+
+
+def _engine(cell: Row) -> str:
+    return "-".join(str(cell[axis]) for axis in ("gpu", "model", "tp", "run"))
 
 
 def _write(root: Path, planned: list[Row]) -> list[Row]:
@@ -110,7 +127,7 @@ def _write(root: Path, planned: list[Row]) -> list[Row]:
     for cell in planned:
         identity = {name: value for name, value in cell.items() if name != "path"}
         row = {**_scaled(templates[cell["workload"]], cell), **identity, "synthetic": True}
-        row["engine_id"] = f"{cell['gpu']}-{cell['model']}-{cell['tp']}-{cell['run']}"
+        row["engine_id"] = _engine(cell)
         write_row(row, root / cell["path"])
         line = {name: row.get(name) for name in manifest.SCHEMA.names}
         lines.append({**line, "path": cell["path"], "status": "planned", "settings": "synthetic"})
@@ -165,15 +182,19 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "results"
-        count = make(root)
+        planned = make(root)
         size = sum(path.stat().st_size for path in (root / "cells").rglob("*.parquet")) / 1e6
         found = []
         for command, joined in (
-            ("tables", "no"),
+            ("tables", NOT_JOINED),
+            ("tables", BY_SESSION),
             ("figures", ""),
             ("page", ""),
-            ("tables", "yes"),
+            ("tables", "all"),
         ):
+            if joined == BY_SESSION:
+                (root / ROWS).unlink()
+                leave_parts(root, planned)
             found.append({**run(command, root), "joined": joined})
             print(json.dumps(found[-1]), flush=True)
         page = (root / "report.html").stat().st_size / 1e6
@@ -189,11 +210,10 @@ def main() -> None:
             cpus=len(os.sched_getaffinity(0)),
             system=platform.system(),
             python=platform.python_version(),
-            cells=count,
+            cells=len(planned),
             mb=size,
             lines="\n".join(lines),
-            total=sum(f["s"] for f in found[:3]),
-            rows=ROWS,
+            total=sum(f["s"] for f in found[1:4]),
             page=page,
             figures=figures,
         )

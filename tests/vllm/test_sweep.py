@@ -39,6 +39,10 @@ def test_every_cell_is_a_row_measured_at_its_tp(swept: Project) -> None:
     assert (rows.method == METHOD["latency"]).all()
 
 
+def test_sessions_leave_their_rows_joined(swept: Project) -> None:
+    assert (swept.results / ".rows").is_dir()  # `tables` empties it
+
+
 def test_every_static_batch_is_scheduled_at_one_instant(swept: Project) -> None:
     rows = pd.read_parquet(swept.results / "cells")
     assert rows.batch_held.all()

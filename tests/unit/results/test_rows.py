@@ -10,9 +10,9 @@ import pytest
 
 from tests.unit.made_up import Sweep
 from tpsweep.cli.main import main
+from tpsweep.core.joined_rows import PARTS, ROWS, keep_part
 from tpsweep.results import rows
 from tpsweep.results.load import load
-from tpsweep.results.rows import ROWS
 
 
 @pytest.fixture
@@ -50,6 +50,33 @@ def test_what_was_read_is_read_once(sweep: Sweep, monkeypatch: pytest.MonkeyPatc
     again = load(sweep.root).rows
     assert asked == [0]
     assert again.astype(str).equals(first.astype(str))
+
+
+def test_what_sessions_left_is_not_read_from_its_files(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_files = load(sweep.root).rows
+    places = {line["cell_id"]: line["path"] for line in sweep.manifest}
+    first, second = dict(list(places.items())[:5]), dict(list(places.items())[3:10])
+    keep_part(sweep.root, "one", first)
+    keep_part(sweep.root, "two", second)
+    (sweep.root / PARTS / "three.parquet").write_bytes(b"no rows")
+    changed = sweep.root / sweep.manifest[4]["path"]
+    os.utime(changed, ns=(1, 1))
+    asked = count_reads(monkeypatch)
+    joined = load(sweep.root, keep=True).rows
+    assert asked == [3]  # two that no session left, and one that changed
+    assert joined.astype(str).equals(from_files.astype(str))
+    # All are in rows.parquet now.
+    assert not list((sweep.root / PARTS).iterdir())
+    assert load(sweep.root).rows.astype(str).equals(from_files.astype(str))
+    assert asked == [3, 0]
+
+
+def test_a_row_of_another_cell_is_left_to_its_file(sweep: Sweep) -> None:
+    one, other = sweep.manifest[:2]
+    keep_part(sweep.root, "one", {one["cell_id"]: other["path"], "none": "cells/none.parquet"})
+    assert not (sweep.root / PARTS).exists()
 
 
 def test_a_changed_and_a_new_row_are_read_and_stand_in_order(

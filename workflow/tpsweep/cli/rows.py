@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from tpsweep.core import schema
 from tpsweep.core.atomic import replacing
+from tpsweep.core.joined_rows import ROWS
 from tpsweep.results.load import Results, ResultsError, load
-from tpsweep.results.rows import ROWS
 
 FORMATS = (".csv", ".xlsx", ".parquet")
 

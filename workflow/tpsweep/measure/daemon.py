@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,6 +30,7 @@ import psutil
 from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.errors import EngineDiedError, StartError
 from tpsweep.core.failure import classify, log_since, log_size
+from tpsweep.core.joined_rows import keep_part
 from tpsweep.core.program import same_version
 from tpsweep.core.request import SOCKET_NAME, Answer, Request, StartFailure
 from tpsweep.core.row_file import write_row
@@ -97,6 +99,8 @@ class Daemon:
         )
         # pyarrow's first write takes 0.2 s: not in the gap between the first two cells.
         write_row({}, folder / "warm-up.parquet")
+        self.written: defaultdict[Path, dict[str, str]] = defaultdict(dict)
+        """Rows of this start: by results root, the cell's path below it."""
         self._ready = folder / "ready"
         self._client: socket.socket | None = None
         self._guard = Guard(self._engine_died, self.loaded.processes)
@@ -173,6 +177,7 @@ class Daemon:
             write_row(row, Path(request.row))
         except OSError as error:
             return Answer(False, "write", f"{request.row}: {error.strerror}")
+        self.written[root][cell.cell_id] = cell.path
         return Answer(True)
 
     def serve(self, listener: socket.socket) -> int:
@@ -206,6 +211,10 @@ class Daemon:
         self.loaded.close()
         if self.sampler:
             self.sampler.stop()
+        # The GPUs are free. Only speed depends on it, so nothing may come of a failure.
+        for root, places in self.written.items():
+            with contextlib.suppress(OSError):
+                keep_part(root, self.record.engine_id, places)
 
 
 def _answer(client: socket.socket, answer: Answer) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from tpsweep.analysis import verdicts
 from tpsweep.analysis.table import Record, Table, model_name
 from tpsweep.core.failure import in_words
+from tpsweep.core.joined_rows import ROWS
 from tpsweep.core.workloads import LATENCY
 from tpsweep.report.page import PAGE
-from tpsweep.results.rows import ROWS
 from tpsweep.tables import FOLDER, Summary
 
 NEEDS = ("cells", "failures", "tp_pairs", "tp_comparison", "throughput", "serving")

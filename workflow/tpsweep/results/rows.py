@@ -1,8 +1,7 @@
-"""Rows from their files, thousands of small ones, and ``results/rows.parquet``: all in one.
+"""Rows from their files, thousands of small ones, and from where they are joined already.
 
-``tpsweep tables`` keeps ``rows.parquet``, with each file's size and time of change: whoever reads
-the rows next opens only the files that are new or changed. It may be deleted at any time, and
-nothing but speed depends on it.
+``tpsweep tables`` keeps ``rows.parquet``, and sessions leave their rows in ``.rows/``
+(``core.joined_rows``): only files that are in neither, or have changed since, are opened.
 """
 
 from __future__ import annotations
@@ -20,60 +19,69 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tpsweep.core import schema
-from tpsweep.core.atomic import replacing
 from tpsweep.core.axes import BY_NAME
 from tpsweep.core.errors import one_line
-
-ROWS = "rows.parquet"
-"""Every row of the current manifest, with the columns of ``FILE`` beside those of a row."""
-FILE = pa.schema(
-    [("file_path", pa.string()), ("file_size", pa.int64()), ("file_changed_ns", pa.int64())]
+from tpsweep.core.joined_rows import (
+    FILE,
+    PARTS,
+    ROWS,
+    Stamp,
+    read_joined,
+    stamp,
+    stamped,
+    write_joined,
 )
-"""The row's own file, below the results root, as it was when it was read."""
-JOINED = pa.schema([*schema.SCHEMA, *FILE])
+
 LONGEST = 300
 """Characters of a library's error that people get to see: some print all that they were given."""
 MANY = 400
 """Files from which on processes are worth their start."""
 _PART = 100
-Stamp = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
 class Read:
     """``rows`` has the schema ``JOINED``; ``errors`` says why files cannot be read, by cell.
 
-    ``is_kept``: ``rows.parquet`` holds just these rows.
+    ``is_kept``: ``rows.parquet`` holds just these rows. ``parts``: the files of ``.rows/`` that
+    were read.
     """
 
     rows: pa.Table
     errors: dict[str, str]
     is_kept: bool
+    parts: tuple[Path, ...] = ()
 
 
 def read_rows(results: Path, places: Mapping[str, str]) -> Read:
     """The rows of the cells in ``places`` (``cell_id`` to a path below ``results``) that exist."""
-    found = {cell_id: _stamp(results, path) for cell_id, path in places.items()}
-    stamps = {cell_id: stamp for cell_id, stamp in found.items() if stamp is not None}
-    kept = _kept(results / ROWS)
+    found = {cell_id: stamp(results, path) for cell_id, path in places.items()}
+    stamps = {cell_id: one for cell_id, one in found.items() if one is not None}
+    kept = read_joined(results / ROWS)
     same = _unchanged(kept, stamps)
-    known = set(same["cell_id"].to_pylist())
-    wanted = [(cell_id, stamp[0]) for cell_id, stamp in stamps.items() if cell_id not in known]
-    parts = [same]
+    left, tables = _without(stamps, same), [same]
+    parts = tuple(sorted((results / PARTS).glob("*.parquet")))
+    for part in parts:
+        if left:
+            tables.append(_unchanged(read_joined(part), left))
+            left = _without(left, tables[-1])
     errors: dict[str, str] = {}
+    wanted = [(cell_id, one[0]) for cell_id, one in left.items()]
     for table, failed in _read_all(results, wanted):
-        parts.append(_stamped(table, stamps))
+        tables.append(stamped(table, stamps))
         errors |= failed
-    rows = pa.concat_tables(parts).combine_chunks()
+    rows = pa.concat_tables(tables).combine_chunks()
     is_kept = len(same) == len(kept) == len(rows) and (results / ROWS).exists()
-    return Read(_in_order(rows, stamps), errors, is_kept)
+    return Read(_in_order(rows, stamps), errors, is_kept, parts)
 
 
 def keep_rows(results: Path, read: Read) -> None:
-    """Write ``rows.parquet``, unless it is there already. Raises ``OSError``."""
+    """Write ``rows.parquet``, unless it is there already; parts whose rows it has then are
+    removed. Raises ``OSError``."""
     if not read.is_kept:
-        with replacing(results / ROWS) as path:
-            pq.write_table(read.rows, path, compression="zstd", write_page_checksum=True)
+        write_joined(read.rows, results / ROWS)
+    for part in read.parts:
+        part.unlink(missing_ok=True)
 
 
 def _in_order(rows: pa.Table, stamps: Mapping[str, object]) -> pa.Table:
@@ -134,14 +142,6 @@ def _absent(field: pa.Field, length: int) -> pa.Array:
     )
 
 
-def _stamp(results: Path, path: str) -> Stamp | None:
-    try:
-        found = (results / path).stat()
-    except OSError:
-        return None
-    return path, found.st_size, found.st_mtime_ns
-
-
 def _read_all(
     results: Path, wanted: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[pa.Table, dict[str, str]]]:
@@ -174,15 +174,6 @@ def _read_part(results: Path, wanted: Sequence[tuple[str, str]]) -> tuple[bytes,
     return sink.getvalue().to_pybytes(), errors
 
 
-def _kept(path: Path) -> pa.Table:
-    """``rows.parquet``; none of it if it is not there, damaged, or of another schema."""
-    try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read(use_threads=False)
-    except (OSError, pa.ArrowException):
-        return JOINED.empty_table()
-    return table if table.schema.equals(JOINED) else JOINED.empty_table()
-
-
 def _unchanged(kept: pa.Table, stamps: Mapping[str, Stamp]) -> pa.Table:
     """The rows of ``kept`` whose files are as they were."""
     columns = [kept[name].to_pylist() for name in ("cell_id", *FILE.names)]
@@ -190,7 +181,6 @@ def _unchanged(kept: pa.Table, stamps: Mapping[str, Stamp]) -> pa.Table:
     return kept.filter(pa.array(same, pa.bool_()))
 
 
-def _stamped(rows: pa.Table, stamps: Mapping[str, Stamp]) -> pa.Table:
-    own = [stamps[cell_id] for cell_id in rows["cell_id"].to_pylist()]
-    columns = [pa.array([stamp[at] for stamp in own], f.type) for at, f in enumerate(FILE)]
-    return pa.table([*rows.columns, *columns], schema=JOINED)
+def _without(stamps: Mapping[str, Stamp], found: pa.Table) -> dict[str, Stamp]:
+    known = set(found["cell_id"].to_pylist())
+    return {cell_id: one for cell_id, one in stamps.items() if cell_id not in known}
