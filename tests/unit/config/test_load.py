@@ -110,7 +110,7 @@ def test_a_good_config_loads() -> None:
         ("runs", "2", "runs: '2': allowed: a valid integer"),
         ("runs", True, "runs: True: allowed: a valid integer"),
         ("runs", 1.0, "runs: 1.0: allowed: a valid integer"),
-        ("tp", 2, "tp: 2: allowed: a valid list"),
+        ("tp", 2, "tp: 2: allowed: a list, in [ ]"),
         ("tp", ["2"], "tp.0: '2': allowed: a valid integer"),
         ("vllm_version", 0.32, "vllm_version: 0.32: allowed: text"),
         ("vllm_version", "0.32", "vllm_version: '0.32': allowed: a full version"),

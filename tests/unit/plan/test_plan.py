@@ -251,9 +251,51 @@ def test_the_nearest_rows_count(folder: Path) -> None:
 
 def test_few_runs_are_a_warning(folder: Path) -> None:
     workloads = {"decode": DECODE, "often": {**DECODE, "input_len": [64], "runs": 3}}
-    (said,) = make_plan(sweep(folder, workloads=workloads)).warnings
+    asking = {"slurm": {"exclusive": True}}
+    (said,) = make_plan(sweep(folder, asking, workloads=workloads)).warnings
     assert said.startswith("runs: 1 (decode): no difference can be significant; 3 runs")
-    assert not make_plan(sweep(folder, runs=3)).warnings
+    assert not make_plan(sweep(folder, asking, runs=3)).warnings
+
+
+def test_a_class_whose_jobs_ask_for_no_gpu_is_a_warning(folder: Path) -> None:
+    said = "gpus.H100.slurm of the site file asks for no GPU"
+    assert any(w.startswith(said) for w in make_plan(sweep(folder)).warnings)
+    for flags in ({"gres": "gpu:{n}"}, {"gpus-per-node": "{n}"}, {"exclusive": True}):
+        asking = {"gpus": {**SITE["gpus"], "H100": {**SITE["gpus"]["H100"], "slurm": flags}}}
+        warnings = make_plan(sweep(folder, asking)).warnings
+        assert not any(w.startswith(said) for w in warnings), flags
+    no_gpu = make_plan(sweep(folder, gpus=["cpu"])).warnings
+    assert not any("asks for no GPU" in warning for warning in no_gpu)
+
+
+def test_cells_that_their_own_limit_would_end_are_a_warning(folder: Path) -> None:
+    long = {**DECODE, "batch": [1, 4], "output_len": [4000], "repeats": 50, "minutes": 20}
+    long["engine"] = {"max_model_len": 8192}
+    plan = make_plan(sweep(folder, workloads={"long": long}, tp=[1]))
+    late = [expected.seconds for _, expected in plan.expected if expected.seconds > 1200]
+    (said,) = [w for w in plan.warnings if w.startswith("workloads.long.minutes: 20, but ")]
+    assert len(late) == 2 and "2 cells should take longer" in said
+    assert f"up to {max(late) / 60:.0f} minutes, TP=1 b4-" in said
+    short = make_plan(sweep(folder))
+    assert not any("should take longer" in warning for warning in short.warnings)
+
+
+def test_requests_in_flight_are_those_that_the_cache_holds(folder: Path) -> None:
+    """70B at TP=2 leaves an H100 room for few sequences: more cannot share a step."""
+    serve = {"kind": "serve", "num_prompts": [256], "input_len": [2048], "output_len": [512]}
+    serve |= {"request_rate": ["inf"], "warmups": 1, "repeats": 3, "minutes": 60}
+    limits = {"max_model_len": 4096, "max_num_batched_tokens": 2048, "gpu_memory_utilization": 0.93}
+    found = {}
+    for sequences in (256, 8):
+        engine = {**limits, "max_num_seqs": sequences}
+        entry = {"s": {**serve, "engine": engine}}
+        made = sweep(folder, models={"70b": model("70b")}, tp=[2], gpus=["H100"], workloads=entry)
+        plan = make_plan(made)
+        (memory,) = plan.memory
+        ((_, expected),) = plan.expected
+        found[sequences] = expected.tpot_ms, memory.cache_tokens // 2560
+    (many, room), (few, _) = found[256], found[8]
+    assert 8 <= room < 30 and few <= many < 2 * few
 
 
 def test_json_has_every_cell_and_no_infinity(folder: Path) -> None:

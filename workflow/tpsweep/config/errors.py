@@ -48,5 +48,6 @@ def of_pydantic(error: ErrorDetails, *above: str) -> ConfigError:
     if path and path[-1] == "[key]":
         del path[-1]
     message = _WORDS.get(error["type"], message)
+    message = message.replace("Input should be a valid list", "allowed: a list, in [ ]")
     message = message.replace("Input should be", "allowed:")
     return ConfigError(".".join(map(str, path)) or "(top level)", value, message)

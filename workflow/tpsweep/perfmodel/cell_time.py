@@ -17,6 +17,7 @@ from tpsweep.core.method import LEAST_ENERGY_S
 from tpsweep.core.workloads import LATENCY, THROUGHPUT
 from tpsweep.perfmodel.constants import NoExpectationError, document
 from tpsweep.perfmodel.gpu_specs import Card, card_by_name
+from tpsweep.perfmodel.memory import Limits, Load, fit, in_blocks
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.step_time import Batch, decode, prefill
 from tpsweep.perfmodel.work import NoWorkError, Work, work_of
@@ -55,6 +56,26 @@ class _Step:
         lengths = batch, input_len, output_len
         cache = self.work.cache_dtype
         return Batch(self.engine.tp, *lengths, backend, eager, cache, self.engine.pp, chunks)
+
+    def sequences(self, tokens: int) -> int:
+        """How many of ``tokens`` each are computed at a time: what the engine allows, and what
+        its KV cache should hold."""
+        args, work = self.engine.args, self.work
+        most = int(args["max_num_seqs"])
+        if work.no_fit:
+            return most
+        limits = Limits(
+            memory_gib=self.card.memory_gib,
+            share=float(args["gpu_memory_utilization"]),
+            model_len=int(args["max_model_len"]),
+            batched_tokens=int(args["max_num_batched_tokens"]),
+            sequences=most,
+        )
+        load = Load(
+            work.shape, work.dtype, work.cache_dtype, offloaded=work.offloaded, dcp=work.dcp
+        )
+        held = fit(load, limits, self.engine.layout).expected_cache_tokens // in_blocks(tokens)
+        return max(1, min(most, held)) if work.shape.has_full_attention else most
 
     def chunks(self, batch: int, input_len: int) -> int:
         """Steps in which a pipeline computes the prompts of a static batch."""
@@ -120,7 +141,7 @@ def _requests(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellE
     """A set of requests: as many in flight as the rate, or the limits, make of it."""
     replicas, stages = cell.engine.replicas, cell.engine.pp
     requests = math.ceil((cell.num_prompts or 1) / replicas)
-    most = min(requests, int(cell.engine.args["max_num_seqs"]))
+    most = min(requests, step.sequences(input_len + output_len))
     if cell.max_concurrency is not None:
         most = min(most, max(1, cell.max_concurrency // replicas))
     # Waiting prompts share a step up to max_num_batched_tokens: their prefill is that much cheaper.

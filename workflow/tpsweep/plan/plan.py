@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_plugin_submitit.site import Site
 from tpsweep.core import stats
 from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.layout import Layout
@@ -111,6 +112,7 @@ def make_plan(sweep: Sweep) -> Plan:
     expected = {item.cell.cell_id: _expected_of(item.cell, sweep) for item in planned}
     jobs = jobs_to_run(sweep)
     to_run = [job.cell for job in jobs.values()]
+    left = {cell.cell_id for cell in to_run}
     unknown = [cell for cell in to_run if expected[cell.cell_id].seconds is None]
     # Rows are read only if they can tell more.
     evidence = Evidence.of(Path(sweep.results)) if unknown else Evidence()
@@ -132,7 +134,12 @@ def make_plan(sweep: Sweep) -> Plan:
         cost=make_cost(sessions, sweep.site, _start_of(sweep, evidence), expected),
         from_rows=len(taken),
         expected=[(item, expected[item.cell.cell_id]) for item in planned],
-        warnings=[*_few_runs(planned), *_few_requests(planned)],
+        warnings=[
+            *_no_gpus(planned, sweep.site),
+            *_too_long([item for item in planned if item.cell.cell_id in left], expected),
+            *_few_runs(planned),
+            *_few_requests(planned),
+        ],
         unchecked=_unchecked(planned, sweep),
     )
 
@@ -145,6 +152,42 @@ def _start_of(sweep: Sweep, evidence: Evidence) -> StartSeconds:
         return start_seconds(engine, sweep.config.shapes) if known is None else known
 
     return seconds
+
+
+GPU_FLAGS = ("gres", "gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "exclusive")
+"""Flags of sbatch of which a job with GPUs has one."""
+
+
+def _no_gpus(planned: list[Planned], site: Site) -> Iterator[str]:
+    """Node classes whose jobs ask Slurm for no GPU."""
+    if site.cluster != "slurm":
+        return
+    asked = dict.fromkeys(item.cell.engine.gpu for item in planned)
+    for name in asked:
+        known = site.gpus[name]
+        flags = {flag.replace("_", "-") for flag in (*site.slurm, *known.slurm)}
+        if not known.is_cpu and not flags.intersection(GPU_FLAGS):
+            yield (
+                f"gpus.{name}.slurm of the site file asks for no GPU: a job has none, unless Slurm"
+                f' gives whole nodes; allowed: gres: "gpu:{{n}}", and the like'
+            )
+
+
+def _too_long(planned: list[Planned], expected: dict[str, CellExpectation]) -> Iterator[str]:
+    """Entries with cells that would be ended by their own limit, the longest named."""
+    late: dict[str, list[tuple[float, Planned]]] = {}
+    for item in planned:
+        seconds = expected[item.cell.cell_id].seconds
+        if seconds is not None and seconds > 60 * item.minutes:
+            late.setdefault(item.entry, []).append((seconds, item))
+    for entry, found in late.items():
+        seconds, item = max(found, key=lambda one: one[0])
+        cells = "1 cell" if len(found) == 1 else f"{len(found)} cells"
+        yield (
+            f"workloads.{entry}.minutes: {item.minutes}, but {cells} should take longer, and would"
+            f" be ended: up to {seconds / 60:.0f} minutes, {item.cell.engine.label}"
+            f" {item.cell.readable}"
+        )
 
 
 def _few_runs(planned: list[Planned]) -> Iterator[str]:
