@@ -37,6 +37,26 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return err
 
 
+def test_a_folder_without_a_tokenizer_is_a_shape(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "My-Model"
+    folder.mkdir()
+    (folder / "config.json").write_text((ROOT / "workflow/models/tiny-llama.json").read_text())
+    written = {}
+    for model in (folder, folder / "config.json"):
+        asked = ["--model", str(model), "--gpus", "H100", "--vllm-version", "0.32.0"]
+        assert main(["init", "sweep", *asked, "--output", "-"]) == 0
+        written[model] = yaml.safe_load(capsys.readouterr().out)["models"]
+    assert len({str(models) for models in written.values()}) == 1
+    assert written[folder]["my-model"]["shape"] == str(folder / "config.json")
+    (folder / "tokenizer.json").write_text("{}")
+    assert (
+        main(["init", "sweep", "--model", str(folder), *asked[2:], "--dummy", "--output", "-"]) == 0
+    )
+    assert yaml.safe_load(capsys.readouterr().out)["models"]["my-model"]["path"] == str(folder)
+
+
 def test_a_site_and_a_sweep_make_a_plan(folder: Path) -> None:
     assert main(["init", *SITE]) == 0
     profile = Path("cluster", "grete")

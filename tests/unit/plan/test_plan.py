@@ -257,6 +257,12 @@ def test_few_runs_are_a_warning(folder: Path) -> None:
     assert not make_plan(sweep(folder, asking, runs=3)).warnings
 
 
+def test_a_card_by_a_short_name_is_told_its_own(folder: Path) -> None:
+    short = {"gpus": {**SITE["gpus"], "H100": {"card": "H100", "per_node": 8}}}
+    said = "card 'H100'; allowed: nvidia-smi's name, such as NVIDIA H100 80GB HBM3 or"
+    assert said in text(make_plan(sweep(folder, short)))
+
+
 def test_a_class_whose_jobs_ask_for_no_gpu_is_a_warning(folder: Path) -> None:
     said = "gpus.H100.slurm of the site file asks for no GPU"
     assert any(w.startswith(said) for w in make_plan(sweep(folder)).warnings)

@@ -88,7 +88,7 @@ def lines(comparison: Comparison) -> Iterator[str]:
 def _table(pairs: list[Pair], common: Record, everywhere: list[str]) -> str:
     found = [(pair, change) for pair in pairs for change in pair.changes]
     if not found:
-        return "No cell has a figure on both sides."
+        return "No cell has a figure on both sides. `--across settings`: other settings may differ."
     shown = [
         {
             "Cell": _words(pair.cell, common) if change is pair.changes[0] else "",

@@ -133,9 +133,9 @@ def _sweep(options: argparse.Namespace) -> tuple[dict[Path, str], str]:
 
 def _models(named: Sequence[str], *, dummy: bool) -> list[dict[str, str | None]]:
     found: list[dict[str, str | None]] = []
-    for model in named:
+    for model in map(_with_shape, named):
         is_shape = model.endswith(".json")
-        name = _yaml(slug(Path(model).stem if is_shape else Path(model).name).lower())
+        name = _yaml(slug(_called(Path(model))).lower())
         if any(name == other["name"] for other in found):
             raise UsageError(f"--model: {model!r}, allowed: models of unequal names")
         found.append(
@@ -147,6 +147,21 @@ def _models(named: Sequence[str], *, dummy: bool) -> list[dict[str, str | None]]
             }
         )
     return found
+
+
+def _called(model: Path) -> str:
+    """A model's name by its hub id, folder or shape file; every folder's file is config.json."""
+    if model.name == "config.json":
+        return model.resolve().parent.name
+    return model.stem if model.suffix == ".json" else model.name
+
+
+def _with_shape(model: str) -> str:
+    """A folder that holds a config.json and no tokenizer is a shape: nothing can run from it."""
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file() and not any(folder.glob("*token*")):
+        return str(Path(model) / "config.json")
+    return model
 
 
 def _installed() -> str:

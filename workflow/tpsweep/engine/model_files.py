@@ -33,7 +33,10 @@ def _tokenizer(folder: Path) -> str:
     for name in TOKENIZERS:
         if (folder / name).exists():
             return name
-    raise ValueError(f"no tokenizer ({', '.join(TOKENIZERS)})")
+    raise ValueError(
+        f"no tokenizer ({', '.join(TOKENIZERS)}); allowed: one of them, or in place of `path`"
+        " `shape: <its config.json>`, which makes one"
+    )
 
 
 def _weight_files(folder: Path) -> list[str]:

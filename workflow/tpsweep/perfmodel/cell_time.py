@@ -16,7 +16,7 @@ from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.method import LEAST_ENERGY_S
 from tpsweep.core.workloads import LATENCY, THROUGHPUT
 from tpsweep.perfmodel.constants import NoExpectationError, document
-from tpsweep.perfmodel.gpu_specs import Card, card_by_name
+from tpsweep.perfmodel.gpu_specs import Card, card_by_name, unknown_card
 from tpsweep.perfmodel.memory import Limits, Load, fit, in_blocks
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.step_time import Batch, decode, prefill
@@ -100,7 +100,7 @@ def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> 
     engine = cell.engine
     card = card_by_name(engine.gpu_card)
     if card is None:
-        return CellExpectation(note=f"no datasheet figures for the card {engine.gpu_card!r}")
+        return CellExpectation(note=unknown_card(engine.gpu_card))
     if shape is None:
         said = f"the model's bytes cannot be counted: {unknown}"
         return CellExpectation(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tpsweep.core.cell import Cell
-from tpsweep.perfmodel.gpu_specs import Card, card_by_name
+from tpsweep.perfmodel.gpu_specs import Card, card_by_name, unknown_card
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.work import NoWorkError, Work, work_of
 
@@ -32,7 +32,7 @@ def floors_of(cell: Cell, shape: Shape | None) -> Floors:
     if engine.gpu_card == "CPU":
         return Floors(note="a CPU has no datasheet floor")
     if card is None:
-        return Floors(note=f"no datasheet figures for the card {engine.gpu_card!r}")
+        return Floors(note=unknown_card(engine.gpu_card))
     if shape is None:
         said = "architecture or quantization is not one whose bytes can be counted"
         return Floors(note=f"the model's {said}")

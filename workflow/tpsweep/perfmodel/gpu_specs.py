@@ -33,6 +33,13 @@ def card_by_name(name: str) -> Card | None:
     return cards().get(name)
 
 
+def unknown_card(name: str) -> str:
+    """Why nothing is known of a card, and what it may be called."""
+    like = [known for known in cards() if name.lower() in known.lower()]
+    known = f"; allowed: nvidia-smi's name, such as {' or '.join(like)}" if like else ""
+    return f"no datasheet figures for the card {name!r}{known}"
+
+
 @cache
 def cards() -> dict[str, Card]:
     """All cards of the table by name."""
