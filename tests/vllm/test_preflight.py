@@ -1,7 +1,4 @@
-"""A node class that is not what the site file says, on a local site: real Snakemake.
-
-That it loses its own cells only is shown on Slurm (tests/slurm/test_vllm.py).
-"""
+"""A node class that is not what the site file says loses its own cells only: real Snakemake."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ GPU = "NVIDIA H100 80GB HBM3"
 
 
 def set_site(project: Project, broken_card: str) -> None:
-    """Two classes of this machine: one of them is asked for, with a card that may not be there."""
+    """Two classes of this machine, the second with a card that may not be there."""
     classes = {"here": {"card": "CPU", "per_node": 2}}
     classes["there"] = {"card": broken_card, "per_node": 2}
     site = {"name": "local", "cluster": "local", "preflight": True, "gpus": classes}
@@ -42,31 +39,39 @@ def check_site(project: Project) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_class_that_fails_runs_once_it_is_mended(
+def test_a_class_that_fails_loses_its_own_cells_only(
     new_project: Callable[[], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # says that there is one; there is no driver
     project = new_project()
-    project.configure(gpus=["there"], tp=[1], decode={"batch": [1], "repeats": 4})
+    project.configure(gpus=["here", "there"], tp=[1], decode={"batch": [1], "repeats": 4})
     set_site(project, GPU)
 
     by_hand = check_site(project)
     assert by_hand.returncode == 1, by_hand.stderr[-3000:]
     assert "manifest" not in by_hand.stderr  # there is none yet, and no need of one
     assert by_hand.stderr.count("preflight of therex1 failed: GPUs: ") == 1  # not its log as well
-    assert [(r["name"], r["ok"]) for r in json.loads(by_hand.stdout)] == [("therex1", False)]
+    assert [(r["name"], r["ok"]) for r in json.loads(by_hand.stdout)] == [
+        ("herex1", True),
+        ("therex1", False),
+    ]
+    assert not project.rows()
 
     done = project.run()
     assert done.returncode == 1, done.stdout[-3000:]
-    assert (project.rows(), project.engine_starts(), project.failures()) == ([], 0, [])
+    (row,) = project.rows()
+    assert pd.read_parquet(row)["gpu"].tolist() == ["here"]
+    assert project.engine_starts() == 1
+    assert project.failures() == []  # nothing of the other class was started
     assert "preflight of therex1: GPUs: " in project.table("cells")
 
     set_site(project, "CPU")  # mended
+    before = row.stat().st_mtime_ns
     done = project.run()
     assert done.returncode == 0, done.stdout[-3000:]
-    (row,) = project.rows()
-    assert pd.read_parquet(row)["gpu"].tolist() == ["there"]
-    assert project.engine_starts() == 1
+    assert len(project.rows()) == 2
+    assert row.stat().st_mtime_ns == before
+    assert project.engine_starts() == 2
     assert "preflight" not in project.table("cells")
 
 
