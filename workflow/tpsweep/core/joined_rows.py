@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tpsweep.core import schema
 from tpsweep.core.atomic import replacing
+from tpsweep.core.row_file import read_table
 
 ROWS = "rows.parquet"
 """Every row of the current manifest, with the columns of ``FILE`` beside those of a row."""
@@ -53,7 +54,7 @@ def write_joined(rows: pa.Table, path: Path) -> None:
 def read_joined(path: Path) -> pa.Table:
     """Rows of the schema ``JOINED``; none if the file is not there, damaged, or of another one."""
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read(use_threads=False)
+        table = read_table(path)
     except (OSError, pa.ArrowException):
         return JOINED.empty_table()
     return table if table.schema.equals(JOINED) else JOINED.empty_table()
@@ -70,7 +71,7 @@ def keep_part(results: Path, name: str, places: Mapping[str, str]) -> None:
         # The stamp first: a file that changes meanwhile is then taken for changed.
         found = stamp(results, path)
         try:
-            row = pq.ParquetFile(results / path, page_checksum_verification=True).read()
+            row = read_table(results / path)
         except (OSError, pa.ArrowException):
             continue
         if found and row.schema.equals(schema.SCHEMA) and row["cell_id"].to_pylist() == [cell_id]:

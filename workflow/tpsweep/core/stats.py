@@ -280,9 +280,9 @@ def _difference(before: Side, after: Side) -> Difference | None:
 def _blocked(before: Side, after: Side) -> Difference | None:
     """Of both sides on the same nodes, too few to be paired; None for fewer than ``MIN_RUNS`` runs.
 
-    Least squares with one effect per node and one of the side (a randomized block design): a node
-    counts by what its two means tell of the difference. That a node slows one side more than the
-    other lies in the residuals, too.
+    Least squares with one effect per node and one of the side (a randomized block design). A node
+    counts for as much as its two means tell of the difference; what it does to one side alone is
+    in the residuals.
     """
     if min(len(before.runs), len(after.runs)) < MIN_RUNS:
         return None

@@ -60,22 +60,14 @@ class _Step:
     def sequences(self, tokens: int) -> int:
         """How many of ``tokens`` each are computed at a time: what the engine allows, and what
         its KV cache should hold."""
-        args, work = self.engine.args, self.work
-        most = int(args["max_num_seqs"])
-        if work.no_fit:
-            return most
-        limits = Limits(
-            memory_gib=self.card.memory_gib,
-            share=float(args["gpu_memory_utilization"]),
-            model_len=int(args["max_model_len"]),
-            batched_tokens=int(args["max_num_batched_tokens"]),
-            sequences=most,
-        )
+        work, limits = self.work, Limits.of(self.engine.args, self.card.memory_gib)
+        if work.no_fit or not work.shape.has_full_attention:
+            return limits.sequences
         load = Load(
             work.shape, work.dtype, work.cache_dtype, offloaded=work.offloaded, dcp=work.dcp
         )
         held = fit(load, limits, self.engine.layout).expected_cache_tokens // in_blocks(tokens)
-        return max(1, min(most, held)) if work.shape.has_full_attention else most
+        return max(1, min(limits.sequences, held))
 
     def chunks(self, batch: int, input_len: int) -> int:
         """Steps in which a pipeline computes the prompts of a static batch."""

@@ -7,8 +7,10 @@ left for its cache, and which cells are tight. Sizes are bytes of one GPU.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.constants import document
@@ -34,6 +36,17 @@ class Limits:
     model_len: int
     batched_tokens: int
     sequences: int
+
+    @classmethod
+    def of(cls, args: Mapping[str, Any], memory_gib: float) -> Limits:
+        """Those of an engine with these arguments on a card of ``memory_gib``."""
+        return cls(
+            memory_gib=memory_gib,
+            share=float(args["gpu_memory_utilization"]),
+            model_len=int(args["max_model_len"]),
+            batched_tokens=int(args["max_num_batched_tokens"]),
+            sequences=int(args["max_num_seqs"]),
+        )
 
     @property
     def room(self) -> float:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tpsweep.core import schema
 from tpsweep.core.axes import BY_NAME
@@ -31,6 +30,7 @@ from tpsweep.core.joined_rows import (
     stamped,
     write_joined,
 )
+from tpsweep.core.row_file import read_table
 
 LONGEST = 300
 """Characters of a library's error that people get to see: some print all that they were given."""
@@ -93,9 +93,7 @@ def _in_order(rows: pa.Table, stamps: Mapping[str, object]) -> pa.Table:
 
 def read_file(path: Path, cell_id: str) -> pa.Table:
     """A cell's row, checksums and all. Raises ``ValueError`` or ``OSError`` if it is none."""
-    # The whole file at once: reads of one column chunk after the other take a sixth longer.
-    source = pa.BufferReader(path.read_bytes())
-    table = pq.ParquetFile(source, page_checksum_verification=True).read(use_threads=False)
+    table = read_table(path)
     found = table["cell_id"].to_pylist()
     if found != [cell_id]:
         raise ValueError(f"expected one row of the cell {cell_id}, found {found[:3]}")

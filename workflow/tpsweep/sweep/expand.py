@@ -287,13 +287,7 @@ def memory_of(cell: Cell, config: Config, site: Site) -> tuple[memory.Load, memo
         work = work_of(engine, shape)
     except NoWorkError:
         return None
-    limits = memory.Limits(
-        memory_gib=gpu.memory_gib,
-        share=float(engine.args["gpu_memory_utilization"]),
-        model_len=engine.args["max_model_len"],
-        batched_tokens=engine.args["max_num_batched_tokens"],
-        sequences=engine.args["max_num_seqs"],
-    )
+    limits = memory.Limits.of(engine.args, gpu.memory_gib)
     load = memory.Load(
         work.shape,
         work.dtype,

@@ -83,7 +83,7 @@ _ORDER = (*(n for n in ORDER if n not in LINE), "gpus", *(n for n in reversed(LI
 
 @dataclass(frozen=True)
 class _Other:
-    """Smaller engines: their line, how often it counts (1: all are in it), and what it is."""
+    """Another layout: its line, how often it counts (1: all engines are in it), and what it is."""
 
     line: Line
     times: int
