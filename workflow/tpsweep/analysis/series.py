@@ -229,7 +229,7 @@ class Series:
 
     @cached_property
     def baseline(self) -> Line | None:
-        """The smallest measured TP, without pipeline stages if there is one."""
+        """The measured line of the smallest TP; one without pipeline stages comes first."""
         found = [line for line in self.lines if line.measured]
         return next((line for line in found if line.layout.pp == 1), found[0] if found else None)
 

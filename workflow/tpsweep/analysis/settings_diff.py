@@ -60,7 +60,7 @@ def differences(a: Line, b: Line) -> list[Difference]:
 
 
 def _counts(a: Line, b: Line) -> Iterator[Difference]:
-    """More warm-ups or repeats make an interval narrower, not a value another one."""
+    """More warm-ups or repeats make an interval narrower; they do not change the value."""
     for column, name in _COUNTS.items():
         one, other = _values(column, a), _values(column, b)
         if one != other:

@@ -358,7 +358,7 @@ READ = tuple(axis for group in Group for axis in AXES if axis.group is group and
 
 
 def of_kind(kind: str) -> tuple[Axis, ...]:
-    """The axes whose lists a kind of workload has of its own."""
+    """The axes that a kind of workload lists itself."""
     return tuple(axis for axis in LISTED if kind in axis.lists)
 
 

@@ -25,8 +25,8 @@ LARGE = 0.2
 """Seconds of wait per second since the first arrival, for the last block of every seed."""
 WARM_SHARE = 0.3
 WARM_LATENCIES = 1.5
-"""What is left out at the beginning: this share of a seed's arrivals, and so many times the usual
-latency. An empty server fills up, which is no overload, and until it is full it shows none."""
+"""Left out at the beginning: this share of a seed's arrivals, and this many of the usual latency.
+An empty server fills up, which is no overload, and until it is full it shows none."""
 BLOCKS = 4
 """Parts of the rest, whose means are compared. More would see more of the noise within them."""
 LEAST_IN_BLOCK = 4

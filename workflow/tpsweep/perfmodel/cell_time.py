@@ -58,7 +58,7 @@ class _Step:
         return Batch(self.engine.tp, *lengths, backend, eager, cache, self.engine.pp, chunks)
 
     def sequences(self, tokens: int) -> int:
-        """How many of ``tokens`` each are computed at a time: what the engine allows, and what
+        """How many sequences of ``tokens`` tokens run at a time: as many as the engine allows, and
         its KV cache should hold."""
         work, limits = self.work, Limits.of(self.engine.args, self.card.memory_gib)
         if work.no_fit or not work.shape.has_full_attention:

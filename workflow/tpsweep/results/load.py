@@ -98,7 +98,7 @@ def load(results: Path, *, keep: bool = False) -> Results:
 
 
 def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[FailureLine]:
-    """Why planned cells have no row: those that have not run yet are not in it."""
+    """Why planned cells have no row, without those that have not run yet."""
     refused = {
         name: f"preflight of {name}: {record.reason}"
         for name, record in failed_preflights(results).items()

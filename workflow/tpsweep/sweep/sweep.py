@@ -136,7 +136,7 @@ class Sweep:
 
     @property
     def _captures(self) -> list[str]:
-        """The places of the rows of captures that this run asks for, below the results root."""
+        """Paths, below the results root, of the captures' rows that this run asks for."""
         wanted = (self.jobs[path].cell for path in self.wanted)
         return [cell.path for cell in wanted if cell.workload == CAPTURE]
 

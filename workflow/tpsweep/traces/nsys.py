@@ -244,7 +244,7 @@ def _chunks(
 
 
 def _events(connection: sqlite3.Connection, tables: Sequence[str]) -> dict[str, Ints]:
-    """All events of the tables: ``_EVENT_COLUMNS`` and ``name``, an id of a text, below 0 for
+    """All events of the tables: ``_EVENT_COLUMNS``, and ``name``: the id of a text, negative for
     copies and memsets (see ``_text``)."""
     counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
     found = {name: np.empty(sum(counts), dtype=np.int64) for name in (*_EVENT_COLUMNS, "name")}

@@ -52,8 +52,8 @@ _SPARSE = {
 class CommReport:
     """What ``tpsweep comm`` prints. ``phases`` has the phases that occur, by name.
 
-    ``steady_from``: so many decode steps after each prefill are of phase ``early``, in no figure
-    of the decode. ``group`` says whose report it is where the capture holds several groups.
+    ``steady_from``: how many decode steps after each prefill are of phase ``early``; no figure of
+    the decode has them. ``group`` says whose report it is where the capture holds several groups.
     """
 
     capture: str
