@@ -320,6 +320,7 @@ class Capacity(RequestSet):
     warmups: Count = 32
     minutes: Count = 60
     probe_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 30.0
+    probe_requests: Annotated[int, Field(ge=20, le=10**6)] = 400
     max_request_rate: Annotated[float, Field(ge=LEAST_RATE, allow_inf_nan=False)] = 1000.0
     max_probes: Count = 40
 

@@ -17,6 +17,10 @@ PER_REQUEST = ("ttft_ms", "tpot_ms", "e2e_ms")
 GOODPUT = "goodput_share"
 TAIL = 20
 """Requests that must lie beyond a limit's share, for the share to be known at all."""
+SATURATED = "saturated"
+"""In place of a limit: more came than was served, so that no percentile of it holds."""
+FLYING = 0.5
+"""Of all requests that were sent: with more under way, half of the load is more than is served."""
 _ROUND = 1e-9
 """Of shares: 0.99 of 1,000 requests allows 10 beyond, whatever 1 - 0.99 is in binary."""
 
@@ -115,7 +119,8 @@ def slos_of(mapping: Mapping[str, Mapping[str, float]]) -> tuple[Slo, ...]:
 
 @dataclass(frozen=True)
 class Stop:
-    """When a run is hopeless: every one of ``slos`` has lost a limit.
+    """When a run is hopeless: every one of ``slos`` has lost a limit, or after ``patience_s`` (many
+    times what a request takes) more than ``FLYING`` of all requests are under way.
 
     Judged are the requests ``first`` to ``last`` (not included); ``tokens``: their gaps between
     tokens, at most.
@@ -125,19 +130,26 @@ class Stop:
     first: int
     last: int
     tokens: int
+    patience_s: float
 
 
 class Watch:
-    """Counts judged requests as they end, and says when the run is hopeless."""
+    """Counts requests as they end, and says when the run is hopeless."""
 
     def __init__(self, stop: Stop) -> None:
         self._stop = stop
+        self._ended = 0
         self._beyond = {(slo.name, limit.name): 0 for slo in stop.slos for limit in slo.limits}
         self.lost: dict[str, str] = {}
         """The limit that a lost SLO has lost first, by the SLO's name."""
 
-    def add(self, place: int, times: Times) -> None:
-        """A request has ended; ``place``: in the order of sending."""
+    def add(self, place: int, times: Times, sent: int, elapsed_s: float) -> None:
+        """A request has ended, ``elapsed_s`` after the run began; ``place``: in the order of
+        sending; ``sent``: so far."""
+        self._ended += 1
+        if elapsed_s > self._stop.patience_s and sent - self._ended > FLYING * sent:
+            for slo in self._stop.slos:
+                self.lost.setdefault(slo.name, SATURATED)
         if not self._stop.first <= place < self._stop.last:
             return
         for slo in self._stop.slos:

@@ -96,6 +96,7 @@ class _Hopeless:
     def __init__(self, stop: Stop) -> None:
         self.watch = Watch(stop)
         self.is_over = False
+        self._began = time.perf_counter()
         self._flying: set[asyncio.Task[Any]] = set()
         self._sent = 0
 
@@ -133,7 +134,8 @@ class _Hopeless:
             serve.ASYNC_REQUEST_FUNCS[_BACKEND] = own
 
     def _look(self, place: int, output: Any) -> None:
-        self.watch.add(place, times_of(output.ttft, output.itl, output.output_tokens))
+        times = times_of(output.ttft, output.itl, output.output_tokens)
+        self.watch.add(place, times, self._sent, time.perf_counter() - self._began)
         if self.watch.is_hopeless:
             self.is_over = True
             for task in self._flying:

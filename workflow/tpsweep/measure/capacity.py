@@ -18,13 +18,12 @@ import numpy as np
 
 from tpsweep.core import saturation
 from tpsweep.core.cell import Cell
-from tpsweep.core.slo import Counts, Slo, Stop, Times, slos_of
+from tpsweep.core.slo import SATURATED, Counts, Slo, Stop, Times, slos_of
 from tpsweep.core.stats import percentile
 from tpsweep.engine.api_server import Counters
 from tpsweep.engine.load_generator import STOPPED, Sent, times_of
 from tpsweep.measure import measurement, serving
 from tpsweep.measure.capacity_search import (
-    SATURATED,
     Answer,
     Ask,
     Probe,
@@ -41,6 +40,8 @@ START_SHARE = 0.6
 WARM_SHARE = 0.2
 WARM_LATENCIES = 1.5
 """A warm-up takes this share of the judged time, and this many times a request's time, at least."""
+PATIENCE, LEAST_PATIENCE_S = 6.0, 2.0
+"""So many times what a request should take must have passed before a queue is called one."""
 CLIENT_BUSY = 0.9
 """Of a processor: from here on the client may have been the limit."""
 CLIENT_LATE = 0.95
@@ -153,9 +154,12 @@ def run(
         if not isinstance(step, Ask):
             answers = step
             break
-        load = make_load(step, requests, slos, cell.extra["probe_s"], _latency_ms(probed, look_ms))
+        judged = judged_requests(cell, slos, step.request_s)
+        latency_ms = _latency_ms(probed, look_ms)
+        load = make_load(step, requests, judged, latency_ms)
         open_slos = tuple(slo for slo in slos if slo.name in step.wanted)
-        stop = Stop(open_slos, load.first, load.last, load.tokens)
+        patience_s = max(LEAST_PATIENCE_S, PATIENCE * latency_ms / 1e3)
+        stop = Stop(open_slos, load.first, load.last, load.tokens, patience_s)
         sent = send(load.requests, step.request_s, None, step.seed, stop=stop)
         sent_count += len(sent.errors)
         reasons = problems(load.requests, sent)
@@ -174,16 +178,20 @@ def run(
     return Measurement(times, made, reasons, output_tokens=0)
 
 
-def make_load(
-    ask: Ask, requests: RequestSet, slos: Sequence[Slo], probe_s: float, latency_ms: float
-) -> Load:
+def judged_requests(cell: Cell, slos: Sequence[Slo], rate: float) -> int:
+    """How many requests of a probe are judged: those of ``probe_s`` seconds, but ``probe_requests``
+    and what the SLOs' shares need at least (``core.slo.TAIL``)."""
+    least = max(slo.least_requests for slo in slos)
+    count = math.ceil(rate * float(cell.extra["probe_s"]))
+    return max(count, int(cell.extra["probe_requests"]), least)
+
+
+def make_load(ask: Ask, requests: RequestSet, judged: int, latency_ms: float) -> Load:
     """The requests of a probe: those of the set in an order of its seed, at Poisson arrivals.
 
-    Judged are ``probe_s`` seconds of requests, and at least as many as the SLOs' shares need. Each
-    part has exactly the asked mean rate: its count is no part of the chance.
+    Each part has exactly the asked mean rate: its count is no part of the chance.
     """
     rate, latency_s = ask.request_s, latency_ms / 1e3
-    judged = max(math.ceil(rate * probe_s), *(slo.least_requests for slo in slos))
     warm = math.ceil(max(WARM_SHARE * judged, WARM_LATENCIES * latency_s * rate))
     behind = math.ceil(latency_s * rate) + 1
     random = np.random.default_rng([ask.seed, len(requests.prompts)])

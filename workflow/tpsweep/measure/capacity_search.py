@@ -18,12 +18,11 @@ from tpsweep.core.slo import Counts, Limit, Slo
 SEARCH, CHECK, CONFIRM = "search", "check", "confirm"
 BRACKET, NOTHING_PASSES, NOTHING_FAILS = "bracket", "nothing passes", "nothing fails"
 NOT_MONOTONIC, UNFINISHED = "not monotonic", "unfinished"
-SATURATED = "saturated"
-"""In place of a limit: the time of requests kept growing, so that no percentile of it holds."""
 RESOLUTION = 0.05
-LOWER = 0.75
+FIRST_STEP = math.sqrt(2)
+LOWER = 0.7
 """Of the candidate: a rate below this must have passed, or a fall in capacity would go unseen."""
-CLOSE = 8.0
+CLOSE = 2.0
 """So many times what a limit allows beyond it: a rate that fails by less is tried once more."""
 AGAIN = 2
 """Further seeds of a rate that fails clearly below one that passes, and of that one, before it is
@@ -155,9 +154,9 @@ class _One:
             assert high is not None
             if high <= spec.least:
                 return self._nothing_passes(high)
-            return self._want(max(rounded(high / 2), spec.least))
+            return self._want(max(rounded(high / self._factor), spec.least))
         if high is None and low < spec.most:
-            return self._want(min(rounded(2 * low), spec.most))
+            return self._want(min(rounded(low * self._factor), spec.most))
         if high is not None and high / low > 1 + RESOLUTION:
             return self._want(rounded(math.sqrt(low * high)))
         if high is not None and self._is_close(high):
@@ -167,6 +166,12 @@ class _One:
         if not self._was_confirmed(low):
             return self._want(low, CONFIRM)
         return self._answer(low)
+
+    @property
+    def _factor(self) -> float:
+        """From rate to rate until the first bracket: the start is an expectation, and not far off
+        if it is a good one."""
+        return FIRST_STEP if len(self.at) == 1 else 2.0
 
     def unfinished(self) -> Answer:
         """Its answer when there may be no further probe: nothing is confirmed."""
@@ -210,14 +215,16 @@ class _One:
         return [probe for probe in self.at[rate] if probe.purpose == CONFIRM]
 
     def _is_close(self, high: float) -> bool:
-        """Whether a rate failed on so few seeds, and by so little, that it may be bad luck."""
+        """Whether a rate failed on so few seeds, and by so little, that it may be bad luck: a host
+        that stalls once fails any probe."""
         searching = self._searching(high)
-        if self._was_confirmed(high) or len(searching) > 1:
+        if self._was_confirmed(high):
             return False
         if any(self.slo.name in probe.lost for probe in searching):
-            return False
+            held = sum(self._all_kept([probe]) for probe in searching)
+            return len(searching) == 1 or (len(searching) == AGAIN and held == 1)
         strain = [one.strain(*self._pooled(one, searching)) for one in self.slo.limits]
-        return max(strain) < CLOSE
+        return len(searching) == 1 and max(strain) < CLOSE
 
     def _searching(self, rate: float) -> list[Probe]:
         return [probe for probe in self.at[rate] if probe.purpose != CONFIRM]
@@ -254,7 +261,10 @@ class _One:
         if self._was_confirmed(rate):
             return self._all_kept(confirming)
         searching = self._searching(rate)
-        return self._all_kept(searching) if searching else None
+        if any(self.slo.name in probe.lost for probe in searching):  # no counts to put together
+            return 2 * sum(self._all_kept([probe]) for probe in searching) > len(searching)
+        # Of a rate that was tried again, its first probe is why: it says nothing more.
+        return self._all_kept(searching[1:] or searching) if searching else None
 
     def _all_kept(self, probes: Sequence[Probe]) -> bool:
         if any(self.slo.name in probe.lost for probe in probes):

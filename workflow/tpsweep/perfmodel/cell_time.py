@@ -175,7 +175,7 @@ def _search(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellExp
     most = _most_request_s(step, input_len, output_len)
     slos = slos_of(cell.extra["slos"])
     rate = min(SEARCHED * most, cell.extra["max_request_rate"])
-    least = max(slo.least_requests for slo in slos)
+    least = max(cell.extra["probe_requests"], *(slo.least_requests for slo in slos))
     probe_s = PROBE_SHARE * max(cell.extra["probe_s"], least / rate)
     seconds = (PROBES + MORE_PROBES * (len(slos) - 1)) * probe_s
     return CellExpectation(seconds=seconds + cost("cell_gap_s"))

@@ -187,7 +187,7 @@ def _extra(entry: WorkloadEntry, dataset: Dataset, slos: Slos) -> dict[str, Any]
     if isinstance(entry, Serve):
         return {**dataset.identity, "slo": entry.slo.model_dump(exclude_none=True)}
     if isinstance(entry, Capacity):
-        keys = ("probe_s", "max_request_rate", "max_probes")
+        keys = ("probe_s", "probe_requests", "max_request_rate", "max_probes")
         return {**dataset.identity, "slos": slos, **{key: getattr(entry, key) for key in keys}}
     return {**dataset.identity}
 
