@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tpsweep.core.cell import Cell, Engine, Model
-from tpsweep.core.slo import SATURATED, Slo, slos_of
+from tpsweep.core.slo_counts import SATURATED, JudgedSlo, slos_of
 from tpsweep.measure import capacity
 from tpsweep.measure.capacity import Probed
 from tpsweep.measure.capacity_search import CONFIRM, Ask, rounded
@@ -154,7 +154,7 @@ def _measure(cell: Cell, folder: Path) -> tuple[str, bool]:
 
 
 def _rung(
-    cell: Cell, requests: Any, send: Any, slo: Slo, rate: float, seeds: Sequence[int]
+    cell: Cell, requests: Any, send: Any, slo: JudgedSlo, rate: float, seeds: Sequence[int]
 ) -> Rung:
     probed = []
     for seed in seeds:
@@ -170,7 +170,7 @@ def _rung(
     return Rung(rate, _holds(slo, probed), probed)
 
 
-def _holds(slo: Slo, probed: Sequence[Probed]) -> bool:
+def _holds(slo: JudgedSlo, probed: Sequence[Probed]) -> bool:
     saturated = sum(SATURATED in one.probe.lost.values() for one in probed)
     counts = [one.probe.counts[slo.name] for one in probed]
     return saturated <= len(probed) / 2 and all(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tpsweep.core.slo import Slo, Stop
+from tpsweep.core.slo_counts import JudgedSlo, Stop
 from tpsweep.engine import load_generator
 
 
@@ -44,7 +44,7 @@ def test_without_times_nothing_is_changed(serve: SimpleNamespace) -> None:
         assert serve.get_request == "vLLM's"
 
 
-SLOW = Slo.of("slow", {"ttft_p50_ms": 100.0})
+SLOW = JudgedSlo.of("slow", {"ttft_p50_ms": 100.0})
 
 
 @dataclass

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from tests.unit.measure.simulated import Array, Batching, Fixed, Server, arrivals_at, capacity
-from tpsweep.core.slo import Counts, Limit, Slo
+from tpsweep.core.slo_counts import Counts, JudgedSlo, Limit
 from tpsweep.measure import capacity_search as search
 from tpsweep.measure.capacity_search import Answer, Ask, Probe, Spec, next_step
 
 RESOLUTION = 1 + search.RESOLUTION
-STRICT = Slo.of("strict", {"ttft_p99_ms": 400.0})
-LOOSE = Slo.of("loose", {"ttft_p90_ms": 200.0})
-CHAT = Slo.of("chat", {"ttft_p99_ms": 150.0, "tpot_p99_ms": 30.0})
-TYPICAL = Slo.of("typical", {"tpot_p50_ms": 20.0})
+STRICT = JudgedSlo.of("strict", {"ttft_p99_ms": 400.0})
+LOOSE = JudgedSlo.of("loose", {"ttft_p90_ms": 200.0})
+CHAT = JudgedSlo.of("chat", {"ttft_p99_ms": 150.0, "tpot_p99_ms": 30.0})
+TYPICAL = JudgedSlo.of("typical", {"tpot_p50_ms": 20.0})
 QUEUES = tuple(Fixed(100.0, servers) for servers in (2, 4, 8))
 PROBE_S = 30.0
 At = Callable[[float], bool]
@@ -33,7 +33,7 @@ def values(limit: Limit, ttft: Array, tpot: Array) -> tuple[Array, float]:
     return {"ttft": ttft, "tpot": tpot}[metric], most
 
 
-def probe(server: Server, slos: Sequence[Slo], ask: Ask, salt: int) -> Probe:
+def probe(server: Server, slos: Sequence[JudgedSlo], ask: Ask, salt: int) -> Probe:
     count = max(400, math.ceil(PROBE_S * ask.request_s), *(slo.least_requests for slo in slos))
     warm = count // 4
     arrivals = arrivals_at(ask.request_s, warm + count, 1000 * salt + ask.seed)
@@ -51,7 +51,7 @@ def probe(server: Server, slos: Sequence[Slo], ask: Ask, salt: int) -> Probe:
 
 
 def run(
-    slos: Sequence[Slo],
+    slos: Sequence[JudgedSlo],
     probe_at: Callable[[Ask], Probe],
     start: float,
     most: float = 1e4,
@@ -80,7 +80,7 @@ def scripted(holds: At, stopped: bool = False) -> Callable[[Ask], Probe]:
 @dataclass(frozen=True)
 class Case:
     server: Server
-    slo: Slo
+    slo: JudgedSlo
 
 
 CASES = [

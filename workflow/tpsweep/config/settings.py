@@ -31,7 +31,7 @@ from tpsweep.config.axis_fields import (
 from tpsweep.config.types import LEAST_RATE, Closed, Count, Name, PathText, Several, Whole
 from tpsweep.core.axes import BY_NAME, LISTED, Axis
 from tpsweep.core.schema import PERCENTILES
-from tpsweep.core.slo import METRICS, PER_REQUEST
+from tpsweep.core.slo_counts import METRICS, PER_REQUEST
 from tpsweep.core.workloads import CAPACITY, CAPTURE, LATENCY, SERVE, THROUGHPUT
 from tpsweep.perfmodel.model_shape import CACHE_BYTES
 

@@ -20,7 +20,7 @@ import psutil
 from tpsweep.core.cell import Engine
 from tpsweep.core.errors import EngineDiedError, StartError
 from tpsweep.core.failure import log_since, log_size, telling_lines
-from tpsweep.core.slo import Stop
+from tpsweep.core.slo_counts import Stop
 from tpsweep.engine import load_generator, vllm_api
 from tpsweep.engine.drafts import Drafts
 from tpsweep.engine.load_generator import Sent

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import psutil
 
 from tpsweep.core.errors import EngineDiedError, StartError
-from tpsweep.core.slo import Stop
+from tpsweep.core.slo_counts import Stop
 from tpsweep.engine import drafts, vllm_api
 from tpsweep.engine.api_server import HOST, Counters, read_counters
 from tpsweep.engine.drafts import Drafts

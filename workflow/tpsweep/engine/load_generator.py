@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tpsweep.core.schema import PERCENTILES
-from tpsweep.core.slo import Stop, Times, Watch
+from tpsweep.core.slo_counts import Stop, Times, Watch
 from tpsweep.sweep.request_set import RequestSet
 
 MODEL_NAME = "tpsweep"

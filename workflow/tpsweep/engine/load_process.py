@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tpsweep.core.errors import EngineDiedError
-from tpsweep.core.slo import Stop
+from tpsweep.core.slo_counts import Stop
 from tpsweep.engine import load_generator
 from tpsweep.engine.load_generator import Sent, Target
 from tpsweep.sweep.request_set import RequestSet

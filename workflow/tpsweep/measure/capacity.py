@@ -18,7 +18,7 @@ import numpy as np
 
 from tpsweep.core import saturation
 from tpsweep.core.cell import Cell
-from tpsweep.core.slo import SATURATED, Counts, Slo, Stop, Times, slos_of
+from tpsweep.core.slo_counts import SATURATED, Counts, JudgedSlo, Stop, Times, slos_of
 from tpsweep.core.stats import percentile
 from tpsweep.engine.api_server import Counters
 from tpsweep.engine.load_generator import STOPPED, Sent, times_of
@@ -178,9 +178,9 @@ def run(
     return Measurement(times, made, reasons, output_tokens=0)
 
 
-def judged_requests(cell: Cell, slos: Sequence[Slo], rate: float) -> int:
+def judged_requests(cell: Cell, slos: Sequence[JudgedSlo], rate: float) -> int:
     """How many requests of a probe are judged: those of ``probe_s`` seconds, but ``probe_requests``
-    and what the SLOs' shares need at least (``core.slo.TAIL``)."""
+    and what the SLOs' shares need at least (``core.slo_counts.TAIL``)."""
     least = max(slo.least_requests for slo in slos)
     count = math.ceil(rate * float(cell.extra["probe_s"]))
     return max(count, int(cell.extra["probe_requests"]), least)
@@ -226,7 +226,7 @@ def problems(requests: RequestSet, sent: Sent) -> list[str]:
     return serving.refusals(asked, [found])
 
 
-def judge(ask: Ask, load: Load, slos: Sequence[Slo], sent: Sent, engine_id: str) -> Probed:
+def judge(ask: Ask, load: Load, slos: Sequence[JudgedSlo], sent: Sent, engine_id: str) -> Probed:
     """What a run says of each SLO."""
     ended = range(load.first, min(load.last, len(sent.errors)))
     places = [place for place in ended if not sent.errors[place]]
@@ -268,7 +268,7 @@ def judge(ask: Ask, load: Load, slos: Sequence[Slo], sent: Sent, engine_id: str)
 
 
 def figures(
-    cell: Cell, slos: Sequence[Slo], probed: Sequence[Probed], answers: Sequence[Answer]
+    cell: Cell, slos: Sequence[JudgedSlo], probed: Sequence[Probed], answers: Sequence[Answer]
 ) -> dict[str, Any]:
     """The row's columns: the answers by SLO, and every probe."""
     probes = [one.probe for one in probed]
@@ -394,7 +394,7 @@ def _note(answer: Answer, probed: Sequence[Probed]) -> str | None:
     return "; ".join(one for one in notes if one) or None
 
 
-def _verdicts(probe: Probe, slos: Sequence[Slo]) -> str:
+def _verdicts(probe: Probe, slos: Sequence[JudgedSlo]) -> str:
     """``chat: passes; batch: fails (tpot_p99_ms)``."""
     words = []
     for slo in slos:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tpsweep.core.slo import Counts, Limit, Slo
+from tpsweep.core.slo_counts import Counts, JudgedSlo, Limit
 
 SEARCH, CHECK, CONFIRM = "search", "check", "confirm"
 BRACKET, NOTHING_PASSES, NOTHING_FAILS = "bracket", "nothing passes", "nothing fails"
@@ -36,7 +36,7 @@ CLIFF = 3.0
 class Spec:
     """What is searched: ``start`` is the first rate, ``most`` the highest; ``seeds`` confirm."""
 
-    slos: tuple[Slo, ...]
+    slos: tuple[JudgedSlo, ...]
     start: float
     most: float
     seeds: int
@@ -125,7 +125,7 @@ class _Want:
 class _One:
     """The search of one SLO among the probes of all."""
 
-    def __init__(self, spec: Spec, slo: Slo, probes: Sequence[Probe]) -> None:
+    def __init__(self, spec: Spec, slo: JudgedSlo, probes: Sequence[Probe]) -> None:
         self.spec, self.slo = spec, slo
         self.at: defaultdict[float, list[Probe]] = defaultdict(list)
         for probe in probes:

@@ -14,7 +14,7 @@ from functools import cache
 
 from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.method import LEAST_ENERGY_S
-from tpsweep.core.slo import slos_of
+from tpsweep.core.slo_counts import slos_of
 from tpsweep.core.workloads import CAPACITY, LATENCY, THROUGHPUT
 from tpsweep.perfmodel.constants import NoExpectationError, document
 from tpsweep.perfmodel.gpu_specs import Card, card_by_name, unknown_card

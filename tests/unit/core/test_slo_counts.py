@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tpsweep.core.slo import SATURATED, Slo, Stop, Times, Watch, slos_of
+from tpsweep.core.slo_counts import SATURATED, JudgedSlo, Stop, Times, Watch, slos_of
 
 FAST = Times(ttft=10.0, tpot=2.0, e2e=30.0, itl=[2.0] * 10)
 LATE = Times(ttft=600.0, tpot=2.0, e2e=620.0, itl=[2.0] * 10)
 JERKY = Times(ttft=10.0, tpot=7.0, e2e=80.0, itl=[2.0] * 5 + [12.0] * 5)
 
 
-def counts(slo: Slo, *times: Times) -> dict[str, tuple[int, int]]:
+def counts(slo: JudgedSlo, *times: Times) -> dict[str, tuple[int, int]]:
     found = {}
     for limit in slo.limits:
         counted = [limit.count(one) for one in times]
@@ -52,7 +52,7 @@ def test_limits_count_requests_and_itl_counts_gaps() -> None:
     [("ttft_p50_ms", 40, 20, 40), ("ttft_p90_ms", 200, 20, 200), ("ttft_p99_ms", 1000, 10, 2000)],
 )
 def test_so_many_may_be_beyond_a_limit(name: str, of: int, allowed: int, least: int) -> None:
-    (limit,) = Slo.of("x", {name: 500.0}).limits
+    (limit,) = JudgedSlo.of("x", {name: 500.0}).limits
     assert limit.allowed(of) == allowed and limit.least_requests == least
     assert limit.is_kept(of - allowed, of)
     assert not limit.is_kept(of - allowed - 1, of)
@@ -60,12 +60,15 @@ def test_so_many_may_be_beyond_a_limit(name: str, of: int, allowed: int, least: 
     assert limit.strain(of - 2 * allowed, of) == pytest.approx(2.0)
 
 
-def watch(*slos: Slo, first: int = 10, last: int = 110) -> Watch:
+def watch(*slos: JudgedSlo, first: int = 10, last: int = 110) -> Watch:
     return Watch(Stop(slos, first, last, tokens=1000, patience_s=5.0))
 
 
 def test_a_run_is_hopeless_once_every_slo_has_lost() -> None:
-    chat, bulk = Slo.of("chat", {"ttft_p90_ms": 500.0}), Slo.of("bulk", {"ttft_p50_ms": 500.0})
+    chat, bulk = (
+        JudgedSlo.of("chat", {"ttft_p90_ms": 500.0}),
+        JudgedSlo.of("bulk", {"ttft_p50_ms": 500.0}),
+    )
     seen = watch(chat, bulk)
     for place in range(200):
         seen.add(place, LATE, sent=place + 1, elapsed_s=1.0)
@@ -75,7 +78,7 @@ def test_a_run_is_hopeless_once_every_slo_has_lost() -> None:
 
 
 def test_requests_that_are_not_judged_and_good_ones_lose_nothing() -> None:
-    seen = watch(Slo.of("chat", {"ttft_p90_ms": 500.0}))
+    seen = watch(JudgedSlo.of("chat", {"ttft_p90_ms": 500.0}))
     for place in range(10):
         seen.add(place, LATE, sent=200, elapsed_s=1.0)
     for place in range(110, 200):
@@ -86,7 +89,7 @@ def test_requests_that_are_not_judged_and_good_ones_lose_nothing() -> None:
 
 
 def test_gaps_are_lost_against_all_that_can_come() -> None:
-    seen = watch(Slo.of("chat", {"itl_p90_ms": 10.0}))  # 100 of 1,000 gaps may be longer
+    seen = watch(JudgedSlo.of("chat", {"itl_p90_ms": 10.0}))  # 100 of 1,000 gaps may be longer
     for place in range(10, 30):
         seen.add(place, JERKY, sent=200, elapsed_s=1.0)
     assert not seen.is_hopeless
@@ -95,7 +98,7 @@ def test_gaps_are_lost_against_all_that_can_come() -> None:
 
 
 def test_more_under_way_than_ended_is_hopeless_after_a_while() -> None:
-    seen = watch(Slo.of("chat", {"ttft_p90_ms": 500.0}))
+    seen = watch(JudgedSlo.of("chat", {"ttft_p90_ms": 500.0}))
     seen.add(0, FAST, sent=50, elapsed_s=4.9)
     assert not seen.is_hopeless
     seen.add(1, FAST, sent=4, elapsed_s=5.1)

@@ -1,4 +1,4 @@
-"""SLOs: limits that served load must keep, and how many requests kept them. Standard library only.
+"""SLOs as counts: how many requests kept each limit of served load. Standard library only.
 
 Every limit is a share of requests (of ITL: of the gaps between tokens) within some milliseconds:
 ``ttft_p99_ms: 500`` says that 99 % of the requests have their first token within 500 ms. So the
@@ -85,14 +85,14 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Slo:
+class JudgedSlo:
     """A name and its limits, all of which must be kept."""
 
     name: str
     limits: tuple[Limit, ...]
 
     @classmethod
-    def of(cls, name: str, limits: Mapping[str, float]) -> Slo:
+    def of(cls, name: str, limits: Mapping[str, float]) -> JudgedSlo:
         """From the config's mapping, checked there."""
         found = []
         for key, value in limits.items():
@@ -112,9 +112,9 @@ class Slo:
         return max(limit.least_requests for limit in self.limits)
 
 
-def slos_of(mapping: Mapping[str, Mapping[str, float]]) -> tuple[Slo, ...]:
+def slos_of(mapping: Mapping[str, Mapping[str, float]]) -> tuple[JudgedSlo, ...]:
     """The config's SLOs, in its order."""
-    return tuple(Slo.of(name, limits) for name, limits in mapping.items())
+    return tuple(JudgedSlo.of(name, limits) for name, limits in mapping.items())
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Stop:
     tokens, at most.
     """
 
-    slos: tuple[Slo, ...]
+    slos: tuple[JudgedSlo, ...]
     first: int
     last: int
     tokens: int
