@@ -185,9 +185,13 @@ def test_a_killed_search_goes_on_at_the_next_probe(tmp_path: Path) -> None:
         run(tmp_path / "killed", killed)
     with (tmp_path / "killed/probes.jsonl").open("a") as file:
         file.write('{"probe": {"request_s"')  # the kill cut a line off
+    twice = Client(Batching())
+    twice.dies_at = 1
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", twice)
     again = Client(Batching())
     found = run(tmp_path / "killed", again, expected=90.0).figures  # the start is the first one's
-    assert [*killed.rates, *again.rates] == whole.rates
+    assert [*killed.rates, *twice.rates, *again.rates] == whole.rates
     for name in ("capacity_request_s", "capacity_upper_request_s", "probe_seeds", "probe_queue"):
         assert found[name] == expected[name]
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from statistics import median
 
 import numpy as np
@@ -156,6 +157,9 @@ def test_what_does_not_hold_again_is_stepped_down() -> None:
     assert found.request_s is not None and 22 < found.request_s < 25
     tried = sorted({one.request_s for one in made if one.purpose == search.CONFIRM})
     assert found.request_s == tried[0] and found.upper_request_s == tried[1]
+    steps = [high / low for low, high in pairwise(tried)]
+    assert steps[-1] == pytest.approx(RESOLUTION, rel=1e-3)  # then by 10 %, by 16 %
+    assert steps == sorted(steps, reverse=True) and len(set(steps)) == len(steps)
 
 
 @pytest.mark.parametrize("stopped", [False, True])
