@@ -37,8 +37,8 @@ SLOS = {
     "chat": {"ttft_p90_ms": 200.0, "tpot_p90_ms": 40.0},
     "batch": {"e2e_p90_ms": 3000.0},
 }
-PROBE_S, SEEDS, RUNG = 6.0, 3, 1.05
-BELOW, ABOVE = 5, 4
+PROBE_S, SEEDS, RUNG = 3.0, 3, 1.05
+BELOW, ABOVE = 4, 3
 """Rungs around the search's answer."""
 FIRST_SEED = 1000
 TEXT = """# Capacity, searched and by a ladder
@@ -110,7 +110,7 @@ def _cell(model: str) -> Cell:
     extra = {
         "slos": SLOS,
         "probe_s": PROBE_S,
-        "probe_requests": 400,
+        "probe_requests": 200,
         "max_request_rate": 1000.0,
         "max_probes": 40,
     }
