@@ -43,7 +43,7 @@ BELOW, ABOVE = 4, 3
 FIRST_SEED = 1000
 TEXT = """# Capacity, searched and by a ladder
 
-Written by `python -m tests.bench.capacity_ladder` on {date}: {cpus} processors, {system}, Python
+Written by `make bench-capacity` on {date}: {cpus} processors, {system}, Python
 {python}, vLLM {vllm}; the tiny model of `make sweep` at TP=1, 64 tokens in, 16 out. CPU numbers
 only show that the search works.
 

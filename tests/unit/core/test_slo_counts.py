@@ -105,3 +105,12 @@ def test_more_under_way_than_ended_is_hopeless_after_a_while() -> None:
     assert not seen.is_hopeless
     seen.add(2, FAST, sent=8, elapsed_s=5.2)
     assert seen.lost == {"chat": SATURATED}
+
+
+def test_answers_that_take_long_are_no_queue() -> None:
+    seen = watch(JudgedSlo.of("chat", {"ttft_p90_ms": 500.0}))
+    long = Times(ttft=10.0, tpot=10.0, e2e=3010.0, itl=[10.0] * 300)
+    seen.add(0, long, sent=60, elapsed_s=17.9)  # 3 s of decode: to be called a queue after 18 s
+    assert not seen.is_hopeless
+    seen.add(1, long, sent=60, elapsed_s=18.1)
+    assert seen.lost == {"chat": SATURATED}

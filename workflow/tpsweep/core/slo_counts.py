@@ -21,6 +21,9 @@ SATURATED = "saturated"
 """In place of a limit: more came than was served, so that no percentile of it holds."""
 FLYING = 0.5
 """Of all requests that were sent: with more under way, half of the load is more than is served."""
+PATIENCE = 6.0
+"""So many times what a request takes must have passed before many under way are called a queue: of
+a rate that is served, a sixth of all are then under way."""
 _ROUND = 1e-9
 """Of shares: 0.99 of 1,000 requests allows 10 beyond, whatever 1 - 0.99 is in binary."""
 
@@ -119,8 +122,8 @@ def slos_of(mapping: Mapping[str, Mapping[str, float]]) -> tuple[JudgedSlo, ...]
 
 @dataclass(frozen=True)
 class Stop:
-    """When a run is hopeless: every one of ``slos`` has lost a limit, or after ``patience_s`` (many
-    times what a request takes) more than ``FLYING`` of all requests are under way.
+    """When a run is hopeless: every one of ``slos`` has lost a limit, or after ``patience_s``, and
+    ``PATIENCE`` times the longest decode seen, more than ``FLYING`` of all requests are under way.
 
     Judged are the requests ``first`` to ``last`` (not included); ``tokens``: their gaps between
     tokens, at most.
@@ -139,6 +142,7 @@ class Watch:
     def __init__(self, stop: Stop) -> None:
         self._stop = stop
         self._ended = 0
+        self._decode_s = 0.0
         self._beyond = {(slo.name, limit.name): 0 for slo in stop.slos for limit in slo.limits}
         self.lost: dict[str, str] = {}
         """The limit that a lost SLO has lost first, by the SLO's name."""
@@ -147,7 +151,10 @@ class Watch:
         """A request has ended, ``elapsed_s`` after the run began; ``place``: in the order of
         sending; ``sent``: so far."""
         self._ended += 1
-        if elapsed_s > self._stop.patience_s and sent - self._ended > FLYING * sent:
+        # A wait for the first token says nothing here: in a queue it grows as long as the run.
+        self._decode_s = max(self._decode_s, (times.e2e - times.ttft) / 1e3)
+        patience_s = max(self._stop.patience_s, PATIENCE * self._decode_s)
+        if elapsed_s > patience_s and sent - self._ended > FLYING * sent:
             for slo in self._stop.slos:
                 self.lost.setdefault(slo.name, SATURATED)
         if not self._stop.first <= place < self._stop.last:

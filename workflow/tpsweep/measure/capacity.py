@@ -18,7 +18,7 @@ import numpy as np
 
 from tpsweep.core import saturation
 from tpsweep.core.cell import Cell
-from tpsweep.core.slo_counts import SATURATED, Counts, JudgedSlo, Stop, Times, slos_of
+from tpsweep.core.slo_counts import PATIENCE, SATURATED, Counts, JudgedSlo, Stop, Times, slos_of
 from tpsweep.core.stats import percentile
 from tpsweep.engine.api_server import Counters
 from tpsweep.engine.load_generator import STOPPED, Sent, times_of
@@ -40,8 +40,8 @@ START_SHARE = 0.6
 WARM_SHARE = 0.2
 WARM_LATENCIES = 1.5
 """A warm-up takes this share of the judged time, and this many times a request's time, at least."""
-PATIENCE, LEAST_PATIENCE_S = 6.0, 2.0
-"""So many times what a request should take must have passed before a queue is called one."""
+LEAST_PATIENCE_S = 2.0
+"""Seconds before a queue is called one, however short requests are."""
 CLIENT_BUSY = 0.9
 """Of a processor: from here on the client may have been the limit."""
 CLIENT_LATE = 0.95
