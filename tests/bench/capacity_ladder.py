@@ -35,9 +35,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SHAPE = ROOT / "workflow/models/tiny-llama.json"
 SLOS = {
     "chat": {"ttft_p90_ms": 200.0, "tpot_p90_ms": 40.0},
-    "batch": {"e2e_p90_ms": 3000.0},
+    "batch": {"e2e_p90_ms": 1000.0},
 }
-PROBE_S, SEEDS, RUNG = 3.0, 3, 1.05
+PROBE_S, SEEDS, RUNG = 6.0, 3, 1.05
 BELOW, ABOVE = 4, 3
 """Rungs around the search's answer."""
 FIRST_SEED = 1000
@@ -49,7 +49,8 @@ only show that the search works.
 
 The search ran first ({probes} probes for both SLOs, {seconds:.0f} s). The ladder then probed every
 rate of its rungs with {seeds} seeds of its own, put together for the verdict. Its answer is the
-highest rung below the first one that fails.
+highest rung below the first one that fails; where none fails it is a lower bound. Each probe judged {probe_s:g} s
+of requests: in so short a time, an overload hardly reaches a limit of seconds.
 
 | SLO | search: requests/s, to failing | verdict | ladder: requests/s | search / ladder |
 |---|---|---|---|---|
@@ -194,6 +195,7 @@ def _page(
         agrees &= abs(ratio - 1) <= 0.1
         verdict = figures["capacity_verdicts"][place]
         shown = "none of its rungs" if answer is None else f"{answer:.4g}"
+        shown += " or more" if all(rung.holds for rung in ladders[name]) else ""
         lines.append(f"| {name} | {low:.4g} to {high:.4g} | {verdict} | {shown} | {ratio:.2f} |")
     text = TEXT.format(
         date=datetime.now(UTC).date().isoformat(),
@@ -204,6 +206,7 @@ def _page(
         probes=len(figures["probe_request_s"]),
         seconds=seconds,
         seeds=SEEDS,
+        probe_s=PROBE_S,
         answers="\n".join(lines),
         ladders="\n\n".join(_ladder(name, rungs) for name, rungs in ladders.items()),
     )
