@@ -1,0 +1,101 @@
+"""What a run prints beside Snakemake's own lines: each cell as it ends, with its first result."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tpsweep.core import results_paths
+from tpsweep.core.axes import AXES, NO_ALLREDUCE, Axis, Group
+from tpsweep.core.row_file import read_row
+from tpsweep.core.workloads import LATENCY, SERVE, THROUGHPUT, WORKLOADS
+from tpsweep.sweep.sweep import Sweep
+
+JOB_INFO, JOB_FINISHED = "job_info", "job_finished"
+"""Snakemake's events: a job begins (rule, wildcards), a job has ended well."""
+NOTHING_TO_DO = "Nothing to be done"
+FIRST_RESULT = {
+    LATENCY: ("{} ms/token", "tpot_ms"),
+    THROUGHPUT: ("{} output tokens/s", "output_tok_s"),
+    SERVE: ("TTFT {} ms, ITL {} ms", "ttft_p50_ms", "itl_p50_ms"),
+}
+"""How the first result of a row reads, and its columns. A capture's result is a table's."""
+_ALWAYS = ("batch", "request_rate", "max_concurrency")
+"""Axes that are named even if all cells agree in them; others are where cells differ."""
+_TOLD = ("model", "workload", "gpus", "gpu_card", "dataset")
+"""Axes that others tell, or the result."""
+
+
+class RunLines(logging.Handler):
+    """Listens to Snakemake's logger and adds lines to it.
+
+    ``nothing_to_do`` is called where Snakemake ends at once: it runs no hook then.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, sweep: Sweep, nothing_to_do: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self.logger = logger
+        self.sweep = sweep
+        self.nothing_to_do = nothing_to_do
+        self.rows: dict[int, str] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one record. As with other handlers, an error here is shown and ends nothing."""
+        try:
+            self._take(record)
+        except Exception:  # noqa: BLE001
+            self.handleError(record)
+
+    def _take(self, record: logging.LogRecord) -> None:
+        event, told = getattr(record, "event", None), vars(record)
+        if event == JOB_INFO and told["rule_name"] in WORKLOADS:
+            path = results_paths.row(told["rule_name"], told["wildcards"]["cell"])
+            self.rows[told["jobid"]] = path
+        elif event == JOB_FINISHED and (row := self.rows.pop(told["job_id"], None)):
+            if line := self.line(row):
+                self.logger.info(line)
+        elif event is None and record.getMessage().startswith(NOTHING_TO_DO):
+            self.nothing_to_do()
+
+    def line(self, path: str) -> str:
+        """``8B TP=2, batch 32: 4.12 ms/token`` of a row below the results root; "" if there is no
+        such row or no such value."""
+        job = self.sweep.jobs.get(f"{self.sweep.results}/{path}")
+        if job is None or job.cell.workload not in FIRST_RESULT:
+            return ""
+        columns = job.cell.columns()
+        label = self.sweep.config.models[columns["model"]].label
+        words = [f"{label or columns['model']} {job.cell.engine.label}"]
+        words += [a.words(columns[a.name]) for a in AXES if self._is_shown(a, columns[a.name])]
+        try:
+            row = read_row(Path(self.sweep.results, path))
+            words_of, *names = FIRST_RESULT[job.cell.workload]
+            result = words_of.format(*(_number(row[name]) for name in names))
+        except (ValueError, TypeError, KeyError):  # a damaged row, or one without the value
+            return ""
+        return f"tpsweep: {', '.join(words)}: {result}"
+
+    def _is_shown(self, axis: Axis, value: Any) -> bool:
+        if value in (None, NO_ALLREDUCE) or axis.is_default(value):
+            return False
+        return axis.name in _ALWAYS or axis.name in self._varying
+
+    @cached_property
+    def _varying(self) -> set[str]:
+        """Axes in which cells of the sweep differ, but for those that are named anyway."""
+        named = {a.name for a in AXES if a.group is Group.LAYOUT} | set(_TOLD)
+        seen: dict[str, set[Any]] = {}
+        for job in self.sweep.jobs.values():
+            for name, value in job.cell.columns().items():
+                seen.setdefault(name, set()).add(value)
+        without = {None, NO_ALLREDUCE}
+        return {name for name, values in seen.items() if len(values - without) > 1} - named
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"  # never in exponents
