@@ -111,6 +111,11 @@ def test_axes_in_which_cells_differ_are_named(tmp_path: Path) -> None:
     assert Log(sweep).run(1, "latency", cell) == [
         "tpsweep: Llama 8B TP=2, all-reduce auto, batch 1, 8 in, run 0: 2 ms/token"
     ]
+    # Cells of another workload have other lengths, and do not count.
+    served = cell_of(sweep, "throughput", 1, output_tok_s=5.0)
+    assert Log(sweep).run(1, "throughput", served) == [
+        "tpsweep: Llama 8B TP=1, run 0: 5 output tokens/s"
+    ]
     alone = cell_of(sweep, "latency", 1, tpot_ms=2.0)  # TP=1 has no all-reduce
     assert Log(sweep).run(1, "latency", alone) == [
         "tpsweep: Llama 8B TP=1, batch 1, 8 in, run 0: 2 ms/token"

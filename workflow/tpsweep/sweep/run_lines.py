@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tpsweep.core import results_paths
-from tpsweep.core.axes import AXES, NO_ALLREDUCE, Axis, Group
+from tpsweep.core.axes import AXES, NO_ALLREDUCE, Group
 from tpsweep.core.row_file import read_row
 from tpsweep.core.workloads import LATENCY, SERVE, THROUGHPUT, WORKLOADS
 from tpsweep.sweep.sweep import Sweep
@@ -24,7 +25,7 @@ FIRST_RESULT = {
 }
 """How the first result of a row reads, and its columns. A capture's result is a table's."""
 _ALWAYS = ("batch", "request_rate", "max_concurrency")
-"""Axes that are named even if all cells agree in them; others are where cells differ."""
+"""Axes that are named even if all cells agree in them; others are where a workload's cells differ."""
 _TOLD = ("model", "workload", "gpus", "gpu_card", "dataset")
 """Axes that others tell, or the result."""
 
@@ -71,7 +72,12 @@ class RunLines(logging.Handler):
         columns = job.cell.columns()
         label = self.sweep.config.models[columns["model"]].label
         words = [f"{label or columns['model']} {job.cell.engine.label}"]
-        words += [a.words(columns[a.name]) for a in AXES if self._is_shown(a, columns[a.name])]
+        shown = {*_ALWAYS, *self._varying[job.cell.workload]}
+        words += [
+            axis.words(columns[axis.name])
+            for axis in AXES
+            if axis.name in shown and columns[axis.name] not in (axis.default, NO_ALLREDUCE)
+        ]
         try:
             row = read_row(Path(self.sweep.results, path))
             words_of, *names = FIRST_RESULT[job.cell.workload]
@@ -80,21 +86,19 @@ class RunLines(logging.Handler):
             return ""
         return f"tpsweep: {', '.join(words)}: {result}"
 
-    def _is_shown(self, axis: Axis, value: Any) -> bool:
-        if value in (None, NO_ALLREDUCE) or axis.is_default(value):
-            return False
-        return axis.name in _ALWAYS or axis.name in self._varying
-
     @cached_property
-    def _varying(self) -> set[str]:
-        """Axes in which cells of the sweep differ, but for those that are named anyway."""
-        named = {a.name for a in AXES if a.group is Group.LAYOUT} | set(_TOLD)
-        seen: dict[str, set[Any]] = {}
+    def _varying(self) -> dict[str, set[str]]:
+        """By workload, the axes in which its cells differ, but for those that are named anyway."""
+        seen: dict[str, dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
         for job in self.sweep.jobs.values():
             for name, value in job.cell.columns().items():
-                seen.setdefault(name, set()).add(value)
-        without = {None, NO_ALLREDUCE}
-        return {name for name, values in seen.items() if len(values - without) > 1} - named
+                seen[job.cell.workload][name].add(value)
+        named = {axis.name for axis in AXES if axis.group is Group.LAYOUT} | set(_TOLD)
+        return {
+            workload: {n for n, all_ in axes.items() if len(all_ - {None, NO_ALLREDUCE}) > 1}
+            - named
+            for workload, axes in seen.items()
+        }
 
 
 def _number(value: float) -> str:
