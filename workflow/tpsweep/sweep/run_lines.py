@@ -25,7 +25,7 @@ FIRST_RESULT = {
 }
 """How the first result of a row reads, and its columns. A capture's result is a table's."""
 _ALWAYS = ("batch", "request_rate", "max_concurrency")
-"""Axes that are named even if all cells agree in them; others are where a workload's cells differ."""
+"""Axes that are named always; others are where cells of the workload differ."""
 _TOLD = ("model", "workload", "gpus", "gpu_card", "dataset")
 """Axes that others tell, or the result."""
 
