@@ -49,8 +49,8 @@ only show that the search works.
 
 The search ran first ({probes} probes for both SLOs, {seconds:.0f} s). The ladder then probed every
 rate of its rungs with {seeds} seeds of its own, put together for the verdict. Its answer is the
-highest rung below the first one that fails; where none fails it is a lower bound. Each probe judged {probe_s:g} s
-of requests: in so short a time, an overload hardly reaches a limit of seconds.
+highest rung below the first one that fails; where none fails it is a lower bound. Each probe
+judged {probe_s:g} s of requests: in so short a time, an overload hardly reaches a limit of seconds.
 
 | SLO | search: requests/s, to failing | verdict | ladder: requests/s | search / ladder |
 |---|---|---|---|---|
