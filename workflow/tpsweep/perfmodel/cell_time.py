@@ -16,11 +16,10 @@ from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.method import LEAST_ENERGY_S
 from tpsweep.core.workloads import LATENCY, THROUGHPUT
 from tpsweep.perfmodel.constants import NoExpectationError, document
-from tpsweep.perfmodel.gpu_specs import Card, card_by_name, unknown_card
-from tpsweep.perfmodel.memory import Limits, Load, fit, in_blocks
+from tpsweep.perfmodel.engine_steps import EngineSteps
+from tpsweep.perfmodel.gpu_specs import card_by_name, unknown_card
 from tpsweep.perfmodel.model_shape import Shape
-from tpsweep.perfmodel.step_time import Batch, decode, prefill
-from tpsweep.perfmodel.work import NoWorkError, Work, work_of
+from tpsweep.perfmodel.work import NoWorkError, work_of
 
 SETTLED = 30
 """Rounds after which the requests in flight at a rate no longer change."""
@@ -40,58 +39,13 @@ class CellExpectation:
     note: str | None = None
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A model on an engine: everything but the batch."""
-
-    work: Work
-    card: Card
-    engine: Engine
-
-    def batch(self, batch: int, input_len: int, output_len: int, chunks: int) -> Batch:
-        # What vLLM takes by itself is taken to be its custom all-reduce.
-        asked = self.engine.allreduce_backend
-        backend = "custom" if asked in ("auto", "none") else asked
-        eager = bool(self.engine.args.get("enforce_eager"))
-        lengths = batch, input_len, output_len
-        cache = self.work.cache_dtype
-        return Batch(self.engine.tp, *lengths, backend, eager, cache, self.engine.pp, chunks)
-
-    def sequences(self, tokens: int) -> int:
-        """How many sequences of ``tokens`` tokens run at a time: as many as the engine allows, and
-        its KV cache should hold."""
-        work, limits = self.work, Limits.of(self.engine.args, self.card.memory_gib)
-        if work.no_fit or not work.shape.has_full_attention:
-            return limits.sequences
-        load = Load(
-            work.shape, work.dtype, work.cache_dtype, offloaded=work.offloaded, dcp=work.dcp
-        )
-        held = fit(load, limits, self.engine.layout).expected_cache_tokens // in_blocks(tokens)
-        return max(1, min(limits.sequences, held))
-
-    def chunks(self, batch: int, input_len: int) -> int:
-        """Steps in which a pipeline computes the prompts of a static batch."""
-        if self.engine.pp == 1:
-            return 1
-        return math.ceil(batch * input_len / int(self.engine.args["max_num_batched_tokens"]))
-
-    def decode(self, batch: int, input_len: int, output_len: int, chunks: int) -> float:
-        run = self.batch(batch, input_len, output_len, chunks)
-        return decode(self.work.shape, self.work.dtype, self.card, run).ms
-
-    def prefill(self, batch: int, input_len: int, output_len: int, chunks: int = 1) -> float:
-        run = self.batch(batch, input_len, output_len, chunks)
-        return prefill(self.work.shape, self.work.dtype, self.card, run).ms
-
-
 def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> CellExpectation:
     """The expectation of a cell on the card that the site promises for it.
 
     ``unknown``: why the model has no shape, if its config.json is there.
     """
     engine = cell.engine
-    card = card_by_name(engine.gpu_card)
-    if card is None:
+    if card_by_name(engine.gpu_card) is None:
         return CellExpectation(note=unknown_card(engine.gpu_card))
     if shape is None:
         said = f"the model's bytes cannot be counted: {unknown}"
@@ -103,10 +57,7 @@ def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> 
     if cell.prefix_len is not None:
         return CellExpectation(note="prompts come from the prefix cache in part")
     try:
-        work = work_of(engine, shape)
-        if work.no_expectation:
-            return CellExpectation(note=f"no constants for {work.no_expectation}")
-        step = _Step(work, card, engine)
+        step = EngineSteps.of(engine, shape)
         if cell.batch is not None:
             return _static(cell, step, cell.batch, cell.input_len, cell.output_len)
         return _requests(cell, step, cell.input_len, cell.output_len)
@@ -115,7 +66,7 @@ def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> 
 
 
 def _static(
-    cell: Cell, step: _Step, batch: int, input_len: int, output_len: int
+    cell: Cell, step: EngineSteps, batch: int, input_len: int, output_len: int
 ) -> CellExpectation:
     chunks = step.chunks(batch, input_len)
     first = step.prefill(batch, input_len, output_len, chunks)
@@ -129,7 +80,7 @@ def _static(
     return CellExpectation(first, tpot, seconds + cost("cell_gap_s"))
 
 
-def _requests(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellExpectation:
+def _requests(cell: Cell, step: EngineSteps, input_len: int, output_len: int) -> CellExpectation:
     """A set of requests: as many in flight as the rate, or the limits, make of it."""
     replicas, stages = cell.engine.replicas, cell.engine.pp
     requests = math.ceil((cell.num_prompts or 1) / replicas)
@@ -153,7 +104,7 @@ def _requests(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellE
 
 
 def _in_flight(
-    step: _Step, input_len: int, output_len: int, rate: float, first: float, most: int
+    step: EngineSteps, input_len: int, output_len: int, rate: float, first: float, most: int
 ) -> float:
     """Decode time per token at ``rate`` requests/s: requests in flight by Little's law, and the
     prefills of others in between."""

@@ -21,7 +21,8 @@ from tpsweep.perfmodel.model_shape import CACHE_BYTES, DTYPE_BYTES, Shape
 class Batch:
     """A static batch and how it is run; lengths in tokens. ``backend`` is the all-reduce that runs
     (of no meaning at TP=1), ``cache_dtype`` the KV cache's (None: the weights'). ``pp``: pipeline
-    stages; ``chunks``: steps in which the prompts are computed."""
+    stages; ``chunks``: steps in which the prompts are computed. ``prompt_tokens``: of other
+    requests' prompts, computed in the same decode step (continuous batching)."""
 
     tp: int
     batch: int
@@ -32,6 +33,7 @@ class Batch:
     cache_dtype: str | None = None
     pp: int = 1
     chunks: int = 1
+    prompt_tokens: float = 0
 
     @property
     def groups(self) -> int:
@@ -91,15 +93,18 @@ def decode(
 def _decode(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants) -> Expected:
     """Of one stage."""
     bandwidth = card.bandwidth_tb_s * 1e12
-    reads = weight_reads(shape, dtype, run.batch) / run.tp / bandwidth
-    head = _head(shape)
-    flops = 2 * (shape.fast_parameters_per_token + head) * run.batch / run.tp
+    tokens = run.batch + run.prompt_tokens
+    reads = weight_reads(shape, dtype, tokens) / run.tp / bandwidth
+    head = _head(shape) * (run.batch + run.prompt_tokens / run.input_len)
+    # A prompt's attention: scores and values, half of them masked.
+    attention = shape.score_width * run.input_len * run.prompt_tokens
+    flops = (2 * (shape.fast_parameters_per_token * tokens + head) + attention) / run.tp
     return Expected(
         body=1e3 * max(reads / known.weight_bandwidth_share, flops / _flop_s(card, known)),
         kv=1e3 * kv_reads(shape, dtype, run) / bandwidth / _cache_share(dtype, run, known),
         layers=shape.layers * known.layer_us / 1e3,
         step=known.step_us / 1e3,
-        communication=communication(shape, dtype, card, run, tokens=run.batch),
+        communication=communication(shape, dtype, card, run, tokens=tokens),
         host=_host(shape, run, known),
     )
 
