@@ -44,7 +44,9 @@ class Slo:
         for part in text.split(","):
             found = _PAIR.fullmatch(part)
             if found is None:
-                raise ValueError(f"{part!r}, allowed: limits such as ttft_p99_ms=500,tpot_p99_ms=50")
+                raise ValueError(
+                    f"{part!r}, allowed: limits such as ttft_p99_ms=500,tpot_p99_ms=50"
+                )
             try:
                 limits[found[1]] = float(found[2])
             except ValueError:

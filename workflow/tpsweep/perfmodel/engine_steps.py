@@ -48,8 +48,8 @@ class EngineSteps:
         eager = bool(self.engine.args.get("enforce_eager"))
         lengths = batch, input_len, output_len
         cache = self.work.cache_dtype
-        pp = self.engine.pp
-        return Batch(self.engine.tp, *lengths, backend, eager, cache, pp, chunks, prompt_tokens)
+        layout = self.engine.pp, chunks, self.engine.ep
+        return Batch(self.engine.tp, *lengths, backend, eager, cache, *layout, prompt_tokens)
 
     def sequences(self, tokens: int) -> int:
         """How many sequences of ``tokens`` tokens run at a time: as many as the engine allows, and

@@ -111,7 +111,7 @@ class Serving:
         return ServedLoad(rate, point.running, share, percentiles)
 
     def highest_rate(self, slo: Slo) -> float | None:
-        """The highest rate at which ``slo`` holds; None if it does not hold for a single request."""
+        """The highest rate at which ``slo`` holds; None if it holds for no single request."""
         low, high = self._rate(LEAST) * self._replicas, self.capacity
         alone = self.at(low)
         if alone is None or not slo.keeps(alone.percentiles):

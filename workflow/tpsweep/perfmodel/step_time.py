@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from statistics import NormalDist
 
 from tpsweep.perfmodel.allreduce import all_reduce_us, curve
 from tpsweep.perfmodel.constants import Constants, NoExpectationError, constants
@@ -21,8 +22,8 @@ from tpsweep.perfmodel.model_shape import CACHE_BYTES, DTYPE_BYTES, Shape
 class Batch:
     """A static batch and how it is run; lengths in tokens. ``backend`` is the all-reduce that runs
     (of no meaning at TP=1), ``cache_dtype`` the KV cache's (None: the weights'). ``pp``: pipeline
-    stages; ``chunks``: steps in which the prompts are computed. ``prompt_tokens``: of other
-    requests' prompts, computed in the same decode step (continuous batching)."""
+    stages; ``chunks``: steps in which the prompts are computed; ``ep``: whole experts a rank.
+    ``prompt_tokens``: of other requests' prompts, in the same decode step (continuous batching)."""
 
     tp: int
     batch: int
@@ -33,6 +34,7 @@ class Batch:
     cache_dtype: str | None = None
     pp: int = 1
     chunks: int = 1
+    ep: bool = False
     prompt_tokens: float = 0
 
     @property
@@ -94,7 +96,7 @@ def _decode(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants) 
     """Of one stage."""
     bandwidth = card.bandwidth_tb_s * 1e12
     tokens = run.batch + run.prompt_tokens
-    reads = weight_reads(shape, dtype, tokens) / run.tp / bandwidth
+    reads = rank_reads(shape, dtype, run, tokens) / bandwidth
     head = _head(shape) * (run.batch + run.prompt_tokens / run.input_len)
     # A prompt's attention: scores and values, half of them masked.
     attention = shape.score_width * run.input_len * run.prompt_tokens
@@ -129,7 +131,7 @@ def _prefill(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants)
     # Attention: scores and values, half of them masked.
     attention = shape.score_width * run.input_len * tokens
     flops = (2 * (shape.fast_parameters_per_token * tokens + head) + attention) / run.tp
-    reads = weight_reads(shape, dtype, tokens) / run.tp / (card.bandwidth_tb_s * 1e12)
+    reads = rank_reads(shape, dtype, run, tokens) / (card.bandwidth_tb_s * 1e12)
     return Expected(
         body=1e3 * max(flops / _flop_s(card, known), reads / known.weight_bandwidth_share),
         kv=0.0,
@@ -140,7 +142,7 @@ def _prefill(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants)
     )
 
 
-def communication(shape: Shape, dtype: str, card: Card, run: Batch, *, tokens: int) -> float:
+def communication(shape: Shape, dtype: str, card: Card, run: Batch, *, tokens: float) -> float:
     """2L+1 all-reduces of ``tokens`` rows and the all-gather of the logits, in ms; 0 at TP=1.
 
     In a pipeline the first stage has the one of the embedding, the last the logits.
@@ -186,12 +188,36 @@ def _head(shape: Shape) -> float:
     return shape.vocabulary * shape.hidden / shape.head_peak_factor if shape.stage.is_last else 0.0
 
 
-def weight_reads(shape: Shape, dtype: str, tokens: int) -> float:
+def weight_reads(shape: Shape, dtype: str, tokens: float) -> float:
     """Bytes of weights that a step of ``tokens`` tokens reads, over all ranks.
 
     Of a mixture of experts: those that ``tokens`` random choices are expected to hit.
     """
     return shape.bytes_read_per_step(dtype, tokens)
+
+
+def rank_reads(shape: Shape, dtype: str, run: Batch, tokens: float) -> float:
+    """Bytes of weights that a rank reads; with whole experts, the rank that most tokens chose.
+
+    All ranks wait for it at each layer's all-reduce.
+    """
+    each = weight_reads(shape, dtype, tokens) / run.tp
+    if not run.ep or not shape.experts:
+        return each
+    hit = shape.experts_hit(tokens)
+    one = shape.expert_bytes(dtype) / shape.experts
+    return each + one * (_most_hit(hit, shape.experts, run.tp) - hit / run.tp)
+
+
+def _most_hit(hit: float, experts: int, ranks: int) -> float:
+    """Of ``hit`` experts out of ``experts``, how many the fullest of ``ranks`` is expected to have.
+
+    Choices are taken as independent, and their number on a rank as normal; the largest of n normal
+    numbers by G. Blom, Statistical Estimates and Transformed Beta-Variables (1958).
+    """
+    mean, missed = hit / ranks, 1 - hit / experts
+    largest = NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))
+    return min(mean + largest * math.sqrt(mean * missed), hit, math.ceil(experts / ranks))
 
 
 def kv_reads(shape: Shape, dtype: str, run: Batch) -> float:
