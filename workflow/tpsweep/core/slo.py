@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -61,18 +60,18 @@ class Slo:
     @property
     def words(self) -> str:
         """``TTFT p99 <= 500 ms, TPOT p99 <= 50 ms``."""
-        said = (name.removesuffix("_ms").split("_") + [f"{limit:g}"] for name, limit in self.limits)
+        said = ([*name.removesuffix("_ms").split("_"), f"{limit:g}"] for name, limit in self.limits)
         return ", ".join(f"{metric.upper()} {p} <= {limit} ms" for metric, p, limit in said)
 
-    def keeps(self, percentiles: Mapping[str, float | None]) -> bool:
+    def keeps(self, percentiles: Mapping[str, Any]) -> bool:
         """Whether every limit is known to hold."""
-        return not self.missed(percentiles)
+        return not self.failed(percentiles) and not self.unknown(percentiles)
 
-    def missed(self, percentiles: Mapping[str, float | None]) -> list[str]:
-        """Names of the limits that do not hold, or of which nothing is known."""
-        found = ((name, limit, percentiles.get(name)) for name, limit in self.limits)
-        return [name for name, limit, value in found if value is None or not value <= limit]
+    def failed(self, percentiles: Mapping[str, Any]) -> list[str]:
+        """Names of the limits that are known not to hold."""
+        known = ((name, limit, percentiles.get(name)) for name, limit in self.limits)
+        return [name for name, limit, value in known if value is not None and value > limit]
 
-    def to_json(self) -> str:
-        """The limits as canonical JSON: two SLOs with equal texts ask the same."""
-        return json.dumps(self.by_name, sort_keys=True)
+    def unknown(self, percentiles: Mapping[str, Any]) -> list[str]:
+        """Names of the limits of which nothing is known: too few requests for the percentile."""
+        return [name for name, _ in self.limits if percentiles.get(name) is None]

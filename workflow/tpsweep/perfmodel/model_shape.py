@@ -433,7 +433,8 @@ class Shape:
 
 def _hit(count: int, read: int, tokens: float) -> int:
     """Of ``count`` experts, those that ``tokens`` random choices of ``read`` each should hit."""
-    return max(round(count * (1 - (1 - read / count) ** tokens)), min(read, 1))
+    hit: float = count * (1 - (1 - read / count) ** tokens)
+    return max(round(hit), min(read, 1))
 
 
 def stage_layers(layers: int, pp: int) -> list[int]:
