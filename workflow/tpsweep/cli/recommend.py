@@ -263,7 +263,7 @@ def _lines(found: Found, measure: Path | None) -> Iterator[str]:
     if found.config and measure:
         yield f"\nThe cells to measure are in {measure}: snakemake … --configfile {measure.name}"
     elif found.config:
-        yield "\nThese cells as a config (--measure FILE writes it; then name its results folder, too):\n"
+        yield "\nThese cells as a config (--measure FILE writes it; then name its results, too):\n"
         yield _yaml(found.config).rstrip()
     if found.script:
         yield "\nFor sbatch:\n"

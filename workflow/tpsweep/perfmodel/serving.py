@@ -9,12 +9,12 @@ docs/expectation.md says how good that is. Pure; ms and requests/s.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 
 from tpsweep.core.slo import METRICS, PERCENTILES, Slo
-from tpsweep.perfmodel.constants import document
+from tpsweep.perfmodel.constants import ServingConstants, serving_constants
 from tpsweep.perfmodel.engine_steps import EngineSteps
 
 ROUNDS = 40
@@ -77,17 +77,18 @@ class Serving:
     steps: EngineSteps
     input_len: int
     output_len: int
+    constants: ServingConstants = field(default_factory=serving_constants)
     _known: dict[tuple[int, int], float] = field(default_factory=dict, repr=False)
 
     @cached_property
     def capacity(self) -> float:
         """The highest rate that is served without an ever longer queue."""
-        return min(self._engines_capacity, self._server_capacity)
+        return min(self.engines_capacity, self._server_capacity)
 
     @property
     def limited_by(self) -> str:
         """What the capacity ends at."""
-        if self._server_capacity < self._engines_capacity:
+        if self._server_capacity < self.engines_capacity:
             return SERVER
         return PROMPTS if self._most_running < self._slots else RUNNING
 
@@ -166,13 +167,14 @@ class Serving:
         return _last(lambda n: self._began(n) < self._most_chunks(n), self._slots)
 
     @cached_property
-    def _engines_capacity(self) -> float:
+    def engines_capacity(self) -> float:
+        """What the engines could serve if HTTP took no time."""
         return self._rate(self._most_running) * self._replicas
 
     @property
     def _server_capacity(self) -> float:
         """One server takes the requests of all replicas."""
-        return constant("server_tok_s") / self.output_len
+        return self.constants.server_tok_s / self.output_len
 
     def _rate(self, running: float) -> float:
         """Of one engine, by Little's law."""
@@ -212,7 +214,7 @@ class Serving:
         CUDA graph. An eager engine has none to lose."""
         if self.steps.engine.args.get("enforce_eager"):
             return 0.0
-        return self.steps.work.shape.layers * constant("prompt_layer_us") / 1e3
+        return self.steps.work.shape.layers * self.constants.prompt_layer_us / 1e3
 
     def _tpot(self, point: _Point) -> Part:
         """The mean of a request's steps; the busiest hundredth has more beside it."""
@@ -242,14 +244,14 @@ class Serving:
         prompt = Part(first, self._chunks * _quantile(own, 0.99) - first)
         busy = self._began(point.running) / self._most_chunks(point.running)
         queue = _wait(mean * busy / (2 * (1 - busy)) if busy < 1 else math.inf, busy)
-        http = constant("http_ms")
+        http = self.constants.http_ms
         server = _wait(http * server_share / (1 - server_share), 1.0)
         return _sum(rest, prompt, queue, self._slot(point, rate), Part(http), server)
 
     def _slot(self, point: _Point, rate: float) -> Part:
         """The wait for one of the slots, which are free as often as Erlang's formula says."""
         waits = _erlang_c(self._slots, point.running)
-        left = self._engines_capacity - rate
+        left = self.engines_capacity - rate
         # All requests take about the same time: half of what random ones would wait.
         return _wait(1e3 / left / 2, waits)
 
@@ -261,8 +263,8 @@ def _wait(mean: float, share: float) -> Part:
 
 
 def _sum(*parts: Part) -> Part:
-    """Of independent parts."""
-    return Part(math.fsum(p.p50 for p in parts), math.hypot(*(p.spread for p in parts)))
+    """Parts that are long together: a busy moment is one for all of them."""
+    return Part(math.fsum(p.p50 for p in parts), math.fsum(p.spread for p in parts))
 
 
 def _normal(percentile: int) -> float:
@@ -274,7 +276,7 @@ def _waits(percentile: int) -> float:
     return math.log(50 / (100 - percentile)) / math.log(50)
 
 
-def _last(holds, most: float) -> float:  # type: ignore[no-untyped-def]
+def _last(holds: Callable[[float], bool], most: float) -> float:
     """The largest number up to ``most`` of which ``holds`` is true, which it is of small ones."""
     if holds(most):
         return most
@@ -340,9 +342,3 @@ def _erlang_c(servers: int, load: float) -> float:
     for count in range(1, servers + 1):
         blocked = load * blocked / (count + load * blocked)
     return blocked / (1 - load / servers * (1 - blocked))
-
-
-@cache
-def constant(name: str) -> float:
-    """What static batches do not show, from data/expectation.yaml, where each has its origin."""
-    return float(document()["serving"][name]["value"])

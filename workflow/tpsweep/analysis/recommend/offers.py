@@ -174,9 +174,10 @@ def _below_failed(
 ) -> Capacity | None:
     """No rate that is known to fail is expected to hold."""
     failed = evidence.fails_at(question.slo)
-    if expected is None or failed is None or expected.request_s < failed:
+    if expected is None or failed is None:
         return expected
-    return replace(expected, request_s=failed * (1 - _SLACK), fails_at=failed)
+    below = min(expected.request_s, failed * (1 - _SLACK))
+    return replace(expected, request_s=below, fails_at=failed)
 
 
 def _errors(evidence: Evidence, expectation: Expectation) -> list[float]:

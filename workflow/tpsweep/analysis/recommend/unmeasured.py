@@ -10,7 +10,7 @@ from typing import Any
 from tpsweep.analysis.recommend.expected import Expectation
 from tpsweep.analysis.recommend.offers import Answer, Offer
 from tpsweep.analysis.recommend.question import ENERGY, LATENCY, Question, key_of, label_of
-from tpsweep.core.axes import ENGINE_AXES
+from tpsweep.core.axes import ENGINE_AXES, Axis
 from tpsweep.core.cell import Engine, slug
 from tpsweep.core.workloads import SERVE
 from tpsweep.perfmodel.model_shape import Shape
@@ -130,9 +130,14 @@ def config_of(
             "minutes": 20,
             "engine": {name: engine.args[name] for name in PINS if name in engine.args},
         }
+    usual = [axis for axis in ENGINE_AXES if axis.added and _is_usual(axis, cells)]
+    for axis in usual:
+        for entry in workloads.values():
+            del entry[str(axis.config_key)]
     lists = {
         key: list(dict.fromkeys(value for entry in workloads.values() for value in entry[key]))
         for axis in ENGINE_AXES
+        if axis.is_sweep_wide and axis not in usual
         if (key := str(axis.config_key)) not in ("models", "variants")  # mappings of their own
     }
     return {
@@ -144,6 +149,11 @@ def config_of(
         "runs": STARTS,
         "workloads": workloads,
     }
+
+
+def _is_usual(axis: Axis, cells: Sequence[Wanted]) -> bool:
+    """Whether all cells have the default: then the config need not name the axis."""
+    return all(axis.is_default(getattr(one.engine, axis.name)) for one in cells)
 
 
 def _axes(engine: Engine) -> dict[str, list[Any]]:
