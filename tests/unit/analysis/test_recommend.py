@@ -132,16 +132,28 @@ def test_a_better_engine_that_was_not_measured_is_named_not_recommended(inputs: 
     assert rival.capacity.request_s < 16
     # Not the measured latency at 16/s, which does not keep the SLO.
     assert rival.latency_at is None
-    cells = wanted(found, inputs.shape(EIGHT))
+    cells = wanted(found)
     asked = {cell.label: cell for cell in cells}
     assert asked["TP=1 on H200"].rates == (pytest.approx(100 / 7),)
     assert "7 GPUs, not 8" in asked["TP=1 on H200"].why
     assert "one engine start" in asked["TP=2 on H200 (custom)"].why
 
 
+def test_what_would_save_gpus_is_named(inputs: Inputs) -> None:
+    """32/s held and 64/s failed: four engines. By expectation two would do, at 50/s each."""
+    found = ask(inputs, EIGHT, TIGHT, 100)
+    best, *others = found.offers
+    fewer = next(one for one in others if one.engine is best.engine)
+    assert (fewer.capacity.basis, fewer.engines, fewer.gpus) == (EXPECTED, 2, 2)
+    assert 50 < fewer.capacity.request_s < 64
+    assert wanted(found)[0].rates == (32, 50)
+    # At 20/s one engine is enough, whatever it can do.
+    assert len(ask(inputs, EIGHT, TIGHT, 20).offers) == 2
+
+
 def test_what_to_measure_is_a_config_that_can_be_run(inputs: Inputs) -> None:
     found = ask(inputs, EIGHT, FAST, 100)
-    cells = wanted(found, inputs.shape(EIGHT))
+    cells = wanted(found)
     entry = inputs.model_entry(EIGHT)
     config = config_of(cells, found.question, entry, cells[0].engine.vllm_version)
     config = json.loads(json.dumps(config))  # as a file has it
@@ -149,7 +161,7 @@ def test_what_to_measure_is_a_config_that_can_be_run(inputs: Inputs) -> None:
     planned = [item.cell for item in sweep.planned]
     assert {item.status for item in sweep.planned} == {"planned"}
     assert {(c.engine.tp, c.request_rate, c.engine.run) for c in planned} == {
-        (tp, rate, run) for tp, rate in ((1, 14.29), (2, 32.0)) for run in (0, 1)
+        (tp, rate, run) for tp, rate in ((1, 14.29), (2, 32.0), (2, 33.33)) for run in (0, 1)
     }
     # The engines of the rows: limits and all-reduce too.
     rows = [row for row in inputs.rows if row["workload"] == "serve"]
@@ -211,7 +223,7 @@ def test_70b_by_hand(inputs: Inputs, limit: float, rate: float, engines: int) ->
     assert best is not None
     assert (best.label, best.capacity.basis) == ("TP=2 on H200 (custom)", EXPECTED)
     assert (best.engines, best.gpus) == (engines, 2 * engines)
-    # So many are enough whatever a step does with its prompts; one less is not, or has no time left.
+    # So many are enough whatever a step does with its prompts; with one less there is no time.
     each = rate / engines
     assert static.tpot(each, least=False) < limit
     bounds = 0.95 * static.tpot(each, least=True), static.tpot(each, least=False)
@@ -238,8 +250,11 @@ def test_objectives_order_by_what_they_name(inputs: Inputs) -> None:
 
 
 def test_gpus_that_are_allowed(inputs: Inputs) -> None:
-    assert ask(inputs, EIGHT, TIGHT, 100, most=3).best is None
-    assert ask(inputs, EIGHT, TIGHT, 100, most_gpus={"H200": 4}).best is not None
+    four, three, one = (ask(inputs, EIGHT, TIGHT, 100, most=n).best for n in (4, 3, 1))
+    assert four and four.capacity.basis == RATES
+    assert three and three.capacity.basis == EXPECTED
+    assert one is None
+    assert ask(inputs, EIGHT, TIGHT, 100, most_gpus={"H200": 4}).best == four
     assert ask(inputs, EIGHT, TIGHT, 100, most_gpus={"A100": None}).best is None
     # For latency as many engines as are allowed: 20/s over four is 5/s each.
     spread = ask(inputs, EIGHT, LOOSE, 20, most=4, objective=LATENCY)

@@ -103,7 +103,7 @@ def _find(options: argparse.Namespace) -> Found:
     shape = inputs.shape(question.model)
     candidates = Candidates(evidence, inputs.others(question.model), inputs.classes, shape)
     found = answer(question, candidates)
-    cells = wanted(found, shape)
+    cells = wanted(found)
     config = None
     if cells:
         entry, version = inputs.model_entry(question.model), cells[0].engine.vllm_version

@@ -43,7 +43,9 @@ def batch_script(
 
     Raises ``SiteError``.
     """
+    note = []
     if site.account_env and not environ.get(site.account_env):
+        note = [f"# {site.account_env} is not set here: its value is the account"]
         environ = {**environ, site.account_env: f"${site.account_env}"}
     minutes = None if site.session_minutes(engine.gpu) else DAY_MINUTES
     key = SessionKey("", "", engine.gpu, engine.gpus)
@@ -55,6 +57,7 @@ def batch_script(
     lines = [f"--{name}" if value is True else f"--{name}={value}" for name, value in flags.items()]
     return [
         "#!/bin/bash",
+        *note,
         *(f"#SBATCH {line}" for line in lines),
         *site.setup,
         *exports(environment_of(engine)),

@@ -186,7 +186,8 @@ def traffic_of(row: Record) -> Traffic | None:
 def engine_of(row: Record) -> Engine:
     """The engine that made a row, as far as another one would be started like it."""
     given = json.loads(row.get("engine_args") or "{}")
-    by_backend = ALLREDUCE[row["allreduce_backend"]].args if row["allreduce_backend"] else {}
+    known = ALLREDUCE.get(row["allreduce_backend"])
+    by_backend = known.args if known else {}
     model = Model(
         name=row["model"],
         path=row.get("model_path") or row["model"],

@@ -136,6 +136,8 @@ def answer(question: Question, candidates: Candidates) -> Answer:
             continue
         measured.add(place_of(evidence.engine))
         _offer(question, evidence, expectation, capacity, candidates, offers, refused)
+        if (higher := _higher(question, evidence, expectation, capacity)) is not None:
+            _offer(question, evidence, expectation, higher, candidates, offers, [])
     for engine in _unmeasured(candidates, measured):
         if not question.allows(engine.gpu):
             continue
@@ -167,6 +169,19 @@ def _unmeasured(candidates: Candidates, measured: set[Any]) -> list[Engine]:
         if place_of(engine) not in measured:
             found.setdefault(place_of(engine), engine)
     return list(found.values())
+
+
+def _higher(
+    question: Question, evidence: Evidence, expectation: Expectation, capacity: Capacity
+) -> Capacity | None:
+    """What is expected of an engine above a lower bound, if fewer engines would be enough."""
+    if capacity.basis != RATES or capacity.request_s <= 0:
+        return None
+    expected = _below_failed(expectation.capacity(question.slo), evidence, question)
+    if expected is None or question.rate is None or question.objective == LATENCY:
+        return None
+    fewer = _engines(question, evidence.engine, expected) if expected.request_s else math.inf
+    return expected if fewer < _engines(question, evidence.engine, capacity) else None
 
 
 def _below_failed(

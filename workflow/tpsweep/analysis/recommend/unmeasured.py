@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tpsweep.analysis.recommend.expected import Expectation
 from tpsweep.analysis.recommend.offers import Answer, Offer
 from tpsweep.analysis.recommend.question import ENERGY, LATENCY, Question, key_of, label_of
 from tpsweep.core.axes import ENGINE_AXES, Axis
 from tpsweep.core.cell import Engine, slug
 from tpsweep.core.workloads import SERVE
-from tpsweep.perfmodel.model_shape import Shape
 
 MOST = 4
 """Engines that are named."""
@@ -42,13 +40,13 @@ class Wanted:
         return label_of(self.engine)
 
 
-def wanted(answer: Answer, shape: Shape | None) -> list[Wanted]:
+def wanted(answer: Answer) -> list[Wanted]:
     """What would change ``answer``, the most telling first."""
     best = answer.best
     if best is None:
         return []
     found: dict[Any, Wanted] = {}
-    for one in (*_of_best(best, answer.question, shape), *_rivals(best, answer)):
+    for one in (*_of_best(best, answer.question), *_rivals(best, answer)):
         known = found.get(key_of(one.engine))
         rates = one.rates if known is None else tuple(sorted({*known.rates, *one.rates}))
         why = one.why if known is None else f"{known.why}; {one.why}"
@@ -56,7 +54,7 @@ def wanted(answer: Answer, shape: Shape | None) -> list[Wanted]:
     return list(found.values())[:MOST]
 
 
-def _of_best(best: Offer, question: Question, shape: Shape | None) -> Iterator[Wanted]:
+def _of_best(best: Offer, question: Question) -> Iterator[Wanted]:
     """What the recommendation itself rests on."""
     load = best.rate / best.engines
     if not best.capacity.is_measured:
@@ -66,14 +64,6 @@ def _of_best(best: Offer, question: Question, shape: Shape | None) -> Iterator[W
     if best.capacity.starts < STARTS:
         rates = (best.capacity.request_s,)
         yield Wanted(best.engine, rates, "its capacity is of one engine start")
-    if not best.is_lower_bound or best.capacity.fails_at is not None or question.rate is None:
-        return
-    if best.engines > 1:
-        fewer = question.rate / (best.engines - 1)
-        expected = Expectation(best.engine, question.traffic, shape).capacity(question.slo)
-        if expected is None or expected.request_s >= fewer:
-            said = f"{best.engines - 1} would be enough if one does {fewer:.3g} requests/s"
-            yield Wanted(best.engine, (fewer,), said)
 
 
 def _rivals(best: Offer, answer: Answer) -> Iterator[Wanted]:
@@ -95,7 +85,8 @@ def _rivals(best: Offer, answer: Answer) -> Iterator[Wanted]:
 
 def _gain(rival: Offer, best: Offer) -> str:
     if rival.gpus != best.gpus and rival.rate == best.rate:
-        return f"{rival.gpus} GPUs, not {best.gpus}"
+        noun = "GPU" if rival.gpus == 1 else "GPUs"
+        return f"{rival.gpus} {noun}, not {best.gpus}"
     one, other = (offer.percentiles.get("e2e_p50_ms") for offer in (rival, best))
     if rival.rate == best.rate and one is not None and other is not None:
         return f"{one:.3g} ms a request, not {other:.3g}"
