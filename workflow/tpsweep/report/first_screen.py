@@ -28,11 +28,20 @@ _PER_GPU = "output_tok_s_per_gpu"
 
 
 @dataclass(frozen=True)
+class Sentence:
+    """``asked``: what it answers; ``sure``: how sure it is."""
+
+    asked: str
+    text: str
+    sure: str
+
+
+@dataclass(frozen=True)
 class Headline:
-    """A model's sentences, each behind what it answers, the trust that they deserve, a picture."""
+    """A model's sentences, what they rest on, and a picture."""
 
     model: str
-    sentences: tuple[tuple[str, str], ...]
+    sentences: tuple[Sentence, ...]
     trust: str
     picture: plot.Picture | None
 
@@ -65,7 +74,8 @@ def headlines(tables: Mapping[str, Table]) -> list[Headline]:
         known = best.get(group[0]["model"], [])
         if _weight(group) > _weight(known):
             best[group[0]["model"]] = group
-    found = [_headline(group, tables) for group in list(best.values())[:MOST]]
+    telling = sorted(best.values(), key=lambda group: -_weight(group)[0])[:MOST]
+    found = [_headline(f"first{at}", group, tables) for at, group in enumerate(telling)]
     return [headline for headline in found if headline is not None]
 
 
@@ -75,7 +85,7 @@ def _weight(group: list[Record]) -> tuple[int, bool, int]:
     return len(layouts), bool(group) and group[0]["variant"] == "default", len(group)
 
 
-def _headline(group: list[Record], tables: Mapping[str, Table]) -> Headline | None:
+def _headline(name: str, group: list[Record], tables: Mapping[str, Table]) -> Headline | None:
     by_layout: dict[Any, list[Record]] = defaultdict(list)
     for line in group:
         by_layout[line["gpu"], Layout.of(line)].append(line)
@@ -94,35 +104,34 @@ def _headline(group: list[Record], tables: Mapping[str, Table]) -> Headline | No
     fast = sorted(choices, key=lambda one: one.light["tpot_ms"])
     full = sorted(choices, key=lambda one: -one.full[_PER_GPU])
     pairs = tables["tp_pairs"].own.records
-    sentences = (
-        ("Lowest latency", _latency(fast, pairs)),
-        ("Most throughput per GPU", _throughput(full)),
-    )
     return Headline(
-        model_name(group[0]), sentences, _trust(group, tables), _picture(choices, group)
+        model_name(group[0]),
+        (_latency(fast, pairs), _throughput(full)),
+        _trust(group, tables),
+        _picture(name, choices, group),
     )
 
 
-def _latency(fast: list[_Choice], pairs: list[Record]) -> str:
+def _latency(fast: list[_Choice], pairs: list[Record]) -> Sentence:
     best, *others = fast
-    batch = best.light["batch"]
+    asked, batch = "Lowest latency", best.light["batch"]
     said = f"{best.label}: {digits(best.light['tpot_ms'])} ms per token at batch {batch}"
     if not others:
-        return f"{said}, the only layout measured."
+        return Sentence(asked, said, f"The only layout measured, {_starts(best.light)}.")
     second = others[0]
-    against = f"{second.label} {digits(second.light['tpot_ms'])}"
-    return f"{said}; {against} ({_confidence(best.light, second.light, pairs)})."
+    against = f"{second.label}: {digits(second.light['tpot_ms'])}"
+    return Sentence(asked, f"{said}; {against}", f"{_confidence(best.light, second.light, pairs)}.")
 
 
-def _throughput(full: list[_Choice]) -> str:
+def _throughput(full: list[_Choice]) -> Sentence:
     best, *others = full
-    value, batch = best.full[_PER_GPU], best.full["batch"]
+    asked, value, batch = "Most throughput per GPU", best.full[_PER_GPU], best.full["batch"]
     said = f"{best.label}: {digits(value)} output tok/s per GPU at batch {batch}"
     if not others:
-        return f"{said}, the only layout measured."
+        return Sentence(asked, said, f"The only layout measured, {_starts(best.full)}.")
     second = others[0].full
-    against = f"{others[0].label} {digits(second[_PER_GPU])} at batch {second['batch']}"
-    return f"{said}; {against} ({_starts(best.full, second)}: not tested)."
+    against = f"{others[0].label}: {digits(second[_PER_GPU])} at batch {second['batch']}"
+    return Sentence(asked, f"{said}; {against}", f"{_starts(best.full, second)}: not tested.")
 
 
 def _confidence(best: Record, second: Record, pairs: Iterable[Record]) -> str:
@@ -140,9 +149,11 @@ def _confidence(best: Record, second: Record, pairs: Iterable[Record]) -> str:
 
 
 def _starts(*lines: Record) -> str:
-    runs = sorted({line["runs"] for line in lines})
-    words = " and ".join(map(str, runs))
-    return f"{words} engine start{'s' if runs != [1] else ''} a side"
+    """``1 engine start``, or of two lines ``1 and 3 engine starts a side``."""
+    runs = [line["runs"] for line in lines]
+    words = " and ".join(map(str, dict.fromkeys(runs)))
+    noun = "engine start" if set(runs) == {1} else "engine starts"
+    return f"{words} {noun}{' a side' if len(lines) > 1 else ''}"
 
 
 def _trust(group: list[Record], tables: Mapping[str, Table]) -> str:
@@ -160,7 +171,7 @@ def _trust(group: list[Record], tables: Mapping[str, Table]) -> str:
     return f"Rests on {cell_count} of {start_count}; {weights} weights; {cards}."
 
 
-def _picture(choices: list[_Choice], group: list[Record]) -> plot.Picture | None:
+def _picture(name: str, choices: list[_Choice], group: list[Record]) -> plot.Picture | None:
     """Latency against throughput per GPU, a point per layout."""
     if len(choices) < 2:
         return None
@@ -179,13 +190,13 @@ def _picture(choices: list[_Choice], group: list[Record]) -> plot.Picture | None
         for curve in curves
         for point in curve.points
     )
-    name = f"first-{'-'.join(str(group[0]['model']).split())}"
     return plot.Picture(name, caption, f"{caption} {words}.", (_panel(curves, batch),))
 
 
 def _panel(curves: list[plot.Curve], batch: int) -> Callable[[Axes], None]:
     def paint(axes: Axes) -> None:
         plot.draw_curves(axes, curves)
+        axes.margins(x=0.15)
         axes.set_xlim(left=0)
         axes.set_xlabel(f"Decode at batch {batch} (ms/token)")
         axes.set_ylabel("Per GPU (output tok/s)")
