@@ -227,7 +227,7 @@ def _warnings(used: Sequence[Record], found: Answer) -> Iterator[str]:
     if any(row["weights"] == "dummy" for row in used):
         yield "Dummy weights: prefill, and so TTFT, and joules depend on the data."
     best = found.best
-    if best is not None and best.engines > 1:
+    if best is not None and best.engines > 1 and best.capacity.is_measured:
         yield "Engines were measured one at a time: an uneven load balancer is not in this."
 
 

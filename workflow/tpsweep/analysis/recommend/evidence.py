@@ -78,12 +78,12 @@ class Evidence:
         return min(failed, default=None)
 
     def _searched(self, slo: Slo | None) -> Capacity | None:
-        found = [one for row in self.searched if slo and (one := _of_search(row, slo))]
-        if not found:
+        pairs = [(row, one) for row in self.searched if slo and (one := _of_search(row, slo))]
+        if not pairs:
             return None
-        lowest = min(found, key=lambda one: one.request_s)
-        starts = len({row.get("engine_id") or id(row) for row in self.searched})
-        remarks = dict.fromkeys(remark for one in found for remark in one.remarks)
+        lowest = min((one for _, one in pairs), key=lambda one: one.request_s)
+        starts = len(_starts(row for row, _ in pairs))
+        remarks = dict.fromkeys(remark for _, one in pairs for remark in one.remarks)
         return Capacity(lowest.request_s, SEARCHED, lowest.fails_at, starts, tuple(remarks))
 
     def _by_rates(self, slo: Slo | None) -> Capacity | None:

@@ -17,6 +17,12 @@ NOTHING = "Nothing fits."
 SHOWN = 8
 """Offers in the table; ``--json`` has all."""
 UNKNOWN = "n/a"
+_WANTED = {
+    "cost": "at the lowest cost",
+    "gpus": "on the fewest GPUs",
+    "latency": "at the lowest latency",
+    "energy": "with the least energy",
+}
 _SHOWN_MS = ("ttft_p50_ms", "ttft_p99_ms", "tpot_p50_ms", "tpot_p99_ms")
 
 
@@ -63,7 +69,7 @@ def _asked(question: Question) -> str:
         name, words = question.slo.name, question.slo.words
         slo = words if "=" in name else f"{name}: {words}"
     asked = f"{question.model}, {traffic.input_len} tokens in and {traffic.output_len} out"
-    return f"{asked}, {rate}; {slo}; smallest {question.objective}."
+    return f"{asked}, {rate}; {slo}; {_WANTED[question.objective]}."
 
 
 def _best(best: Offer, answer: Answer) -> Iterator[str]:
