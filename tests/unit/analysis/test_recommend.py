@@ -66,6 +66,7 @@ BY_HAND = [
     # p99 of TTFT and TPOT at TP=1: 51 and 6.1 ms at 16/s, 83 and 8.0 at 32/s, 379 and 13.0 at 64/s;
     # at TP=2: 33 and 4.6, 46 and 5.2, 421 and 13.5. At 4/s there are too few requests for a p99.
     (LOOSE, 20, "TP=1 on H200", RATES, 64, None, 1, 1),
+    (LOOSE, 10, "TP=1 on H200", RATES, 64, None, 1, 1),
     (LOOSE, 100, "TP=1 on H200", RATES, 64, None, 2, 2),
     (TIGHT, 20, "TP=1 on H200", RATES, 32, 64, 1, 1),
     (TIGHT, 100, "TP=1 on H200", RATES, 32, 64, 4, 4),
@@ -170,6 +171,24 @@ def test_what_to_measure_is_a_config_that_can_be_run(inputs: Inputs) -> None:
         given = json.loads(like["engine_args"])
         assert {name: given[name] for name in cell.engine.args} == cell.engine.args
         assert cell.engine.allreduce_backend == like["allreduce_backend"]
+
+
+def test_cells_of_a_model_that_was_never_served_can_be_run_too(inputs: Inputs) -> None:
+    """Rows of TP=2 have an argument that `allreduce_backends` sets: it becomes no variant."""
+    found = ask(inputs, SEVENTY, None, 20)
+    config = config_of(wanted(found), found.question, inputs.model_entry(SEVENTY), "0.25.1")
+    sweep = load_sweep({**config, "site": "tests/data/published/site.yaml"}, ROOT)
+    assert {item.status for item in sweep.planned} == {"planned"}
+    assert config["variants"] == {"default": {}}
+
+
+def test_other_layouts_have_the_limits_of_served_rows(inputs: Inputs) -> None:
+    rows = [row for row in inputs.rows if row["model"] == EIGHT and row["tp"] == 1]
+    static = next(row for row in rows if row["workload"] == "latency")
+    served = next(row for row in rows if row["workload"] == "serve")
+    few = json.dumps({**json.loads(static["engine_args"]), "max_num_seqs": 8})
+    found = Inputs([static | {"engine_args": few}, served]).others(EIGHT)
+    assert {engine.args["max_num_seqs"] for engine in found} == {256}
 
 
 class Static:

@@ -152,6 +152,18 @@ def test_capacity_ends_at_what_runs_out_first() -> None:
     assert two.engines_capacity == pytest.approx(2 * serving(tp=2).engines_capacity)
 
 
+def test_replicas_share_the_rate_and_stages_the_requests() -> None:
+    one, two = serving().at(20.0), serving(replicas=2).at(40.0)
+    assert one is not None and two is not None
+    assert two.tpot_ms == pytest.approx(one.tpot_ms)
+    assert two.server_share == 2 * one.server_share
+    # In each of two stages are half of the requests, and half of the prompts begin.
+    piped = serving(pp=2)
+    load = piped.at(20.0)
+    assert load is not None
+    assert 2 * piped._began(load.running) * 1e3 / load.tpot_ms == pytest.approx(20.0)
+
+
 def test_the_kv_cache_limits_what_runs() -> None:
     """70B on two H200s: by hand, room for the cache over the bytes of a request."""
     found = serving(8192, 8192, name="llama-3.1-70b", tp=2)
