@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tpsweep.analysis.recommend.evidence import EXPECTED, RATES, SEARCHED, Evidence, gather
+from tpsweep.analysis.recommend.expected import Expectation
 from tpsweep.analysis.recommend.inputs import Inputs
 from tpsweep.analysis.recommend.offers import Answer, Candidates, answer
 from tpsweep.analysis.recommend.question import ENERGY, LATENCY, NodeClass, Question, Traffic
@@ -266,6 +267,15 @@ def test_objectives_order_by_what_they_name(inputs: Inputs) -> None:
         if row["workload"] == "serve" and (row["tp"], row["request_rate"]) == (1, 32.0)
     )
     assert frugal.offers[0].joules == pytest.approx(watts / (32 * 190) * 1e6)
+
+
+def test_nobody_is_sent_to_the_edge_of_saturation(inputs: Inputs) -> None:
+    """An SLO that leaves TTFT open would be kept up to the last request: 0.9 of 68.9/s at TP=1."""
+    named = Slo.parse("tpot_p50_ms=1000")
+    for slo in (None, named):
+        found = Expectation(inputs.others(EIGHT)[0], SERVED, inputs.shape(EIGHT)).capacity(slo)
+        assert found is not None
+        assert found.request_s == pytest.approx(0.9 * 68.9, rel=2e-3)
 
 
 def test_gpus_that_are_allowed(inputs: Inputs) -> None:

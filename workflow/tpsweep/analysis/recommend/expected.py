@@ -21,6 +21,10 @@ BUSY_SERVER = 0.5
 has 1.6 times its TPOT at 0.76 (docs/expectation.md)."""
 
 
+STEADY = 0.9
+"""Of capacity: up to here the queue is short, and the expectation was held against rows."""
+
+
 @dataclass(frozen=True)
 class Expectation:
     """An engine under a load of these lengths. ``shape``: None: not known."""
@@ -73,11 +77,13 @@ class Expectation:
         return self._serving if isinstance(self._serving, str) else None
 
     def capacity(self, slo: Slo | None) -> Capacity | None:
-        """The expected capacity; ``request_s`` 0: not even one request keeps the SLO."""
+        """The expected capacity, with or without an SLO at most ``STEADY`` of what would saturate;
+        ``request_s`` 0: not even one request keeps the SLO."""
         if isinstance(self._serving, str):
             return None
-        rate = self._serving.capacity if slo is None else self._serving.highest_rate(slo)
-        return Capacity(rate or 0.0, EXPECTED)
+        steady = STEADY * self._serving.capacity
+        kept = steady if slo is None else self._serving.highest_rate(slo) or 0.0
+        return Capacity(min(kept, steady), EXPECTED)
 
     def at(self, rate: float) -> ServedLoad | None:
         """What to expect at a rate; None beyond capacity, or of nothing."""

@@ -26,8 +26,8 @@ from tpsweep.core.cell import Engine
 from tpsweep.perfmodel.model_shape import Shape
 
 _SLACK = 1e-9
-LIGHT = 1e-3
-"""Of capacity: one request at a time."""
+LIGHT = 0.05
+"""Of capacity: hardly a request meets another."""
 _HOUR, _MILLION = 3600, 1e6
 
 
@@ -202,7 +202,7 @@ def _errors(evidence: Evidence, expectation: Expectation) -> list[float]:
         return found
     for rate in evidence.served:
         load = expectation.at(rate)
-        if load is not None and rate <= 0.9 * most.request_s:
+        if load is not None and rate <= most.request_s:
             found += evidence.error(rate, load.tpot_ms)
     return found
 
@@ -283,14 +283,8 @@ def _latency(
     found = evidence.latency(load)
     if found is not None and (fails_at is None or found[0] < fails_at):
         return found[1], found[0]
-    expected = expectation.at(min(load, _below(expectation)))
+    expected = expectation.at(load)
     return ({}, None) if expected is None else (expected.percentiles, None)
-
-
-def _below(expectation: Expectation) -> float:
-    """The highest rate of which there is an expectation."""
-    most = expectation.capacity(None)
-    return 0.0 if most is None else most.request_s * (1 - 1e-6)
 
 
 def _too_slow(

@@ -58,7 +58,8 @@ def _of_best(best: Offer, question: Question) -> Iterator[Wanted]:
     """What the recommendation itself rests on."""
     load = best.rate / best.engines
     if not best.capacity.is_measured:
-        rates = (load,) if question.rate is not None else _parts(best.capacity.request_s)
+        is_asked = question.rate is not None or question.objective == LATENCY
+        rates = (load,) if is_asked else _parts(best.capacity.request_s)
         yield Wanted(best.engine, rates, "it is recommended, and only expected")
         return
     if best.capacity.starts < STARTS:
