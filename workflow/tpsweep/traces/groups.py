@@ -2,7 +2,7 @@
 
 Told by, in this order: ``--tp``; the trace's process groups (``distributedInfo.pg_config``); the
 ranks that a kernel's arguments name; the names of files or processes (``dp0_pp1_tp0_rank2``);
-NCCL's communicators; the sidecar's ``tp``; the number of GPUs in a kernel's name.
+NCCL's communicators; the sidecar's ``tp`` and ``pp``; the number of GPUs in a kernel's name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tpsweep.traces.attribution import shares_clock
 from tpsweep.traces.collectives import Collectives, is_of
 from tpsweep.traces.events import Ints, RankEvents
 from tpsweep.traces.kernels import COLLECTIVES, EXPERTS
+from tpsweep.traces.sidecar import Sidecar
 
 Ranks = tuple[int, ...]
 
@@ -53,7 +54,7 @@ def split(
     ranks: Sequence[RankEvents],
     found: Mapping[int, Collectives],
     asked: int | None,
-    sidecar_tp: int | None,
+    known: Sidecar,
 ) -> tuple[list[Group], bool]:
     """The groups in order of their first rank; one of all ranks if nothing tells of several.
 
@@ -62,7 +63,7 @@ def split(
     names.
     """
     present = {rank.rank for rank in ranks}
-    members, named = _members(ranks, found, asked, sidecar_tp)
+    members, named = _members(ranks, found, asked, known)
     for rank in ranks:
         if missing := sorted(set(members[rank.rank]) - present):
             group = members[rank.rank]
@@ -78,7 +79,7 @@ def _members(
     ranks: Sequence[RankEvents],
     found: Mapping[int, Collectives],
     asked: int | None,
-    sidecar_tp: int | None,
+    known: Sidecar,
 ) -> tuple[dict[int, Ranks], bool]:
     """Group of each rank, and whether the trace names its ranks."""
     numbers: Ranks = tuple(rank.rank for rank in ranks)
@@ -94,10 +95,11 @@ def _members(
         if groups := _told(tell, ranks):
             return groups, named
     one_export = len({rank.source for rank in ranks}) == 1
-    if sidecar_tp == len(numbers):
+    if known.tp == len(numbers):
         return dict.fromkeys(numbers, numbers), False
-    if sidecar_tp and one_export and sidecar_tp < len(numbers) and not len(numbers) % sidecar_tp:
-        return _blocks(ranks, sidecar_tp, "the sidecar's tp"), False
+    is_whole = one_export or known.shards == len(numbers)
+    if known.tp and is_whole and known.tp < len(numbers) and not len(numbers) % known.tp:
+        return _blocks(ranks, known.tp, "the sidecar's tp"), False
     sizes = {size for rank in ranks for size in _sizes_in_names(rank, found[rank.rank])}
     if len(sizes) == 1 and (size := sizes.pop()) < len(numbers):
         return _blocks(ranks, size, f"a kernel for {size} GPUs"), False
@@ -292,13 +294,15 @@ def exchange(
     found: dict[int, Collectives],
     warnings: list[str],
 ) -> bool:
-    """Mark what moves tokens between experts, and how long it takes where it joins ranks of
-    several groups: the shortest of all of them. Changes ``found``.
+    """Mark what stages pass on and what moves tokens between experts, and how long the latter
+    takes where it joins ranks of several groups: the shortest of all of them. Changes ``found``.
 
     False if the ranks' exchanges cannot be matched: then no time may be taken from them.
     """
     of = {rank.rank: rank for rank in ranks}
     home = {rank: group for group in groups for rank in group.ranks}
+    for number, one in found.items():
+        found[number] = replace(one, kind=_as_passed(one, of[number], home))
     copies = len({group.stage for group in groups}) < len(groups)
     for number, one in found.items():
         found[number] = replace(one, kind=_as_experts(one, of[number], home[number], copies))
@@ -332,6 +336,17 @@ def exchange(
             least[mask] = shortest
             found[number] = replace(found[number], least=least)
     return fine
+
+
+def _as_passed(one: Collectives, rank: RankEvents, home: Mapping[int, Group]) -> Ints:
+    """Kinds with what joins several stages of a pipeline named so: the last stage tells the first
+    which tokens it chose by a broadcast."""
+    kind = one.kind.copy()
+    for at in np.flatnonzero(one.of("other")):
+        joined = rank.peers.get(int(one.name[at]), ())
+        if len({home[peer].stage for peer in joined if peer in home}) > 1:
+            kind[at] = COLLECTIVES.index("send_recv")
+    return kind
 
 
 def _as_experts(one: Collectives, rank: RankEvents, home: Group, copies: bool) -> Ints:
