@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tpsweep.analysis.recommend.evidence import EXPECTED, RATES, SEARCHED, Evidence, gather
@@ -330,6 +331,28 @@ def test_a_search_counts_before_rates_and_its_lowest_start(inputs: Inputs) -> No
     assert again is not None and again.basis == RATES
 
 
+def test_a_search_has_the_latency_at_what_it_confirmed(inputs: Inputs) -> None:
+    rows = [row for row in inputs.rows if row["workload"] == "serve" and row["tp"] == 1]
+    made = searched(rows[0], capacity_ttft_p99_ms=[450.0], capacity_tpot_p99_ms=[None])
+    found = evidence_of([*rows, made])
+    assert found.latency(65, LOOSE) == (70, {"ttft_p99_ms": 450})
+    assert found.latency(65, TIGHT) is None
+    below = found.latency(60, LOOSE)
+    assert below is not None and below[0] == 64
+
+
+def test_a_share_of_requests_is_known_to_a_search_alone(inputs: Inputs) -> None:
+    limits = {"ttft_ms": 300.0, "goodput_share": 0.95}
+    slo = Slo.of("most", limits)
+    rows = [row for row in inputs.rows if row["workload"] == "serve" and row["tp"] == 1]
+    made = searched(rows[0], slo_names=["most"], slos=json.dumps({"most": limits}))
+    with_search = Inputs([*inputs.rows, made], {}, inputs.folders)
+    found = ask(with_search, EIGHT, slo, 100)
+    assert [(offer.label, offer.engines) for offer in found.offers] == [("TP=1 on H200", 2)]
+    assert "nothing is expected" in found.refused[0].reason
+    assert slo.words == "ttft_ms 300, goodput_share 0.95"
+
+
 @pytest.mark.parametrize(
     ("verdict", "low", "upper", "expected"),
     [
@@ -346,8 +369,9 @@ def test_verdicts_of_a_search(
     row = next(row for row in inputs.rows if row["workload"] == "serve")
     made = searched(
         row,
-        capacity_request_s=[low],
-        capacity_upper_request_s=[upper],
+        # As data frames have them: null is NaN.
+        capacity_request_s=np.array([low], dtype=float),
+        capacity_upper_request_s=np.array([upper], dtype=float),
         capacity_verdicts=[verdict],
     )
     found = evidence_of([made]).capacity(LOOSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,33 @@ def test_the_setting_with_most_layouts_speaks_for_a_model(sweep: Sweep) -> None:
     assert first.sentences[0].text.startswith("TP=2 on H200: 5.000 ms")
     assert first.picture is not None
     assert "TP=2 on H200: 5.000 ms, 50.00 tok/s per GPU" in first.picture.description
+
+
+def test_each_slo_that_was_searched_has_a_sentence(sweep: Sweep) -> None:
+    """The table ``capacity`` has a line per SLO and layout."""
+    for tp in (1, 2):
+        started(sweep, tp, 10.0 / tp, 100.0)
+    tables = sweep.built()
+    lines = [
+        {
+            "model": "llama",
+            "gpu": "H200",
+            "tp": tp,
+            "runs": 2,
+            "slo": slo,
+            "capacity_request_s_per_gpu": rate,
+        }
+        for slo, rates in (("chat", (40.0, 25.0)), ("strict", (None, 3.0)), ("none", (None, 0.0)))
+        for tp, rate in zip((1, 2), rates, strict=True)
+    ]
+    unmeasured = {**lines[0], "runs": 0, "slo": "later"}
+    made = replace(tables["serving"], name="capacity", records=[*lines, unmeasured])
+    (found,) = headlines({**tables, "capacity": made})
+    assert [(one.asked, one.text) for one in found.sentences[2:]] == [
+        ("SLO chat", "TP=1 on H200: 40.00 requests/s per GPU; TP=2 on H200: 25.00"),
+        ("SLO strict", "TP=2 on H200: 3.000 requests/s per GPU; TP=1 on H200: 0"),
+        ("SLO none", "No layout keeps it."),
+    ]
 
 
 def test_on_the_page_it_comes_before_the_sections(sweep: Sweep) -> None:

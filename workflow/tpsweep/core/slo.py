@@ -12,6 +12,8 @@ METRICS = ("ttft", "tpot", "itl", "e2e")
 PERCENTILES = (50, 90, 95, 99)
 LIMITS = tuple(f"{metric}_p{p}_ms" for metric in METRICS for p in PERCENTILES)
 """Names of limits: columns of a ``serve`` row."""
+OF_REQUESTS = ("ttft_ms", "tpot_ms", "e2e_ms", "goodput_share")
+"""Limits of single requests and the share that keeps them: only a search counts these."""
 ALLOWED = "(ttft|tpot|itl|e2e)_p(50|90|95|99)_ms"
 _PAIR = re.compile(r"\s*([\w]+)\s*=\s*(\S+)\s*")
 
@@ -29,12 +31,13 @@ class Slo:
         if not limits:
             raise ValueError(f"{name}: no limit, allowed: {ALLOWED}: milliseconds")
         for key, value in limits.items():
-            if key not in LIMITS:
+            if key not in (*LIMITS, *OF_REQUESTS):
                 raise ValueError(f"{key}: unknown, allowed: {ALLOWED}")
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value <= 0:
                 raise ValueError(f"{key}: {value!r}, allowed: milliseconds above 0")
-        return cls(name, tuple((key, float(limits[key])) for key in LIMITS if key in limits))
+        ordered = (key for key in (*LIMITS, *OF_REQUESTS) if key in limits)
+        return cls(name, tuple((key, float(limits[key])) for key in ordered))
 
     @classmethod
     def parse(cls, text: str) -> Slo:
@@ -58,8 +61,15 @@ class Slo:
         return dict(self.limits)
 
     @property
+    def is_of_percentiles(self) -> bool:
+        """Whether percentiles alone tell if it is kept."""
+        return all(name in LIMITS for name, _ in self.limits)
+
+    @property
     def words(self) -> str:
         """``TTFT p99 <= 500 ms, TPOT p99 <= 50 ms``."""
+        if not self.is_of_percentiles:
+            return ", ".join(f"{name} {limit:g}" for name, limit in self.limits)
         said = ([*name.removesuffix("_ms").split("_"), f"{limit:g}"] for name, limit in self.limits)
         return ", ".join(f"{metric.upper()} {p} <= {limit} ms" for metric, p, limit in said)
 
@@ -69,9 +79,11 @@ class Slo:
 
     def failed(self, percentiles: Mapping[str, Any]) -> list[str]:
         """Names of the limits that are known not to hold."""
-        known = ((name, limit, percentiles.get(name)) for name, limit in self.limits)
+        limits = ((name, limit) for name, limit in self.limits if name in LIMITS)
+        known = ((name, limit, percentiles.get(name)) for name, limit in limits)
         return [name for name, limit, value in known if value is not None and value > limit]
 
     def unknown(self, percentiles: Mapping[str, Any]) -> list[str]:
         """Names of the limits of which nothing is known: too few requests for the percentile."""
-        return [name for name, _ in self.limits if percentiles.get(name) is None]
+        names = (name for name, _ in self.limits)
+        return [name for name in names if name not in LIMITS or percentiles.get(name) is None]

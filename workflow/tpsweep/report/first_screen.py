@@ -6,7 +6,7 @@ From the tables alone. Static batches of one setting answer; a model without the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ from tpsweep.figures.groups import series_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST = 4
-"""Models that have a headline: more are below."""
+MOST, MOST_SLOS = 4, 3
+"""Models that have a headline, and SLOs of a model: more are below."""
 _FREE = ("batch", "gpu", "gpu_card")
 _SETTING = tuple(name for name in (*KEY, "allreduce_backend") if name not in _FREE)
 _PER_GPU = "output_tok_s_per_gpu"
@@ -106,7 +106,7 @@ def _headline(name: str, group: list[Record], tables: Mapping[str, Table]) -> He
     pairs = tables["tp_pairs"].own.records
     return Headline(
         model_name(group[0]),
-        (_latency(fast, pairs), _throughput(full)),
+        (_latency(fast, pairs), _throughput(full), *_slos(group[0]["model"], tables)),
         _trust(group, tables),
         _picture(name, choices, group),
     )
@@ -132,6 +132,29 @@ def _throughput(full: list[_Choice]) -> Sentence:
     second = others[0].full
     against = f"{others[0].label}: {digits(second[_PER_GPU])} at batch {second['batch']}"
     return Sentence(asked, f"{said}; {against}", f"{_starts(best.full, second)}: not tested.")
+
+
+def _slos(model: str, tables: Mapping[str, Table]) -> Iterator[Sentence]:
+    """One for each SLO that a search asked for: most requests/s per GPU."""
+    lines: dict[str, list[Record]] = defaultdict(list)
+    for line in tables["capacity"].own.records if "capacity" in tables else ():
+        if line["model"] == model and line["runs"]:
+            lines[line["slo"]].append(line)
+    for slo, own in list(lines.items())[:MOST_SLOS]:
+        ordered = sorted(own, key=lambda line: -(line["capacity_request_s_per_gpu"] or 0.0))
+        best, *others = ordered
+        if not best["capacity_request_s_per_gpu"]:
+            yield Sentence(f"SLO {slo}", "No layout keeps it.", f"{_starts(best)}.")
+            continue
+        said = f"{_rate(best)} requests/s per GPU"
+        if others:
+            said += f"; {_rate(others[0])}"
+        yield Sentence(f"SLO {slo}", said, f"{_starts(best, *others[:1])}: not tested.")
+
+
+def _rate(line: Record) -> str:
+    layout, value = Layout.of(line).label, line["capacity_request_s_per_gpu"] or 0.0
+    return f"{layout} on {line['gpu']}: {digits(value)}"
 
 
 def _confidence(best: Record, second: Record, pairs: Iterable[Record]) -> str:

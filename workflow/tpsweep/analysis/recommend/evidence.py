@@ -111,17 +111,23 @@ class Evidence:
             tuple(remarks),
         )
 
-    def latency(self, rate: float) -> tuple[float, dict[str, float]] | None:
+    def latency(self, rate: float, slo: Slo | None = None) -> tuple[float, dict[str, float]] | None:
         """The lowest measured rate at or above ``rate``, and the percentiles there: the worst of
-        its starts. None: no such row."""
-        above = [known for known in self.served if known >= rate]
+        its starts. Measured are the rates of rows, and what a search of ``slo`` confirmed. None:
+        no such rate."""
+        known: dict[float, list[Record]] = {at: list(rows) for at, rows in self.served.items()}
+        for row in self.searched:
+            if slo is not None and (place := _place(row, slo)) is not None:
+                at = _item(row.get("capacity_request_s"), place)
+                known.setdefault(at or 0.0, []).append(_at_capacity(row, place))
+        above = [at for at in known if at >= rate]
         if not above:
             return None
         at = min(above)
         found = {
             name: max(values)
             for name in NAMES
-            if (values := [row[name] for row in self.served[at] if row.get(name) is not None])
+            if (values := [row[name] for row in known[at] if row.get(name) is not None])
         }
         return at, found
 
@@ -219,8 +225,7 @@ def engine_of(row: Record) -> Engine:
 
 def _of_search(row: Record, slo: Slo) -> Capacity | None:
     """What a search says of an SLO; None if it did not ask for it, or did not end."""
-    names = _list(row.get("slo_names"))
-    place = next((i for i, name in enumerate(names) if _asks(row, name, slo)), None)
+    place = _place(row, slo)
     if place is None:
         return None
     low, fails, verdict = (
@@ -232,6 +237,17 @@ def _of_search(row: Record, slo: Slo) -> Capacity | None:
     remarks = () if verdict in (None, "bracket", "nothing passes") else (f"the search: {verdict}",)
     fails = None if verdict == NOTHING_FAILS else fails
     return Capacity(float(low or 0.0), SEARCHED, fails, 1, remarks)
+
+
+def _place(row: Record, slo: Slo) -> int | None:
+    """Where a search's answers for an SLO stand in its lists; None if it did not ask for it."""
+    names = _list(row.get("slo_names"))
+    return next((i for i, name in enumerate(names) if _asks(row, name, slo)), None)
+
+
+def _at_capacity(row: Record, place: int) -> Record:
+    """The percentiles that a search saw at what it confirmed."""
+    return {name: _item(row.get(f"capacity_{name}"), place) for name in NAMES}
 
 
 def _asks(row: Record, name: str, slo: Slo) -> bool:
@@ -261,7 +277,8 @@ def _watts(row: Record) -> float | None:
 
 
 def _list(values: Any) -> list[Any]:
-    return [] if values is None else list(values)
+    """A list column; as an array of floats it has NaN for null."""
+    return [] if values is None else [None if one != one else one for one in values]
 
 
 def _item(values: Any, place: int) -> Any:

@@ -79,7 +79,7 @@ class Expectation:
     def capacity(self, slo: Slo | None) -> Capacity | None:
         """The expected capacity, with or without an SLO at most ``STEADY`` of what would saturate;
         ``request_s`` 0: not even one request keeps the SLO."""
-        if isinstance(self._serving, str):
+        if isinstance(self._serving, str) or (slo and not slo.is_of_percentiles):
             return None
         steady = STEADY * self._serving.capacity
         kept = steady if slo is None else self._serving.highest_rate(slo) or 0.0

@@ -145,7 +145,8 @@ def answer(question: Question, candidates: Candidates) -> Answer:
         evidence = candidates.evidence.get(key_of(engine), Evidence(engine))
         expected = _below_failed(expectation.capacity(question.slo), evidence, question)
         if expected is None:
-            refused.append(Refused(engine, expectation.problem or "nothing is known"))
+            said = "not measured; of a share of requests nothing is expected"
+            refused.append(Refused(engine, expectation.problem or said))
             continue
         _offer(question, evidence, expectation, expected, candidates, offers, refused)
     offers.sort(key=lambda offer: _order(offer, question))
@@ -235,7 +236,7 @@ def _offer(
         refused.append(Refused(engine, f"{engine.product} > {known.per_node} on a node"))
         return
     load = rate / engines
-    percentiles, latency_at = _latency(evidence, expectation, load, capacity.fails_at)
+    percentiles, latency_at = _latency(evidence, expectation, load, capacity, question)
     tokens_s = rate * question.traffic.output_len
     watts, price = evidence.watts(load), known.gpu_hour_usd
     offers.append(
@@ -276,11 +277,15 @@ def _rate(question: Question, evidence: Evidence, capacity: Capacity) -> float:
 
 
 def _latency(
-    evidence: Evidence, expectation: Expectation, load: float, fails_at: float | None
+    evidence: Evidence,
+    expectation: Expectation,
+    load: float,
+    capacity: Capacity,
+    question: Question,
 ) -> tuple[Mapping[str, float], float | None]:
     """Percentiles at the load of one engine, and the measured rate that they are of: one that does
     not fail."""
-    found = evidence.latency(load)
+    found, fails_at = evidence.latency(load, question.slo), capacity.fails_at
     if found is not None and (fails_at is None or found[0] < fails_at):
         return found[1], found[0]
     expected = expectation.at(load)
