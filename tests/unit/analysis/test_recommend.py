@@ -326,7 +326,13 @@ def test_a_search_counts_before_rates_and_its_lowest_start(inputs: Inputs) -> No
     assert capacity is not None
     assert (capacity.basis, capacity.request_s, capacity.fails_at) == (SEARCHED, 60, 66)
     assert capacity.starts == 2
-    # It asked for another SLO: the rates answer.
+    # Of two names of the same limits the one that was asked for; another SLO: the rates answer.
+    names, slos = ["chat", "talk"], {"chat": LOOSE.by_name, "talk": LOOSE.by_name}
+    two = searched(rows[0], slo_names=names, slos=json.dumps(slos))
+    two |= {"capacity_request_s": [70.0, 71.0], "capacity_upper_request_s": [75.0, 76.0]}
+    two |= {"capacity_verdicts": ["bracket", "bracket"]}
+    talk = evidence_of([two]).capacity(Slo.of("talk", LOOSE.by_name))
+    assert talk is not None and talk.request_s == 71
     again = found.capacity(TIGHT)
     assert again is not None and again.basis == RATES
 

@@ -242,7 +242,8 @@ def _of_search(row: Record, slo: Slo) -> Capacity | None:
 def _place(row: Record, slo: Slo) -> int | None:
     """Where a search's answers for an SLO stand in its lists; None if it did not ask for it."""
     names = _list(row.get("slo_names"))
-    return next((i for i, name in enumerate(names) if _asks(row, name, slo)), None)
+    alike = [i for i, name in enumerate(names) if _asks(row, name, slo)]
+    return min(alike, key=lambda i: names[i] != slo.name, default=None)
 
 
 def _at_capacity(row: Record, place: int) -> Record:
