@@ -77,7 +77,7 @@ def _static(
     if cell.workload == LATENCY:  # it goes on for the energy; and its cross-check: one token each
         seconds += max(0.0, LEAST_ENERGY_S - repeats) + (1 + cell.repeats) * first / 1e3
     tpot = each if output_len > 1 else None
-    return CellExpectation(first, tpot, seconds + cost("cell_gap_s"))
+    return CellExpectation(step.known_prefill(first), tpot, seconds + cost("cell_gap_s"))
 
 
 def _requests(cell: Cell, step: EngineSteps, input_len: int, output_len: int) -> CellExpectation:
@@ -100,7 +100,9 @@ def _requests(cell: Cell, step: EngineSteps, input_len: int, output_len: int) ->
         duration = requests / rate + output_len * tpot / 1e3
     times = cell.repeats + (cell.warmups if cell.workload == THROUGHPUT else 0)
     seconds = times * duration + cost("cell_gap_s")
-    return CellExpectation(step.prefill(1, input_len, output_len), tpot, seconds)
+    alone = step.known_prefill(step.prefill(1, input_len, output_len))
+    # The prefills of others are a part of every token's time.
+    return CellExpectation(alone, None if alone is None else tpot, seconds)
 
 
 def _in_flight(
