@@ -17,6 +17,7 @@ from tabulate import tabulate
 from tools.fit_expectation import shape_named
 from tpsweep.analysis.recommend.evidence import engine_of
 from tpsweep.core import saturation
+from tpsweep.core.layout import Layout
 from tpsweep.core.row_file import read_row
 from tpsweep.core.workloads import SERVE, THROUGHPUT
 from tpsweep.perfmodel.constants import ServingConstants, serving_constants
@@ -25,7 +26,8 @@ from tpsweep.perfmodel.serving import ServedLoad, Serving
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (ROOT / "results" / "smoke", ROOT / "results" / "published" / "h200x2")
-ARCHIVE = ROOT / "tests" / "data" / "published" / "h200x2-one-engine.tar.xz"
+ARCHIVES = ROOT / "tests" / "data" / "published"
+PACKED = {"one-engine": "h200x2-one-engine.tar.xz", "layouts": "h200x2-layouts.tar.xz"}
 UP_TO = 0.9
 """Of the expected capacity: where TPOT is held against rows."""
 ROUNDS = 24
@@ -43,7 +45,7 @@ class Row:
         """``smoke TP=1 16/s run 0``."""
         found = self.values
         rate = f"{found['request_rate']:g}/s" if self.is_served else "offline"
-        return f"{self.source} TP={found['tp']} {rate} run {found['run']}"
+        return f"{self.source} {Layout.of(found).label} {rate} run {found['run']}"
 
     @property
     def is_served(self) -> bool:
@@ -90,10 +92,13 @@ class Row:
 def published() -> list[Row]:
     """All published rows of served requests and request sets."""
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(ARCHIVE) as archive:
-            wanted = [m for m in archive if f"/{SERVE}/" in m.name or f"/{THROUGHPUT}/" in m.name]
-            archive.extractall(folder, wanted, filter="data")
-        sources = {"smoke": FOLDERS[0], "published": FOLDERS[1], "one-engine": Path(folder)}
+        sources = {"smoke": FOLDERS[0], "published": FOLDERS[1]}
+        for name, file in PACKED.items():
+            with tarfile.open(ARCHIVES / file) as archive:
+                kinds = (f"/{SERVE}/", f"/{THROUGHPUT}/")
+                wanted = [m for m in archive if any(kind in m.name for kind in kinds)]
+                archive.extractall(Path(folder, name), wanted, filter="data")
+            sources[name] = Path(folder, name)
         rows = [Row(name, row) for name, path in sources.items() for row in _read(path)]
     return sorted(rows, key=lambda row: (row.values["tp"], row.values["request_rate"] or 1e9))
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tools.fit_expectation import shape_named
 from tpsweep.analysis.recommend.evidence import EXPECTED, RATES, SEARCHED, Evidence, gather
 from tpsweep.analysis.recommend.expected import Expectation
 from tpsweep.analysis.recommend.inputs import Inputs
@@ -277,6 +278,12 @@ def test_nobody_is_sent_to_the_edge_of_saturation(inputs: Inputs) -> None:
         found = Expectation(inputs.others(EIGHT)[0], SERVED, inputs.shape(EIGHT)).capacity(slo)
         assert found is not None
         assert found.request_s == pytest.approx(0.9 * 68.9, rel=2e-3)
+
+
+def test_experts_have_no_expectation_under_load(inputs: Inputs) -> None:
+    found = Expectation(inputs.others(EIGHT)[0], SERVED, shape_named("qwen3-30b-a3b"))
+    assert found.capacity(None) is None
+    assert found.problem == "no expectation for the prefill of a mixture of experts"
 
 
 def test_gpus_that_are_allowed(inputs: Inputs) -> None:
