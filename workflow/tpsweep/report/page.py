@@ -41,18 +41,8 @@ FIGURES = 12
 FEWER_FIGURES = 6
 """Of a kind that is not the first of its section; all are in ``figures/``."""
 CELL_COLUMNS = (
-    *(
-        "cell_id",
-        "workload",
-        "site",
-        "gpu",
-        "gpu_card",
-        "model",
-        "model_revision",
-        "dtype",
-        "weights",
-        "tp",
-    ),
+    *("cell_id", "workload", "site", "gpu", "model", "model_revision", "dtype", "weights", "tp"),
+    "gpu_card",
     *("model_label",),
     *("vllm_version", "state", "reason", "path"),
     *("engine_id", "vllm_version_ran", "started_at", "ended_at", "synthetic"),
