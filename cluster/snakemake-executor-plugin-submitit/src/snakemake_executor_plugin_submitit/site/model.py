@@ -31,7 +31,7 @@ OWN_FLAGS = {
     "error": _EXECUTORS,
     "job-name": _EXECUTORS,
     "no-requeue": "the default, allowed: requeue: true",
-    "nodes": _EXECUTORS,
+    "nodes": f"{_EXECUTORS} from the resource nodes",
     "ntasks": _EXECUTORS,
     "ntasks-per-node": _EXECUTORS,
     "open-mode": _EXECUTORS,
