@@ -128,6 +128,7 @@ def test_sharing_ends_at_the_sites_time_limit_and_the_site_says_so() -> None:
             "nodes: 2, allowed: 1 without session_command (a job runs on one node)",
         ),
         (SessionKey("s", "c", "g", 20, nodes=2), "gpus: 20 of g, allowed: up to 16 (2 nodes)"),
+        (SessionKey("s", "c", "g", 24, nodes=3), "nodes: 3 of g, allowed: up to 2"),
         (SessionKey("s", "c", "g", 9), "gpus: 9 of g, allowed: up to 8 (one node)"),
     ],
 )
@@ -147,4 +148,4 @@ def of_key(key: SessionKey) -> Request:
     return Request(key, Cell("a", ["true"], Path("log"), 60), start_minutes=1)
 
 
-SLURM = Site(name="s", cluster="slurm", gpus={"g": GpuClass(card="c", per_node=8)})
+SLURM = Site(name="s", cluster="slurm", gpus={"g": GpuClass(card="c", per_node=8, nodes=2)})

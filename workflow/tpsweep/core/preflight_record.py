@@ -25,7 +25,7 @@ def class_name(gpu: str, count: int) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """What a class must have. ``memory_gib``: of each GPU, None where the site does not say.
+    """What a class must have. Of GPUs on several ``nodes`` one node is looked at. ``memory_gib``: of each GPU, None where the site does not say.
 
     ``real_weights``: the markers of the models whose weights are read, not made up. A marker is a
     file that says where a model's files are. ``imports``: vLLM is imported, to see that it works;
@@ -40,6 +40,12 @@ class Request:
     real_weights: list[str]
     memory_gib: float | None = None
     imports: bool = True
+    nodes: int = 1
+
+    @property
+    def on_node(self) -> int:
+        """GPUs on one of its nodes."""
+        return self.gpus // self.nodes
 
     @property
     def name(self) -> str:

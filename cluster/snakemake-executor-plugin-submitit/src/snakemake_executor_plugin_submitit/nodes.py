@@ -1,8 +1,8 @@
-"""How the runners of a session of several nodes agree, by files in its spool. Standard library only.
+"""How the runners of a session of several nodes agree: by files in its spool.
 
 The session's runner is on the first node. It writes one order (``nodes.json``); each of the other
 nodes reads it again and again, does what it says with its part of the session's command, and
-writes what has become of that (``node-<k>.json``). Each file has one writer.
+writes what has become of that (``node-<k>.json``). Each file has one writer. Standard library only.
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ class OtherNodes:
     def _not_ended(self) -> list[str]:
         """A part that was never begun is not waited for: its node would find the new order."""
         reports = {node: self._report(node) for node in range(1, self.nodes)}
-        return [f"node {k} ({report.node})" for k, report in reports.items() if _runs(report)]
+        known = {node: report for node, report in reports.items() if report is not None}
+        return [f"node {k} ({report.node})" for k, report in known.items() if report.running]
 
     def _report(self, node: int) -> Report | None:
         report = _read(Report, _report_path(self.spool, node))
@@ -176,10 +177,6 @@ class OtherNodes:
 def dismiss(spool: Spool, token: str) -> None:
     """Tell the other nodes that the session is over, however it ended."""
     give(Order(attempt_of(os.environ), token, over=True), spool)
-
-
-def _runs(report: Report | None) -> bool:
-    return report is not None and report.running
 
 
 def _free_port() -> int:
