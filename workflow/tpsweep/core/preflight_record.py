@@ -25,11 +25,12 @@ def class_name(gpu: str, count: int) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """What a class must have. Of GPUs on several ``nodes`` one node is looked at. ``memory_gib``: of each GPU, None where the site does not say.
+    """What a class must have. ``memory_gib``: of each GPU, None where the site does not say.
 
     ``real_weights``: the markers of the models whose weights are read, not made up. A marker is a
     file that says where a model's files are. ``imports``: vLLM is imported, to see that it works;
-    on a host that runs the sessions itself that would only cost the time twice.
+    on a host that runs the sessions itself that would only cost the time twice. ``nodes`` hold the
+    GPUs; one of them is looked at.
     """
 
     gpu: str

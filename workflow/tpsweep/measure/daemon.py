@@ -36,14 +36,14 @@ from tpsweep.core.program import same_version
 from tpsweep.core.request import SOCKET_NAME, Answer, Request, StartFailure
 from tpsweep.core.row_file import write_row
 from tpsweep.core.workloads import ENGINE, SERVER
-from tpsweep.engine import nsys_session, nvml, profiler, provenance, vllm_api
+from tpsweep.engine import network, nsys_session, nvml, profiler, provenance, vllm_api
 from tpsweep.engine.api_server import Server
 from tpsweep.engine.host import EngineHost
 from tpsweep.engine.offline import OfflineEngine
 from tpsweep.engine.start_phases import phases_of
 from tpsweep.engine.watchdog import Guard
 from tpsweep.measure import workloads
-from tpsweep.measure.build_row import Context, EngineRecord, make_row, refusals
+from tpsweep.measure.build_row import Context, EngineRecord, Nodes, make_row, refusals
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class Daemon:
             shape=self.loaded.shape,
             tp_ran=self.loaded.tp,
             pp_ran=self.loaded.pp,
+            nodes=_nodes(place),
         )
         # pyarrow's first write takes 0.2 s: not in the gap between the first two cells.
         write_row({}, folder / "warm-up.parquet")
@@ -229,6 +230,13 @@ def _gpu_group(engine: Engine) -> nvml.GpuGroup:
             "invalid", f"gpu_card: {engine.gpu_card} was planned, found {sorted(others)}"
         )
     return nvml.GpuGroup(infos, nvml.node_uuids(), nvml.weakest_link(uuids))
+
+
+def _nodes(place: Place | None) -> Nodes:
+    if place is None:
+        return Nodes()
+    names = os.environ.get("SLURM_JOB_NODELIST")
+    return Nodes(place.nodes, names, network.link_of(place.address))
 
 
 def run_part(engine: Engine, place: Place) -> int:

@@ -1,8 +1,8 @@
 """What a site can never do for a sweep: refused before anything runs, in one line.
 
 Single cells that cannot run are not a mistake (a matrix has corners): they are in the manifest with
-their reason. A model that no class can hold, a TP that no session has GPUs for, or a time that no QOS
-allows, is one.
+their reason. A model that no class can hold, a TP that no session has GPUs for, or a time that no
+QOS allows, is one.
 """
 
 from __future__ import annotations
