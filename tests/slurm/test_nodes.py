@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +20,7 @@ def project(lab: Lab, tmp_path: Path) -> Project:
     text = site.read_text()
     one = text.replace("a100: {card: CPU, per_node: 2", "a100: {card: CPU, per_node: 1, nodes: 2")
     assert one != text
-    site.write_text(one)
+    site.write_text(one + "preflight: false\n")  # that of tests/slurm/test_vllm.py costs time here
     return project
 
 
@@ -41,5 +40,4 @@ def test_one_engine_over_two_nodes(project: Project) -> None:
     assert len(project.lines("results/slurm-demo/engine_starts.jsonl")) == 1
     other = project.folder / ".snakemake/submitit" / session["session_id"] / "session-1.log"
     assert "rank=1" in other.read_text()
-    assert json.loads((project.results / "preflight/a100x2.json").read_text())["ok"]
     assert project.left() == []

@@ -244,6 +244,7 @@ def run_part(engine: Engine, place: Place) -> int:
 
     Nothing is measured here. The session's runner ends it with the part on the first node.
     """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # vLLM would wait for ranks that are ended, too
     _prepare(engine, place)
     _gpu_group(engine)
     vllm_api.run_headless(vllm_api.llm_arguments(engine) | vllm_api.node_arguments(place))
