@@ -137,6 +137,11 @@ def test_each_node_starts_its_part_of_an_engine() -> None:
         "master_port": 29,
         "distributed_executor_backend": "mp",
     }
+    assert vllm_api.without_places({"tp": 4, **vllm_api.node_arguments(place)}) == {
+        "tp": 4,
+        "nnodes": 2,
+        "distributed_executor_backend": "mp",
+    }
     spanning = engine(tp=4, nodes=2)
     environment = vllm_api.engine_env(spanning, {3, 5}, place)
     assert environment["VLLM_HOST_IP"] == "127.0.0.2"

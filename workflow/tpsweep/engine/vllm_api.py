@@ -350,6 +350,16 @@ def llm_arguments(engine: Engine) -> dict[str, Any]:
     return _merge(_merge(arguments, ALLREDUCE[engine.allreduce_backend].args), engine.args)
 
 
+_MEETING = ("node_rank", "master_addr", "master_port", "VLLM_HOST_IP")
+"""Where the parts of one start meet."""
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments or environment of an engine over several nodes, less what differs between two
+    starts of it: a row is compared by the rest."""
+    return {name: value for name, value in settings.items() if name not in _MEETING}
+
+
 def node_arguments(place: Place | None) -> dict[str, Any]:
     """Engine arguments of one part of an engine over several nodes; none of one on one node.
 

@@ -85,14 +85,15 @@ class Daemon:
         else:
             arguments = vllm_api.llm_arguments(engine) | vllm_api.node_arguments(place)
             self.loaded = OfflineEngine(arguments, profiler.of_session(folder))
+        recorded = vllm_api.without_places if place else dict
         said, start_s = log_since(log, log_begin), time.time() - began
         self.record = EngineRecord(
             engine_id=uuid.uuid4().hex[:12],
             start_s=start_s,
             phases=phases_of(said, imports_s, getattr(self.loaded, "http_s", 0.0), start_s),
             log_facts=vllm_api.log_facts(said, engine.tp),
-            arguments=self.loaded.arguments,
-            environment=environment,
+            arguments=recorded(self.loaded.arguments),
+            environment=recorded(environment),
             software=provenance.software(),
             host=provenance.host(os.environ),
             gpus=gpus,
