@@ -245,7 +245,9 @@ def run_part(engine: Engine, place: Place) -> int:
 
     Nothing is measured here. The session's runner ends it with the part on the first node.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # vLLM would wait for ranks that are ended, too
+    # Ranks that have lost their peers hang when they end in order, and nothing of them is kept. The
+    # runner has made a process group for them.
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
     _prepare(engine, place)
     _gpu_group(engine)
     vllm_api.run_headless(vllm_api.llm_arguments(engine) | vllm_api.node_arguments(place))

@@ -71,11 +71,11 @@ def run_session(spec: SessionSpec) -> int:
     folder = _session_dir()
     spec.spool.pid.write_text(str(supervisor))
     code = _supervise(folder, lambda: Worker(spec, folder, supervisor, token).run())
-    if spec.nodes > 1:
-        dismiss(spec.spool, token)
     _record(spec, started)
     if code != 0 and spec.spool.owner == token and spec.spool.end_reason is None:
         spec.spool.end("crash")  # of the worker, which had no time to say so
+    if spec.nodes > 1:
+        dismiss(spec.spool, token)
     return code
 
 
