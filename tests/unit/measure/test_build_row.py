@@ -83,6 +83,7 @@ def engine_record(**changes: Any) -> EngineRecord:
         "shape": SHAPE,
         "tp_ran": 2,
         "pp_ran": 1,
+        "ep_ran": False,
         "phases": StartPhases(9.0, 20.0, 11.0, 30.0, 10.0, 9.0, 1.0),
     }
     return EngineRecord(**{**fields, **changes})

@@ -304,7 +304,7 @@ def test_the_picture_of_a_step_is_that_of_the_largest_tp(sweep: Sweep, tmp_path:
 def test_a_report_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     place = tmp_path / "captures/x.comm.json"
     place.parent.mkdir()
-    assert capture_report.read(tmp_path, "cells/capture/x.parquet") is None
+    assert capture_report.read(tmp_path, "cells/capture/x.parquet") == []
     place.write_text(json.dumps({"ranks": 2}))
     with pytest.raises(ValueError, match=r"x\.comm\.json: not a report of tpsweep comm: backend"):
         capture_report.read(tmp_path, "cells/capture/x.parquet")

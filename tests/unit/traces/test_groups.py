@@ -526,6 +526,27 @@ def test_pipeline_stages_of_an_export_are_told_by_what_they_pass_on(tmp_path: Pa
     assert last.phases["decode"].pipeline_ms_per_step == pytest.approx(0.02)
 
 
+def test_stages_of_one_gpu_each_are_told_by_the_sidecar(tmp_path: Path) -> None:
+    """vLLM's traces name no group of a single rank."""
+    paths = []
+    for stage in range(2):
+        trace = Trace()
+        for _ in range(3):
+            trace.step()
+            trace.run(SEND, 20 + stage)
+            trace.run(GEMM, 10)
+        paths.append(trace.write(tmp_path / f"x.rank{stage}.pt.trace.json", info(stage, 2, WORLD)))
+    known = {"tp": 1, "pp": 2, "model": {"num_hidden_layers": 3, "hidden_size": 8}}
+    (tmp_path / "x.json").write_text(json.dumps(known))
+    first, last = analyse_groups(paths)
+    assert first.ok and last.ok and first.group and last.group
+    assert (first.group.label, last.group.label) == ("pp 0, rank 0", "pp 1, rank 1")
+    assert first.phases["decode"].pipeline_ms_per_step == pytest.approx(0.02)
+    assert last.phases["decode"].pipeline_ms_per_step == pytest.approx(0.021)
+    with pytest.raises(CaptureError, match="1 of 2 ranks"):
+        analyse_groups(paths[:1])
+
+
 def test_an_export_of_tensorrt_llm_has_its_steps(tmp_path: Path) -> None:
     made = MadeUp()
     for step in range(3):

@@ -291,13 +291,14 @@ def _check_work(
     if entry.engine.max_model_len > most:
         allowed = f"allowed: up to the {most} positions of {name}"
         raise ConfigError(f"{key}.engine.max_model_len", entry.engine.max_model_len, allowed)
-    for tp in entry.tp or config.settings.tp:
-        problem = work.tp_problem(tp)
-        cells = {**here, "workload": entry.kind, "tp": tp}
+    ways = itertools.product(entry.tp or config.settings.tp, entry.ep or config.settings.ep)
+    for tp, ep in ways:
+        problem = work.tp_problem(tp, ep=ep)
+        cells = {**here, "workload": entry.kind, "tp": tp, "ep": ep}
         left_out = any(e.axes.items() <= cells.items() for e in config.settings.exclude)
         if problem and not left_out:
             where = f"{key}.tp" if entry.tp else "tp"
-            allowed = ", ".join(map(str, work.tps)) or "none"
+            allowed = ", ".join(map(str, work.tps(ep=ep))) or "none"
             raise ConfigError(where, tp, f"{problem} ({name}); allowed: {allowed}")
 
 

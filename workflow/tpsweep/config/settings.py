@@ -109,7 +109,7 @@ OWNED: Mapping[str, str] = {
     "load_format": "models (weights)",
     "quantization": "precision, or by the checkpoint",
     "quantization_config": "precision, or by the checkpoint",
-    "prefill_context_parallel_size": "nothing (not measured; allowed: tp, pp, replicas)",
+    "prefill_context_parallel_size": "nothing (not measured; allowed: tp, pp, ep, replicas)",
     **dict.fromkeys(
         ("nnodes", "node_rank", "master_addr", "master_port"),
         "tp, pp and the site's per_node (an engine takes as many nodes as it needs)",

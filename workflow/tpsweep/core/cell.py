@@ -219,7 +219,7 @@ class Cell:
         """The axes in a file name's letters, for people; ``cell_id`` is what identifies."""
         values = self.columns()
         words = [
-            f"{axis.short}{values[axis.name]}"
+            axis.short if axis.type is bool else f"{axis.short}{values[axis.name]}"
             for axis in AXES
             if axis.short and not axis.is_default(values[axis.name])
         ]

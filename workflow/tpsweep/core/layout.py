@@ -19,6 +19,7 @@ class Layout:
 
     tp: int
     pp: int = 1
+    ep: bool = False
     replicas: int = 1
 
     @classmethod
@@ -71,13 +72,14 @@ class Layout:
 
     @property
     def label(self) -> str:
-        """For a line of a table, a curve or a bar: ``TP=2``, ``TP=1 x 2 replicas``."""
-        shown = [
-            BY_NAME[name].words(size)
-            for name, size in self.sizes.items()
-            if not BY_NAME[name].is_default(size)
-        ]
-        return " x ".join(shown)
+        """For a line of a table, a curve or a bar: ``TP=2``, ``TP=1 x 2 replicas``, ``TP=2 + EP``.
+
+        A kind of parallelism that takes no GPUs of its own is added to those that do."""
+        shown: dict[bool, list[str]] = {True: [], False: []}
+        for name, size in self.sizes.items():
+            if not (axis := BY_NAME[name]).is_default(size):
+                shown[axis.multiplies_gpus].append(axis.words(size))
+        return " + ".join((" x ".join(shown[True]), *shown[False]))
 
     @property
     def product(self) -> str:

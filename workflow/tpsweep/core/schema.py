@@ -226,6 +226,7 @@ PROVENANCE = (
     Column("engine_env", TEXT, "environment set for the engine, as JSON"),
     Column("tp_ran", INT, "tensor-parallel size of the loaded engine"),
     Column("pp_ran", INT, "pipeline-parallel size of the loaded engine; null in older rows: 1"),
+    Column("ep_ran", BOOL, "expert parallelism of the loaded engine; null: its log does not say"),
     Column("model_path", TEXT, "where the files were"),
     Column("request_set_digest", TEXT, "sha256 of the request set: its token ids and lengths"),
     Column("slo", TEXT, "serve: the limits of goodput as JSON; null without"),

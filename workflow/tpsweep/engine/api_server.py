@@ -197,3 +197,4 @@ class Server:
         if facts.tp is None or facts.pp is None:
             raise StartError("invalid", "tp, pp: vLLM's log does not say which ones run")
         self.tp, self.pp = facts.tp, facts.pp
+        self.ep: bool | None = None  # its log does not say

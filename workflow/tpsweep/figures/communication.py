@@ -37,7 +37,7 @@ def draw_communication(records: list[Record], limit: int) -> tuple[list[Picture]
     """
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
-        if record["step_ms"] is not None:
+        if record["step_ms"] is not None and not record["group"]:
             groups[tuple(record[name] for name in _SAME)].append(record)
     pictures = []
     for at, lines in enumerate(groups.values()):

@@ -22,7 +22,8 @@ SHOWN = {"tpot_ms": "Decode (ms/token)", "output_tok_s": "Output (tok/s)"}
 
 def draw_models(records: list[Record], limit: int) -> tuple[list[Picture], int]:
     """At most ``limit`` figures of the lines of ``tp_comparison``, and how many were left out."""
-    groups = [_one_backend(lines) for lines in grouped(records, _FREE, "tpot_ms")]
+    alone = [record for record in records if Layout.of(record).is_tp_alone]
+    groups = [_one_backend(lines) for lines in grouped(alone, _FREE, "tpot_ms")]
     pictures = [_picture(f"models{at}", lines) for at, lines in enumerate(groups[:limit])]
     return pictures, max(0, len(groups) - limit)
 
@@ -48,7 +49,7 @@ def _place(line: Record) -> tuple[object, ...]:
 
 
 def _picture(name: str, lines: list[Record]) -> Picture:
-    bars = dict.fromkeys((v["model"], v["gpu"], v["tp"]) for v in lines if Layout.of(v).is_tp_alone)
+    bars = dict.fromkeys((v["model"], v["gpu"], v["tp"]) for v in lines)
     kinds = list(bars)[:BARS]
     by_bar = {
         kind: {v["batch"]: v for v in lines if (v["model"], v["gpu"], v["tp"]) == kind}

@@ -60,6 +60,7 @@ class EngineRecord:
     shape: Shape | None
     tp_ran: int
     pp_ran: int
+    ep_ran: bool | None
     phases: StartPhases
     nodes: Nodes = field(default_factory=Nodes)
 
@@ -113,8 +114,9 @@ def refusals(
     for name, size, ran_size in (
         ("tp", cell.engine.tp, engine.tp_ran),
         ("pp", cell.engine.pp, engine.pp_ran),
+        ("ep", cell.engine.ep, engine.ep_ran),
     ):
-        if size != ran_size:
+        if ran_size is not None and size != ran_size:
             reasons.append(f"{name}={size} was requested, {ran_size} ran")
     asked, ran = cell.engine.allreduce_backend, engine.log_facts.allreduce_backend
     if asked not in ("auto", "none") and ran != asked:
@@ -233,6 +235,7 @@ def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context
         "engine_env": json.dumps(engine.environment, sort_keys=True),
         "tp_ran": engine.tp_ran,
         "pp_ran": engine.pp_ran,
+        "ep_ran": engine.ep_ran,
         "model_path": engine.arguments["model"],
         "model_digest": cell.engine.model.digest,
         "engine_id": engine.engine_id,

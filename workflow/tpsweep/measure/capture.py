@@ -24,7 +24,7 @@ from tpsweep.engine.offline import OfflineEngine
 from tpsweep.measure.build_row import EngineRecord
 from tpsweep.measure.latency import batches, split_batches
 from tpsweep.measure.measurement import Measurement, Times
-from tpsweep.traces import analyse, sidecar
+from tpsweep.traces import CommReport, analyse_groups, sidecar
 from tpsweep.traces.steps import EARLY, PARTIAL
 
 RECOVERY = 32
@@ -90,11 +90,15 @@ def _whole_or_nothing(files: list[Path]) -> Iterator[list[Path]]:
 def _require_steps(files: list[Path], cell: Cell) -> None:
     """All decode steps must be there: a profiler that starts late loses the first ones."""
     readable = [path for path in files if path.suffix != ".nsys-rep"]
-    phases = analyse(readable).phases
-    found = sum(phases[name].steps for name in ("decode", EARLY, PARTIAL) if name in phases)
+    found = min(map(_decode_steps, analyse_groups(readable)))
     asked = cell.repeats * ((cell.output_len or 0) - 1)
     if found < asked:
         raise ValueError(f"the capture holds {found} of {asked} decode steps")
+
+
+def _decode_steps(report: CommReport) -> int:
+    phases = report.phases
+    return sum(phases[name].steps for name in ("decode", EARLY, PARTIAL) if name in phases)
 
 
 def _sidecar(cell: Cell, about: EngineRecord) -> dict[str, Any]:
@@ -105,6 +109,7 @@ def _sidecar(cell: Cell, about: EngineRecord) -> dict[str, Any]:
         **{name: columns[name] for name in capture_match.COMPARED if columns[name] is not None},
         "model_name": columns["model"],
         "tp": about.tp_ran,
+        "pp": about.pp_ran,
         "output_len": cell.output_len,
         "repeats": cell.repeats,
         "steady_from": steady_from(cell),

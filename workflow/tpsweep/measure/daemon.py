@@ -100,6 +100,7 @@ class Daemon:
             shape=self.loaded.shape,
             tp_ran=self.loaded.tp,
             pp_ran=self.loaded.pp,
+            ep_ran=self.loaded.ep,
             nodes=_nodes(place),
         )
         # pyarrow's first write takes 0.2 s: not in the gap between the first two cells.

@@ -55,7 +55,8 @@ class _Step:
         eager = bool(self.engine.args.get("enforce_eager"))
         lengths = batch, input_len, output_len
         cache = self.work.cache_dtype
-        return Batch(self.engine.tp, *lengths, backend, eager, cache, self.engine.pp, chunks)
+        layout = self.engine.pp, chunks, self.engine.ep
+        return Batch(self.engine.tp, *lengths, backend, eager, cache, *layout)
 
     def sequences(self, tokens: int) -> int:
         """How many sequences of ``tokens`` tokens run at a time: as many as the engine allows, and

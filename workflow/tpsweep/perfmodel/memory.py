@@ -138,11 +138,14 @@ def _fit(load: Load, limits: Limits, layout: Layout) -> Fit:
     constants = memory_constants()
     runtime = constants["runtime_gib"] + (constants["runtime_tp_gib"] if layout.shards > 1 else 0)
     usable = (limits.memory_gib - constants["driver_gib"]) * limits.share
-    weights = shape.weight_bytes(load.dtype)
+    weights, fullest = shape.weight_bytes(load.dtype), 0.0
+    if layout.ep and shape.experts:  # whole experts: the fullest rank has one more if some are over
+        over = -(-shape.experts // tp) / shape.experts - 1 / tp
+        fullest = over * shape.expert_bytes(load.dtype)
     return Fit(
         tp=tp,
         all_weights=weights,
-        weights=max(weights / tp - load.offloaded, 0),
+        weights=max(weights / tp + fullest - load.offloaded, 0),
         activations=activations(shape, load.dtype, limits, tp),
         cache=load.cache(limits, tp),
         cache_tokens=load.tokens(limits),

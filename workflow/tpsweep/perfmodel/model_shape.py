@@ -304,6 +304,15 @@ class Shape:
             )
         )
 
+    def expert_bytes(self, dtype: str) -> float:
+        """Of ``weight_bytes``, those of the experts that a router chooses from."""
+        each = DTYPE_BYTES[dtype]
+        return sum(
+            count * (bits / 8 + plain * each)
+            for (count, _), (bits, plain) in self._sums.items()
+            if count > 1
+        )
+
     def bytes_read_per_step(self, dtype: str, tokens: int = 1) -> int:
         """Bytes of weights that a decode step of ``tokens`` sequences reads, over all ranks.
 
@@ -313,9 +322,13 @@ class Shape:
         """
         each, total = DTYPE_BYTES[dtype], 0.0
         for (count, read), (bits, plain) in self._sums.items():
-            hit = max(round(count * (1 - (1 - read / count) ** tokens)), min(read, 1))
-            total += (hit if count > 1 else read) * (bits / 8 + plain * each)
+            hit = _hit(count, read, tokens) if count > 1 else read
+            total += hit * (bits / 8 + plain * each)
         return round(total)
+
+    def experts_hit(self, tokens: int) -> int:
+        """Experts of a sparse layer that ``tokens`` random choices are expected to hit."""
+        return max((_hit(mlp.count, mlp.active, tokens) for mlp in self._mixtures), default=0)
 
     @cached_property
     def _attentions(self) -> dict[Attention, int]:
@@ -416,6 +429,11 @@ class Shape:
     def tps(self) -> list[int]:
         """The TPs over which vLLM can split this model, up to one rank per head."""
         return [tp for tp in range(1, self.heads + 1) if self.tp_problem(tp) is None]
+
+
+def _hit(count: int, read: int, tokens: int) -> int:
+    """Of ``count`` experts, those that ``tokens`` random choices of ``read`` each should hit."""
+    return max(round(count * (1 - (1 - read / count) ** tokens)), min(read, 1))
 
 
 def stage_layers(layers: int, pp: int) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from statistics import NormalDist
 
 from tpsweep.perfmodel.allreduce import all_reduce_us, curve
 from tpsweep.perfmodel.constants import Constants, NoExpectationError, constants
@@ -21,7 +22,7 @@ from tpsweep.perfmodel.model_shape import CACHE_BYTES, DTYPE_BYTES, Shape
 class Batch:
     """A static batch and how it is run; lengths in tokens. ``backend`` is the all-reduce that runs
     (of no meaning at TP=1), ``cache_dtype`` the KV cache's (None: the weights'). ``pp``: pipeline
-    stages; ``chunks``: steps in which the prompts are computed."""
+    stages; ``chunks``: steps in which the prompts are computed; ``ep``: whole experts a rank."""
 
     tp: int
     batch: int
@@ -32,6 +33,7 @@ class Batch:
     cache_dtype: str | None = None
     pp: int = 1
     chunks: int = 1
+    ep: bool = False
 
     @property
     def groups(self) -> int:
@@ -91,7 +93,7 @@ def decode(
 def _decode(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants) -> Expected:
     """Of one stage."""
     bandwidth = card.bandwidth_tb_s * 1e12
-    reads = weight_reads(shape, dtype, run.batch) / run.tp / bandwidth
+    reads = rank_reads(shape, dtype, run, run.batch) / bandwidth
     head = _head(shape)
     flops = 2 * (shape.fast_parameters_per_token + head) * run.batch / run.tp
     return Expected(
@@ -124,7 +126,7 @@ def _prefill(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants)
     # Attention: scores and values, half of them masked.
     attention = shape.score_width * run.input_len * tokens
     flops = (2 * (shape.fast_parameters_per_token * tokens + head) + attention) / run.tp
-    reads = weight_reads(shape, dtype, tokens) / run.tp / (card.bandwidth_tb_s * 1e12)
+    reads = rank_reads(shape, dtype, run, tokens) / (card.bandwidth_tb_s * 1e12)
     return Expected(
         body=1e3 * max(flops / _flop_s(card, known), reads / known.weight_bandwidth_share),
         kv=0.0,
@@ -187,6 +189,30 @@ def weight_reads(shape: Shape, dtype: str, tokens: int) -> float:
     Of a mixture of experts: those that ``tokens`` random choices are expected to hit.
     """
     return shape.bytes_read_per_step(dtype, tokens)
+
+
+def rank_reads(shape: Shape, dtype: str, run: Batch, tokens: int) -> float:
+    """Bytes of weights that a rank reads; with whole experts, the rank that most tokens chose.
+
+    All ranks wait for it at each layer's all-reduce.
+    """
+    each = weight_reads(shape, dtype, tokens) / run.tp
+    if not run.ep or not shape.experts:
+        return each
+    hit = shape.experts_hit(tokens)
+    one = shape.expert_bytes(dtype) / shape.experts
+    return each + one * (_most_hit(hit, shape.experts, run.tp) - hit / run.tp)
+
+
+def _most_hit(hit: float, experts: int, ranks: int) -> float:
+    """Of ``hit`` experts out of ``experts``, how many the fullest of ``ranks`` is expected to have.
+
+    Choices are taken as independent, and their number on a rank as normal; the largest of n normal
+    numbers by G. Blom, Statistical Estimates and Transformed Beta-Variables (1958).
+    """
+    mean, missed = hit / ranks, 1 - hit / experts
+    largest = NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))
+    return min(mean + largest * math.sqrt(mean * missed), hit, math.ceil(experts / ranks))
 
 
 def kv_reads(shape: Shape, dtype: str, run: Batch) -> float:

@@ -19,7 +19,6 @@ GIB = 2**30
 DRAFTS_WITHOUT_WEIGHTS = ("ngram", "ngram_gpu", "suffix", "[ngram]")
 """Methods of speculative decoding that need no model of their own."""
 OTHER_TIMES: Mapping[str, str] = {
-    "enable_expert_parallel": "experts on ranks of their own",
     "enable_lora": "LoRA adapters",
     "kv_cache_dtype_skip_layers": "layers with another KV cache",
     "enable_dbo": "two half batches at a time",
@@ -51,14 +50,14 @@ class Work:
     offloaded: float = 0.0
     dcp: int = 1
     most_tokens: int = 1
-    whole_experts: bool = False
     no_fit: str | None = None
     no_floors: str | None = None
     no_expectation: str | None = None
 
-    def tp_problem(self, tp: int) -> str | None:
-        """Why vLLM cannot split it over ``tp`` ranks; None if it can."""
-        if problem := self.shape.tp_problem(tp, whole_experts=self.whole_experts):
+    def tp_problem(self, tp: int, *, ep: bool = False) -> str | None:
+        """Why vLLM cannot split it over ``tp`` ranks, with expert parallelism or without; None if
+        it can."""
+        if problem := self.shape.tp_problem(tp, whole_experts=ep):
             return problem
         if self.dcp == 1:
             return None
@@ -81,10 +80,9 @@ class Work:
             return f"decode_context_parallel_size {dcp} does not divide the heads of a KV head"
         return None
 
-    @property
-    def tps(self) -> list[int]:
+    def tps(self, *, ep: bool = False) -> list[int]:
         """The TPs over which vLLM can split it, up to one rank per head."""
-        return [tp for tp in range(1, self.shape.heads + 1) if self.tp_problem(tp) is None]
+        return [tp for tp in range(1, self.shape.heads + 1) if self.tp_problem(tp, ep=ep) is None]
 
 
 class NoWorkError(ValueError):
@@ -118,7 +116,6 @@ def work_under(args: Mapping[str, Any], dtype: str, precision: str, shape: Shape
         offloaded=float(given.get("cpu_offload_gb", 0)) * GIB,
         dcp=dcp,
         most_tokens=1 + (drafts or 0),
-        whole_experts=bool(given.get("enable_expert_parallel")),
         no_fit=_no_fit(given),
         no_floors=None if drafts != 0 else "speculative_config: it does not say how many tokens",
         no_expectation="; ".join(why) or None,

@@ -8,14 +8,17 @@ from pathlib import Path
 
 from tpsweep.analysis import verdicts
 from tpsweep.analysis.table import Record, Table, model_name
+from tpsweep.core.axes import LAYOUT
 from tpsweep.core.failure import in_words
 from tpsweep.core.joined_rows import ROWS
+from tpsweep.core.layout import Layout
 from tpsweep.core.workloads import LATENCY
 from tpsweep.report.page import PAGE
 from tpsweep.tables import FOLDER, Summary
 
 NEEDS = ("cells", "failures", "tp_pairs", "tp_comparison", "throughput", "serving")
 """The tables that it is made from."""
+_PLACE = ("model", "gpu", *(axis.name for axis in LAYOUT))
 MOST = 6
 """Lines of results, and of failures: more are on the page."""
 
@@ -50,9 +53,9 @@ def _results(tables: Mapping[str, Table]) -> Iterator[str]:
     yield from _of_each(pairs, ("model", "gpu", "tp_from", "tp_to"), _speedup)
     compared = {(pair["model"], pair["gpu"]) for pair in pairs if pair["decode_speedup"]}
     alone = [x for x in tables["tp_comparison"].records if (x["model"], x["gpu"]) not in compared]
-    yield from _of_each(alone, ("model", "gpu", "tp"), _decode)
-    yield from _of_each(tables["throughput"].records, ("model", "gpu", "tp"), _offline)
-    yield from _of_each(tables["serving"].records, ("model", "gpu", "tp"), _served)
+    yield from _of_each(alone, _PLACE, _decode)
+    yield from _of_each(tables["throughput"].records, _PLACE, _offline)
+    yield from _of_each(tables["serving"].records, _PLACE, _served)
 
 
 def _of_each(
@@ -85,7 +88,8 @@ def _decode(found: list[Record]) -> str:
     if not known:
         return ""
     return (
-        f"TP={known[0]['tp']} decodes at {_range(known, 'tpot_ms')} ms per token ({_count(known)})"
+        f"{Layout.of(known[0]).label} decodes at {_range(known, 'tpot_ms')} ms per token"
+        f" ({_count(known)})"
     )
 
 
@@ -93,7 +97,10 @@ def _offline(found: list[Record]) -> str:
     known = [r for r in found if r["source"] == "measured" and r["output_tok_s"] is not None]
     if not known:
         return ""
-    return f"TP={known[0]['tp']} offline: {_range(known, 'output_tok_s', '.0f')} output tokens/s"
+    return (
+        f"{Layout.of(known[0]).label} offline: {_range(known, 'output_tok_s', '.0f')} output"
+        " tokens/s"
+    )
 
 
 def _served(found: list[Record]) -> str:
@@ -102,7 +109,8 @@ def _served(found: list[Record]) -> str:
         return ""
     ttft, itl = (_range(known, name) for name in ("ttft_p50_ms", "itl_p50_ms"))
     rates = len({record["request_rate"] for record in known})
-    return f"TP={known[0]['tp']} serves {rates} rates with TTFT {ttft} ms, ITL {itl} ms (medians)"
+    layout = Layout.of(known[0]).label
+    return f"{layout} serves {rates} rates with TTFT {ttft} ms, ITL {itl} ms (medians)"
 
 
 def _range(records: list[Record], name: str, form: str = ".3g") -> str:

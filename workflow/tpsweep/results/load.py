@@ -64,7 +64,7 @@ class Results:
     manifest: pd.DataFrame
     rows: pd.DataFrame
     failures: pd.DataFrame
-    communication: dict[str, Communication] = field(default_factory=dict)
+    communication: dict[str, list[Communication]] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
 
     def count(self, *states: str) -> int:
@@ -133,17 +133,17 @@ def _load_shapes(results: Path, captures: pd.DataFrame) -> dict[str, Shape]:
     return found
 
 
-def _load_communication(results: Path, captures: pd.DataFrame) -> dict[str, Communication]:
+def _load_communication(results: Path, captures: pd.DataFrame) -> dict[str, list[Communication]]:
     """Reports on measured captures; one that cannot be read is named on stderr."""
     found = {}
     for cell_id, path in zip(captures["cell_id"], captures["path"], strict=True):
         try:
-            report = capture_report.read(results, path)
+            reports = capture_report.read(results, path)
         except ValueError as error:
             print(error, file=sys.stderr)
             continue
-        if report is not None:
-            found[cell_id] = report
+        if reports:
+            found[cell_id] = reports
     return found
 
 

@@ -220,6 +220,7 @@ def hold_problem(cell: Cell, config: Config, site: Site) -> str | None:
     """Why no node of the class can hold the cell, its memory included; None if one can."""
     engine = cell.engine
     problem = _node_problem(engine, site) or _pipeline_problem(engine, config)
+    problem = problem or _experts_problem(engine, config)
     return problem or _memory_problem(cell, config, site)
 
 
@@ -275,6 +276,21 @@ def _pipeline_problem(engine: Engine, config: Config) -> str | None:
     shape = config.shapes[engine.model.name]
     if shape is not None and engine.pp > shape.layers:
         return f"pp {engine.pp}: {engine.model.name} has {shape.layers} layers"
+    return None
+
+
+def _experts_problem(engine: Engine, config: Config) -> str | None:
+    """Why there is nothing to spread by whole experts; None if there is, or nothing is known."""
+    if not engine.ep:
+        return None
+    if engine.gpu_card == "CPU":
+        return "ep true: vLLM's CPU engine has no expert parallelism"
+    if engine.tp == 1:
+        return "ep true: one GPU has all experts; allowed: with tp above 1"
+    shape = config.shapes[engine.model.name]
+    if shape is not None and shape.experts < engine.tp:
+        has = f"{shape.experts} experts a layer" if shape.experts else "no experts"
+        return f"ep true: {engine.model.name} has {has}"
     return None
 
 

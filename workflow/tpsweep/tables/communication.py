@@ -37,6 +37,11 @@ COLUMNS = (
     *LABELS,
     Column("state", TEXT, "measured, failed, missing, infeasible or excluded"),
     Column("reason", TEXT, "why there is no row"),
+    Column(
+        "group",
+        TEXT,
+        "ranks that compute one part of the model: stage of a pipeline, copy; null: all of them",
+    ),
     Column("profiler_ran", TEXT, "torch or nsys, with its version"),
     Column("self_check", TEXT, "ok or failed: collectives per step as the model has them"),
     Column("all_reduce_expected", INT, "per step: 2 x layers + 1; 0 at TP=1"),
@@ -62,6 +67,12 @@ COLUMNS = (
     Column("gap_ms_least", FLOAT, "time without a kernel per decode step, min over ranks"),
     Column("gap_ms_most", FLOAT, "the same, max over ranks"),
     Column("all_gather_ms", FLOAT, "of the logits, per decode step"),
+    Column(
+        "pipeline_ms",
+        FLOAT,
+        "send and receive between stages per decode step, the wait for the other stages included",
+    ),
+    Column("experts_ms", FLOAT, "dispatch and combine of experts per decode step"),
     Column("busbw_gb_s", FLOAT, "bus bandwidth of decode all-reduces (nccl-tests), median"),
     Column("link_share", FLOAT, "of the link's peak in one direction during them"),
     Column("nvlink_gb_s", FLOAT, "over the whole profiled run (NVML), mean of GPUs, sent"),
@@ -74,6 +85,7 @@ COLUMNS = (
     Column("synthetic", BOOL, "true: from invented files, never measured"),
 )
 NA = "n/a"
+_NOT_ANALYSED: list[Communication | None] = [None]
 WARNINGS = 3
 """Most warnings of the analysis that a note holds."""
 
@@ -120,6 +132,7 @@ VIEWS = (
     identity("Run", "run"),
     View("State", text("state")),
     View("Profiler", text("profiler_ran"), once=True),
+    View("Ranks", text("group"), once=True),
     View("Self-check", text("self_check", NA)),
     View("All-reduces (per step)", text("all_reduce_per_step", NA)),
     View("All-reduce seen", text("allreduce_backend_seen", NA)),
@@ -135,6 +148,8 @@ VIEWS = (
     View("Wait, min over ranks (ms)", figure("wait_ms_least", NA)),
     View("Wait, max over ranks (ms)", figure("wait_ms_most", NA)),
     View("Gap, min over ranks (ms)", figure("gap_ms_least", NA)),
+    View("Between stages (ms)", figure("pipeline_ms"), once=True),
+    View("Experts' exchange (ms)", figure("experts_ms"), once=True),
     View("busbw (GB/s)", figure("busbw_gb_s", NA)),
     _share("link_share"),
     View("NVLink, whole run (GB/s)", figure("nvlink_gb_s", NA)),
@@ -153,7 +168,7 @@ EMPTY = "The matrix has no capture cells."
 
 
 def build(source: Source) -> Table:
-    """One line per capture cell of the manifest, measured or not."""
+    """One line per capture cell of the manifest, measured or not, and group of ranks."""
     return Table(
         name="communication",
         title="Communication",
@@ -169,8 +184,12 @@ def _lines(source: Source) -> list[Record]:
     """The table's records, in the order of the identity."""
     times = DecodeTimes(source)
     reports = source.results.communication
-    found = [_line(cell, reports.get(cell["cell_id"]), times) for cell in source.of(CAPTURE)]
-    sort_records(found, (*IDENTITY_ORDER, "profiler_ran"))
+    found = [
+        _line(cell, report, times)
+        for cell in source.of(CAPTURE)
+        for report in reports.get(cell["cell_id"], _NOT_ANALYSED)
+    ]
+    sort_records(found, (*IDENTITY_ORDER, "profiler_ran", "group"))
     return found
 
 
@@ -233,6 +252,7 @@ def _analysed(found: Communication, decode_ms: float | None) -> Record:
         decode, prefill = Phase(steps=decode.steps), Phase(steps=prefill.steps)
     transfer = decode.transfer_ms_per_step
     return {
+        "group": found.group.label if found.group else None,
         "self_check": "ok" if check.ok else "failed",
         "all_reduce_expected": _one(check.expected, "all_reduce"),
         "all_reduce_per_step": _one(check.found, "all_reduce"),
@@ -254,6 +274,8 @@ def _analysed(found: Communication, decode_ms: float | None) -> Record:
         "gap_ms_least": _over_ranks(min, decode.gap_ms_per_step),
         "gap_ms_most": _over_ranks(max, decode.gap_ms_per_step),
         "all_gather_ms": decode.all_gather_ms_per_step,
+        "pipeline_ms": decode.pipeline_ms_per_step,
+        "experts_ms": decode.experts_ms_per_step,
         "busbw_gb_s": decode.busbw_gb_s,
         "link_share": decode.link_share,
         **_prefill(prefill),

@@ -130,6 +130,8 @@ def build(source: Source, captures: Table) -> Table:
 def _lines(captures: list[Record], times: DecodeTimes) -> list[Record]:
     series: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for line in captures:
+        if line["group"]:  # of a stage of a pipeline, whose time is not that of a step
+            continue
         series[tuple(line[name] for name in _SERIES)].append(line)
     found = [
         _line(line, all_, times) for all_ in series.values() for line in all_ if line["tp"] > 1

@@ -105,7 +105,7 @@ def _cut_groups(ranks: list[RankEvents], known: Sidecar, tp: int | None) -> list
     _require_inference(ranks, found, known)
     ranks = _taking_part(ranks, found, warnings)
     found = {rank.rank: found[rank.rank] for rank in ranks}
-    split, named = groups.split(ranks, found, tp, known.tp)
+    split, named = groups.split(ranks, found, tp, known)
     if not named:
         _require_all_ranks(ranks, [found[rank.rank] for rank in ranks], known, len(split))
     found = {
@@ -240,7 +240,7 @@ def _require_all_ranks(
     worlds = [rank.world for rank in ranks if rank.world]
     expected = worlds[0] if worlds else None
     if groups == 1:
-        expected = known.tp or expected
+        expected = known.shards or expected
     if expected is None and len(ranks) == 1 and len(found[0].row):
         expected = 2
     if expected is not None and len(ranks) != expected:

@@ -2,7 +2,7 @@
 
 Told by, in this order: ``--tp``; the trace's process groups (``distributedInfo.pg_config``); the
 ranks that a kernel's arguments name; the names of files or processes (``dp0_pp1_tp0_rank2``);
-NCCL's communicators; the sidecar's ``tp``; the number of GPUs in a kernel's name.
+NCCL's communicators; the sidecar's ``tp`` and ``pp``; the number of GPUs in a kernel's name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tpsweep.traces.attribution import shares_clock
 from tpsweep.traces.collectives import Collectives, is_of
 from tpsweep.traces.events import Ints, RankEvents
 from tpsweep.traces.kernels import COLLECTIVES, EXPERTS
+from tpsweep.traces.sidecar import Sidecar
 
 Ranks = tuple[int, ...]
 
@@ -53,7 +54,7 @@ def split(
     ranks: Sequence[RankEvents],
     found: Mapping[int, Collectives],
     asked: int | None,
-    sidecar_tp: int | None,
+    known: Sidecar,
 ) -> tuple[list[Group], bool]:
     """The groups in order of their first rank; one of all ranks if nothing tells of several.
 
@@ -62,7 +63,7 @@ def split(
     names.
     """
     present = {rank.rank for rank in ranks}
-    members, named = _members(ranks, found, asked, sidecar_tp)
+    members, named = _members(ranks, found, asked, known)
     for rank in ranks:
         if missing := sorted(set(members[rank.rank]) - present):
             group = members[rank.rank]
@@ -78,7 +79,7 @@ def _members(
     ranks: Sequence[RankEvents],
     found: Mapping[int, Collectives],
     asked: int | None,
-    sidecar_tp: int | None,
+    known: Sidecar,
 ) -> tuple[dict[int, Ranks], bool]:
     """Group of each rank, and whether the trace names its ranks."""
     numbers: Ranks = tuple(rank.rank for rank in ranks)
@@ -94,10 +95,11 @@ def _members(
         if groups := _told(tell, ranks):
             return groups, named
     one_export = len({rank.source for rank in ranks}) == 1
-    if sidecar_tp == len(numbers):
+    if known.tp == len(numbers):
         return dict.fromkeys(numbers, numbers), False
-    if sidecar_tp and one_export and sidecar_tp < len(numbers) and not len(numbers) % sidecar_tp:
-        return _blocks(ranks, sidecar_tp, "the sidecar's tp"), False
+    is_whole = one_export or known.shards == len(numbers)
+    if known.tp and is_whole and known.tp < len(numbers) and not len(numbers) % known.tp:
+        return _blocks(ranks, known.tp, "the sidecar's tp"), False
     sizes = {size for rank in ranks for size in _sizes_in_names(rank, found[rank.rank])}
     if len(sizes) == 1 and (size := sizes.pop()) < len(numbers):
         return _blocks(ranks, size, f"a kernel for {size} GPUs"), False

@@ -69,6 +69,7 @@ class Sidecar:
     model: Sizes | None = None
     dtype: str | None = None
     tp: int | None = None
+    pp: int | None = None
     batch: int | None = None
     input_len: int | None = None
     output_len: int | None = None
@@ -81,6 +82,11 @@ class Sidecar:
     synthetic: bool = False
     identity: Mapping[str, Any] = field(default_factory=dict, repr=False)
     found: bool = False
+
+    @property
+    def shards(self) -> int | None:
+        """Ranks that hold one copy of the model; None if TP is not known."""
+        return None if self.tp is None else self.tp * (self.pp or 1)
 
     @property
     def dtype_bytes(self) -> int | None:
@@ -107,7 +113,7 @@ def find(capture: Path) -> Sidecar:
     data = read_json(path)
     model = data.get("model")
     numbers: dict[str, int | None] = {}
-    for key in ("tp", "batch", "input_len", "output_len"):
+    for key in ("tp", "pp", "batch", "input_len", "output_len"):
         numbers[key] = value = data.get(key)
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and (not whole or value < 1):
