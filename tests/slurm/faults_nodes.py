@@ -59,6 +59,18 @@ def part_on_other_node_killed(case: Case) -> None:
     (case.flow.root / f"fail-{SPAN}").unlink()
 
 
+@fault
+def main_process_killed_while_two_nodes_run(case: Case) -> None:
+    """SIGKILL of Snakemake with a session over two nodes running, then the same command"""
+    case.begin(hold=[SPAN], cells=cells(), site=SITE_OF_TWO)
+    case.kill()
+    case.process = case.flow.start(*case.options)
+    case.flow.wait_for(lambda: "reattached" in case.flow.said())
+    assert case.finish() == 0
+    assert case.flow.starts() == 2 + 1  # one of each session, with a line on each of its nodes
+    case.user, case.slurm = case.saw(r"reattached to [^\n]*"), case.state(case.job(SPAN))
+
+
 def _lose(case: Case, node: str, *, with_jobs: bool) -> None:
     case.begin("--retries", "1", hold=[SPAN], cells=cells(), site=SITE_OF_TWO)
     job, session = case.job(SPAN), case.session(SPAN)
