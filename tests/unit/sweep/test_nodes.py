@@ -127,6 +127,16 @@ def test_replicas_share_a_node(folder: Path) -> None:
     }
 
 
+def test_only_an_engine_of_one_start_serves_from_several_nodes(folder: Path) -> None:
+    serve = {"kind": "serve", "num_prompts": [8], "input_len": [64], "output_len": [8]}
+    serve |= {"request_rate": [1.0]}
+    found = [
+        {one.reason for one in matrix(folder, workloads={"s": serve}, one_start=one_start)}
+        for one_start in (True, False)
+    ]
+    assert found == [{None}, {"2 nodes of A100: only with one_start: true"}]
+
+
 def test_a_tp_that_no_session_can_hold_is_a_mistake(folder: Path) -> None:
     with pytest.raises(InputError, match="tp: 8: allowed: up to 4, the GPUs of 2 nodes of site"):
         sweep(folder, tp=[8])

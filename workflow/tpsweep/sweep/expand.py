@@ -13,7 +13,7 @@ from tpsweep.config.settings import Capture, RequestSet, Serve, WorkloadEntry
 from tpsweep.core.axes import BACKENDS, CELL_AXES, ENGINE_AXES, Axis
 from tpsweep.core.cell import BF16, NSYS_ONLY, NSYS_OR_TORCH, Cell, Engine
 from tpsweep.core.layout import Layout
-from tpsweep.core.workloads import KINDS
+from tpsweep.core.workloads import KINDS, SERVER
 from tpsweep.perfmodel import memory
 from tpsweep.perfmodel.work import NoWorkError, work_of
 from tpsweep.sweep import request_set
@@ -77,6 +77,7 @@ def expand(config: Config, site: Site) -> list[Planned]:
         dataset = _find_dataset(name, entry, config.base)
         for engine in _engines(entry, config, site):
             problem = _node_problem(engine, site) or dataset.problem
+            problem = problem or _server_problem(engine, config)
             problem = problem or _precision_problem(engine, config) or _drafts_problem(engine)
             problem = problem or _pipeline_problem(engine, config)
             for cell in _cells(entry, engine, dataset):
@@ -251,6 +252,13 @@ def _span_problem(engine: Engine) -> str | None:
         said = f"on {engine.nodes} nodes of {engine.gpu} a TP group is on several"
         return f"allreduce_backend {engine.allreduce_backend}: {said}; allowed: {allowed}"
     return None
+
+
+def _server_problem(engine: Engine, config: Config) -> str | None:
+    """Why a server of its own cannot span nodes: only an engine of one start can; None if it may."""
+    if engine.nodes == 1 or engine.mode != SERVER or config.settings.one_start:
+        return None
+    return f"{engine.nodes} nodes of {engine.gpu}: only with one_start: true"
 
 
 def _precision_problem(engine: Engine, config: Config) -> str | None:
