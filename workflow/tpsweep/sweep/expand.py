@@ -255,7 +255,7 @@ def _span_problem(engine: Engine) -> str | None:
 
 
 def _server_problem(engine: Engine, config: Config) -> str | None:
-    """Why a server of its own cannot span nodes: only an engine of one start can; None if it may."""
+    """Why the server of such a cell cannot span nodes (an engine of one start can); else None."""
     if engine.nodes == 1 or engine.mode != SERVER or config.settings.one_start:
         return None
     return f"{engine.nodes} nodes of {engine.gpu}: only with one_start: true"
