@@ -48,6 +48,7 @@ def part_on_other_node_killed(case: Case) -> None:
     starts again on both"""
     case.begin(hold=[SPAN], cells=cells(), site=SITE_OF_TWO)
     (case.flow.root / f"fail-{SPAN}").write_text("3")
+    _wait_for_parts(case)
     for pid in _parts(case.flow.root, "a100-2"):
         case.shell("kill", "-KILL", str(pid))
     case.flow.wait_for(lambda: "session: node 1 (a100-2)" in _log(case))
@@ -75,7 +76,7 @@ def _lose(case: Case, node: str, *, with_jobs: bool) -> None:
     case.begin("--retries", "1", hold=[SPAN], cells=cells(), site=SITE_OF_TWO)
     job, session = case.job(SPAN), case.session(SPAN)
     assert case.node(SPAN) == "a100-1"
-    assert all(_parts(case.flow.root, name) for name in ("a100-1", "a100-2"))
+    _wait_for_parts(case)
     case.lab.kill_node(node, with_jobs=with_jobs)
     case.flow.wait_for(lambda: f"session {session} (job {job}) ended" in case.flow.said(), 120)
     case.flow.wait_for(lambda: not _of_session(session), 30)  # on the other node, and on this
@@ -84,6 +85,12 @@ def _lose(case: Case, node: str, *, with_jobs: bool) -> None:
     assert case.finish() == 0
     case.user, case.slurm = f"{case.saw(ENDED)}; retried by itself", case.state(job)
     case.cut_off = {SPAN}
+
+
+def _wait_for_parts(case: Case) -> None:
+    """The stand-in's first part is ready without the other."""
+    nodes = ("a100-1", "a100-2")
+    case.flow.wait_for(lambda: all(_parts(case.flow.root, node) for node in nodes))
 
 
 def _log(case: Case) -> str:
