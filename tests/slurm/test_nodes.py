@@ -25,7 +25,8 @@ def project(lab: Lab, tmp_path: Path) -> Project:
 
 
 def test_one_engine_over_two_nodes(project: Project) -> None:
-    project.configure({"batch": [1, 2], "tp": [2], "repeats": 4}, gpus=["a100"])
+    short = {"batch": [1, 2], "tp": [2], "repeats": 2, "input_len": [16], "output_len": [4]}
+    project.configure(short, gpus=["a100"])
     assert project.start().wait(LIMIT_S) == 0, project.said()
     rows = pd.concat([pd.read_parquet(row) for row in project.rows()])
     assert sorted(rows["batch"]) == [1, 2]
