@@ -14,6 +14,7 @@ import yaml
 from snakemake_executor_plugin_submitit.site import load_site
 from tests.unit.cells import engine
 from tests.unit.sweep.test_expand import BASE, DECODE, model
+from tpsweep.cli.main import main
 from tpsweep.config.load import load_config
 from tpsweep.core.cell import Engine
 from tpsweep.core.preflight_record import Request
@@ -179,3 +180,22 @@ def test_the_scripts_ask_for_them(folder: Path) -> None:
     assert "4 x A100 on 2 nodes" in str(session)
     ((preflight, _),) = scripts.preflights
     assert {"#SBATCH --nodes=1", "#SBATCH --gres=gpu:a100:2"} <= set(preflight.splitlines())
+
+
+def test_explain_says_what_passes_between_nodes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "site.yaml").write_text(yaml.safe_dump(SITE))
+    shape = str(ROOT / "workflow/models/llama-3.1-8b.json")
+    words = ["plan", "--explain", shape, "--tp", "4", "--site", "site.yaml"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    # 65 all-reduces of a row of 4096 in two bytes; a ring sends 2 x 3/4 of each
+    assert f"by a ring each node sends {65 * 4096 * 2 * 3 // 2:,} bytes" in said
+    assert "- one: 2, with 2 of 2 GPUs each: not planned, its site file allows 1 (nodes)." in said
+    assert main([*words, "--json"]) == 0
+    spreads = json.loads(capsys.readouterr().out)["nodes"]
+    assert [(one["gpu"], one["nodes"], bool(one["problem"])) for one in spreads] == [
+        ("A100", 2, False),
+        ("one", 2, True),
+    ]
