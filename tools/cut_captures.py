@@ -29,7 +29,7 @@ from tools import cut_export, cut_trace
 from tpsweep.core.atomic import replacing
 from tpsweep.core.errors import CaptureError
 from tpsweep.traces import reading, report, sidecar, steps, timeline, timeline_svg
-from tpsweep.traces.cut_capture import read_capture
+from tpsweep.traces.cut_capture import read_groups
 from tpsweep.traces.events import Annotation, RankEvents
 
 _CUTTERS: dict[str, ModuleType] = {".trace.json.gz": cut_trace, ".sqlite.xz": cut_export}
@@ -79,12 +79,13 @@ class Analysed:
         """Read and analyse a capture. Raises ``CaptureError``."""
         with reading.ranks_of(files) as ranks:
             events = [Events.of(rank) for rank in ranks]
-        capture = read_capture(files)
+        captures = read_groups(files)
         try:
-            picture = timeline_svg.draw(timeline.picture_of(capture))
+            picture = timeline_svg.draw(timeline.picture_of(captures[0]))
         except CaptureError as error:
             picture = timeline_svg.nothing(str(error))
-        return cls(events, json.dumps(report.report_on(capture).to_dict(), indent=1), picture)
+        said = report.groups_to_dict([report.report_on(capture) for capture in captures])
+        return cls(events, json.dumps(said, indent=1), picture)
 
     def differs_in(self, other: Analysed) -> str | None:
         """The first thing that is not the same; None if all is."""

@@ -15,6 +15,8 @@ from tpsweep.traces.events import parse_annotation
 
 _DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 _LAUNCH = ("cuda_runtime", "cuda_driver")
+_OF_COLLECTIVES = ("Collective name", "Process Group Ranks")
+"""Arguments of a kernel that runs any collective: which one, and the ranks that it joins."""
 _FIELDS = ("ph", "cat", "name", "pid", "tid", "ts", "dur")
 _MARK = "tpsweep_cut"
 _MARK_BYTES = f'"{_MARK}"'.encode()
@@ -30,9 +32,10 @@ def is_cut(path: Path) -> bool:
 def cut(path: Path, target: Path, step_starts: Set[int]) -> None:
     """Write to ``target`` what ``torch_trace.read`` needs of ``path``, a trace in gzip.
 
-    GPU events keep name, time and stream; of a CPU engine's trace the operators stay. Of the
-    runtime calls only those stay that launched an event with a start in ``step_starts`` (ns):
-    they mark where a step begins. ``deviceProperties`` and the other keys beside the events stay.
+    GPU events keep name, time and stream, collectives also their kind and ranks; of a CPU engine's
+    trace the operators stay. Of the runtime calls only those stay that launched an event with a
+    start in ``step_starts`` (ns): they mark where a step begins. ``deviceProperties`` and the other
+    keys beside the events stay.
     """
     packed = path.read_bytes()
     trace = json.loads(gzip.decompress(packed))
@@ -68,7 +71,8 @@ def _kept(events: list[dict[str, Any]], step_starts: Set[int]) -> list[dict[str,
 
 def _slim(event: dict[str, Any], with_launch: bool) -> dict[str, Any]:
     slim = {key: event[key] for key in _FIELDS if key in event}
-    keys = ("stream", "correlation") if with_launch else ("stream",)
+    launched = ("correlation",) if with_launch else ()
+    keys = ("stream", *launched, *_OF_COLLECTIVES)
     arguments = {key: event["args"][key] for key in keys if key in (event.get("args") or {})}
     return {**slim, "args": arguments} if arguments else slim
 

@@ -17,6 +17,7 @@ from tabulate import tabulate
 
 from tools.published_expectation import published_table
 from tpsweep.core.cell import BF16, FP8_CACHE
+from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.constants import Constants, constants
 from tpsweep.perfmodel.gpu_specs import Card, cards
 from tpsweep.perfmodel.model_shape import Shape, read_config
@@ -31,7 +32,8 @@ MODELS = Path(__file__).parents[1] / "workflow" / "models"
 class Measured:
     """A measured static batch; times in ms.
 
-    ``fitted``: decode was fitted on it; ``cache_fitted``: how fast an FP8 cache is read.
+    ``fitted``: decode was fitted on it; ``cache_fitted``: how fast an FP8 cache is read;
+    ``experts_fitted``: what a layer with experts takes beyond another.
     """
 
     model: str
@@ -44,6 +46,7 @@ class Measured:
     note: str
     precision: str = BF16
     cache_fitted: bool = False
+    experts_fitted: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -95,6 +98,7 @@ def fit(rows: Sequence[Measured], start: Constants) -> Constants:
         eager_layer_tp1_us=_per_layer_us(row for row in eager if row.run.tp == 1),
     )
     found = replace(found, fp8_kv_bandwidth_share=_fp8_cache_share(rows, found))
+    found = replace(found, experts_us=_experts_us(rows, found))
     return replace(found, prefill_flops_share=_prefill_share(rows, found))
 
 
@@ -107,6 +111,18 @@ def _fp8_cache_share(rows: Sequence[Measured], known: Constants) -> float:
             left = row.decode_ms - (given.ms - given.kv)
             shares.append(known.fp8_kv_bandwidth_share * given.kv / left)
     return float(np.mean(shares)) if shares else known.fp8_kv_bandwidth_share
+
+
+def _experts_us(rows: Sequence[Measured], known: Constants) -> float:
+    """What is left of its rows when everything else is taken off, per layer with experts."""
+    without = replace(known, experts_us=0.0)
+    left = [
+        (row.decode_ms - decode(row.shape, DTYPE, row.card, row.run, without).ms)
+        / row.shape.sparse_layers
+        for row in rows
+        if row.experts_fitted
+    ]
+    return float(1e3 * np.mean(left)) if left else known.experts_us
 
 
 def _per_layer_us(rows: Iterable[Measured]) -> float:
@@ -123,7 +139,7 @@ def ratio_table(rows: Sequence[Measured]) -> str:
         lines.append(
             {
                 "Model": row.model,
-                "TP": run.tp,
+                "Layout": Layout(tp=run.tp, pp=run.pp, ep=run.ep).label,
                 "Batch": run.batch,
                 "Settings": settings(run, row.precision),
                 "Decode measured (ms)": row.decode_ms,
@@ -132,7 +148,9 @@ def ratio_table(rows: Sequence[Measured]) -> str:
                 "Prefill measured (ms)": row.prefill_ms,
                 "expected ": f"{first.ms:.1f}",
                 "Prefill ratio": f"{first.ms / row.prefill_ms:.2f}",
-                "Decode is": ("fitted" if row.fitted or row.cache_fitted else "held out")
+                "Decode is": (
+                    "fitted" if row.fitted or row.cache_fitted or row.experts_fitted else "held out"
+                )
                 + row.note,
             }
         )
@@ -158,7 +176,7 @@ def _prefill_share(rows: Sequence[Measured], known: Constants) -> float:
 
 
 def _measured(row: dict[str, object], card: Card) -> Measured:
-    fields = ("tp", "batch", "output_len", "backend", "eager")
+    fields = ("tp", "batch", "output_len", "backend", "eager", "pp", "chunks", "ep")
     precision = str(row.get("precision", BF16))
     run = Batch(
         input_len=INPUT_LEN,
@@ -177,6 +195,7 @@ def _measured(row: dict[str, object], card: Card) -> Measured:
         note=f" ({note})" if note else "",
         precision=precision,
         cache_fitted=bool(row.get("cache_fitted")),
+        experts_fitted=bool(row.get("experts_fitted")),
     )
 
 

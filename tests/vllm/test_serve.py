@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.bad_input.name_cases import AWKWARD
 from tests.vllm.conftest import ROOT, Project
 from tpsweep.core import row_file, schema
 from tpsweep.perfmodel.model_shape import make_model_folder
@@ -24,7 +25,6 @@ ENGINE = {"max_model_len": 512, "max_num_seqs": 16, "max_num_batched_tokens": 20
 LENGTHS = [(40 + i, 4 + i % 5) for i in range(12)]
 SERVE = {
     "kind": "serve",
-    "models": ["tiny-llama"],
     "tp": [2],
     "num_prompts": [24],
     "input_len": [32],
@@ -42,7 +42,6 @@ WORKLOADS = {
     "replicas": SERVE | {"tp": [1], "replicas": [2], "max_concurrency": [4]},
     "lengths": {
         "kind": "throughput",
-        "models": ["tiny-llama"],
         "tp": [2],
         "dataset": "lengths",
         "dataset_path": "lengths.csv",
@@ -54,8 +53,7 @@ WORKLOADS = {
     },
     "sharegpt": {
         "kind": "throughput",
-        "models": ["tiny-real"],
-        "tp": [1],
+        "tp": [2],
         "dataset": "sharegpt",
         "dataset_path": "it's a $(touch pwned) sharegpt.json",
         "num_prompts": [10],
@@ -91,9 +89,10 @@ def make_sharegpt(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A project whose sweep has ended well."""
+    """A project whose sweep has ended well, and all that it printed."""
 
     project: Project
+    output: str
 
     def rows(self, entry: str) -> pd.DataFrame:
         """The rows of a workload of the config."""
@@ -105,31 +104,41 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(new_project: Callable[[], Project]) -> Run:
-    """A sweep of served and offline cells."""
+    """A sweep of served and offline cells; every name that is free, and the model's folder, are
+    such that a shell would trip over them."""
     project = new_project()
-    make_real_model(project.folder / "real")
+    make_real_model(project.folder / AWKWARD)
     make_sharegpt(project.folder / str(WORKLOADS["sharegpt"]["dataset_path"]))
     (project.folder / "lengths.csv").write_text("".join(f"{a},{b}\n" for a, b in LENGTHS))
     config = yaml.safe_load((project.folder / "sweep.yaml").read_text())
-    real = {"path": "./real", "dtype": "float32", "weights": "real"}
-    config |= {"workloads": WORKLOADS, "models": {**config["models"], "tiny-real": real}}
-    (project.folder / "sweep.yaml").write_text(yaml.safe_dump(config))
+    real = {"path": f"./{AWKWARD}", "dtype": "float32", "weights": "real"}
+    config |= {"models": {AWKWARD: real}, "variants": {AWKWARD: {"enforce_eager": True}}}
+    config |= {"workloads": WORKLOADS}
+    (project.folder / "sweep.yaml").write_text(yaml.safe_dump(config, allow_unicode=True))
     done = project.run()
     assert done.returncode == 0, done.stdout[-4000:]
-    return Run(project)
+    return Run(project, done.stdout)
 
 
 def test_served_and_offline_cells_share_an_engine(run: Run) -> None:
-    # Served and offline cells at TP=2, the two replicas, ShareGPT's model.
-    assert run.project.engine_starts() == 3
-    shared = [
-        run.rows(entry)["engine_id"].item() for entry in ("serve", "serve-at-once", "lengths")
-    ]
-    assert len(set(shared)) == 1
-    assert not (run.project.folder / "pwned").exists()
+    # Served and offline cells at TP=2, and the two replicas.
+    assert run.project.engine_starts() == 2
+    entries = WORKLOADS.keys() - {"replicas"}
+    shared = {run.rows(entry)["engine_id"].item() for entry in entries}
+    assert len(entries) == 4 and len(shared) == 1
     for row in pd.read_parquet(run.project.results / "cells").to_dict("records"):
         parts = [row[c.name] for c in schema.START_PHASES if pd.notna(row[c.name])]
         assert sum(parts) == pytest.approx(row["engine_start_s"], rel=0.01)
+
+
+def test_names_are_taken_as_they_are(run: Run) -> None:
+    rows = pd.read_parquet(run.project.results / "cells")
+    assert set(rows["model"]) == set(rows["variant"]) == {AWKWARD}
+    lines = run.output.splitlines()
+    measured = f"{len(WORKLOADS)}/{len(WORKLOADS)} cells measured"
+    assert len({line for line in lines if f"tpsweep tables: {measured}" in line}) == 1
+    assert not [line for line in lines if line.startswith(("Traceback", '  File "'))]
+    assert not list(run.project.folder.rglob("pwned"))
 
 
 def test_serving_at_a_rate(run: Run) -> None:

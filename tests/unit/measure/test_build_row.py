@@ -134,6 +134,8 @@ def test_a_sound_measurement_is_not_refused() -> None:
 def test_another_tp_is_refused() -> None:
     assert refused(record=engine_record(tp_ran=1)) == ["tp=2 was requested, 1 ran"]
     assert refused(record=engine_record(pp_ran=2)) == ["pp=1 was requested, 2 ran"]
+    assert refused(record=engine_record(ep_ran=True)) == ["ep=False was requested, True ran"]
+    assert refused(record=engine_record(ep_ran=None)) == []  # a server's log does not say
 
 
 def with_backend(asked: str) -> Cell:

@@ -20,6 +20,7 @@ from tpsweep.perfmodel.step_time import (
     decode,
     kv_reads,
     prefill,
+    rank_reads,
     weight_reads,
 )
 
@@ -32,9 +33,10 @@ RUN = Batch(tp=2, batch=1, input_len=512, output_len=128)
 
 def name(row: Measured) -> str:
     run = row.run
+    layout = f"{row.model}-tp{run.tp}-pp{run.pp}" + ("-ep" if run.ep else "")
     held = "fitted" if row.fitted else "held-out"
     mode = ("-eager" if run.eager else "") + f"-{row.precision}"
-    return f"{row.model}-tp{run.tp}-b{run.batch}-{run.backend}{mode}-{held}{row.note}"
+    return f"{layout}-b{run.batch}-{run.backend}{mode}-{held}{row.note}"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
@@ -51,6 +53,8 @@ def test_what_is_fitted_and_what_is_held_out() -> None:
     assert fitted == {*eight, *eager}
     cached = [(r.precision, r.run.batch) for r in ROWS if r.cache_fitted]
     assert cached == [("fp8-kv", 128)]
+    of_experts = [(r.model, r.run.tp, r.run.batch, r.run.ep) for r in ROWS if r.experts_fitted]
+    assert of_experts == [("qwen3-30b-a3b", 2, 1, False)]
     assert not [r for r in ROWS if r.fitted and "70b" in r.model]
     assert not [r for r in ROWS if r.fitted and r.run.backend == "nccl"]
 
@@ -64,7 +68,7 @@ def test_the_constants_are_those_of_the_fit() -> None:
 
 
 def test_the_fit_does_not_see_the_rows_held_out() -> None:
-    used = [row.fitted or row.cache_fitted for row in ROWS]
+    used = [row.fitted or row.cache_fitted or row.experts_fitted for row in ROWS]
     spoilt = [
         row if keep else replace(row, decode_ms=1e3) for row, keep in zip(ROWS, used, strict=True)
     ]
@@ -166,6 +170,17 @@ def test_the_host_bounds_an_eager_step() -> None:
     assert alone.ms == alone.host == pytest.approx(32 * constants().eager_layer_tp1_us / 1e3)
     long = prefill(EIGHT, DTYPE, H200, replace(RUN, eager=True, batch=128))
     assert long.ms > long.host
+
+
+def test_the_fullest_rank_of_whole_experts_by_hand() -> None:
+    """8 of 128 experts on 2 ranks: 4 on average, and 0.5895 (Blom) of a deviation of 1.936 more."""
+    moe, run = shape_named("qwen3-30b-a3b"), replace(RUN, ep=True)
+    one = 3 * 2048 * 768 * 2 * 48  # bytes of an expert, over all layers
+    more = rank_reads(moe, DTYPE, run, 1) - rank_reads(moe, DTYPE, RUN, 1)
+    assert more / one == pytest.approx(0.5895 * 1.936, rel=1e-3)
+    # All are hit: the ranks are equal.
+    assert rank_reads(moe, DTYPE, run, 10_000) == rank_reads(moe, DTYPE, RUN, 10_000)
+    assert rank_reads(EIGHT, DTYPE, run, 1) == rank_reads(EIGHT, DTYPE, RUN, 1)
 
 
 def test_a_large_batch_hits_more_experts() -> None:

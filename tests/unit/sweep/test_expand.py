@@ -129,6 +129,12 @@ def test_narrowing_takes_a_part_of_the_axes(site: Site) -> None:
             "pp 2: vLLM's CPU engine ends at the first step of a pipeline",
         ),
         (
+            {"gpus": ["cpu"], "tp": [2], "ep": [True]},
+            "ep true: vLLM's CPU engine has no expert parallelism",
+        ),
+        ({"tp": [1], "ep": [True]}, "ep true: one GPU has all experts; allowed: with tp above 1"),
+        ({"tp": [2], "ep": [True]}, "ep true: 8b has no experts"),
+        (
             {
                 "models": {"70b": model("70b")},
                 "workloads": {"d": {**DECODE, "batch": [16], "input_len": [4000]}},

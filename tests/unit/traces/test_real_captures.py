@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from tpsweep.cli.comm import run
-from tpsweep.traces import CommReport, analyse
+from tpsweep.traces import CommReport, analyse, analyse_groups
 from tpsweep.traces.phases import Phase
 
 DATA = Path(__file__).parents[2] / "data/captures"
 NSYS = DATA / "llama8b-tp2-bs1-h200x2.sqlite.xz"
 TORCH = [DATA / f"llama8b-tp2-bs1-h200x2.rank{rank}.pt.trace.json.gz" for rank in (0, 1)]
+STAGES = [DATA / f"llama8b-pp2-bs1-h200x2.rank{rank}.pt.trace.json.gz" for rank in (0, 1)]
 CPU = [DATA / f"tiny4l-tp2-bs2-cpu.rank{rank}.pt.trace.json.gz" for rank in (0, 1)]
 
 
@@ -201,3 +202,17 @@ def test_text_has_all_terms_of_all_ranks(capsys: pytest.CaptureFixture[str]) -> 
     assert "15 steps" in decode[0] and "3.87 us" in decode[1] and "5.8%" in decode[1]
     numbers = [float(word) for word in decode[3].split()]
     assert numbers[0] == 0 and numbers[-1] == pytest.approx(sum(numbers[1:-1]), rel=0.01)
+
+
+def test_stages_wait_for_each_other() -> None:
+    """Batch 1 on two stages: one computes while the other waits, but for what the host adds."""
+    first, last = analyse_groups(STAGES)
+    assert first.ok and last.ok and first.group and last.group
+    assert (first.group.label, last.group.label) == ("pp 0, rank 0", "pp 1, rank 1")
+    for report, computes, waits in ((first, 2.22, 3.57), (last, 2.53, 1.51)):
+        decode = report.phases["decode"]
+        assert decode.steps == 32 and decode.compute_ms_per_step
+        assert list(decode.compute_ms_per_step.values()) == pytest.approx([computes], abs=0.01)
+        assert decode.pipeline_ms_per_step == pytest.approx(waits, abs=0.01)
+    # A step sends hidden state and residual, and broadcasts the tokens in two parts.
+    assert sum(k.count for k in first.collectives if k.collective == "send_recv") == 64 * 4

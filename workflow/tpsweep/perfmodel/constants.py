@@ -17,7 +17,7 @@ class NoExpectationError(ValueError):
 @dataclass(frozen=True)
 class Constants:
     """Shares are of a datasheet figure. ``layer_us``, ``eager_layer_us`` (the host's, at TP above
-    1) and ``eager_layer_tp1_us`` are per layer and step."""
+    1) and ``eager_layer_tp1_us`` are per layer and step, ``experts_us`` per layer with experts."""
 
     weight_bandwidth_share: float
     kv_bandwidth_share: float
@@ -28,6 +28,7 @@ class Constants:
     eager_layer_tp1_us: float
     prefill_flops_share: float
     stage_us: float
+    experts_us: float
 
 
 @cache

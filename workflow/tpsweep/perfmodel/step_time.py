@@ -99,7 +99,7 @@ def _decode(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants) 
     return Expected(
         body=1e3 * max(reads / known.weight_bandwidth_share, flops / _flop_s(card, known)),
         kv=1e3 * kv_reads(shape, dtype, run) / bandwidth / _cache_share(dtype, run, known),
-        layers=shape.layers * known.layer_us / 1e3,
+        layers=_layers(shape, known),
         step=known.step_us / 1e3,
         communication=communication(shape, dtype, card, run, tokens=run.batch),
         host=_host(shape, run, known),
@@ -130,7 +130,7 @@ def _prefill(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants)
     return Expected(
         body=1e3 * max(flops / _flop_s(card, known), reads / known.weight_bandwidth_share),
         kv=0.0,
-        layers=shape.layers * known.layer_us / 1e3,
+        layers=_layers(shape, known),
         step=known.step_us / 1e3,
         communication=communication(shape, dtype, card, run, tokens=tokens),
         host=_host(shape, run, known),
@@ -176,6 +176,11 @@ def _passed(stages: Sequence[Expected], sends: float) -> Expected:
         communication=math.fsum(stage.communication for stage in stages) + sends,
         host=math.fsum(stage.host for stage in stages),
     )
+
+
+def _layers(shape: Shape, known: Constants) -> float:
+    """What TP does not divide of the layers' kernels, in ms."""
+    return (shape.layers * known.layer_us + shape.sparse_layers * known.experts_us) / 1e3
 
 
 def _head(shape: Shape) -> float:

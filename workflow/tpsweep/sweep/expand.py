@@ -76,10 +76,9 @@ def expand(config: Config, site: Site) -> list[Planned]:
     for name, entry in config.settings.workloads.items():
         dataset = _find_dataset(name, entry, config.base)
         for engine in _engines(entry, config, site):
-            problem = _node_problem(engine, site) or dataset.problem
+            problem = _layout_problem(engine, config, site) or dataset.problem
             problem = problem or _server_problem(engine, config)
             problem = problem or _precision_problem(engine, config) or _drafts_problem(engine)
-            problem = problem or _pipeline_problem(engine, config)
             for cell in _cells(entry, engine, dataset):
                 _claim(cell, name, owners)
                 matching = [i for i, axes in enumerate(exclusions) if matches(axes, cell)]
@@ -220,9 +219,13 @@ def _find_dataset(name: str, entry: WorkloadEntry, base: Path) -> Dataset:
 def hold_problem(cell: Cell, config: Config, site: Site) -> str | None:
     """Why no node of the class can hold the cell, its memory included; None if one can."""
     engine = cell.engine
+    return _layout_problem(engine, config, site) or _memory_problem(cell, config, site)
+
+
+def _layout_problem(engine: Engine, config: Config, site: Site) -> str | None:
+    """Why no node can have the engine's layout, or vLLM not run it; None if nothing is known."""
     problem = _node_problem(engine, site) or _pipeline_problem(engine, config)
-    problem = problem or _experts_problem(engine, config)
-    return problem or _memory_problem(cell, config, site)
+    return problem or _experts_problem(engine, config)
 
 
 def _node_problem(engine: Engine, site: Site) -> str | None:

@@ -4,6 +4,9 @@ A collective's kernel spins until its last peer arrives: what all ranks pay is t
 duration of the k-th collective over the ranks (the transfer), the rest of a rank's own duration
 is its wait. Ranks are matched by order within the step, so that their clocks need not agree. The
 minimum leans low: the more ranks, the shorter the shortest of their noisy durations.
+
+Stages of a pipeline are never in step, and one waits for the other while it computes what came
+next: what a stage passes on costs it the time in which nothing else runs.
 """
 
 from __future__ import annotations
@@ -43,9 +46,9 @@ class Terms:
     """Per rank and step, shape (ranks, steps), in ns; see the head of this file.
 
     ``all_gather``, ``transfer``, ``experts`` (dispatch and combine) and ``pipeline`` (from and to
-    other stages, the wait for them included) are the same for every rank; waits for any of them
-    are in ``wait``. ``overlap``, part of no sum, is compute under a collective: it counts as the
-    collective. ``error`` is |sum - step| / step.
+    other stages, the wait for them included, where nothing else runs) are the same for every rank;
+    waits for any of them are in ``wait``. ``overlap``, part of no sum, is compute under another
+    collective: it counts as the collective. ``error`` is |sum - step| / step.
     """
 
     step: Floats
@@ -145,23 +148,28 @@ def attribute(
     shape = steps.end.shape
     gathers = is_of(matched.kind, "all_gather")
     experts = is_of(matched.kind, *EXPERTS)
-    staged = is_of(matched.kind, "send_recv")
-    transfer, gather, moved, passed = (
+    inside = ~is_of(matched.kind, "send_recv")
+    transfer, gather, moved = (
         _per_step(matched.transfer, matched.step, mask, shape[1])
-        for mask in (~(gathers | experts | staged), gathers, experts, staged)
+        for mask in (inside & ~(gathers | experts), gathers, experts)
     )
-    every = np.ones(len(matched.row), dtype=np.bool_)
-    busy, compute, wait, overlap = (np.zeros(shape) for _ in range(4))
+    busy, compute, wait, passed, overlap = (np.zeros(shape) for _ in range(5))
     for index, (rank, one) in enumerate(zip(ranks, found, strict=True)):
         window = steps.start[index], steps.end[index]
+        passes = one.member & np.isin(rank.name, np.unique(one.name[one.of("send_recv")]))
+        member = one.member & ~passes
         all_time = Covered(rank.start, rank.end).within(*window)
-        ours = Covered(rank.start[one.member], rank.end[one.member]).within(*window)
-        others = Covered(rank.start[~one.member], rank.end[~one.member]).within(*window)
-        own = _per_step(matched.duration[index], matched.step, every, shape[1])
-        busy[index], compute[index] = all_time, all_time - ours
+        at_work = Covered(rank.start[~passes], rank.end[~passes]).within(*window)
+        ours = Covered(rank.start[member], rank.end[member]).within(*window)
+        rest = ~(member | passes)
+        others = Covered(rank.start[rest], rank.end[rest]).within(*window)
+        own = _per_step(matched.duration[index], matched.step, inside, shape[1])
+        busy[index], compute[index], passed[index] = all_time, at_work - ours, all_time - at_work
         if not rank.operators:  # an operator that encloses a collective is not overlap
-            overlap[index] = ours + others - all_time
-        wait[index] = own - transfer - gather - moved - passed
+            overlap[index] = ours + others - at_work
+        wait[index] = own - transfer - gather - moved
+    pipeline = passed.min(axis=0)
+    wait += passed - pipeline
     step = (steps.end - steps.start).astype(np.float64)
     return Terms(
         step=step,
@@ -170,7 +178,7 @@ def attribute(
         wait=wait,
         all_gather=np.broadcast_to(gather, shape),
         experts=np.broadcast_to(moved, shape),
-        pipeline=np.broadcast_to(passed, shape),
+        pipeline=np.broadcast_to(pipeline, shape),
         gap=step - busy,
         overlap=overlap,
     )

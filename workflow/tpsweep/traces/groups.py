@@ -294,13 +294,15 @@ def exchange(
     found: dict[int, Collectives],
     warnings: list[str],
 ) -> bool:
-    """Mark what moves tokens between experts, and how long it takes where it joins ranks of
-    several groups: the shortest of all of them. Changes ``found``.
+    """Mark what stages pass on and what moves tokens between experts, and how long the latter
+    takes where it joins ranks of several groups: the shortest of all of them. Changes ``found``.
 
     False if the ranks' exchanges cannot be matched: then no time may be taken from them.
     """
     of = {rank.rank: rank for rank in ranks}
     home = {rank: group for group in groups for rank in group.ranks}
+    for number, one in found.items():
+        found[number] = replace(one, kind=_as_passed(one, of[number], home))
     copies = len({group.stage for group in groups}) < len(groups)
     for number, one in found.items():
         found[number] = replace(one, kind=_as_experts(one, of[number], home[number], copies))
@@ -334,6 +336,17 @@ def exchange(
             least[mask] = shortest
             found[number] = replace(found[number], least=least)
     return fine
+
+
+def _as_passed(one: Collectives, rank: RankEvents, home: Mapping[int, Group]) -> Ints:
+    """Kinds with what joins several stages of a pipeline named so: the last stage tells the first
+    which tokens it chose by a broadcast."""
+    kind = one.kind.copy()
+    for at in np.flatnonzero(one.of("other")):
+        joined = rank.peers.get(int(one.name[at]), ())
+        if len({home[peer].stage for peer in joined if peer in home}) > 1:
+            kind[at] = COLLECTIVES.index("send_recv")
+    return kind
 
 
 def _as_experts(one: Collectives, rank: RankEvents, home: Group, copies: bool) -> Ints:

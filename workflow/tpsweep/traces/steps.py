@@ -121,7 +121,8 @@ def _with_early(phases: Sequence[str], steady_from: int) -> list[str]:
     """The phases, the first ``steady_from`` decode steps after anything else being ``EARLY``."""
     found, decoded = [], 0
     for phase in phases:
-        decoded = decoded + 1 if phase == "decode" else 0
+        if phase != PARTIAL:  # the other part of a batch, in another stage of a pipeline
+            decoded = decoded + 1 if phase == "decode" else 0
         found.append(EARLY if 0 < decoded <= steady_from else phase)
     return found
 

@@ -31,7 +31,10 @@ _LAUNCH = ("cuda_runtime", "cuda_driver")
 _CHUNK = 1 << 20
 _RANK_IN_NAME = re.compile(r"rank[_-]?(\d+)|(?:^|[-_.])(?:TP|tp)-(\d+)(?=[-_.])")
 """The last is SGLang's: ``1759130995.32-TP-0.trace.json.gz``."""
-_PLACE_IN_NAME = re.compile(r"(?<![a-z])(dp|pp|tp)-?(\d+)", re.IGNORECASE)
+_PLACE_IN_NAME = re.compile(
+    r"(?<![a-z])(dp|pp|tp)(?:(?=\d+[_.])|-(?=\d+[-_.]))(\d+)", re.IGNORECASE
+)
+"""vLLM's: ``dp0_pp1_tp0_rank1``; SGLang's: ``TP-0-DP-1``. Our own ``pp2-b8-in512`` is a size."""
 
 
 @dataclass
