@@ -71,7 +71,7 @@ def test_only_on_the_command_line_keeps_the_profiles_site(tmp_path: Path) -> Non
     sweep, part = "cluster/local/sweep.yaml", "only={workload: [latency, serve], tp: 2}"
     done = snakemake(folder, sweep, "-n", "--config", part)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "only: 10 of 28 planned cells are selected" in done.stderr
+    assert "only: 10 of 31 planned cells are selected" in done.stderr
 
 
 def test_a_failed_sweep_has_a_page_that_says_so(tmp_path: Path) -> None:

@@ -26,8 +26,15 @@ def config_of(folder: Path) -> dict[str, Any]:
     config["workloads"] |= {
         "offline": {"kind": "throughput", **requests},
         "served": {"kind": "serve", "request_rate": [4.0], **requests},
+        "most": {
+            "kind": "capacity",
+            "input_len": [8],
+            "output_len": [4],
+            "engine": decode["engine"],
+        },
         "capture": {**decode, "kind": "capture", "batch": [1]},
     }
+    config["slos"] = {"chat": {"ttft_p90_ms": 200}, "strict": {"ttft_p90_ms": 1}}
     model = config["models"]["tiny"]
     model |= {"label": "Llama 8B", "shape": str(ROOT / model["shape"])}
     return {**config, "results": str(folder / "results"), "site": str(folder / "site.yaml")}
@@ -66,7 +73,7 @@ def log(sweep: Sweep) -> Iterator[Log]:
     yield Log(sweep)
 
 
-def cell_of(sweep: Sweep, workload: str, tp: int, **values: float) -> str:
+def cell_of(sweep: Sweep, workload: str, tp: int, **values: Any) -> str:
     """Write a row of the first such cell; its wildcard."""
     jobs = sweep.jobs.items()
     path, job = next(
@@ -95,10 +102,20 @@ def cell_of(sweep: Sweep, workload: str, tp: int, **values: float) -> str:
             {"ttft_p50_ms": 31.26, "itl_p50_ms": 4.5},
             "tpsweep: Llama 8B TP=2, 4.0/s: TTFT 31.3 ms, ITL 4.5 ms",
         ),
+        (
+            "capacity",
+            1,
+            {
+                "slo_names": ["chat", "strict"],
+                "capacity_request_s": [64.28, None],
+                "capacity_verdicts": ["bracket", "nothing passes"],
+            },
+            "tpsweep: Llama 8B TP=1: chat 64.3 requests/s, strict nothing passes",
+        ),
     ],
 )
 def test_a_cell_that_has_ended_is_named_with_its_first_result(
-    sweep: Sweep, log: Log, workload: str, tp: int, values: dict[str, float], line: str
+    sweep: Sweep, log: Log, workload: str, tp: int, values: dict[str, Any], line: str
 ) -> None:
     assert log.run(7, workload, cell_of(sweep, workload, tp, **values)) == [line]
 

@@ -17,7 +17,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from tpsweep.config.errors import ConfigError, of_pydantic
-from tpsweep.config.settings import ModelEntry, RequestSet, Settings, StaticBatch, WorkloadEntry
+from tpsweep.config.settings import (
+    Capacity,
+    ModelEntry,
+    RequestSet,
+    Settings,
+    StaticBatch,
+    WorkloadEntry,
+)
 from tpsweep.core import cell
 from tpsweep.core.axes import LISTED, Axis
 from tpsweep.perfmodel.model_shape import (
@@ -215,6 +222,9 @@ def _check(config: Config) -> None:
         for axis in WIDE:
             _known(f"{key}.{axis.config_key}", entry.listed(axis), config.listed(axis))
         _check_lengths(key, entry)
+        if isinstance(entry, Capacity) and not settings.slos:
+            allowed = "allowed with slos at the top level, such as {chat: {ttft_p99_ms: 500}}"
+            raise ConfigError(f"{key}.kind", entry.kind, allowed)
         for model in entry.models or settings.models:
             _check_model(key, entry, model, config)
 

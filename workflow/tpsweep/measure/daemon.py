@@ -20,7 +20,7 @@ import sys
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -143,11 +143,13 @@ class Daemon:
         row = make_row(cell, self.record, measured, windows, context)
         reasons = measured.refusals + refusals(cell, self.record, windows, row)
         if reasons:
+            _remove(measured.scratch)
             return Answer(False, "invalid", "; ".join(reasons))
         try:
             write_row(row, Path(request.row))
         except OSError as error:
             return Answer(False, "write", f"{request.row}: {error.strerror}")
+        _remove(measured.scratch)
         self.written[root][cell.cell_id] = cell.path
         return Answer(True)
 
@@ -254,6 +256,12 @@ def run_part(engine: Engine, place: Place) -> int:
     vllm_api.run_headless(vllm_api.llm_arguments(engine) | vllm_api.node_arguments(place))
     print(f"node {place.node}: a rank of the engine has ended", file=sys.stderr, flush=True)
     return 1
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for path in files:
+        with contextlib.suppress(OSError):  # one that stays is of a cell that has its row
+            path.unlink(missing_ok=True)
 
 
 def _answer(client: socket.socket, answer: Answer) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from tpsweep.core import results_paths
 from tpsweep.core.axes import AXES, NO_ALLREDUCE, Group
 from tpsweep.core.row_file import read_row
-from tpsweep.core.workloads import LATENCY, SERVE, THROUGHPUT, WORKLOADS
+from tpsweep.core.workloads import CAPACITY, LATENCY, SERVE, THROUGHPUT, WORKLOADS
 from tpsweep.sweep.sweep import Sweep
 
 JOB_INFO, JOB_FINISHED = "job_info", "job_finished"
@@ -67,7 +67,7 @@ class RunLines(logging.Handler):
         """``8B TP=2, batch 32: 4.12 ms/token`` of a row below the results root; "" if there is no
         such row or no such value."""
         job = self.sweep.jobs.get(f"{self.sweep.results}/{path}")
-        if job is None or job.cell.workload not in FIRST_RESULT:
+        if job is None or job.cell.workload not in (*FIRST_RESULT, CAPACITY):
             return ""
         columns = job.cell.columns()
         label = self.sweep.config.models[columns["model"]].label
@@ -79,9 +79,7 @@ class RunLines(logging.Handler):
             if axis.name in shown and columns[axis.name] not in (axis.default, NO_ALLREDUCE)
         ]
         try:
-            row = read_row(Path(self.sweep.results, path))
-            words_of, *names = FIRST_RESULT[job.cell.workload]
-            result = words_of.format(*(_number(row[name]) for name in names))
+            result = _result(job.cell.workload, read_row(Path(self.sweep.results, path)))
         except (ValueError, TypeError, KeyError):  # a damaged row, or one without the value
             return ""
         return f"tpsweep: {', '.join(words)}: {result}"
@@ -99,6 +97,18 @@ class RunLines(logging.Handler):
             - named
             for workload, axes in seen.items()
         }
+
+
+def _result(workload: str, row: dict[str, Any]) -> str:
+    """Of a search the capacity for each SLO, else by ``FIRST_RESULT``."""
+    if workload != CAPACITY:
+        words_of, *names = FIRST_RESULT[workload]
+        return words_of.format(*(_number(row[name]) for name in names))
+    found = zip(row["slo_names"], row["capacity_request_s"], row["capacity_verdicts"], strict=True)
+    return ", ".join(
+        f"{slo} {verdict if rate is None else f'{_number(rate)} requests/s'}"
+        for slo, rate, verdict in found
+    )
 
 
 def _number(value: float) -> str:
