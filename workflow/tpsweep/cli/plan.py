@@ -10,8 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from snakemake_executor_plugin_submitit.site import SiteError
+from snakemake_executor_plugin_submitit.site import SiteError, load_site
 from tpsweep.core.errors import one_line
+from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_model
 from tpsweep.plan import explain as explanation
 from tpsweep.plan import explain_text
@@ -55,7 +56,8 @@ def call(options: argparse.Namespace) -> int:
         return 2
     if options.explain is not None:
         asked = Asked(options.explain, options.tp, options.batch, options.dtype)
-        return explain(asked, options.configfile, as_json=options.json)
+        site = site_of(options.profile) if options.profile else options.site
+        return explain(asked, options.configfile, site, as_json=options.json)
     if options.tp is not None:
         print("tpsweep: --tp: only with --explain", file=sys.stderr)
         return 2
@@ -138,8 +140,9 @@ class Asked:
     dtype: str | None
 
 
-def explain(asked: Asked, configfile: Path | None, *, as_json: bool) -> int:
-    """Print how TP splits a model. Returns 0, or 2 (one line on stderr) for unusable input."""
+def explain(asked: Asked, configfile: Path | None, site: Path | None, *, as_json: bool) -> int:
+    """Print how TP splits a model, and on how many nodes of a site. Returns 0, or 2 (one line on
+    stderr) for unusable input."""
     try:
         if asked.tp is None or asked.tp < 1:
             raise ValueError(f"--tp: {asked.tp}, allowed: with --explain a number of GPUs")
@@ -147,14 +150,19 @@ def explain(asked: Asked, configfile: Path | None, *, as_json: bool) -> int:
             raise ValueError(f"--batch: {asked.batch}, allowed: 1 and more")
         shape, dtype = _model(asked, configfile)
         found = explanation.explain(shape, dtype, asked.tp, asked.batch)
+        known = load_site(site) if site else None
+        spreads = explanation.spread(Layout(tp=asked.tp), known) if known else []
     except (OSError, ValueError) as error:
         print(f"tpsweep plan: {one_line(error)}", file=sys.stderr)
         return 2
     if as_json:
         totals = {name: getattr(found, name) for name in ("weight_bytes_per_gpu", "all_reduces")}
-        print(json.dumps({"model": asked.model, **dataclasses.asdict(found), **totals}, indent=1))
+        told = {"model": asked.model, **dataclasses.asdict(found), **totals}
+        if known:
+            told["nodes"] = [dataclasses.asdict(one) for one in spreads]
+        print(json.dumps(told, indent=1))
     else:
-        print(explain_text.text(asked.model, found), end="")
+        print(explain_text.text(asked.model, found, spreads), end="")
     return 0
 
 

@@ -52,6 +52,10 @@ class Layout:
         """GPUs that hold one copy of the model."""
         return self.gpus // self.replicas
 
+    def nodes_on(self, per_node: int) -> int:
+        """How many nodes of ``per_node`` GPUs it takes."""
+        return -(-self.gpus // per_node)
+
     @property
     def is_tp_alone(self) -> bool:
         """Whether TP is the only kind of parallelism: what a comparison of TPs may hold."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tabulate import tabulate
 
 from tpsweep.perfmodel.modules import WHOLE
-from tpsweep.plan.explain import COMMUNICATION, STATE, Explanation
+from tpsweep.plan.explain import COMMUNICATION, STATE, Explanation, Spread
 from tpsweep.plan.split import MEANING, VLLM_VERSION, Matrix
 
 
-def text(name: str, found: Explanation) -> str:
-    """The page without its title."""
+def text(name: str, found: Explanation, spreads: Sequence[Spread] = ()) -> str:
+    """The page without its title; ``spreads``: on the node classes of a site."""
     parts = [_head(name, found), _splits(found), _matrices(found), _sums(found), _steps(found)]
-    parts += [_collectives(found), _where(found)]
+    parts += [_collectives(found), _nodes(found, spreads), _where(found)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -101,6 +103,24 @@ def _collectives(found: Explanation) -> str:
     return (
         f"{table}\n\n{found.all_reduces} all-reduces a step. Over its links a GPU receives {over}"
         " in them, and sends as much."
+    )
+
+
+def _nodes(found: Explanation, spreads: Sequence[Spread]) -> str:
+    """Where the GPUs are, and what passes between nodes."""
+    return "\n".join(["Nodes:", "", *(_spread(found, one) for one in spreads)]) if spreads else ""
+
+
+def _spread(found: Explanation, one: Spread) -> str:
+    if one.nodes == 1:
+        return f"- {one.gpu}: one, of {one.per_node} GPUs."
+    said = f"- {one.gpu}: {one.nodes}, with {one.each} of {one.per_node} GPUs each"
+    if one.problem:
+        return f"{said}: not planned, {one.problem}."
+    sent = round(found.link_bytes(one_shot=False))
+    return (
+        f"{said}. NCCL's all-reduces cross the network: by a ring each node sends {sent:,} bytes a"
+        " step to the next, and the custom all-reduce cannot run."
     )
 
 
