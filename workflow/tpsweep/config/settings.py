@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Field,
     JsonValue,
     model_validator,
@@ -23,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from tpsweep.config.axis_fields import (
     filter_values,
+    layout_values,
     narrowed_lists,
     own_lists,
     sweep_lists,
@@ -30,6 +32,7 @@ from tpsweep.config.axis_fields import (
 )
 from tpsweep.config.types import Closed, Count, Name, PathText, Several, Whole
 from tpsweep.core.axes import BY_NAME, LISTED, Axis
+from tpsweep.core.layout import Layout
 from tpsweep.core.workloads import CAPTURE, LATENCY, SERVE, THROUGHPUT
 from tpsweep.perfmodel.model_shape import CACHE_BYTES
 
@@ -190,6 +193,32 @@ class AxisLists(Closed):
         def __getattr__(self, name: str) -> Any: ...
 
 
+@with_fields(layout_values())
+class LayoutEntry(Closed):
+    """A way to spread a model over GPUs, in place of the product of the layout axes' lists."""
+
+    @property
+    def layout(self) -> Layout:
+        """What it says."""
+        return Layout(**self.model_dump())
+
+
+def _each_once(entries: list[LayoutEntry]) -> list[LayoutEntry]:
+    seen: set[Layout] = set()
+    for entry in entries:
+        if entry.layout in seen:
+            raise PydanticCustomError(
+                "distinct",
+                "allowed: each layout once; {value} appears twice",
+                {"value": entry.layout.label},
+            )
+        seen.add(entry.layout)
+    return entries
+
+
+Layouts = Annotated[list[LayoutEntry], Field(min_length=1), AfterValidator(_each_once)]
+
+
 @with_fields(narrowed_lists())
 class Workload(AxisLists):
     """What all workloads have. The lists narrow the global axes to a part of them."""
@@ -200,6 +229,7 @@ class Workload(AxisLists):
     minutes: Count = 10
     label: str | None = None
     runs: Count | None = None
+    layouts: Layouts | None = None
 
     def listed(self, axis: Axis) -> list[Any] | None:
         """The workload's own values of an axis; None if it has none, or does not narrow it."""
@@ -341,12 +371,17 @@ class Exclusion(Axes):
 class Settings(AxisLists):
     """The whole of config.yaml."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["tp"]}, {"required": ["layouts"]}]}
+    )
+
     results: PathText = "results"
     vllm_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+[\w.+]*$")]
     hf_home: PathText | None = None
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     variants: Annotated[dict[Name, EngineArguments], Field(min_length=1)] = {"default": {}}
     runs: Count = 1
+    layouts: Layouts | None = None
     workloads: Annotated[dict[Name, WorkloadEntry], Field(min_length=1)]
     engine_start_minutes: Count = 15
     one_start: bool = True

@@ -87,6 +87,11 @@ class Axis:
         """Whether ``value`` says nothing that a cell without the axis would not say."""
         return bool(value == self.default)
 
+    @property
+    def unsaid(self) -> Any:
+        """The value in a layout that does not name the axis: its default, else the least."""
+        return self.least if self.default is None else self.default
+
     def words(self, value: Any) -> str:
         """The value as people read it in a label."""
         text = (self.label or f"{self.name} {{}}").format(value)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpsweep.config.load import Config, ConfigError
 from tpsweep.config.settings import Capture, RequestSet, Serve, WorkloadEntry
-from tpsweep.core.axes import CELL_AXES, ENGINE_AXES, Axis
+from tpsweep.core.axes import CELL_AXES, ENGINE_AXES, LAYOUT
 from tpsweep.core.cell import BF16, NSYS_ONLY, NSYS_OR_TORCH, Cell, Engine
 from tpsweep.core.layout import Layout
 from tpsweep.core.workloads import KINDS
@@ -104,10 +104,9 @@ def expand(config: Config, site: Site) -> list[Planned]:
 def _engines(entry: WorkloadEntry, config: Config, site: Site) -> Iterator[Engine]:
     """Every engine that a workload needs; one that exchanges nothing has one backend, ``none``."""
     settings = config.settings
-    names = [axis.name for axis in ENGINE_AXES]
     seen = set()
-    for values in itertools.product(*(_listed(axis, entry, config) for axis in ENGINE_AXES)):
-        chosen = dict(zip(names, values, strict=True))
+    for values in itertools.product(*_choices(entry, config)):
+        chosen = {name: value for part in values for name, value in part.items()}
         layout = Layout.of(chosen)
         chosen["allreduce_backend"] = layout.backend(chosen["allreduce_backend"])
         if (key := tuple(chosen.values())) in seen:
@@ -139,11 +138,13 @@ def _prefix_caching(entry: WorkloadEntry) -> dict[str, Any]:
     return {"enable_prefix_caching": True} if shares else {}
 
 
-def _listed(axis: Axis, entry: WorkloadEntry, config: Config) -> list[Any]:
-    """The values of an axis for a workload: its own, else the sweep's, else the default alone."""
-    if own := entry.listed(axis):
-        return own
-    return config.listed(axis) if axis.is_sweep_wide else [axis.default]
+def _choices(entry: WorkloadEntry, config: Config) -> Iterator[list[dict[str, Any]]]:
+    """What a workload's engines are the product of: the values of each axis, and the layouts."""
+    for axis in ENGINE_AXES:
+        if axis is LAYOUT[0]:
+            yield [layout.sizes for layout in config.layouts(entry)]
+        elif axis not in LAYOUT:
+            yield [{axis.name: value} for value in config.of_workload(axis, entry)]
 
 
 def _mode(entry: WorkloadEntry, card: str) -> str:
