@@ -213,8 +213,13 @@ def test_a_good_config_loads() -> None:
         ("variants/eager", {"cpu_offload_gb": "4"}, "cpu_offload_gb: '4'; allowed: a number of 0"),
         (
             "variants/eager",
-            {"decode_context_parallel_size": "x"},
-            "decode_context_parallel_size: 'x'; allowed: a whole number above 0",
+            {"decode_context_parallel_size": 2},
+            "decode_context_parallel_size is set by dcp; allowed: vLLM's other",
+        ),
+        (
+            "variants/eager",
+            {"data_parallel_size": 2},
+            "data_parallel_size is set by dp or replicas; allowed: vLLM's other",
         ),
         (
             "variants/eager",

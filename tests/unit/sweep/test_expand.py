@@ -132,8 +132,12 @@ def test_narrowing_takes_a_part_of_the_axes(site: Site) -> None:
             {"gpus": ["cpu"], "tp": [2], "ep": [True]},
             "ep true: vLLM's CPU engine has no expert parallelism",
         ),
-        ({"tp": [1], "ep": [True]}, "ep true: one GPU has all experts; allowed: with tp above 1"),
-        ({"tp": [2], "ep": [True]}, "ep true: 8b has no experts"),
+        ({"tp": [1], "ep": [True]}, "8b: ep true: the model has no experts"),
+        ({"tp": [1], "dcp": [2]}, "8b: dcp 2: it does not divide tp 1"),
+        (
+            {"gpus": ["cpu"], "tp": [2], "dcp": [2]},
+            "dcp 2: vLLM's attention on CPUs has no decode context parallelism",
+        ),
         (
             {
                 "models": {"70b": model("70b")},

@@ -31,7 +31,7 @@ from tpsweep.config.axis_fields import (
     with_fields,
 )
 from tpsweep.config.types import Closed, Count, Name, PathText, Several, Whole
-from tpsweep.core.axes import BY_NAME, LISTED, Axis
+from tpsweep.core.axes import BY_NAME, LAYOUT, LISTED, Axis
 from tpsweep.core.layout import Layout
 from tpsweep.core.workloads import CAPTURE, LATENCY, SERVE, THROUGHPUT
 from tpsweep.perfmodel.model_shape import CACHE_BYTES
@@ -86,9 +86,6 @@ def _values(arguments: dict[str, JsonValue]) -> Iterator[tuple[str, JsonValue, s
     offload = arguments.get("cpu_offload_gb")
     if offload is not None and not (_is_number(offload, int | float) and offload >= 0):  # type: ignore[operator]
         yield "cpu_offload_gb", offload, "a number of 0 or more"
-    ranks = arguments.get("decode_context_parallel_size")
-    if ranks is not None and not (_is_number(ranks, int) and ranks >= 1):  # type: ignore[operator]
-        yield "decode_context_parallel_size", ranks, "a whole number above 0"
     draft = arguments.get("speculative_config")
     if draft is None:
         return
@@ -104,6 +101,16 @@ def _is_number(value: JsonValue, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def _owners() -> dict[str, str]:
+    """Engine arguments that axes set, and the config's lists of these axes."""
+    owners: dict[str, str] = {}
+    for axis in LISTED:
+        if axis.vllm_arg:
+            before = f"{owners[axis.vllm_arg]} or " if axis.vllm_arg in owners else ""
+            owners[axis.vllm_arg] = f"{before}{axis.config_key}"
+    return owners
+
+
 OWNED: Mapping[str, str] = {
     "model": "models",
     "tokenizer": "models",
@@ -112,12 +119,14 @@ OWNED: Mapping[str, str] = {
     "load_format": "models (weights)",
     "quantization": "precision, or by the checkpoint",
     "quantization_config": "precision, or by the checkpoint",
-    "prefill_context_parallel_size": "nothing (not measured; allowed: tp, pp, ep, replicas)",
+    "prefill_context_parallel_size": (
+        f"nothing (not measured; allowed: {', '.join(axis.name for axis in LAYOUT)})"
+    ),
     **dict.fromkeys(
         ("nnodes", "node_rank", "master_addr", "master_port"),
         "nothing (an engine is on one node)",
     ),
-    **{axis.vllm_arg: axis.config_key for axis in LISTED if axis.vllm_arg and axis.config_key},
+    **_owners(),
     "disable_custom_all_reduce": "allreduce_backends",
     "max_model_len": "the workload's engine",
     "max_num_seqs": "the workload's engine",
@@ -141,7 +150,7 @@ OWNED: Mapping[str, str] = {
             *("data_parallel_hybrid_lb", "data_parallel_external_lb", "data_parallel_backend"),
             "data_parallel_multi_port_external_lb",
         ),
-        "replicas",
+        "dp or replicas",
     ),
 }
 """Engine arguments that a variant must not hold, and where they are set instead."""

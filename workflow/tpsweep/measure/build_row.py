@@ -23,6 +23,7 @@ from tpsweep.engine.vllm_api import LogFacts
 from tpsweep.measure.measurement import Measurement, Times
 from tpsweep.perfmodel import nvlink
 from tpsweep.perfmodel.floors import floors_of
+from tpsweep.perfmodel.memory import weights_of_rank
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.work import NoWorkError, work_of
 
@@ -125,7 +126,7 @@ def _share(engine: Engine, shape: Shape | None) -> float:
     if work is None or work.no_floors:
         return 0.0
     stages = work.shape.stages(engine.pp)
-    least = min(stage.weight_bytes(work.dtype) for stage in stages) / engine.tp
+    least = min(weights_of_rank(stage, work.dtype, engine) for stage in stages)
     return max(least - work.offloaded, 0.0)
 
 

@@ -64,9 +64,7 @@ class _Step:
         work, limits = self.work, Limits.of(self.engine.args, self.card.memory_gib)
         if work.no_fit or not work.shape.has_full_attention:
             return limits.sequences
-        load = Load(
-            work.shape, work.dtype, work.cache_dtype, offloaded=work.offloaded, dcp=work.dcp
-        )
+        load = Load(work.shape, work.dtype, work.cache_dtype, offloaded=work.offloaded)
         held = fit(load, limits, self.engine.layout).expected_cache_tokens // in_blocks(tokens)
         return max(1, min(limits.sequences, held))
 
@@ -110,14 +108,23 @@ def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> 
         return CellExpectation(note="prompts come from the prefix cache in part")
     try:
         work = work_of(engine, shape)
-        if work.no_expectation:
-            return CellExpectation(note=f"no constants for {work.no_expectation}")
+        if why := work.no_expectation or _exchanged(engine):
+            return CellExpectation(note=f"no constants for {why}")
         step = _Step(work, card, engine)
         if cell.batch is not None:
             return _static(cell, step, cell.batch, cell.input_len, cell.output_len)
         return _requests(cell, step, cell.input_len, cell.output_len)
     except (NoExpectationError, NoWorkError) as error:
         return CellExpectation(note=str(error))
+
+
+def _exchanged(engine: Engine) -> str | None:
+    """What ranks of the layout exchange and no row here tells the time of."""
+    if engine.dcp > 1:
+        return "decode context parallelism"
+    if engine.dp > 1:
+        return "the tokens that engines with joined experts exchange at each layer"
+    return None
 
 
 def _static(

@@ -15,6 +15,7 @@ from tpsweep.core.cell import BF16, NSYS_ONLY, NSYS_OR_TORCH, Cell, Engine
 from tpsweep.core.layout import Layout
 from tpsweep.core.workloads import KINDS
 from tpsweep.perfmodel import memory
+from tpsweep.perfmodel.layout_problem import layout_problem
 from tpsweep.perfmodel.work import NoWorkError, work_of
 from tpsweep.sweep import request_set
 
@@ -209,8 +210,11 @@ def hold_problem(cell: Cell, config: Config, site: Site) -> str | None:
 
 def _layout_problem(engine: Engine, config: Config, site: Site) -> str | None:
     """Why no node can have the engine's layout, or vLLM not run it; None if nothing is known."""
-    problem = _node_problem(engine, site) or _pipeline_problem(engine, config)
-    return problem or _experts_problem(engine, config)
+    if problem := _node_problem(engine, site) or _cpu_problem(engine):
+        return problem
+    shape = config.shapes[engine.model.name]
+    found = layout_problem(engine, shape) if shape else None
+    return found and f"{engine.model.name}: {found}"
 
 
 def _node_problem(engine: Engine, site: Site) -> str | None:
@@ -237,30 +241,16 @@ def _precision_problem(engine: Engine, config: Config) -> str | None:
     return None
 
 
-def _pipeline_problem(engine: Engine, config: Config) -> str | None:
-    """Why vLLM cannot run so many pipeline stages; None if it can, or nothing is known."""
-    if engine.pp == 1:
+def _cpu_problem(engine: Engine) -> str | None:
+    """Why vLLM's CPU engine cannot have the layout, as it was tried; None if it can."""
+    if engine.gpu_card != "CPU":
         return None
-    if engine.gpu_card == "CPU":
+    if engine.pp > 1:
         return f"pp {engine.pp}: vLLM's CPU engine ends at the first step of a pipeline"
-    shape = config.shapes[engine.model.name]
-    if shape is not None and engine.pp > shape.layers:
-        return f"pp {engine.pp}: {engine.model.name} has {shape.layers} layers"
-    return None
-
-
-def _experts_problem(engine: Engine, config: Config) -> str | None:
-    """Why there is nothing to spread by whole experts; None if there is, or nothing is known."""
-    if not engine.ep:
-        return None
-    if engine.gpu_card == "CPU":
+    if engine.ep:
         return "ep true: vLLM's CPU engine has no expert parallelism"
-    if engine.tp == 1:
-        return "ep true: one GPU has all experts; allowed: with tp above 1"
-    shape = config.shapes[engine.model.name]
-    if shape is not None and shape.experts < engine.tp:
-        has = f"{shape.experts} experts a layer" if shape.experts else "no experts"
-        return f"ep true: {engine.model.name} has {has}"
+    if engine.dcp > 1:
+        return f"dcp {engine.dcp}: vLLM's attention on CPUs has no decode context parallelism"
     return None
 
 
@@ -315,7 +305,6 @@ def memory_of(cell: Cell, config: Config, site: Site) -> tuple[memory.Load, memo
         batch=cell.batch or 0,
         length=(cell.input_len or 0) + (cell.output_len or 0),
         offloaded=work.offloaded,
-        dcp=work.dcp,
     )
     return load, limits
 
