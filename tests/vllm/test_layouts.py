@@ -26,7 +26,7 @@ def random_layouts(count: int) -> list[Layout]:
         data = draw.choice((1, 1, 2, 4))
         found.append(
             Layout(
-                tp=draw.choice((1, 2, 3, 4, 8, 16)),
+                tp=draw.choice((1, 2, 4, 5, 8, 16)),
                 pp=draw.choice((1, 1, 2, 3, 4, 8)),
                 ep=draw.random() < 0.3,
                 dcp=draw.choice((1, 1, 2, 4, 8)),
@@ -43,7 +43,7 @@ DENSE = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 192,
-    "num_attention_heads": 48,
+    "num_attention_heads": 24,
     "num_key_value_heads": 4,
     "intermediate_size": 192,
 }
@@ -52,7 +52,7 @@ EXPERTS = {
     "architectures": ["Qwen3MoeForCausalLM"],
     "model_type": "qwen3_moe",
     "hidden_size": 192,
-    "num_attention_heads": 48,
+    "num_attention_heads": 24,
     "num_key_value_heads": 4,
     "intermediate_size": 192,
     "moe_intermediate_size": 192,
