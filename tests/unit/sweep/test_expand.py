@@ -39,6 +39,13 @@ DECODE: dict[str, Any] = {
     "input_len": [512],
     "output_len": [128],
 }
+ONLINE: dict[str, Any] = {
+    "kind": "serve",
+    "num_prompts": [100],
+    "input_len": [512],
+    "output_len": [128],
+    "request_rate": [4],
+}
 BASE: dict[str, Any] = {
     "vllm_version": "0.32.0",
     "models": {"8b": model("8b")},
@@ -137,6 +144,10 @@ def test_narrowing_takes_a_part_of_the_axes(site: Site) -> None:
         (
             {"gpus": ["cpu"], "tp": [2], "dcp": [2]},
             "dcp 2: vLLM's attention on CPUs has no decode context parallelism",
+        ),
+        (
+            {"gpus": ["cpu"], "tp": [1], "workloads": {"s": {**ONLINE, "dp": [2]}}},
+            "dp 2: vLLM's CPU engine cannot exchange tokens between joined experts",
         ),
         (
             {

@@ -217,6 +217,7 @@ def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context
         "tp_ran": engine.tp_ran,
         "pp_ran": engine.pp_ran,
         "ep_ran": engine.ep_ran,
+        "kv_cache_tokens": engine.log_facts.kv_cache_tokens,
         "model_path": engine.arguments["model"],
         "model_digest": cell.engine.model.digest,
         "engine_id": engine.engine_id,

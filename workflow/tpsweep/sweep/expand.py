@@ -249,6 +249,8 @@ def _cpu_problem(engine: Engine) -> str | None:
         return f"pp {engine.pp}: vLLM's CPU engine ends at the first step of a pipeline"
     if engine.ep:
         return "ep true: vLLM's CPU engine has no expert parallelism"
+    if engine.dp > 1:
+        return f"dp {engine.dp}: vLLM's CPU engine cannot exchange tokens between joined experts"
     if engine.dcp > 1:
         return f"dcp {engine.dcp}: vLLM's attention on CPUs has no decode context parallelism"
     return None
