@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 
 .DEFAULT_GOAL := help
-.PHONY: help install constraints sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capture bench-claims bench-plan bench-tables bench-loops lint docs picture format gpu-smoke clean
+.PHONY: help install constraints sweep test slurm-up slurm-down slurm-demo faults bad-inputs bench bench-capacity bench-capture bench-claims bench-plan bench-tables bench-loops lint docs picture format gpu-smoke clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ bench: bench-capture bench-claims bench-plan bench-tables  ## run the other benc
 	python3 -m venv .venv-bench
 	.venv-bench/bin/pip install -q $(PLUGIN) snakemake-executor-plugin-slurm
 	.venv-bench/bin/python -m tests.bench.report
+
+bench-capacity: install  ## hold the search for a capacity against a ladder of rates; writes docs/generated/capacity.md
+	$(BIN)/python -m tests.bench.capacity_ladder --write docs/generated/capacity.md
 
 bench-capture: install  ## time the analysis of a million-kernel capture; writes docs/generated/speed-capture.md
 	$(BIN)/python -m tests.bench.capture_million --write docs/generated/speed-capture.md

@@ -59,5 +59,4 @@ onerror:
 
 onsuccess:
     shell(f"rm -f {ROOT}/.new-config {ROOT}/{AGAIN}")
-    if is_whole_sweep():
-        shell(f"{PYTHON} -m tpsweep outcome {ROOT} || true")
+    show_outcome()

@@ -16,6 +16,11 @@ _ROW_PARTS = (
     ("Identity", "What was asked.", schema.IDENTITY),
     ("Samples", "Raw, one element per kept repeat, in order.", schema.SAMPLES),
     ("Figures", "Derived from the samples and the datasheets.", schema.FIGURES),
+    (
+        "Capacity",
+        "Of a `capacity` cell: lists over its SLOs, then over its probes.",
+        schema.CAPACITY,
+    ),
     ("GPU state", "One element per GPU of the engine; null without GPUs.", schema.GPU_STATE),
     ("Provenance", "What really ran, where and when.", schema.PROVENANCE),
 )

@@ -32,9 +32,10 @@ def is_cut(path: Path) -> bool:
 def cut(path: Path, target: Path, step_starts: Set[int]) -> None:
     """Write to ``target`` what ``torch_trace.read`` needs of ``path``, a trace in gzip.
 
-    GPU events keep name, time, stream and, of collectives, which and of whom; of a CPU engine's trace the operators stay. Of the
-    runtime calls only those stay that launched an event with a start in ``step_starts`` (ns):
-    they mark where a step begins. ``deviceProperties`` and the other keys beside the events stay.
+    GPU events keep name, time and stream, collectives also their kind and ranks; of a CPU engine's
+    trace the operators stay. Of the runtime calls only those stay that launched an event with a
+    start in ``step_starts`` (ns): they mark where a step begins. ``deviceProperties`` and the other
+    keys beside the events stay.
     """
     packed = path.read_bytes()
     trace = json.loads(gzip.decompress(packed))

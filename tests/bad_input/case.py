@@ -125,6 +125,9 @@ class Case:
 
     ``prepare`` makes it, ``act`` tries it. Then the exit code is ``code``, and exactly one printed
     line holds ``says``; it is the only line, unless the sweep had begun (``is_running``).
+
+    ``tested_in`` names a test that shows the same on an engine that it starts anyway: there
+    ``pytest`` tries the case, and by itself only ``make bad-inputs`` does.
     """
 
     name: str
@@ -136,6 +139,7 @@ class Case:
     is_running: bool = False
     needs_vllm: bool = False
     needs_root: bool = False
+    tested_in: str = ""
 
 
 @dataclass(frozen=True)

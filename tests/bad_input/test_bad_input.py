@@ -16,6 +16,7 @@ from tests.bad_input.table import PAGE, start_all, wrong_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BY_NAME = {case.name: case for case in CASES}
+ALONE = [case for case in CASES if not case.tested_in]
 Tried = dict[str, Future[Report]]
 
 
@@ -41,10 +42,17 @@ def tried(
         yield all_
 
 
-@pytest.mark.parametrize("name", [pytest.param(case.name, marks=marks(case)) for case in CASES])
+@pytest.mark.parametrize("name", [pytest.param(case.name, marks=marks(case)) for case in ALONE])
 def test_it_is_one_line_and_loses_no_row(name: str, tried: Tried) -> None:
     report = tried[name].result()
     assert not report.problems, "\n".join([*report.problems, report.output[-4000:]])
+
+
+def test_the_others_are_tried_by_a_test_that_is_there() -> None:
+    elsewhere = [case.tested_in.split("::") for case in CASES if case.tested_in]
+    assert elsewhere
+    for path, name in elsewhere:
+        assert f"def {name}(" in (ROOT / path).read_text("utf-8")
 
 
 def test_the_page_has_exactly_these_cases() -> None:

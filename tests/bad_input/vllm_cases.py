@@ -149,6 +149,7 @@ CASES = (
         act=_killed_engine,
         is_running=True,
         needs_vllm=True,
+        tested_in="tests/vllm/test_deaths.py::test_each_death_is_one_line",
     ),
     Case(
         "names_measured",
@@ -158,5 +159,6 @@ CASES = (
         code=0,
         is_running=True,
         needs_vllm=True,
+        tested_in="tests/vllm/test_serve.py::test_names_are_taken_as_they_are",
     ),
 )

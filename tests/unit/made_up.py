@@ -135,6 +135,32 @@ class Sweep:
         }
         return self.add(tp, measured=measured, **axes)
 
+    def searched(self, tp: int, rates: Record | None = None, **axes: Any) -> str:
+        """A capacity cell; with ``rates`` also its row: by SLO, the capacity and the rate above it
+        that fails.
+
+        Of 100 output tokens a request, found in 11 probes.
+        """
+        extra = axes.pop("measured", {})
+        measured = rates and {
+            "slos": json.dumps({name: {"ttft_p99_ms": 500.0} for name in rates}),
+            "slo_names": list(rates),
+            "capacity_request_s": [low for low, _ in rates.values()],
+            "capacity_upper_request_s": [high for _, high in rates.values()],
+            "capacity_verdicts": ["bracket"] * len(rates),
+            "capacity_limits": ["ttft_p99_ms"] * len(rates),
+            "capacity_notes": [None] * len(rates),
+            "capacity_output_tok_s": [low and 100 * low for low, _ in rates.values()],
+            "capacity_ttft_p50_ms": [80.0] * len(rates),
+            "capacity_ttft_p99_ms": [450.0] + [None] * (len(rates) - 1),
+            "capacity_tpot_p50_ms": [10.0] * len(rates),
+            "capacity_tpot_p99_ms": [15.0] + [None] * (len(rates) - 1),
+            "probe_request_s": [1.0] * 11,
+            **extra,
+        }
+        axes = {"workload": "capacity", "batch": None, "num_prompts": 1000, **axes}
+        return self.add(tp, measured=measured or None, **axes)
+
     def capture(self, tp: int, report: Record | None = None, **axes: Any) -> str:
         """A measured capture cell; ``report``: what the analysis is made to have said of it.
 

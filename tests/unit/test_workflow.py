@@ -43,7 +43,11 @@ def test_the_manifest_is_always_that_of_the_config(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
         assert set(pd.read_parquet(folder / "results/matrix.parquet").gpu) == {name}
     assert "Not measured" in (folder / "results/report.html").read_text()
-    assert "Nothing to be done" in snakemake(folder, "one.yaml").stderr
+    again = snakemake(folder, "one.yaml").stderr
+    assert "Nothing to be done" in again
+    assert "tpsweep: 0/0 cells measured, 28 excluded" in again
+    planned = snakemake(folder, "one.yaml", "-n")
+    assert "cells measured" not in planned.stdout + planned.stderr
     # A copy has nothing of Snakemake's own records: the manifest itself says whose it is.
     copy = project(tmp_path / "copy")
     shutil.copytree(folder / "results", copy / "results", copy_function=shutil.copyfile)
@@ -67,7 +71,7 @@ def test_only_on_the_command_line_keeps_the_profiles_site(tmp_path: Path) -> Non
     sweep, part = "cluster/local/sweep.yaml", "only={workload: [latency, serve], tp: 2}"
     done = snakemake(folder, sweep, "-n", "--config", part)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "only: 10 of 28 planned cells are selected" in done.stderr
+    assert "only: 10 of 31 planned cells are selected" in done.stderr
 
 
 def test_a_failed_sweep_has_a_page_that_says_so(tmp_path: Path) -> None:

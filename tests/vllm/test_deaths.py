@@ -60,6 +60,8 @@ class Killed:
     """A sweep in which one process died per cell of ``DEATHS``, then the same command again."""
 
     project: Project
+    output: str
+    code: int
     failures: list[dict[str, Any]]
     rows_before: int
     starts_before: int
@@ -77,12 +79,12 @@ def killed(new_project: Callable[[], Project]) -> Killed:
     )
     seen = kill_in_every_cell(sweep)
     output = sweep.communicate(timeout=500)[0].decode()
-    assert sweep.returncode != 0, output[-3000:]
+    assert sweep.returncode, output[-3000:]
     left = [" ".join(one.cmdline())[:200] for one in seen if one.is_running()]
     failures, before, starts = project.failures(), len(project.rows()), project.engine_starts()
     again = project.run()
     assert again.returncode == 0, again.stdout[-4000:]
-    return Killed(project, failures, before, starts, left, again.stdout)
+    return Killed(project, output, sweep.returncode, failures, before, starts, left, again.stdout)
 
 
 def kill_in_every_cell(sweep: subprocess.Popen[bytes]) -> set[psutil.Process]:
@@ -131,6 +133,15 @@ def test_each_death_loses_its_own_cell_with_a_typed_reason(killed: Killed) -> No
     assert "load generator" in found["rate4.0"]["message"]
     for name in DEATHS.keys() - {"rate4.0"}:
         assert "EngineCore" in found[name]["message"] or "engine died" in found[name]["message"]
+
+
+def test_each_death_is_one_line(killed: Killed) -> None:
+    lines = killed.output.splitlines()
+    crashes = {line for line in lines if "ends: crash: " in line}
+    assert len(crashes) == len(DEATHS), crashes
+    assert all(any(name in line for line in crashes) for name in DEATHS), crashes
+    assert not [line for line in lines if line.startswith(("Traceback", '  File "'))]
+    assert killed.code == 1
 
 
 def test_the_next_cell_has_a_fresh_engine_and_nothing_is_left(killed: Killed) -> None:

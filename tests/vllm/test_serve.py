@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.bad_input.name_cases import AWKWARD
 from tests.vllm.conftest import ROOT, Project
 from tpsweep.core import row_file, schema
 from tpsweep.perfmodel.model_shape import make_model_folder
@@ -24,7 +25,6 @@ ENGINE = {"max_model_len": 512, "max_num_seqs": 16, "max_num_batched_tokens": 20
 LENGTHS = [(40 + i, 4 + i % 5) for i in range(12)]
 SERVE = {
     "kind": "serve",
-    "models": ["tiny-llama"],
     "tp": [2],
     "num_prompts": [24],
     "input_len": [32],
@@ -36,13 +36,26 @@ SERVE = {
     "engine": ENGINE,
     "slo": {"ttft_ms": 60_000},
 }
+SLOS = {"chat": {"ttft_p50_ms": 1000.0}}
 WORKLOADS = {
     "serve": SERVE,
     "serve-at-once": SERVE | {"request_rate": ["inf"]},
     "replicas": SERVE | {"tp": [1], "replicas": [2], "max_concurrency": [4]},
+    # A whole search in short probes: what it finds is coarse.
+    "capacity": {
+        "kind": "capacity",
+        "tp": [2],
+        "input_len": [32],
+        "output_len": [8],
+        "warmups": 16,
+        "probe_s": 1.0,
+        "probe_requests": 40,
+        "max_probes": 15,
+        "minutes": 3,
+        "engine": ENGINE,
+    },
     "lengths": {
         "kind": "throughput",
-        "models": ["tiny-llama"],
         "tp": [2],
         "dataset": "lengths",
         "dataset_path": "lengths.csv",
@@ -54,8 +67,7 @@ WORKLOADS = {
     },
     "sharegpt": {
         "kind": "throughput",
-        "models": ["tiny-real"],
-        "tp": [1],
+        "tp": [2],
         "dataset": "sharegpt",
         "dataset_path": "it's a $(touch pwned) sharegpt.json",
         "num_prompts": [10],
@@ -91,9 +103,10 @@ def make_sharegpt(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A project whose sweep has ended well."""
+    """A project whose sweep has ended well, and all that it printed."""
 
     project: Project
+    output: str
 
     def rows(self, entry: str) -> pd.DataFrame:
         """The rows of a workload of the config."""
@@ -105,31 +118,41 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(new_project: Callable[[], Project]) -> Run:
-    """A sweep of served and offline cells."""
+    """A sweep of served and offline cells; every name that is free, and the model's folder, are
+    such that a shell would trip over them."""
     project = new_project()
-    make_real_model(project.folder / "real")
+    make_real_model(project.folder / AWKWARD)
     make_sharegpt(project.folder / str(WORKLOADS["sharegpt"]["dataset_path"]))
     (project.folder / "lengths.csv").write_text("".join(f"{a},{b}\n" for a, b in LENGTHS))
     config = yaml.safe_load((project.folder / "sweep.yaml").read_text())
-    real = {"path": "./real", "dtype": "float32", "weights": "real"}
-    config |= {"workloads": WORKLOADS, "models": {**config["models"], "tiny-real": real}}
-    (project.folder / "sweep.yaml").write_text(yaml.safe_dump(config))
+    real = {"path": f"./{AWKWARD}", "dtype": "float32", "weights": "real"}
+    config |= {"models": {AWKWARD: real}, "variants": {AWKWARD: {"enforce_eager": True}}}
+    config |= {"slos": SLOS, "workloads": WORKLOADS}
+    (project.folder / "sweep.yaml").write_text(yaml.safe_dump(config, allow_unicode=True))
     done = project.run()
     assert done.returncode == 0, done.stdout[-4000:]
-    return Run(project)
+    return Run(project, done.stdout)
 
 
 def test_served_and_offline_cells_share_an_engine(run: Run) -> None:
-    # Served and offline cells at TP=2, the two replicas, ShareGPT's model.
-    assert run.project.engine_starts() == 3
-    shared = [
-        run.rows(entry)["engine_id"].item() for entry in ("serve", "serve-at-once", "lengths")
-    ]
-    assert len(set(shared)) == 1
-    assert not (run.project.folder / "pwned").exists()
+    # Served and offline cells at TP=2, and the two replicas.
+    assert run.project.engine_starts() == 2
+    entries = WORKLOADS.keys() - {"replicas"}
+    shared = {run.rows(entry)["engine_id"].item() for entry in entries}
+    assert len(entries) == 5 and len(shared) == 1
     for row in pd.read_parquet(run.project.results / "cells").to_dict("records"):
         parts = [row[c.name] for c in schema.START_PHASES if pd.notna(row[c.name])]
         assert sum(parts) == pytest.approx(row["engine_start_s"], rel=0.01)
+
+
+def test_names_are_taken_as_they_are(run: Run) -> None:
+    rows = pd.read_parquet(run.project.results / "cells")
+    assert set(rows["model"]) == set(rows["variant"]) == {AWKWARD}
+    lines = run.output.splitlines()
+    measured = f"{len(WORKLOADS)}/{len(WORKLOADS)} cells measured"
+    assert len({line for line in lines if f"tpsweep tables: {measured}" in line}) == 1
+    assert not [line for line in lines if line.startswith(("Traceback", '  File "'))]
+    assert not list(run.project.folder.rglob("pwned"))
 
 
 def test_serving_at_a_rate(run: Run) -> None:
@@ -142,6 +165,7 @@ def test_serving_at_a_rate(run: Run) -> None:
     assert found["itl_p50_ms"] > 0
     assert found["ttft_p99_ms"] is None or pd.isna(found["ttft_p99_ms"])  # 72 requests
     assert found["steady_share"] > 0.5
+    assert found["steady_request_s"] == pytest.approx(6.0, rel=0.4)
     assert found["saturated"] != "yes"
     assert found["goodput_share"] == 1.0
 
@@ -151,6 +175,27 @@ def test_all_at_once_is_saturated(run: Run) -> None:
     assert found["saturated"] == "yes"
     assert found["max_in_flight"] == 24
     assert found["ttft_p50_ms"] > run.rows("serve")["ttft_p50_ms"].item()
+
+
+def test_a_search_finds_a_capacity_and_leaves_its_probes(run: Run) -> None:
+    (found,) = run.rows("capacity").to_dict("records")
+    rates, verdicts = found["probe_request_s"], found["probe_verdicts"]
+    print([*zip(rates, found["probe_purposes"], verdicts, strict=True)])
+    assert json.loads(found["slos"]) == SLOS and list(found["slo_names"]) == ["chat"]
+    assert found["capacity_verdicts"][0] in ("bracket", "unfinished")  # on a busy machine
+    assert all(words.startswith("chat: ") for words in verdicts)
+    assert any("fails" in words for words in verdicts) and "chat: passes" in verdicts
+    # What passed was served as it came, and the requests were those of the judged time.
+    for place, words in enumerate(verdicts):
+        if words == "chat: passes":
+            assert found["probe_served_request_s"][place] == pytest.approx(rates[place], rel=0.5)
+            assert found["probe_requests"][place] >= 40
+    if found["capacity_verdicts"][0] == "bracket":
+        (low,), (high,) = found["capacity_request_s"], found["capacity_upper_request_s"]
+        confirming = [rates[k] for k, p in enumerate(found["probe_purposes"]) if p == "confirm"]
+        assert low < high and confirming.count(low) == 2
+    assert not [*(run.project.results / "searches").rglob("*.jsonl")]
+    assert "| chat" in run.project.table("capacity")
 
 
 def test_two_engines_of_tp_1_serve_side_by_side(run: Run) -> None:

@@ -9,6 +9,7 @@ from tpsweep.core.preflight_record import MARKERS, record_path
 from tpsweep.core.preflight_record import MINUTES as PREFLIGHT_MINUTES
 from tpsweep.core.workloads import WORKLOADS
 from tpsweep.plan.readiness import obstacles
+from tpsweep.sweep.run_lines import RunLines
 from tpsweep.sweep.snakemake_profile import any_sweep, site_in_words
 from tpsweep.sweep.sweep import AGAIN, InputError, check_files, load_sweep
 
@@ -59,9 +60,18 @@ SAID_ALREADY = (
     "RuleException:\nCalledProcessError in file ",
     "WorkflowError:\nAt least one job did not complete successfully",
 )
-logging.getLogger("snakemake.logging").addFilter(
-    lambda record: not record.getMessage().startswith(SAID_ALREADY)
-)
+SNAKEMAKE_LOG = logging.getLogger("snakemake.logging")
+SNAKEMAKE_LOG.addFilter(lambda record: not record.getMessage().startswith(SAID_ALREADY))
+
+
+def show_outcome():
+    """What came of the sweep and where its page is, if the whole of it was asked for."""
+    if is_whole_sweep() and not workflow.dryrun:
+        shell(f"{PYTHON} -m tpsweep outcome {ROOT} || true")
+
+
+if workflow.is_main_process and not IS_LINT:
+    SNAKEMAKE_LOG.addHandler(RunLines(SNAKEMAKE_LOG, SWEEP, show_outcome))
 
 
 def word(text):

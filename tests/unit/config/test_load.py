@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -415,3 +416,66 @@ def test_two_models_must_not_look_alike(label: str | None) -> None:
         load_config(data, ROOT)
     models["eight"]["label"] = "another"
     load_config(data, ROOT)
+
+
+CAPACITY: dict[str, Any] = {
+    "kind": "capacity",
+    "models": ["eight"],
+    "input_len": [8],
+    "output_len": [8],
+}
+
+
+def with_capacity(slos: Any, **changes: Any) -> Config:
+    data = copy.deepcopy(GOOD) | {"slos": slos}
+    data["workloads"]["most"] = CAPACITY | changes
+    return load_config(data, ROOT)
+
+
+def test_slos_load_in_the_order_of_the_config() -> None:
+    slos = {
+        "chat": {"tpot_p99_ms": 50, "ttft_p99_ms": 500},
+        "bulk": {"goodput_share": 0.9, "e2e_ms": 9},
+    }
+    found = {name: slo.limits for name, slo in with_capacity(slos).settings.slos.items()}
+    assert list(found) == ["chat", "bulk"] and found == slos
+
+
+@pytest.mark.parametrize(
+    ("slos", "said"),
+    [
+        ({}, "workloads.most.kind: 'capacity': allowed with slos at the top level"),
+        ({"chat": {}}, "slos.chat: {}: allowed: at least one limit, such as ttft_p99_ms"),
+        ({"chat": {"ttft_p99_ms": 0}}, "slos.chat.ttft_p99_ms: 0: allowed: greater than 0"),
+        ({"chat": {"ttft_p99_ms": math.nan}}, "slos.chat.ttft_p99_ms: nan: allowed: a finite"),
+        ({"chat": {"ttft_p98_ms": 5}}, "slos.chat.ttft_p98_ms: 5: unknown key; allowed: ttft_ms"),
+        ({"chat": {"ttft_ms": 5}}, "allowed: goodput_share together with ttft_ms, tpot_ms or e2e"),
+        ({"chat": {"goodput_share": 0.9}}, "allowed: goodput_share together with ttft_ms, tpot_"),
+        (
+            {"chat": {"goodput_share": 1.0, "ttft_ms": 5}},
+            "slos.chat.goodput_share: 1.0: allowed: less than 1",
+        ),
+    ],
+)
+def test_slos_that_cannot_be_judged_are_refused(slos: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        with_capacity(slos)
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"repeats": 1}, "workloads.most.repeats: 1: allowed: greater than or equal to 2"),
+        ({"request_rate": [4]}, "workloads.most.request_rate: [4]: unknown key; allowed: "),
+        ({"probe_requests": 3}, "workloads.most.probe_requests: 3: allowed: greater than or eq"),
+        (
+            {"dataset": "trace", "dataset_path": "x", "input_len": None, "output_len": None},
+            "allowed: dataset: trace with kind: serve; lengths with capacity",
+        ),
+    ],
+)
+def test_capacity_keys_that_make_no_search_are_refused(changes: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        with_capacity({"chat": {"ttft_p90_ms": 5}}, **changes)
+    assert said in str(raised.value)

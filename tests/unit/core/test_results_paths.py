@@ -46,3 +46,8 @@ def test_a_file_that_is_not_where_rows_are_has_no_root(tmp_path: Path) -> None:
 
 def test_vllm_results_lie_as_the_rows_do() -> None:
     assert paths.vllm_stem("cells/serve/G/m/tp1/x-1.parquet") == "vllm/serve/G/m/tp1/x-1"
+
+
+def test_the_probes_of_a_search_have_the_place_of_its_row() -> None:
+    row = paths.row("capacity", "H200/llama/tp2/n1000-abc")
+    assert paths.probes(row) == "searches/H200/llama/tp2/n1000-abc.jsonl"

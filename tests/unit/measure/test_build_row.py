@@ -225,7 +225,7 @@ def test_a_row_goes_through_its_file_unchanged(tmp_path: Path) -> None:
     assert not [name for name in schema.IDENTITY_NAMES if name not in made]
     left_out = {column.name for column in (*schema.GPU_STATE, *schema.PROVENANCE)} - set(made)
     assert left_out == {"gpu_note",
-                        "request_set_digest", "slo", "vllm_results",
+                        "request_set_digest", "slo", "slos", "vllm_results",
                         "profiler_ran", "capture_files", "capture_steady_from", "gpu_phase_note",
                         "imported",
                         "gpu_sm_clock_prefill_mhz", "gpu_sm_clock_decode_mhz",

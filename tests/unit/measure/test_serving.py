@@ -271,3 +271,40 @@ def test_somebody_elses_requests_refuse_the_cell() -> None:
     measurement, _ = measure([sent()] * 3, foreign=2)
     (reason,) = measurement.refusals
     assert reason == "the server answered 122 requests, 120 were sent: someone else used it"
+
+
+def test_steady_rates_leave_build_up_and_drain_out() -> None:
+    run = sent(rate=4.0)
+    made = figures([run] * 3)
+    # Between the first completion (0.07 s) and the last send (9.75 s) 38.7 requests' worth of
+    # load was served: whole requests end, and tokens come at 4 x 11 a second.
+    assert made["steady_request_s"] == pytest.approx(4.0, rel=0.03)
+    assert made["steady_output_tok_s"] == pytest.approx(4.0 * TOKENS, rel=0.03)
+    assert made["request_s"] == pytest.approx(COUNT / (39 / 4 + E2E_S))
+
+
+def test_a_slow_drain_is_in_the_whole_rate_alone() -> None:
+    late = [TTFT_S] * (COUNT - 1) + [20.0]  # the last answer takes 20 s
+    run = sent(rate=4.0, ttft_s=late)
+    run = replace(run, duration_s=max(run.end_s) - 100)
+    made = figures([run] * 3)
+    assert made["request_s"] < 1.5
+    assert made["steady_request_s"] == pytest.approx(4.0, rel=0.03)
+
+
+def test_steady_rates_are_of_their_window_alone() -> None:
+    run = sent(rate=4.0)
+    found = serving.steady_rates(run, 102.0, 104.0)
+    assert found is not None
+    assert found.request_s == pytest.approx(4.0)  # 8 answers end in these 2 s
+    assert found.output_tok_s == pytest.approx(4.0 * TOKENS)
+    assert serving.steady_rates(run, 104.0, 104.0) is None
+    cut = replace(run, itl_s=[[], *run.itl_s[1:]], ttft_s=[0.0, *run.ttft_s[1:]])
+    none = replace(cut, output_lens=[0, *run.output_lens[1:]])
+    before = serving.steady_rates(none, 99.0, 100.2)
+    assert before is not None and before.request_s == before.output_tok_s == 0.0
+
+
+def test_all_at_once_has_no_steady_rate() -> None:
+    run = replace(sent(), start_s=[100.0] * COUNT)
+    assert figures([run] * 3, request_rate=None)["steady_request_s"] is None

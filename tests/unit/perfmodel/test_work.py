@@ -11,7 +11,7 @@ from tests.unit.perfmodel.test_floors import CELL, H200, LLAMA
 from tests.unit.perfmodel.test_quantization import shape
 from tpsweep.core.cell import Cell
 from tpsweep.core.layout import Layout
-from tpsweep.perfmodel.cell_time import expected_of
+from tpsweep.perfmodel.cell_time import expected_of, saturation_request_s
 from tpsweep.perfmodel.floors import decode_floor_ms, floors_of
 from tpsweep.perfmodel.memory import GIB, Limits, Load, fit, problem
 from tpsweep.perfmodel.work import NoWorkError, Work, work_under
@@ -145,6 +145,7 @@ def test_ranks_that_share_a_sequences_cache() -> None:
     found = expected_of(shared, EIGHT)
     assert found.tpot_ms is found.seconds is None
     assert found.note == "no constants for decode context parallelism"
+    assert saturation_request_s(wide, EIGHT) and not saturation_request_s(shared, EIGHT)
 
 
 def test_whole_experts_need_no_part_of_a_block() -> None:

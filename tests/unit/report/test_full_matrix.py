@@ -31,7 +31,8 @@ TABLES = {
         "metrics",
         "layouts",
     ),
-    *("floors", "validity", "throughput", "serving", "communication", "terms", "crossover"),
+    *("floors", "validity", "throughput", "serving", "capacity", "communication", "terms"),
+    "crossover",
     *("expected", "cost"),
 }
 FIGURES = {"models", "classes_serve", "classes_batch", "batch_scaling", "speedup", "pareto"}
@@ -64,6 +65,7 @@ def fill(sweep: Sweep, holes: float = 0.0) -> None:
         sweep.offline(tp, 10.0 * tp, **place)
         for rate in (1.0, 16.0):
             sweep.online(tp, 20.0 / tp, itl=tpot, request_rate=rate, **place)
+        sweep.searched(tp, {"chat": (10.0 * tp, 10.5 * tp)}, **place)
         if tp < 4:
             compute = tpot * 0.8
             sweep.capture(tp, report(tp, compute=compute, step=tpot), **place)

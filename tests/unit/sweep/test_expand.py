@@ -268,6 +268,40 @@ def test_what_counts_as_a_good_request_is_part_of_the_cell(site: Site) -> None:
     assert one.cell_id != other.cell_id
 
 
+CAPACITY: dict[str, Any] = {
+    "kind": "capacity",
+    "input_len": [220],
+    "output_len": [190],
+    "replicas": [1, 2],
+}
+
+
+def test_a_capacity_cell_asks_for_all_slos_at_once(site: Site) -> None:
+    slos = {"chat": {"ttft_p99_ms": 500}, "bulk": {"e2e_p90_ms": 9000}}
+    one, two = plan(site, workloads={"most": CAPACITY}, slos=slos, tp=[2])
+    assert [(p.cell.engine.mode, p.cell.engine.gpus) for p in (one, two)] == [
+        ("server", 2),
+        ("server", 4),
+    ]
+    assert (one.cell.request_rate, one.cell.num_prompts, one.cell.repeats) == (None, 1000, 2)
+    assert one.cell.extra == {
+        "slos": slos,
+        "probe_s": 30.0,
+        "probe_requests": 400,
+        "max_request_rate": 1000.0,
+        "max_probes": 40,
+    }
+    assert one.started.mode == "engine"  # in the session of the served and offline cells
+    (other,) = plan(
+        site,
+        workloads={"most": {**CAPACITY, "replicas": [1]}},
+        slos={**slos, "chat": {"ttft_p99_ms": 400}},
+        tp=[2],
+    )
+    assert other.cell.cell_id != one.cell.cell_id
+    assert Cell.from_json(one.cell.to_json()).cell_id == one.cell.cell_id
+
+
 def test_a_request_file_is_known_by_its_content(site: Site, tmp_path: Path) -> None:
     entry = {
         "kind": "throughput",

@@ -30,6 +30,7 @@ def sweep(tmp_path: Path) -> Sweep:
             made.add(tp, tpot=8.0 / tp, batch=batch)
         made.offline(tp, 10.0)
         made.online(tp, ttft=30.0)
+        made.searched(tp, {"chat": (10.0, 10.5)})
         made.capture(tp, capture_report(tp, compute=3.0))
     return made
 

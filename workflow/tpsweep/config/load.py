@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from tpsweep.config.errors import ConfigError, of_pydantic
 from tpsweep.config.settings import (
+    Capacity,
     LayoutEntry,
     ModelEntry,
     RequestSet,
@@ -258,6 +259,9 @@ def _check(config: Config) -> None:
             if axis not in LAYOUT or settings.layouts is None:
                 _known(f"{key}.{axis.config_key}", entry.listed(axis), config.listed(axis))
         _check_lengths(key, entry)
+        if isinstance(entry, Capacity) and not settings.slos:
+            allowed = "allowed with slos at the top level, such as {chat: {ttft_p99_ms: 500}}"
+            raise ConfigError(f"{key}.kind", entry.kind, allowed)
         for model in entry.models or settings.models:
             _check_model(key, entry, model, config)
 

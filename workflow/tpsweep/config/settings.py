@@ -30,10 +30,12 @@ from tpsweep.config.axis_fields import (
     sweep_lists,
     with_fields,
 )
-from tpsweep.config.types import Closed, Count, Name, PathText, Several, Whole
+from tpsweep.config.types import LEAST_RATE, Closed, Count, Name, PathText, Several, Whole
 from tpsweep.core.axes import BY_NAME, LAYOUT, LISTED, Axis
 from tpsweep.core.layout import Layout
-from tpsweep.core.workloads import CAPTURE, LATENCY, SERVE, THROUGHPUT
+from tpsweep.core.schema import PERCENTILES
+from tpsweep.core.slo_counts import METRICS, PER_REQUEST
+from tpsweep.core.workloads import CAPACITY, CAPTURE, LATENCY, SERVE, THROUGHPUT
 from tpsweep.perfmodel.model_shape import CACHE_BYTES
 
 
@@ -347,7 +349,32 @@ class Serve(RequestSet):
         return self
 
 
-WorkloadEntry = Annotated[Latency | Throughput | Serve | Capture, Field(discriminator="kind")]
+@with_fields(own_lists(CAPACITY))
+class Capacity(RequestSet):
+    """The highest request rate at which each of the config's ``slos`` holds. ``repeats`` are the
+    seeds that confirm it, ``warmups`` the requests that are sent at once before the search."""
+
+    kind: Literal["capacity"]
+    repeats: Annotated[int, Field(ge=2)] = 2
+    warmups: Count = 32
+    minutes: Count = 60
+    probe_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 30.0
+    probe_requests: Annotated[int, Field(ge=20, le=10**6)] = 400
+    max_request_rate: Annotated[float, Field(ge=LEAST_RATE, allow_inf_nan=False)] = 1000.0
+    max_probes: Count = 40
+
+    @model_validator(mode="after")
+    def _no_arrivals(self) -> Capacity:
+        if self.dataset == "trace":
+            raise PydanticCustomError(
+                "dataset", "allowed: dataset: trace with kind: serve; lengths with capacity"
+            )
+        return self
+
+
+WorkloadEntry = Annotated[
+    Latency | Throughput | Serve | Capacity | Capture, Field(discriminator="kind")
+]
 
 
 Price = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -376,6 +403,37 @@ class Exclusion(Axes):
         return self
 
 
+Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+PERCENTILE_LIMITS = tuple(f"{m}_p{p}_ms" for m in METRICS for p in PERCENTILES)
+
+
+@with_fields({name: (Milliseconds | None, None) for name in PERCENTILE_LIMITS})
+class SloLimits(Slo):
+    """What served load must keep: percentiles, and the share of requests within every limit of one
+    request (``ttft_ms``, ``tpot_ms``, ``e2e_ms``)."""
+
+    goodput_share: Share | None = None
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> SloLimits:
+        each = any(getattr(self, name) is not None for name in PER_REQUEST)
+        if each != (self.goodput_share is not None):
+            raise PydanticCustomError(
+                "slo", "allowed: goodput_share together with ttft_ms, tpot_ms or e2e_ms"
+            )
+        if not self.limits:
+            raise PydanticCustomError(
+                "slo",
+                "allowed: at least one limit, such as ttft_p99_ms, tpot_p50_ms, goodput_share",
+            )
+        return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Those that are given."""
+        return self.model_dump(exclude_none=True)
+
+
 @with_fields(sweep_lists())
 class Settings(AxisLists):
     """The whole of config.yaml."""
@@ -396,6 +454,7 @@ class Settings(AxisLists):
     one_start: bool = True
     exclude: list[Exclusion] = []
     prices: dict[Name, Price] = {}
+    slos: dict[Name, SloLimits] = {}
 
 
 def json_schema() -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from tpsweep.core.workloads import KINDS, SERVE, WORKLOADS
+from tpsweep.core.workloads import CAPACITY, KINDS, SERVE, WORKLOADS
 
 REQUIRED: list[Any] = []
 """In ``Axis.lists``: the config must give the list."""
@@ -108,7 +108,7 @@ AXES = (
     Axis(
         "workload",
         str,
-        "latency, throughput, serve or capture",
+        "latency, throughput, serve, capacity or capture",
         Group.TASK,
         "Workload",
         "{}",
@@ -219,7 +219,7 @@ AXES = (
         "DP={} (experts joined)",
         short="dp",
         config_key="dp",
-        lists={SERVE: [1]},
+        lists={SERVE: [1], CAPACITY: [1]},
         default=1,
         added=True,
         multiplies_gpus=True,
@@ -233,7 +233,7 @@ AXES = (
         "Replicas",
         "{} replicas",
         config_key="replicas",
-        lists={SERVE: [1]},
+        lists={SERVE: [1], CAPACITY: [1]},
         default=1,
         multiplies_gpus=True,
         vllm_arg="data_parallel_size",
@@ -287,13 +287,13 @@ AXES = (
     Axis(
         "num_prompts",
         int,
-        "requests of an offline or online set",
+        "requests of an offline or online set; of capacity: those that probes take in turn",
         Group.ARRIVALS,
         "Requests",
         "{} requests",
         short="n",
         config_key="num_prompts",
-        lists=dict.fromkeys(_REQUESTS, REQUIRED),
+        lists={**dict.fromkeys(_REQUESTS, REQUIRED), CAPACITY: [1000]},
     ),
     Axis(
         "input_len",

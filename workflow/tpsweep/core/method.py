@@ -7,7 +7,7 @@ older method stays valid and is not measured again by itself.
 
 from __future__ import annotations
 
-METHOD = {"latency": 3, "throughput": 3, "serve": 3, "capture": 3}
+METHOD = {"latency": 3, "throughput": 3, "serve": 3, "capacity": 1, "capture": 3}
 """By workload. 2: cells of a session in shuffled order. Latency and captures: the scheduler is
 held until the whole batch is queued. Latency: ``tpot_ms`` is of undisturbed steps. Latency and
 throughput: energy of at least 5 s. Captures: decode figures are of late steps. 3: one engine

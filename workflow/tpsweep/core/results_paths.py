@@ -1,7 +1,8 @@
 """Where things lie below a results root. Standard library only.
 
-A cell's files have equal places in three folders: its row in ``cells/``, its capture and the
-analysis of it in ``captures/``, vLLM's own result files in ``vllm/``. Only ``cells/`` may hold
+A cell's files have equal places in its folders: its row in ``cells/``, its capture and the
+analysis of it in ``captures/``, vLLM's own result files in ``vllm/``; an unfinished search for a
+capacity is in ``searches/``. Only ``cells/`` may hold
 Parquet files and nothing else: ``pandas.read_parquet("results/cells")`` reads all that is in it.
 """
 
@@ -17,6 +18,8 @@ CAPTURES = "captures"
 """Folder of the captures and of their analyses."""
 VLLM = "vllm"
 """Folder of vLLM's own result files of served load."""
+SEARCHES = "searches"
+"""Folder of unfinished searches for a capacity: the probes so far, until the row is there."""
 FAILURES = "failures"
 """Folder of the failure records, one JSON file per cell."""
 ENGINE_STARTS = "engine_starts.jsonl"
@@ -69,6 +72,11 @@ def capture_picture(row: str) -> str:
 def vllm_stem(row: str) -> str:
     """The place of vLLM's own result files without their suffixes, from the place of the row."""
     return f"{VLLM}/{row.removeprefix(f'{CELLS}/').removesuffix(ROW_SUFFIX)}"
+
+
+def probes(row: str) -> str:
+    """The place of the probes of an unfinished search, from the place of its row."""
+    return f"{SEARCHES}/{row.removeprefix(f'{CELLS}/capacity/').removesuffix(ROW_SUFFIX)}.jsonl"
 
 
 def failure_record(cell_id: str) -> str:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tpsweep.core.axes import AXES
 
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-FLOATS, TEXTS, INTS = (pa.list_(kind) for kind in (FLOAT, TEXT, INT))
+FLOATS, TEXTS, INTS, BOOLS = (pa.list_(kind) for kind in (FLOAT, TEXT, INT, BOOL))
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,12 @@ FIGURES = (
         "share of the time from first completion to last send; median of seeds",
     ),
     Column(
+        "steady_request_s",
+        FLOAT,
+        "serve: requests that ended per second of that time; request_s has the drain in it",
+    ),
+    Column("steady_output_tok_s", FLOAT, "serve: output tokens per second of that time"),
+    Column(
         "saturated",
         TEXT,
         "more arrived than was served: yes, no or not shown; null: closed loop, older rows",
@@ -168,6 +174,45 @@ FIGURES = (
     Column("prefill_chunked", BOOL, "batch x input_len exceeds max_num_batched_tokens"),
     Column("batch_held", BOOL, "static batches: the scheduler waited until all was queued"),
 )
+
+CAPACITY = (
+    Column("slo_names", TEXTS, "the config's slos; one element of the following for each"),
+    Column("capacity_request_s", FLOATS, "highest confirmed requests/s; null: none is"),
+    Column("capacity_upper_request_s", FLOATS, "lowest requests/s that fails; null: none does"),
+    Column(
+        "capacity_verdicts",
+        TEXTS,
+        "bracket, nothing passes, nothing fails, not monotonic or unfinished",
+    ),
+    Column("capacity_limits", TEXTS, "limit that failed at the upper rate, or saturated"),
+    Column(
+        "capacity_notes", TEXTS, "a cliff, rates out of order, or that the client was the limit"
+    ),
+    Column("capacity_output_tok_s", FLOATS, "output tokens/s at the capacity; mean of its seeds"),
+    Column("capacity_ttft_p50_ms", FLOATS, "median TTFT there"),
+    Column("capacity_ttft_p99_ms", FLOATS, "p99 of TTFT there; null under 1,000 requests"),
+    Column("capacity_tpot_p50_ms", FLOATS, "median TPOT there"),
+    Column("capacity_tpot_p99_ms", FLOATS, "p99 of TPOT there; null under 1,000 requests"),
+    Column("probe_request_s", FLOATS, "requests/s offered; one element per probe, in their order"),
+    Column("probe_seeds", INTS, "seed of its arrivals and of the order of its requests"),
+    Column("probe_purposes", TEXTS, "search, check (a rate tried again, or a lower one), confirm"),
+    Column("probe_verdicts", TEXTS, "by SLO: passes, fails (limits), or not known"),
+    Column("probe_counts", TEXTS, "JSON: by SLO and limit, requests (ITL: gaps) within it, of all"),
+    Column("probe_stopped", BOOLS, "ended early, as no SLO of interest could be kept any more"),
+    Column("probe_requests", INTS, "judged requests that ended"),
+    Column("probe_duration_s", FLOATS, "from first send to last answer, warm-up included"),
+    Column("probe_ttft_p50_ms", FLOATS, "of the judged requests; null under 20"),
+    Column("probe_ttft_p99_ms", FLOATS, "null under 1,000"),
+    Column("probe_tpot_p50_ms", FLOATS, "as TTFT"),
+    Column("probe_tpot_p99_ms", FLOATS, "as TTFT"),
+    Column("probe_sent_request_s", FLOATS, "requests/s that the client sent"),
+    Column("probe_served_request_s", FLOATS, "requests that ended per second of the judged time"),
+    Column("probe_output_tok_s", FLOATS, "output tokens per second of the judged time"),
+    Column("probe_queue", FLOATS, "mean requests in flight in the judged time"),
+    Column("probe_client_cpu_share", FLOATS, "CPU seconds of the client per second"),
+    Column("probe_engine_id", TEXTS, "engine start; a resumed search has several"),
+)
+"""Of a ``capacity`` cell: the answer for each SLO, and every probe of the search."""
 
 GPU_STATE = (
     Column("gpu_names", TEXTS, "per GPU of the group, from NVML"),
@@ -232,6 +277,7 @@ PROVENANCE = (
     Column("model_path", TEXT, "where the files were"),
     Column("request_set_digest", TEXT, "sha256 of the request set: its token ids and lengths"),
     Column("slo", TEXT, "serve: the limits of goodput as JSON; null without"),
+    Column("slos", TEXT, "capacity: the config's slos as JSON"),
     Column("profiler_ran", TEXT, "capture: torch or nsys, with its version"),
     Column(
         "capture_steady_from",
@@ -261,6 +307,6 @@ PROVENANCE = (
     Column("synthetic", BOOL, "true: invented for a test, never measured"),
 )
 
-COLUMNS = IDENTITY + SAMPLES + FIGURES + GPU_STATE + PROVENANCE
+COLUMNS = IDENTITY + SAMPLES + FIGURES + CAPACITY + GPU_STATE + PROVENANCE
 SCHEMA = pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in COLUMNS])
 IDENTITY_NAMES = tuple(column.name for column in IDENTITY)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LATENCY, THROUGHPUT, SERVE, CAPTURE = "latency", "throughput", "serve", "capture"
+LATENCY, THROUGHPUT, SERVE, CAPACITY = "latency", "throughput", "serve", "capacity"
+CAPTURE = "capture"
 OFFLINE, SERVER = "offline", "server"
 """Modes of an engine: requests by function call, or over HTTP on loopback."""
 ENGINE = "engine"
@@ -38,6 +39,7 @@ KINDS = {
         Kind(LATENCY, is_static=True, mode=OFFLINE, has_prefill=True, has_decode=True),
         Kind(THROUGHPUT, is_static=False, mode=OFFLINE),
         Kind(SERVE, is_static=False, mode=SERVER, has_decode=True),
+        Kind(CAPACITY, is_static=False, mode=SERVER),
         Kind(CAPTURE, is_static=True, mode=OFFLINE, is_profiled=True),
     )
 }

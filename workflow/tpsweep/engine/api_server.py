@@ -20,6 +20,7 @@ import psutil
 from tpsweep.core.cell import Engine
 from tpsweep.core.errors import EngineDiedError, StartError
 from tpsweep.core.failure import log_since, log_size, telling_lines
+from tpsweep.core.slo_counts import Stop
 from tpsweep.engine import load_generator, vllm_api
 from tpsweep.engine.drafts import Drafts
 from tpsweep.engine.load_generator import Sent
@@ -111,10 +112,11 @@ class Server:
         concurrency: int | None,
         seed: int,
         slo: Mapping[str, float],
+        stop: Stop | None = None,
     ) -> Sent:
         """Send a request set once; raises ``EngineDiedError`` if the server is gone after it."""
         target = load_generator.Target(self.url, self._key, self.tokenizer)
-        sent = load_generator.send(target, requests, rate, concurrency, seed, slo)
+        sent = load_generator.send(target, requests, rate, concurrency, seed, slo, stop)
         if any(sent.errors) and not self._answers():
             raise EngineDiedError("vLLM's server died while requests were being sent")
         return sent

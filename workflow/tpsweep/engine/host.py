@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import psutil
 
 from tpsweep.core.errors import EngineDiedError, StartError
+from tpsweep.core.slo_counts import Stop
 from tpsweep.engine import drafts, vllm_api
 from tpsweep.engine.api_server import HOST, Counters, read_counters
 from tpsweep.engine.drafts import Drafts
@@ -115,6 +116,7 @@ class EngineHost:
         concurrency: int | None,
         seed: int,
         slo: Mapping[str, float],
+        stop: Stop | None = None,
     ) -> Sent:
         """Send a request set once, over HTTP; raises ``EngineDiedError`` if engine or load
         generator is gone after it."""
@@ -123,7 +125,9 @@ class EngineHost:
         if not self._url:
             self._serve()
         try:
-            sent = self._load.send(self._url, self._key, requests, rate, concurrency, seed, slo)
+            sent = self._load.send(
+                self._url, self._key, requests, rate, concurrency, seed, slo, stop
+            )
         except (EngineDiedError, ValueError) as error:
             if isinstance(error, EngineDiedError) or self.engine.errored:
                 self.alive = False

@@ -11,17 +11,23 @@ import gc
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tpsweep.core.schema import PERCENTILES
+from tpsweep.core.slo_counts import Stop, Times, Watch
 from tpsweep.sweep.request_set import RequestSet
 
 MODEL_NAME = "tpsweep"
 """What the server calls its model: a name of the user's might be anything."""
+STOPPED = "stopped: the run was hopeless"
+"""Error of a request that was cut off because its run was: it is no failure of the server."""
+_BACKEND = "openai"
+_LOOK_S = 0.25
+"""How long a pause between two requests hides that the run is over."""
 _SLO_NAMES = {"ttft_ms": "ttft", "tpot_ms": "tpot", "e2e_ms": "e2el"}
 
 
@@ -32,7 +38,8 @@ class Sent:
     ``start_s`` is on any clock that is common to all. ``queued_s``: spent in the client, waiting
     for ``max_concurrency``; None where vLLM (before 0.30) does not tell. ``errors``: "" for a
     request that came back. ``client_cpu_s``: processor time of this process during the run.
-    ``raw``: vLLM's result.
+    ``raw``: vLLM's result. ``lost``: of a run that was cut off as hopeless, the limit that each SLO
+    lost; only the first requests of the set are in it. None: it ran to its end.
     """
 
     duration_s: float
@@ -45,6 +52,7 @@ class Sent:
     errors: list[str]
     client_cpu_s: float
     raw: dict[str, Any] = field(repr=False)
+    lost: Mapping[str, str] | None = None
 
     @property
     def e2e_s(self) -> list[float]:
@@ -81,10 +89,79 @@ class Target:
     tokenizer: Any = field(repr=False)
 
 
+class _Hopeless:
+    """Ends a run of vLLM's benchmark early: looks at each request that ends, and cuts off those
+    that are under way once no SLO can be kept any more."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.watch = Watch(stop)
+        self.is_over = False
+        self._began = time.perf_counter()
+        self._flying: set[asyncio.Task[Any]] = set()
+        self._sent = 0
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """In place of what vLLM sends a request with."""
+        from vllm.benchmarks import serve
+
+        own = serve.ASYNC_REQUEST_FUNCS[_BACKEND]
+
+        async def watched(request_func_input: Any, *rest: Any, **named: Any) -> Any:
+            place, self._sent = self._sent, self._sent + 1
+            began = time.perf_counter()
+            task = asyncio.current_task()
+            assert task is not None
+            self._flying.add(task)
+            try:
+                if self.is_over:
+                    return _cut_off(request_func_input, began)
+                output = await own(request_func_input, *rest, **named)
+            except asyncio.CancelledError:
+                if not self.is_over:
+                    raise
+                return _cut_off(request_func_input, began)
+            finally:
+                self._flying.discard(task)
+            if output.success and not self.is_over:
+                self._look(place, output)
+            return output
+
+        serve.ASYNC_REQUEST_FUNCS[_BACKEND] = watched
+        try:
+            yield
+        finally:
+            serve.ASYNC_REQUEST_FUNCS[_BACKEND] = own
+
+    def _look(self, place: int, output: Any) -> None:
+        times = times_of(output.ttft, output.itl, output.output_tokens)
+        self.watch.add(place, times, self._sent, time.perf_counter() - self._began)
+        if self.watch.is_hopeless:
+            self.is_over = True
+            for task in self._flying:
+                task.cancel()
+
+
+def _cut_off(asked: Any, began: float) -> Any:
+    from vllm.benchmarks.lib.endpoint_request_func import RequestFuncOutput
+
+    return RequestFuncOutput(prompt_len=asked.prompt_len, start_time=began, error=STOPPED)
+
+
+def times_of(ttft_s: float, itl_s: Sequence[float], tokens: int) -> Times:
+    """What a request took. As in vLLM's goodput an answer of one token keeps every TPOT."""
+    decode_s = sum(itl_s)
+    tpot_s = decode_s / (tokens - 1) if tokens > 1 else 0.0
+    return Times(1e3 * ttft_s, 1e3 * tpot_s, 1e3 * (ttft_s + decode_s), [1e3 * x for x in itl_s])
+
+
 @contextlib.contextmanager
-def _arriving(times_s: Sequence[float] | None) -> Iterator[None]:
+def _arriving(
+    times_s: Sequence[float] | None, is_over: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """vLLM's benchmark with requests at these times after its start, in place of a rate's: not
-    every version that we support has such a mode. Nothing changes for None."""
+    every version that we support has such a mode. Nothing changes for None. No further request is
+    sent when ``is_over``."""
     if times_s is None:
         yield
         return
@@ -95,7 +172,11 @@ def _arriving(times_s: Sequence[float] | None) -> Iterator[None]:
     ) -> AsyncIterator[tuple[Any, float]]:
         start = time.perf_counter()
         for request, at in zip(input_requests, times_s, strict=True):
-            await asyncio.sleep(max(0.0, start + at - time.perf_counter()))
+            await asyncio.sleep(0)
+            while (left := start + at - time.perf_counter()) > 0 and not is_over():
+                await asyncio.sleep(min(left, _LOOK_S))
+            if is_over():
+                return
             yield request, request_rate
 
     own = serve.get_request
@@ -118,9 +199,10 @@ def send(
     concurrency: int | None,
     seed: int,
     slo: Mapping[str, float],
+    stop: Stop | None = None,
 ) -> Sent:
     """Send ``requests`` once: ``rate`` of them a second (Poisson arrivals by ``seed``), or when
-    the set itself says.
+    the set itself says. ``stop``: when to end before that.
 
     EOS is ignored and the temperature is 0, so that every answer has the requested length.
     Failed requests are in the result, too: nothing here judges.
@@ -138,11 +220,16 @@ def send(
     gc.collect()
     gc.freeze()  # a collection among thousands of requests would pause their clocks
     busy_s = time.process_time()
-    with _arriving(requests.arrivals_s):
+    hopeless = _Hopeless(stop) if stop else None
+    with contextlib.ExitStack() as stack:
+        is_over = (lambda: hopeless.is_over) if hopeless else (lambda: False)
+        stack.enter_context(_arriving(requests.arrivals_s, is_over))
+        if hopeless:
+            stack.enter_context(hopeless.watching())
         result: dict[str, Any] = asyncio.run(
             benchmark(
                 task_type=TaskType.GENERATION,
-                endpoint_type="openai",
+                endpoint_type=_BACKEND,
                 api_url=f"{target.url}/v1/completions",
                 base_url=target.url,
                 model_id=MODEL_NAME,
@@ -180,4 +267,5 @@ def send(
         errors=result["errors"],
         client_cpu_s=busy_s,
         raw={"seed": seed, "request_rate": rate, "max_concurrency": concurrency, **result},
+        lost=dict(hopeless.watch.lost) if hopeless and hopeless.is_over else None,
     )

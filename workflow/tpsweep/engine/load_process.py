@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tpsweep.core.errors import EngineDiedError
+from tpsweep.core.slo_counts import Stop
 from tpsweep.engine import load_generator
 from tpsweep.engine.load_generator import Sent, Target
 from tpsweep.sweep.request_set import RequestSet
@@ -54,6 +55,7 @@ class LoadProcess:
         concurrency: int | None,
         seed: int,
         slo: Mapping[str, float],
+        stop: Stop | None = None,
     ) -> Sent:
         """As ``load_generator.send``, whose ``ValueError`` is raised here.
 
@@ -61,7 +63,7 @@ class LoadProcess:
         that the engine must not measure anything more.
         """
         try:
-            self._pipe.send((url, key, requests, rate, concurrency, seed, dict(slo)))
+            self._pipe.send((url, key, requests, rate, concurrency, seed, dict(slo), stop))
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join(END_S)

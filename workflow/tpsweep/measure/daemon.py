@@ -20,7 +20,7 @@ import sys
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -173,11 +173,13 @@ class Daemon:
         row = make_row(cell, self.record, measured, windows, context)
         reasons = measured.refusals + refusals(cell, self.record, windows, row)
         if reasons:
+            _remove(measured.scratch)
             return Answer(False, "invalid", "; ".join(reasons))
         try:
             write_row(row, Path(request.row))
         except OSError as error:
             return Answer(False, "write", f"{request.row}: {error.strerror}")
+        _remove(measured.scratch)
         self.written[root][cell.cell_id] = cell.path
         return Answer(True)
 
@@ -216,6 +218,12 @@ class Daemon:
         for root, places in self.written.items():
             with contextlib.suppress(OSError):
                 keep_part(root, self.record.engine_id, places)
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for path in files:
+        with contextlib.suppress(OSError):  # one that stays is of a cell that has its row
+            path.unlink(missing_ok=True)
 
 
 def _answer(client: socket.socket, answer: Answer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -27,9 +28,11 @@ class Measurement:
 
     ``figures``: the workload's columns of ``core.schema``, samples included. ``refusals``: why it
     must not become a row; empty if it may. ``output_tokens``: of all repeats that the energy is of.
+    ``scratch``: files that are of no use once the cell has its row, or is refused.
     """
 
     times: Times
     figures: dict[str, Any] = field(repr=False)
     refusals: list[str]
     output_tokens: int
+    scratch: Sequence[Path] = ()

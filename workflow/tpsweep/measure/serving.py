@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -120,6 +121,7 @@ def figures(cell: Cell, requests: RequestSet, runs: Sequence[Sent]) -> dict[str,
     slo = cell.extra.get("slo") or {}
     chunks = len(samples["itl"]) + len(samples["ttft"])
     shares = [steady_share(sent) for sent in runs]
+    steady = [found for sent in runs if (found := steady_rates(sent, *steady_window(sent)))]
     load = load_of(runs, cell.request_rate, cell.max_concurrency)
     growth = load.growth if load else None
     return {
@@ -145,6 +147,8 @@ def figures(cell: Cell, requests: RequestSet, runs: Sequence[Sent]) -> dict[str,
         **_goodput(runs, slo),
         "steady_share_samples": shares,
         "steady_share": float(np.median(shares)),
+        "steady_request_s": _median([one.request_s for one in steady]),
+        "steady_output_tok_s": _median([one.output_tok_s for one in steady]),
         "saturated": load.verdict if load else None,
         "latency_growth": growth.value if growth else None,
         "latency_growth_lo": growth.lo if growth else None,
@@ -157,11 +161,45 @@ def figures(cell: Cell, requests: RequestSet, runs: Sequence[Sent]) -> dict[str,
 
 
 def steady_share(sent: Sent) -> float:
-    """Of the run's time, the share from the first completion to the last send.
+    """Of the run's time, the share of the steady window."""
+    since, until = steady_window(sent)
+    return max(0.0, until - since) / sent.duration_s
 
-    Before it the load still builds up, after it the server only empties.
+
+def steady_window(sent: Sent) -> tuple[float, float]:
+    """From the first completion to the last send: before it the load still builds up, after it the
+    server only empties. It ends before it begins where all came at once."""
+    return min(sent.end_s), max(sent.start_s)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a server did in a window."""
+
+    request_s: float
+    output_tok_s: float
+
+
+def steady_rates(sent: Sent, since: float, until: float) -> Rates | None:
+    """Requests that ended and tokens that came, per second between two times; None for no time.
+
+    A chunk of several tokens counts with its answer's mean.
     """
-    return max(0.0, max(sent.start_s) - min(sent.end_s)) / sent.duration_s
+    if until <= since:
+        return None
+    ended, tokens = 0, 0.0
+    for start, ttft, itl, length in zip(
+        sent.start_s, sent.ttft_s, sent.itl_s, sent.output_lens, strict=True
+    ):
+        chunks = start + ttft + np.concatenate(([0.0], np.cumsum(itl)))
+        ended += length > 0 and since < chunks[-1] <= until
+        inside = np.count_nonzero((since < chunks) & (chunks <= until))
+        tokens += length * inside / chunks.size
+    return Rates(ended / (until - since), tokens / (until - since))
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
 
 
 def load_of(
@@ -176,10 +214,10 @@ def load_of(
         return None if verdict is None else saturation.Load(verdict, None)
     if concurrency is not None and any(sent.queued_s is None for sent in runs):
         return saturation.Load(saturation.NOT_SHOWN, None)
-    return saturation.judge([_seed(sent) for sent in runs])
+    return saturation.judge([seed_of(sent) for sent in runs])
 
 
-def _seed(sent: Sent) -> saturation.Seed:
+def seed_of(sent: Sent) -> saturation.Seed:
     """Times from the arrival on; the latency of an answer of mean length."""
     arrival = np.asarray(sent.arrival_s)
     ttft = np.asarray(sent.start_s) + np.asarray(sent.ttft_s) - arrival

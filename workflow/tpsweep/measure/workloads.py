@@ -6,7 +6,7 @@ import gzip
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,25 @@ from typing import Any
 from tpsweep.core import results_paths
 from tpsweep.core.atomic import replacing
 from tpsweep.core.cell import Cell
-from tpsweep.core.method import LEAST_ENERGY_S
-from tpsweep.core.workloads import CAPTURE, KINDS, LATENCY, SERVE, SERVER, THROUGHPUT
+from tpsweep.core.method import LEAST_ENERGY_S, METHOD
+from tpsweep.core.workloads import (
+    CAPACITY,
+    CAPTURE,
+    KINDS,
+    LATENCY,
+    SERVE,
+    SERVER,
+    THROUGHPUT,
+)
 from tpsweep.engine.api_server import Server
 from tpsweep.engine.host import EngineHost
 from tpsweep.engine.load_generator import Sent
 from tpsweep.engine.offline import OfflineEngine
-from tpsweep.measure import capture, latency, serving, throughput
+from tpsweep.measure import capacity, capture, latency, serving, throughput
 from tpsweep.measure.build_row import EngineRecord
 from tpsweep.measure.measurement import Measurement
+from tpsweep.measure.probe_log import ProbeLog
+from tpsweep.perfmodel.cell_time import saturation_request_s
 from tpsweep.sweep import request_set, sharegpt
 from tpsweep.sweep.request_set import RequestSet
 
@@ -77,10 +87,33 @@ def _serve(cell: Cell, engine: Served, files: Files, _: EngineRecord) -> Measure
     return replace(measurement, figures={**measurement.figures, "vllm_results": kept})
 
 
+def _capacity(cell: Cell, engine: Served, files: Files, about: EngineRecord) -> Measurement:
+    send = partial(engine.send, slo={})
+    requests = _requests(cell, engine, files)
+    log = ProbeLog(files.results / results_paths.probes(cell.path), _whose(cell, requests, about))
+    expected = saturation_request_s(cell, about.shape)
+    measured = capacity.run(cell, requests, send, engine.counters, log, expected, about.engine_id)
+    return replace(measured, scratch=[log.path])
+
+
+def _whose(cell: Cell, requests: RequestSet, about: EngineRecord) -> dict[str, Any]:
+    """What must agree for the probes of a killed search to count: another machine, vLLM or method
+    gives other numbers."""
+    return {
+        "cell_id": cell.cell_id,
+        "method": METHOD[cell.workload],
+        "requests": requests.digest,
+        "software": asdict(about.software),
+        "cpu": about.host.cpu_model,
+        "gpus": sorted(info.name for info in about.gpus.infos),
+    }
+
+
 MEASURE: Mapping[str, Callable[[Cell, Any, Files, EngineRecord], Measurement]] = {
     LATENCY: _latency,
     THROUGHPUT: _throughput,
     SERVE: _serve,
+    CAPACITY: _capacity,
     CAPTURE: _capture,
 }
 """Kind of workload -> what measures it, on an engine of the kind's mode."""

@@ -14,7 +14,8 @@ from functools import cache
 
 from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.method import LEAST_ENERGY_S
-from tpsweep.core.workloads import LATENCY, THROUGHPUT
+from tpsweep.core.slo_counts import slos_of
+from tpsweep.core.workloads import CAPACITY, LATENCY, THROUGHPUT
 from tpsweep.perfmodel.constants import NoExpectationError, document
 from tpsweep.perfmodel.gpu_specs import Card, card_by_name, unknown_card
 from tpsweep.perfmodel.memory import Limits, Load, fit, in_blocks
@@ -144,16 +145,15 @@ def _static(
 
 def _requests(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellExpectation:
     """A set of requests: as many in flight as the rate, or the limits, make of it."""
-    replicas, stages = cell.engine.replicas, cell.engine.pp
+    replicas = cell.engine.replicas
     requests = math.ceil((cell.num_prompts or 1) / replicas)
-    most = min(requests, step.sequences(input_len + output_len))
+    most = step.sequences(input_len + output_len)
+    if cell.workload == CAPACITY:
+        return _search(cell, step, input_len, output_len)
+    most = min(requests, most)
     if cell.max_concurrency is not None:
         most = min(most, max(1, cell.max_concurrency // replicas))
-    # Waiting prompts share a step up to max_num_batched_tokens: their prefill is that much cheaper.
-    together = max(1, min(most, int(cell.engine.args["max_num_batched_tokens"]) // input_len))
-    # Of requests that come and go, all stages of a pipeline have some.
-    first = step.prefill(together, input_len, output_len) / together / stages
-    full = first + output_len * step.decode(most, input_len, output_len, stages) / most
+    first, full = _each(step, input_len, output_len, most)
     rate = math.inf if cell.request_rate is None else cell.request_rate / replicas
     if rate >= 1e3 / full:
         duration, tpot = requests * full / 1e3, full * most / output_len
@@ -165,6 +165,55 @@ def _requests(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellE
     alone = step.known_prefill(step.prefill(1, input_len, output_len))
     # The prefills of others are a part of every token's time.
     return CellExpectation(alone, None if alone is None else tpot, seconds)
+
+
+def _each(step: _Step, input_len: int, output_len: int, most: int) -> tuple[float, float]:
+    """Engine time of a request's prefill, and of all of it, when ``most`` run at a time."""
+    # Waiting prompts share a step up to max_num_batched_tokens: their prefill is that much cheaper.
+    together = max(1, min(most, int(step.engine.args["max_num_batched_tokens"]) // input_len))
+    # Of requests that come and go, all stages of a pipeline have some.
+    stages = step.engine.pp
+    first = step.prefill(together, input_len, output_len) / together / stages
+    return first, first + output_len * step.decode(most, input_len, output_len, stages) / most
+
+
+PROBES, MORE_PROBES = 10, 4
+"""Of a search for one SLO, and for each further one."""
+PROBE_SHARE = 1.4
+"""Of its judged time: a probe with its warm-up and its end. Hopeless ones are shorter."""
+SEARCHED = 0.7
+"""Of what the server can do: about where the probes are."""
+
+
+def _search(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellExpectation:
+    """A search for a capacity: so many probes of the time that their requests take to come."""
+    most = _most_request_s(step, input_len, output_len)
+    slos = slos_of(cell.extra["slos"])
+    rate = min(SEARCHED * most, cell.extra["max_request_rate"])
+    least = max(cell.extra["probe_requests"], *(slo.least_requests for slo in slos))
+    probe_s = PROBE_SHARE * max(cell.extra["probe_s"], least / rate)
+    seconds = (PROBES + MORE_PROBES * (len(slos) - 1)) * probe_s
+    return CellExpectation(seconds=seconds + cost("cell_gap_s"))
+
+
+def _most_request_s(step: _Step, input_len: int, output_len: int) -> float:
+    """Requests/s of all replicas, with as many in flight as fit."""
+    _, full = _each(step, input_len, output_len, step.sequences(input_len + output_len))
+    return step.engine.replicas * 1e3 / full
+
+
+def saturation_request_s(cell: Cell, shape: Shape | None) -> float | None:
+    """The most that a cell's engine should serve, in requests/s; None where nothing is known."""
+    card = card_by_name(cell.engine.gpu_card)
+    if card is None or shape is None or cell.input_len is None or cell.output_len is None:
+        return None
+    try:
+        work = work_of(cell.engine, shape)
+        if work.no_expectation or _exchanged(cell.engine):
+            return None
+        return _most_request_s(_Step(work, card, cell.engine), cell.input_len, cell.output_len)
+    except (NoExpectationError, NoWorkError):
+        return None
 
 
 def _in_flight(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpsweep.config.load import Config, ConfigError
-from tpsweep.config.settings import Capture, RequestSet, Serve, WorkloadEntry
+from tpsweep.config.settings import Capacity, Capture, RequestSet, Serve, WorkloadEntry
 from tpsweep.core.axes import CELL_AXES, ENGINE_AXES, LAYOUT
 from tpsweep.core.cell import BF16, NSYS_ONLY, NSYS_OR_TORCH, Cell, Engine
 from tpsweep.core.layout import Layout
@@ -21,6 +21,10 @@ from tpsweep.sweep import request_set
 
 if TYPE_CHECKING:
     from snakemake_executor_plugin_submitit.site import Site
+
+
+Slos = Mapping[str, Mapping[str, float]]
+"""The config's SLOs: limits by the name of each."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,13 @@ def expand(config: Config, site: Site) -> list[Planned]:
     owners: dict[str, str] = {}
     exclusions = [exclusion.axes for exclusion in config.settings.exclude]
     unused = set(range(len(exclusions)))
+    slos = {name: slo.limits for name, slo in config.settings.slos.items()}
     for name, entry in config.settings.workloads.items():
         dataset = _find_dataset(name, entry, config.base)
         for engine in _engines(entry, config, site):
             problem = _layout_problem(engine, config, site) or dataset.problem
             problem = problem or _precision_problem(engine, config) or _drafts_problem(engine)
-            for cell in _cells(entry, engine, dataset):
+            for cell in _cells(entry, engine, dataset, slos):
                 _claim(cell, name, owners)
                 matching = [i for i, axes in enumerate(exclusions) if matches(axes, cell)]
                 unused.difference_update(matching)
@@ -154,7 +159,7 @@ def _mode(entry: WorkloadEntry, card: str) -> str:
     return KINDS[entry.kind].mode
 
 
-def _cells(entry: WorkloadEntry, engine: Engine, dataset: Dataset) -> Iterator[Cell]:
+def _cells(entry: WorkloadEntry, engine: Engine, dataset: Dataset, slos: Slos) -> Iterator[Cell]:
     """The cells that one engine measures for a workload."""
     listed = {axis.name: entry.listed(axis) or [axis.default] for axis in CELL_AXES}
     is_trace = isinstance(entry, Serve) and entry.dataset == "trace"
@@ -172,16 +177,19 @@ def _cells(entry: WorkloadEntry, engine: Engine, dataset: Dataset) -> Iterator[C
             dataset=entry.dataset if isinstance(entry, RequestSet) else "random",
             warmups=entry.warmups,
             repeats=entry.repeats,
-            extra=_extra(entry, dataset),
+            extra=_extra(entry, dataset, slos),
         )
 
 
-def _extra(entry: WorkloadEntry, dataset: Dataset) -> dict[str, Any]:
+def _extra(entry: WorkloadEntry, dataset: Dataset, slos: Slos) -> dict[str, Any]:
     """What else of a workload can change a number."""
     if isinstance(entry, Capture):
         return {"profiler": entry.profiler}
     if isinstance(entry, Serve):
         return {**dataset.identity, "slo": entry.slo.model_dump(exclude_none=True)}
+    if isinstance(entry, Capacity):
+        keys = ("probe_s", "probe_requests", "max_request_rate", "max_probes")
+        return {**dataset.identity, "slos": slos, **{key: getattr(entry, key) for key in keys}}
     return {**dataset.identity}
 
 

@@ -11,6 +11,7 @@ from tpsweep.analysis.builder import Builder, build_tables
 from tpsweep.results.load import Results
 from tpsweep.tables import (
     batch_scaling,
+    capacity,
     cells,
     communication,
     cost,
@@ -37,6 +38,7 @@ BUILDERS = (
     Builder("tp_comparison", tp_comparison.build, tp_comparison.VIEWS),
     Builder("throughput", throughput.build, throughput.VIEWS),
     Builder("serving", serving.build, serving.VIEWS),
+    Builder("capacity", capacity.build, capacity.VIEWS),
     Builder("communication", communication.build, communication.VIEWS),
     Builder("terms", terms.build, terms.VIEWS, terms.NEEDS),
     Builder("batch_scaling", batch_scaling.build, batch_scaling.VIEWS),

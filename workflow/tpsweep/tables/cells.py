@@ -24,7 +24,7 @@ from tpsweep.core import schema
 from tpsweep.core.manifest import LABELS
 from tpsweep.core.schema import TEXT, Column
 from tpsweep.core.stats import MIN_REPEATS
-from tpsweep.core.workloads import SERVE
+from tpsweep.core.workloads import CAPACITY, SERVE
 
 STATE = (
     STATE_COLUMN,
@@ -67,7 +67,7 @@ def build(source: Source) -> Table:
     names = [column.name for column in COLUMNS]
     lines = [{name: cell[name] for name in names} for cell in source.cells]
     for line in lines:
-        if line["workload"] != SERVE and (line["repeats"] or 0) < MIN_REPEATS:
+        if line["workload"] not in (SERVE, CAPACITY) and (line["repeats"] or 0) < MIN_REPEATS:
             # Older rows have intervals of three repeats, which cover 75 %.
             line.update(dict.fromkeys(_ENDS))
     sort_records(lines, IDENTITY_ORDER)

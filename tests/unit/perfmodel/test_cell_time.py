@@ -1,0 +1,68 @@
+"""What a search for a capacity should start from, and how long it should take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.unit.perfmodel.test_work import EIGHT, cell
+from tpsweep.core.cell import Cell
+from tpsweep.perfmodel.cell_time import expected_of, saturation_request_s
+
+P90, P99 = {"chat": {"ttft_p90_ms": 500.0}}, {"chat": {"ttft_p99_ms": 500.0}}
+
+
+def capacity_cell(replicas: int = 1, **extra: Any) -> Cell:
+    plain = cell(gpu_memory_utilization=0.9)
+    settings = {
+        "slos": P90,
+        "probe_s": 30.0,
+        "probe_requests": 400,
+        "max_request_rate": 1000.0,
+        **extra,
+    }
+    return replace(
+        plain,
+        workload="capacity",
+        batch=None,
+        num_prompts=1000,
+        input_len=220,
+        output_len=190,
+        engine=replace(plain.engine, mode="server", replicas=replicas),
+        extra=settings,
+    )
+
+
+def test_a_search_starts_from_what_an_engine_serves_at_most() -> None:
+    one = saturation_request_s(capacity_cell(), EIGHT)
+    assert one is not None
+    # As many as a whole set at once are served at.
+    served = replace(capacity_cell(), workload="serve", request_rate=None, repeats=1)
+    many = replace(served, num_prompts=100_000)
+    seconds = expected_of(many, EIGHT).seconds
+    assert seconds is not None and one == pytest.approx(100_000 / seconds, rel=0.01)
+    assert saturation_request_s(capacity_cell(replicas=2), EIGHT) == pytest.approx(2 * one)
+    assert saturation_request_s(capacity_cell(), None) is None
+    lengths = replace(capacity_cell(), dataset="lengths", input_len=None, output_len=None)
+    assert saturation_request_s(lengths, EIGHT) is None
+
+
+def seconds_of(**extra: Any) -> float:
+    found = expected_of(capacity_cell(**extra), EIGHT).seconds
+    assert found is not None
+    return found
+
+
+def test_a_search_takes_its_probes_time() -> None:
+    usual = seconds_of()
+    assert usual == pytest.approx(10 * 1.4 * 30, rel=0.05)  # ten probes of 30 s and their ends
+    two = seconds_of(slos={**P90, "bulk": {"ttft_p50_ms": 500.0}})
+    assert two == pytest.approx(1.4 * usual, rel=0.05)
+    # At 2 requests/s the 2,000 requests of a p99 take 1,000 s.
+    slow = seconds_of(slos=P99, max_request_rate=2.0)
+    assert slow == pytest.approx(10 * 1.4 * 1000, rel=0.05)
+    assert seconds_of(slos=P99, max_request_rate=2.0, probe_requests=4000) == pytest.approx(
+        2 * slow, rel=0.05
+    )
