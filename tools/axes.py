@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from tpsweep.core.axes import LISTED, REQUIRED, SWEEP, Axis
+from tpsweep.core.axes import LAYOUT, LISTED, REQUIRED, SWEEP, Axis
 
 PAGE = Path(__file__).parents[1] / "docs" / "config.md"
 BEGIN, END = "<!-- axes: made by `python -m tools.axes` -->", "<!-- end of axes -->"
@@ -32,6 +32,8 @@ def _line(axis: Axis) -> tuple[str, ...]:
 
 
 def _places(axis: Axis) -> str:
+    if axis in LAYOUT and axis.lists.get(SWEEP) is REQUIRED:
+        return "the top level (required without `layouts`); a workload may narrow it"
     if axis.is_sweep_wide:
         return f"the top level{_default(axis.lists[SWEEP])}; a workload may narrow it"
     return ", ".join(f"`{kind}`{_default(default)}" for kind, default in axis.lists.items())

@@ -53,7 +53,7 @@ class Sweep:
             "site": "here",
             "gpu": "H200",
             "gpu_card": "H200",
-            "gpus": tp * axes.get("pp", 1) * axes.get("replicas", 1),
+            "gpus": tp * axes.get("pp", 1) * axes.get("replicas", 1) * axes.get("dp", 1),
             "model": "llama",
             "dtype": "bfloat16",
             "weights": "real",
@@ -69,10 +69,11 @@ class Sweep:
             "run": 1,
             **axes,
         }
-        settings = identity.pop("settings", None)  # stands in the manifest only
+        # These stand in the manifest only.
+        beside = {name: identity.pop(name, None) for name in ("settings", "experts")}
         path = f"cells/{identity['workload']}/{identity['cell_id']}.parquet"
         self.manifest.append(
-            {**identity, "settings": settings, "path": path, "status": status, "reason": reason}
+            {**identity, **beside, "path": path, "status": status, "reason": reason}
         )
         figures: Record = {"synthetic": True, **(measured or {})}
         if tpot is not None:

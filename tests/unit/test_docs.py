@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 SECTIONS = {
     "Settings": "Top level",
     "ModelEntry": "Models",
+    "LayoutEntry": "Layouts",
     "Workload": "Workloads",
     "Pins": "Engine",
     "StaticBatch": "Static batches",

@@ -13,6 +13,7 @@ import yaml
 from tpsweep.config.load import Config, ConfigError, load_config
 from tpsweep.config.settings import OWNED, json_schema
 from tpsweep.core.axes import BACKENDS
+from tpsweep.core.layout import Layout
 from tpsweep.engine.vllm_api import ALLREDUCE
 
 ROOT = Path(__file__).parents[3]
@@ -192,6 +193,15 @@ def test_a_good_config_loads() -> None:
             "distributed_executor_backend: 'ray'; allowed: mp, uni (no Ray)",
         ),
         ("pp", [0], "allowed"),
+        ("tp", MISSING, "tp: None: missing: give it, or layouts"),
+        # layouts
+        ("layouts", [{"tp": 2}], "tp: [1, 2]: allowed: layouts, or the lists tp, pp, ep"),
+        ("workloads/decode/layouts", [{"tp": 2}], "decode.layouts: 'TP=2': allowed: part of"),
+        ("layouts", [], "layouts: []: allowed: at least 1 entry"),
+        ("layouts", [{"tp": 2}, {"tp": 2, "pp": 1}], "each layout once; TP=2 appears twice"),
+        ("layouts", [{"tp": 0}], "layouts.0.tp: 0: allowed: greater than or equal to 1"),
+        ("layouts", [{"tpp": 2}], "layouts.0.tpp: 2: unknown key; allowed: tp, pp, ep"),
+        ("layouts", {"tp": 2}, "layouts: {'tp': 2}: allowed: a list"),
         ("variants/eager", {"max_model_len": 4}, "max_model_len is set by the workload's engine"),
         (
             "variants/eager",
@@ -204,8 +214,13 @@ def test_a_good_config_loads() -> None:
         ("variants/eager", {"cpu_offload_gb": "4"}, "cpu_offload_gb: '4'; allowed: a number of 0"),
         (
             "variants/eager",
-            {"decode_context_parallel_size": "x"},
-            "decode_context_parallel_size: 'x'; allowed: a whole number above 0",
+            {"decode_context_parallel_size": 2},
+            "decode_context_parallel_size is set by dcp; allowed: vLLM's other",
+        ),
+        (
+            "variants/eager",
+            {"data_parallel_size": 2},
+            "data_parallel_size is set by dp or replicas; allowed: vLLM's other",
         ),
         (
             "variants/eager",
@@ -241,6 +256,46 @@ def test_a_mistake_is_one_line(path: str, value: object, said: str) -> None:
     assert message.startswith("config: ")
     assert "\n" not in message
     assert len(message) < 1000
+
+
+def listing(given: Any, **of_decode: Any) -> Config:
+    """A config with ``layouts`` in place of lists, and more keys of its static batch."""
+    data = copy.deepcopy(GOOD)
+    del data["tp"]
+    data["workloads"]["decode"] |= of_decode
+    return load_config({**data, "layouts": given}, ROOT)
+
+
+TP2, PP2, PAIR = {"tp": 2}, {"pp": 2}, {"replicas": 2}
+
+
+def test_layouts_stand_in_place_of_the_product_of_their_lists() -> None:
+    decode, served = listing([TP2, PP2, PAIR]).settings.workloads.values()
+    config = listing([TP2, PP2, PAIR])
+    # A static batch has no replicas; an axis that an entry does not name is at its least.
+    assert config.layouts(decode) == [Layout(tp=2), Layout(tp=1, pp=2)]
+    assert config.layouts(served) == [Layout(tp=2), Layout(tp=1, pp=2), Layout(tp=1, replicas=2)]
+    narrow = listing([TP2, PP2, PAIR], layouts=[PP2])
+    assert narrow.layouts(narrow.settings.workloads["decode"]) == [Layout(tp=1, pp=2)]
+    assert len(narrow.layouts(narrow.settings.workloads["load"])) == 3
+
+
+@pytest.mark.parametrize(
+    ("layouts", "of_decode", "said"),
+    [
+        ([TP2], {"layouts": [PP2]}, "decode.layouts: 'TP=1 x PP=2': allowed: part of the sweep's"),
+        ([TP2], {"tp": [2]}, "workloads.decode.tp: [2]: allowed: layouts, or the lists tp, pp"),
+        ([TP2, PAIR], {"layouts": [PAIR]}, "'TP=1 x 2 replicas': allowed: replicas with kind"),
+        ([PAIR], {}, "workloads.decode: layouts: 'TP=1 x 2 replicas': allowed: at least one that"),
+        ([{"tp": 3}], {}, "layouts: 'TP=3': it does not divide the model's 4 attention heads"),
+    ],
+)
+def test_a_mistake_in_layouts_is_one_line(
+    layouts: Any, of_decode: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        listing(layouts, **of_decode)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_empty_file_is_one_line() -> None:
@@ -335,9 +390,11 @@ def test_the_committed_sweeps_load_and_fit_the_schema(file: str) -> None:
 
 
 def test_the_schema_refuses_what_the_loader_refuses() -> None:
-    data = {**GOOD, "resutls": "x"}
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(data, json.loads(json_schema()))
+    neither = {key: value for key, value in GOOD.items() if key != "tp"}
+    for data in ({**GOOD, "resutls": "x"}, {**GOOD, "layouts": [TP2]}, neither):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(data, json.loads(json_schema()))
+    jsonschema.validate({**neither, "layouts": [TP2, PP2, PAIR]}, json.loads(json_schema()))
     jsonschema.validate(GOOD, json.loads(json_schema()))
 
 

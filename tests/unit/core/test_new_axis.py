@@ -55,6 +55,8 @@ config |= {"site": "cluster/local/site.yaml", "tp": [1], "runs": 1}
 before = load_sweep(config, root)
 asked = load_sweep({**config, "stripes": [1, 2]}, root)
 only = load_sweep({**config, "stripes": [1, 2], "only": {"stripes": 2}}, root)
+lists = {key: value for key, value in config.items() if key != "tp"}
+ways = load_sweep({**lists, "layouts": [{"tp": 1}, {"stripes": 2}]}, root)
 left = load_sweep({**config, "stripes": [1, 2], "exclude": [{"stripes": 2, "reason": "no"}]}, root)
 try:
     load_sweep({**config, "stripes": [0]}, root)
@@ -87,6 +89,7 @@ json.dump({
     "only": len(only.only), "planned": len(asked.jobs), "new": len(new),
     "excluded": sum(item.status == "excluded" for item in left.planned),
     "refused": refused,
+    "by_layouts": [item.cell.cell_id for item in ways.planned],
     "arguments": [llm_arguments(cell.engine).get("stripe_size") for cell in (cells[0], new[0])],
     "old_rows": sorted(set(load(old).rows["stripes"])),
     "old_manifest": sorted(set(load(old).manifest["stripes"])),
@@ -139,6 +142,10 @@ def test_it_is_in_config_filters_and_messages(found: dict[str, Any]) -> None:
     assert found["only"] == found["excluded"] == found["new"]
     assert "stripes" in found["refused"]
     assert "0" in found["refused"]
+
+
+def test_an_entry_of_layouts_may_name_it(found: dict[str, Any]) -> None:
+    assert sorted(found["by_layouts"]) == sorted(found["ids"])
 
 
 def test_it_is_in_the_file_name_and_the_world_size(found: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from tests.unit.perfmodel.test_floors import CELL, H200, LLAMA
 from tests.unit.perfmodel.test_quantization import shape
 from tpsweep.core.cell import Cell
 from tpsweep.core.layout import Layout
-from tpsweep.perfmodel.cell_time import expected_of
+from tpsweep.perfmodel.cell_time import expected_of, saturation_request_s
 from tpsweep.perfmodel.floors import decode_floor_ms, floors_of
 from tpsweep.perfmodel.memory import GIB, Limits, Load, fit, problem
 from tpsweep.perfmodel.work import NoWorkError, Work, work_under
@@ -30,8 +30,7 @@ def work(precision: str = "bf16", **args: Any) -> Work:
 
 
 def load(one: Work) -> Load:
-    asked = one.offloaded, one.dcp
-    return Load(one.shape, one.dtype, one.cache_dtype, 4, 640, *asked)
+    return Load(one.shape, one.dtype, one.cache_dtype, 4, 640, one.offloaded)
 
 
 LINEAR = 32 * (4096 * 10240 + 3 * 4096 * 14336)
@@ -135,23 +134,18 @@ def test_overrides_of_the_config_make_another_shape() -> None:
 
 
 def test_ranks_that_share_a_sequences_cache() -> None:
-    dcp = work(decode_context_parallel_size=2)
-    assert "needs 2 ranks with the same of the model's 8 KV heads" in str(dcp.tp_problem(8))
-    assert dcp.tp_problem(16) is None
-    assert "no multiple of decode_context_parallel_size 2" in str(dcp.tp_problem(1))
-    found, plain = (fit(load(one), LIMITS, Layout(tp=16)) for one in (dcp, work()))
-    assert found.cache == plain.cache / 2
-    floors = floors_of(cell(decode_context_parallel_size=2), EIGHT)
-    whole = floors_of(cell(), EIGHT)
+    wide = replace(CELL, engine=replace(CELL.engine, tp=16, args=PINS))
+    shared = replace(wide, engine=replace(wide.engine, dcp=2))
+    floors, whole = floors_of(shared, EIGHT), floors_of(wide, EIGHT)
     assert floors.decode_ms == whole.decode_ms and floors.decode_ms is not None
     assert floors.decode_kv_ms is not None and whole.decode_kv_ms is not None
     assert floors.decode_kv_ms - floors.decode_ms == pytest.approx(
         (whole.decode_kv_ms - floors.decode_ms) / 2
     )
-    latent = work_under(
-        {"decode_context_parallel_size": 8}, "bfloat16", "bf16", shape("deepseek-v3")
-    )
-    assert latent.tps() == [8, 16]
+    found = expected_of(shared, EIGHT)
+    assert found.tpot_ms is found.seconds is None
+    assert found.note == "no constants for decode context parallelism"
+    assert saturation_request_s(wide, EIGHT) and not saturation_request_s(shared, EIGHT)
 
 
 def test_whole_experts_need_no_part_of_a_block() -> None:

@@ -12,11 +12,15 @@ import pytest
 
 from tests.unit.perfmodel.test_quantization import shape
 from tpsweep.cli.main import main
+from tpsweep.core.layout import Layout
+from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.modules import WHOLE
 from tpsweep.plan.explain import COMMUNICATION, STATE, explain
 from tpsweep.plan.explain_page import page
 from tpsweep.plan.explain_text import size, text
 from tpsweep.plan.split import VLLM_VERSION
+from tpsweep.plan.spread import Spread, spread
+from tpsweep.plan.spread_text import text as spread_text
 
 ROOT = Path(__file__).parents[3]
 FAMILIES = (
@@ -120,13 +124,17 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--explain", "llama-3.1-8b"], "--tp: None, allowed"),
+        (["--explain", "qwen3-30b-a3b"], "--tp: None, allowed"),
         (["--explain", "llama-3.1-8b", "--tp", "3"], "--tp: 3: it does not divide the model's 32"),
         (["--explain", "gpt-5", "--tp", "2"], "--explain: 'gpt-5', allowed: a config.json"),
         (["--explain", "Makefile", "--tp", "2"], "Makefile: not JSON"),
         (["--explain", "llama-3.1-8b", "--tp", "2", "--batch", "0"], "--batch: 0"),
         (["--explain", "llama-3.1-8b", "--tp", "2", "--dtype", "int8"], "--dtype: 'int8'"),
         (["--tp", "2"], "--tp: only with --explain"),
+        (["--pp", "2"], "--pp: only with --explain"),
+        (["--explain", "llama-3.1-8b", "--pp", "0"], "--pp: 0, allowed: with --explain a number"),
+        (["--explain", "llama-3.1-8b", "--dp", "2"], "TP=1 x DP=2 (experts joined): dp 2: the mod"),
+        (["--explain", "llama-3.1-8b", "--tp", "3", "--pp", "2"], "TP=3 x PP=2: it does not div"),
     ],
 )
 def test_bad_usage_is_one_line(
@@ -137,6 +145,88 @@ def test_bad_usage_is_one_line(
     captured = capsys.readouterr()
     assert said in captured.err
     assert len(captured.err.splitlines()) == 1 and not captured.out
+
+
+def moved(found: Spread) -> dict[tuple[int, str, str], tuple[float, int]]:
+    return {(one.stage, one.kind, one.of): (one.bytes, one.per_step) for one in found.moves}
+
+
+def test_a_pipeline_by_hand() -> None:
+    """70B, three stages of TP=2: 27, 27 and 26 layers; 4 sequences of 8192 numbers of 2 bytes."""
+    found = spread(shape("llama-3.1-70b"), "bfloat16", Layout(tp=2, pp=3), batch=4)
+    held = [(one.first, one.last, one.layers, one.weight_bytes) for one in found.held]
+    assert held == [  # as in test_memory_of_a_gpu_by_hand; the middle one has layers alone
+        (0, 1, (0, 26), 24_153_341_952),
+        (2, 3, (27, 53), 27 * 855_654_400),
+        (4, 5, (54, 79), 26 * 855_654_400 + 1_050_673_152 + 8192),
+    ]
+    assert moved(found) == {
+        (0, "all-reduce", "the embedding"): (65536, 1),
+        **{(stage, "all-reduce", "attention"): (65536, 27 - stage // 2) for stage in range(3)},
+        **{(stage, "all-reduce", "dense MLPs"): (65536, 27 - stage // 2) for stage in range(3)},
+        # Each rank sends half of hidden state and residual; the next stage puts them together.
+        **{(stage, "send", "hidden state, residual"): (32768, 2) for stage in range(2)},
+        **{(stage, "all-gather", "hidden state, residual"): (32768, 2) for stage in range(2)},
+        (2, "all-gather", "logits"): (4 * 64128 * 2, 1),
+        (2, "broadcast", "chosen tokens"): (16, 1),
+    }
+
+
+def test_experts_and_what_is_sent_to_them_by_hand() -> None:
+    """Mixtral on three GPUs of their own attention: 3, 3 and 2 experts of 176,160,768."""
+    config = json.loads((ROOT / "tests/data/published_shapes.json").read_text("utf-8"))
+    mixtral = Shape.from_config(config["mixtral-8x7b"]["config"])
+    found = spread(mixtral, "bfloat16", Layout(tp=1, dp=3, ep=True), batch=2)
+    rest, expert = 1_605_636_096, 32 * 176_160_768
+    assert [(one.engine, one.experts, one.weight_bytes) for one in found.held] == [
+        (0, (0, 2), 2 * (rest + 3 * expert)),
+        (1, (3, 5), 2 * (rest + 3 * expert)),
+        (2, (6, 7), 2 * (rest + 2 * expert)),
+    ]
+    state = 2 * 4096 * 2
+    dispatch, combine = "tokens to experts (dispatch)", "experts to tokens (combine)"
+    assert moved(found) == {
+        (0, "all-gather", dispatch): (state, 32),
+        (0, "reduce-scatter", combine): (3 * state, 32),
+    }
+    split = spread(mixtral, "bfloat16", Layout(tp=2, dp=2), batch=2)
+    assert [(one.first, one.last, one.experts) for one in split.held] == [
+        (0, 1, None),
+        (2, 3, None),
+    ]
+    assert moved(split)[0, "all-gather", dispatch] == (state, 32)
+    assert moved(split)[0, "all-reduce", "experts"] == (state, 32)
+    assert "1/4 of each of 8" in spread_text("mixtral", split)
+    # With both, each rank of TP sends its part of the tokens, and no all-reduce follows.
+    both = moved(spread(mixtral, "bfloat16", Layout(tp=2, dp=2, ep=True), batch=2))
+    assert (0, "all-reduce", "experts") not in both
+    assert both[0, "all-gather", dispatch] == both[0, "all-gather", "tokens after the experts"]
+    assert both[0, "all-gather", dispatch] == (state / 2, 32)
+    alone = spread_text("mixtral", spread(mixtral, "bfloat16", Layout(tp=2, ep=True)))
+    assert "4-7 of 8, whole" in alone and "dispatch" not in alone
+    assert "No tokens are sent to experts: every GPU has them all." in alone
+
+
+def test_ranks_that_share_a_cache_exchange_queries_and_sums() -> None:
+    found = spread(shape("qwen3-30b-a3b"), "bfloat16", Layout(tp=8, dcp=2), batch=3)
+    # 4 of 32 heads a rank, of 128 numbers; a sum of 32 bits for each head of both ranks
+    assert moved(found)[0, "all-gather", "queries"] == (3 * 4 * 128 * 2, 48)
+    assert moved(found)[0, "all-gather", "sums of weights"] == (3 * 8 * 4, 48)
+    assert moved(found)[0, "reduce-scatter", "attention's outputs"] == (3 * 8 * 128 * 2, 48)
+
+
+def test_without_a_layout_each_of_the_config(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = ["plan", "--configfile", "cluster/gpu-host/layouts.yaml", "--explain", "qwen3-30b-a3b"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "qwen3-30b-a3b at TP=2 + EP: 2 GPUs" in said
+    assert "qwen3-30b-a3b at TP=1 + EP: ep true: one GPU has all experts" in said
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["layouts"]
+    assert [one["layout"] for one in found] == ["TP=1", "TP=1 + EP", "TP=2", "TP=2 + EP"]
 
 
 def test_sizes() -> None:

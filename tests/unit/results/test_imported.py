@@ -117,6 +117,14 @@ def test_what_is_set_must_not_contradict_a_file(
     assert row["output_tok_s_per_gpu"] == 128.0
 
 
+def test_data_parallel_engines_are_replicas_unless_the_user_says_joined(tmp_path: Path) -> None:
+    file = put(tmp_path / "serve.json", SERVE | {"data_parallel_size": 2, "tp": 2})
+    (row,) = taken(tmp_path / "a", file)
+    assert (row["replicas"], row["dp"], row["gpus"]) == (2, None, 4)
+    (row,) = taken(tmp_path / "b", file, "--set", "dp=2", "--set", "ep=true")
+    assert (row["replicas"], row["dp"], row["gpus"], row["ep"]) == (1, 2, 4, True)
+
+
 def test_the_other_benchmarks_and_a_file_of_several_results(tmp_path: Path) -> None:
     files = [
         put(tmp_path / "latency.json", LATENCY),

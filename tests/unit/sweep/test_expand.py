@@ -39,6 +39,13 @@ DECODE: dict[str, Any] = {
     "input_len": [512],
     "output_len": [128],
 }
+ONLINE: dict[str, Any] = {
+    "kind": "serve",
+    "num_prompts": [100],
+    "input_len": [512],
+    "output_len": [128],
+    "request_rate": [4],
+}
 BASE: dict[str, Any] = {
     "vllm_version": "0.32.0",
     "models": {"8b": model("8b")},
@@ -132,8 +139,16 @@ def test_narrowing_takes_a_part_of_the_axes(site: Site) -> None:
             {"gpus": ["cpu"], "tp": [2], "ep": [True]},
             "ep true: vLLM's CPU engine has no expert parallelism",
         ),
-        ({"tp": [1], "ep": [True]}, "ep true: one GPU has all experts; allowed: with tp above 1"),
-        ({"tp": [2], "ep": [True]}, "ep true: 8b has no experts"),
+        ({"tp": [1], "ep": [True]}, "8b: ep true: the model has no experts"),
+        ({"tp": [1], "dcp": [2]}, "8b: dcp 2: it does not divide tp 1"),
+        (
+            {"gpus": ["cpu"], "tp": [2], "dcp": [2]},
+            "dcp 2: vLLM's attention on CPUs has no decode context parallelism",
+        ),
+        (
+            {"gpus": ["cpu"], "tp": [1], "workloads": {"s": {**ONLINE, "dp": [2]}}},
+            "dp 2: vLLM's CPU engine cannot exchange tokens between joined experts",
+        ),
         (
             {
                 "models": {"70b": model("70b")},

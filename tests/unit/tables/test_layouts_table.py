@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from statistics import median
 
 import pytest
 
 from tests.unit.made_up import Record, Sweep
+from tpsweep.core.layout import Layout
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -132,3 +136,55 @@ def test_a_pipeline_stands_beside_the_engine_on_as_many_gpus(sweep: Sweep) -> No
     compared = {(line["tp"], line["pp"]): line for line in sweep.read("tp_comparison")}
     assert compared[1, 2]["decode_speedup"] == pytest.approx(6.5 / 6.6)
     assert {(p["tp_from"], p["tp_to"]) for p in sweep.read("tp_pairs")} == {(1, 2)}
+
+
+@pytest.fixture(params=["manifest", "capture"])
+def mixture(request: pytest.FixtureRequest, sweep: Sweep) -> Sweep:
+    """A mixture of experts at TP 1 and 2. An older manifest does not say so, a capture does."""
+    known = {"experts": 8} if request.param == "manifest" else {}
+    for tp, batch in ((1, 2), (1, 4), (2, 4)):
+        sweep.add(tp, tpot=8.0 / tp, batch=batch, run=0, **known)
+    for tp in (1, 2):
+        sweep.offline(tp, 3.0 * tp, **known)
+        sweep.online(tp, ttft=20.0, **known)
+    sweep.online(1, ttft=24.0, dp=2, measured={"output_tok_s": 420.0}, **known)
+    if not known:
+        sweep.capture(1, config=MIXTRAL["config"])
+    return sweep
+
+
+MIXTRAL = json.loads((ROOT / "tests/data/published_shapes.json").read_text("utf-8"))["mixtral-8x7b"]
+
+
+def test_joined_experts_are_never_called_independent(mixture: Sweep) -> None:
+    mixture.tables()
+    static, served = (
+        [line for line in mixture.read("layouts") if line["workload"] == kind]
+        for kind in ("latency", "serve")
+    )
+    one, joined = static
+    assert (one["tp"], one["state"], joined["dp"], joined["gpus"]) == (2, "measured", 2, 2)
+    assert joined["state"].startswith("not computed: one engine does not tell")
+    assert joined["output_tok_s"] is joined["tpot_ms_ratio"] is None
+    assert {(line["tp"], line["dp"], line["replicas"], line["state"]) for line in served} == {
+        (2, 1, 1, "measured"),
+        (1, 2, 1, "measured"),
+    }
+    assert "DP=2 (experts joined)" in Layout.of(served[1]).label
+    # What the other tables compute from an engine of its own:
+    assert all(p["equal_sequences_ratio"] is None for p in mixture.read("tp_pairs"))
+    assert all(line["split_output_tok_s"] is None for line in mixture.read("tp_comparison"))
+    assert not any("sequences" in line["metric"] for line in mixture.read("crossover"))
+    assert {line["source"] for line in mixture.read("throughput")} == {"measured"}
+    for name in ("layouts", "throughput", "crossover", "tp_comparison"):
+        said = mixture.markdown(name).partition("\n\n")[0]
+        assert "2 times TP=1" not in said and "engines of TP=1" not in said
+
+
+def test_room_for_requests_is_that_of_all_engines(sweep: Sweep) -> None:
+    for tp, batch, tokens in ((1, 1, 400_000), (1, 2, 400_000), (2, 2, 900_000)):
+        sweep.add(tp, tpot=8.0 / tp, batch=batch, measured={"kv_cache_tokens": tokens})
+    found = lines(sweep)
+    assert found[2, 2, 1]["kv_cache_tokens"] == 900_000
+    assert found[2, 1, 2]["kv_cache_tokens"] == 800_000
+    assert "| 900000" in sweep.markdown("layouts")

@@ -2,7 +2,8 @@
 
 One engine of TP=2 at batch B and two of TP=1 at B/2 hold the same GPUs and serve the same
 sequences. The smaller ones are computed: their own line at that share of the batch, times their
-number, as if they did not disturb each other.
+number, as if they did not disturb each other. Engines of a mixture of experts would: vLLM joins
+their experts, and nothing is computed.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ class Shares:
     def at(self, series: Series, small: Layout, engines: int) -> Line | None:
         """The line of ``small`` at the ``engines``-th part of the batch of ``series``.
 
-        None if the batch does not divide, or the matrix has no such cell.
+        None if the batch does not divide, the matrix has no such cell, or the engines would share
+        their experts.
         """
         share, rest = divmod(series.batch or 0, engines)
-        return None if rest else self._lines.get(_place(series, share, small))
+        return None if rest or series.has_experts else self._lines.get(_place(series, share, small))
 
 
 def engines_on(gpus: int, small: Layout) -> int | None:

@@ -274,6 +274,12 @@ class Series:
         return [difference for difference in found if difference]
 
     @property
+    def has_experts(self) -> bool:
+        """Its model is a mixture of experts: vLLM joins those of data-parallel engines, so that one
+        engine alone does not tell what two would do."""
+        return any(cell["experts"] for line in self.lines for cell in line.cells)
+
+    @property
     def batch(self) -> int | None:
         """Sequences in the static batch; None for other workloads."""
         found: int | None = self.key[KEY.index("batch")]

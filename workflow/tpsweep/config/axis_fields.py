@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, create_model
 
 from tpsweep.config.types import Name, Rate, distinct
-from tpsweep.core.axes import FILTERS, LISTED, REQUIRED, SWEEP, Axis, of_kind
+from tpsweep.core.axes import FILTERS, LAYOUT, LISTED, REQUIRED, SWEEP, Axis, of_kind
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 Fields = Mapping[str, tuple[Any, Any]]
@@ -46,9 +46,21 @@ def list_field(axis: Axis, default: list[Any] | None) -> tuple[Any, Any]:
 
 
 def sweep_lists() -> Fields:
-    """Of the whole sweep, by config key; models and variants are mappings there."""
+    """Of the whole sweep, by config key; models and variants are mappings there.
+
+    Layout axes may be left out: ``layouts`` stands in their place."""
     wide = [axis for axis in LISTED if axis.is_sweep_wide and axis.name not in NAMED]
-    return {str(axis.config_key): list_field(axis, axis.lists[SWEEP]) for axis in wide}
+    return {str(axis.config_key): list_field(axis, _sweep_default(axis)) for axis in wide}
+
+
+def _sweep_default(axis: Axis) -> list[Any] | None:
+    default = axis.lists[SWEEP]
+    return None if axis in LAYOUT and default is REQUIRED else default
+
+
+def layout_values() -> Fields:
+    """Of an entry of ``layouts``: a value of each layout axis."""
+    return {axis.name: (_value_type(axis, axis.choices), axis.unsaid) for axis in LAYOUT}
 
 
 def narrowed_lists() -> Fields:

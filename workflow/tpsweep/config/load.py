@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from tpsweep.config.errors import ConfigError, of_pydantic
 from tpsweep.config.settings import (
     Capacity,
+    LayoutEntry,
     ModelEntry,
     RequestSet,
     Settings,
@@ -26,7 +27,8 @@ from tpsweep.config.settings import (
     WorkloadEntry,
 )
 from tpsweep.core import cell
-from tpsweep.core.axes import LISTED, Axis
+from tpsweep.core.axes import LAYOUT, LISTED, REQUIRED, SWEEP, Axis
+from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.model_shape import (
     Shape,
     UnknownShapeError,
@@ -83,10 +85,43 @@ class Config:
         """The sweep's values of a sweep-wide axis: a list, or the names of a mapping."""
         return list(getattr(self.settings, str(axis.config_key)))
 
+    def of_workload(self, axis: Axis, entry: WorkloadEntry) -> list[Any]:
+        """An axis's values for a workload: its own, else the sweep's, else the default alone."""
+        if own := entry.listed(axis):
+            return own
+        return self.listed(axis) if axis.is_sweep_wide else [axis.default]
+
+    def layouts(self, entry: WorkloadEntry) -> list[Layout]:
+        """The layouts of a workload's engines: of ``layouts`` those that its kind can have, or the
+        product of the layout axes' lists."""
+        if (chosen := entry.layouts or self.settings.layouts) is not None:
+            return [one.layout for one in chosen if not foreign_axes(entry.kind, one.layout)]
+        names = [axis.name for axis in LAYOUT]
+        return [
+            Layout(**dict(zip(names, sizes, strict=True)))
+            for sizes in itertools.product(*(self.of_workload(axis, entry) for axis in LAYOUT))
+        ]
+
+    def count_layouts(self, entry: WorkloadEntry) -> int:
+        """How many ``layouts`` has, without making them."""
+        if self.settings.layouts is not None:
+            return len(self.layouts(entry))
+        return math.prod(len(self.of_workload(axis, entry)) for axis in LAYOUT)
+
     @property
     def models(self) -> dict[str, ModelEntry]:
         """The models as the file has them."""
         return self.settings.models
+
+
+def foreign_axes(kind: str, layout: Layout) -> list[Axis]:
+    """The axes that a layout uses and a kind of workload does not have."""
+    return [
+        axis
+        for axis in LAYOUT
+        if not (axis.is_sweep_wide or kind in axis.lists)
+        and not axis.is_default(layout.sizes[axis.name])
+    ]
 
 
 def load_config(data: Mapping[str, Any], base: Path) -> Config:
@@ -200,6 +235,7 @@ def _check(config: Config) -> None:
     """What holds between keys. Raises ``ConfigError``."""
     settings = config.settings
     _check_results(config)
+    _check_layouts(config)
     _check_size(config)
     _check_labels(settings.models)
     slugs: dict[str, str] = {}
@@ -220,7 +256,8 @@ def _check(config: Config) -> None:
     for name, entry in settings.workloads.items():
         key = f"workloads.{name}"
         for axis in WIDE:
-            _known(f"{key}.{axis.config_key}", entry.listed(axis), config.listed(axis))
+            if axis not in LAYOUT or settings.layouts is None:
+                _known(f"{key}.{axis.config_key}", entry.listed(axis), config.listed(axis))
         _check_lengths(key, entry)
         if isinstance(entry, Capacity) and not settings.slos:
             allowed = "allowed with slos at the top level, such as {chat: {ttft_p99_ms: 500}}"
@@ -242,6 +279,47 @@ def _check_results(config: Config) -> None:
         raise ConfigError("results", results, "allowed: a writable folder")
 
 
+def _check_layouts(config: Config) -> None:
+    """Layouts are given by ``layouts`` or by the layout axes' lists."""
+    settings, names = config.settings, ", ".join(str(axis.config_key) for axis in LAYOUT)
+    if settings.layouts is None:
+        for axis in LAYOUT:
+            key = str(axis.config_key)
+            if axis.lists.get(SWEEP) is REQUIRED and getattr(settings, key) is None:
+                raise ConfigError(key, None, "missing: give it, or layouts")
+        for name, entry in settings.workloads.items():
+            if entry.layouts is not None:
+                allowed = "allowed: part of the sweep's layouts, and it has none"
+                raise ConfigError(f"workloads.{name}.layouts", _labels(entry.layouts), allowed)
+        return
+    allowed = f"allowed: layouts, or the lists {names}; not both"
+    _no_lists("", settings, allowed)
+    for name, entry in settings.workloads.items():
+        key = f"workloads.{name}"
+        _no_lists(f"{key}.", entry, allowed)
+        for one in entry.layouts or ():
+            if one not in settings.layouts:
+                said = f"allowed: part of the sweep's layouts: {_labels(settings.layouts)}"
+                raise ConfigError(f"{key}.layouts", one.layout.label, said)
+            for axis in foreign_axes(entry.kind, one.layout):
+                said = f"allowed: {axis.name} with kind {' or '.join(axis.lists)} only"
+                raise ConfigError(f"{key}.layouts", one.layout.label, said)
+        if not config.layouts(entry):
+            said = f"allowed: at least one that kind {entry.kind} can have"
+            raise ConfigError(f"{key}: layouts", _labels(settings.layouts), said)
+
+
+def _no_lists(prefix: str, given: Settings | WorkloadEntry, allowed: str) -> None:
+    for axis in LAYOUT:
+        key = str(axis.config_key)
+        if key in given.model_fields_set:
+            raise ConfigError(f"{prefix}{key}", getattr(given, key), allowed)
+
+
+def _labels(layouts: Iterable[LayoutEntry]) -> str:
+    return ", ".join(one.layout.label for one in layouts)
+
+
 def _check_size(config: Config) -> None:
     """An upper bound, from the lengths of the axes alone: nothing is expanded to find it."""
     total, settings = 0, config.settings
@@ -250,9 +328,8 @@ def _check_size(config: Config) -> None:
         if runs > MOST_CELLS:
             key = f"workloads.{name}.runs" if entry.runs else "runs"
             raise ConfigError(key, runs, f"allowed: up to {MOST_CELLS}, the limit per sweep")
-        wide = [entry.listed(axis) or config.listed(axis) for axis in WIDE]
-        own = [entry.listed(axis) or [None] for axis in LISTED if axis not in WIDE]
-        total += runs * math.prod(map(len, (*wide, *own)))
+        lists = [config.of_workload(axis, entry) for axis in LISTED if axis not in LAYOUT]
+        total += runs * math.prod(map(len, lists)) * config.count_layouts(entry)
         if total > MOST_CELLS:
             allowed = f"allowed: up to {MOST_CELLS} cells in a sweep; it makes them {total}"
             raise ConfigError(f"workloads.{name}", "its axes", allowed)
@@ -301,15 +378,19 @@ def _check_work(
     if entry.engine.max_model_len > most:
         allowed = f"allowed: up to the {most} positions of {name}"
         raise ConfigError(f"{key}.engine.max_model_len", entry.engine.max_model_len, allowed)
-    ways = itertools.product(entry.tp or config.settings.tp, entry.ep or config.settings.ep)
-    for tp, ep in ways:
+    for layout in config.layouts(entry):
+        tp, ep = layout.tp, layout.ep
         problem = work.tp_problem(tp, ep=ep)
-        cells = {**here, "workload": entry.kind, "tp": tp, "ep": ep}
+        cells = {**here, "workload": entry.kind, **layout.sizes}
         left_out = any(e.axes.items() <= cells.items() for e in config.settings.exclude)
         if problem and not left_out:
-            where = f"{key}.tp" if entry.tp else "tp"
+            list_key = "tp" if config.settings.layouts is None else "layouts"
+            where = f"{key}.{list_key}" if getattr(entry, list_key) else list_key
             allowed = ", ".join(map(str, work.tps(ep=ep))) or "none"
-            raise ConfigError(where, tp, f"{problem} ({name}); allowed: {allowed}")
+            given: Any = tp
+            if list_key == "layouts":
+                given, allowed = layout.label, f"tp {allowed}"
+            raise ConfigError(where, given, f"{problem} ({name}); allowed: {allowed}")
 
 
 def _known(key: str, given: Iterable[Any] | None, known: Iterable[Any]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Field,
     JsonValue,
     model_validator,
@@ -23,13 +24,15 @@ from pydantic_core import PydanticCustomError
 
 from tpsweep.config.axis_fields import (
     filter_values,
+    layout_values,
     narrowed_lists,
     own_lists,
     sweep_lists,
     with_fields,
 )
 from tpsweep.config.types import LEAST_RATE, Closed, Count, Name, PathText, Several, Whole
-from tpsweep.core.axes import BY_NAME, LISTED, Axis
+from tpsweep.core.axes import BY_NAME, LAYOUT, LISTED, Axis
+from tpsweep.core.layout import Layout
 from tpsweep.core.schema import PERCENTILES
 from tpsweep.core.slo_counts import METRICS, PER_REQUEST
 from tpsweep.core.workloads import CAPACITY, CAPTURE, LATENCY, SERVE, THROUGHPUT
@@ -85,9 +88,6 @@ def _values(arguments: dict[str, JsonValue]) -> Iterator[tuple[str, JsonValue, s
     offload = arguments.get("cpu_offload_gb")
     if offload is not None and not (_is_number(offload, int | float) and offload >= 0):  # type: ignore[operator]
         yield "cpu_offload_gb", offload, "a number of 0 or more"
-    ranks = arguments.get("decode_context_parallel_size")
-    if ranks is not None and not (_is_number(ranks, int) and ranks >= 1):  # type: ignore[operator]
-        yield "decode_context_parallel_size", ranks, "a whole number above 0"
     draft = arguments.get("speculative_config")
     if draft is None:
         return
@@ -103,6 +103,16 @@ def _is_number(value: JsonValue, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def _owners() -> dict[str, str]:
+    """Engine arguments that axes set, and the config's lists of these axes."""
+    owners: dict[str, str] = {}
+    for axis in LISTED:
+        if axis.vllm_arg:
+            before = f"{owners[axis.vllm_arg]} or " if axis.vllm_arg in owners else ""
+            owners[axis.vllm_arg] = f"{before}{axis.config_key}"
+    return owners
+
+
 OWNED: Mapping[str, str] = {
     "model": "models",
     "tokenizer": "models",
@@ -111,12 +121,14 @@ OWNED: Mapping[str, str] = {
     "load_format": "models (weights)",
     "quantization": "precision, or by the checkpoint",
     "quantization_config": "precision, or by the checkpoint",
-    "prefill_context_parallel_size": "nothing (not measured; allowed: tp, pp, ep, replicas)",
+    "prefill_context_parallel_size": (
+        f"nothing (not measured; allowed: {', '.join(axis.name for axis in LAYOUT)})"
+    ),
     **dict.fromkeys(
         ("nnodes", "node_rank", "master_addr", "master_port"),
         "tp, pp and the site's per_node (an engine takes as many nodes as it needs)",
     ),
-    **{axis.vllm_arg: axis.config_key for axis in LISTED if axis.vllm_arg and axis.config_key},
+    **_owners(),
     "disable_custom_all_reduce": "allreduce_backends",
     "max_model_len": "the workload's engine",
     "max_num_seqs": "the workload's engine",
@@ -140,7 +152,7 @@ OWNED: Mapping[str, str] = {
             *("data_parallel_hybrid_lb", "data_parallel_external_lb", "data_parallel_backend"),
             "data_parallel_multi_port_external_lb",
         ),
-        "replicas",
+        "dp or replicas",
     ),
 }
 """Engine arguments that a variant must not hold, and where they are set instead."""
@@ -192,6 +204,32 @@ class AxisLists(Closed):
         def __getattr__(self, name: str) -> Any: ...
 
 
+@with_fields(layout_values())
+class LayoutEntry(Closed):
+    """A way to spread a model over GPUs, in place of the product of the layout axes' lists."""
+
+    @property
+    def layout(self) -> Layout:
+        """What it says."""
+        return Layout(**self.model_dump())
+
+
+def _each_once(entries: list[LayoutEntry]) -> list[LayoutEntry]:
+    seen: set[Layout] = set()
+    for entry in entries:
+        if entry.layout in seen:
+            raise PydanticCustomError(
+                "distinct",
+                "allowed: each layout once; {value} appears twice",
+                {"value": entry.layout.label},
+            )
+        seen.add(entry.layout)
+    return entries
+
+
+Layouts = Annotated[list[LayoutEntry], Field(min_length=1), AfterValidator(_each_once)]
+
+
 @with_fields(narrowed_lists())
 class Workload(AxisLists):
     """What all workloads have. The lists narrow the global axes to a part of them."""
@@ -202,6 +240,7 @@ class Workload(AxisLists):
     minutes: Count = 10
     label: str | None = None
     runs: Count | None = None
+    layouts: Layouts | None = None
 
     def listed(self, axis: Axis) -> list[Any] | None:
         """The workload's own values of an axis; None if it has none, or does not narrow it."""
@@ -399,12 +438,17 @@ class SloLimits(Slo):
 class Settings(AxisLists):
     """The whole of config.yaml."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["tp"]}, {"required": ["layouts"]}]}
+    )
+
     results: PathText = "results"
     vllm_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+[\w.+]*$")]
     hf_home: PathText | None = None
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     variants: Annotated[dict[Name, EngineArguments], Field(min_length=1)] = {"default": {}}
     runs: Count = 1
+    layouts: Layouts | None = None
     workloads: Annotated[dict[Name, WorkloadEntry], Field(min_length=1)]
     engine_start_minutes: Count = 15
     one_start: bool = True

@@ -87,6 +87,11 @@ class Axis:
         """Whether ``value`` says nothing that a cell without the axis would not say."""
         return bool(value == self.default)
 
+    @property
+    def unsaid(self) -> Any:
+        """The value in a layout that does not name the axis: its default, else the least."""
+        return self.least if self.default is None else self.default
+
     def words(self, value: Any) -> str:
         """The value as people read it in a label."""
         text = (self.label or f"{self.name} {{}}").format(value)
@@ -190,9 +195,40 @@ AXES = (
         vllm_arg="enable_expert_parallel",
     ),
     Axis(
+        "dcp",
+        int,
+        "decode context parallelism: TP ranks that each keep a part of a sequence's KV cache; "
+        "default 1",
+        Group.LAYOUT,
+        "DCP",
+        "DCP={}",
+        short="dcp",
+        config_key="dcp",
+        lists={SWEEP: [1]},
+        default=1,
+        added=True,
+        vllm_arg="decode_context_parallel_size",
+    ),
+    Axis(
+        "dp",
+        int,
+        "data parallelism of a mixture of experts: engines with requests and attention of their "
+        "own, whose experts are joined; default 1",
+        Group.LAYOUT,
+        "DP",
+        "DP={} (experts joined)",
+        short="dp",
+        config_key="dp",
+        lists={SERVE: [1], CAPACITY: [1]},
+        default=1,
+        added=True,
+        multiplies_gpus=True,
+        vllm_arg="data_parallel_size",
+    ),
+    Axis(
         "replicas",
         int,
-        "engines side by side (data parallelism); default 1",
+        "engines side by side that share nothing (data parallelism without experts); default 1",
         Group.LAYOUT,
         "Replicas",
         "{} replicas",

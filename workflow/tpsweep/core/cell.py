@@ -119,10 +119,10 @@ class Engine(Layout):
     def shared(self) -> Engine:
         """What is started for its cells: an engine that runs offline and served cells alike.
 
-        nsys slows the process that it profiles, and replicas are several engines: these have a
-        start of their own.
+        nsys slows the process that it profiles, and data parallelism is several engines: these
+        have a start of their own.
         """
-        if self.replicas > 1 or self.mode not in (OFFLINE, SERVER):
+        if self.engines > 1 or self.mode not in (OFFLINE, SERVER):
             return self
         return dataclasses.replace(self, mode=ENGINE)
 

@@ -20,6 +20,8 @@ class Layout:
     tp: int
     pp: int = 1
     ep: bool = False
+    dcp: int = 1
+    dp: int = 1
     replicas: int = 1
 
     @classmethod
@@ -55,6 +57,21 @@ class Layout:
     def nodes_on(self, per_node: int) -> int:
         """How many nodes of ``per_node`` GPUs it takes."""
         return -(-self.gpus // per_node)
+
+    @property
+    def engines(self) -> int:
+        """Engine cores that vLLM starts, each with requests of its own."""
+        return self.dp * self.replicas
+
+    @property
+    def expert_ranks(self) -> int:
+        """GPUs over which the experts of a layer are spread, split or whole."""
+        return self.tp * self.dp
+
+    @property
+    def expert_split(self) -> int:
+        """GPUs that hold a part of the same expert."""
+        return 1 if self.ep else self.expert_ranks
 
     @property
     def is_tp_alone(self) -> bool:

@@ -22,6 +22,7 @@ COLUMNS = (
     Column("minutes", INT, "the cell's own time limit"),
     Column("entry", TEXT, "the workload's name in the config"),
     *LABELS,
+    Column("experts", INT, "experts of a layer of the model, 0: dense; null: not known"),
     Column("expected_prefill_ms", FLOAT, "by docs/expectation.md, never measured; latency only"),
     Column("expected_tpot_ms", FLOAT, "by docs/expectation.md, never measured; latency, serve"),
     Column("expected_s", FLOAT, "what the cell should take on its engine; null: not known"),

@@ -272,6 +272,11 @@ PROVENANCE = (
     Column("tp_ran", INT, "tensor-parallel size of the loaded engine"),
     Column("pp_ran", INT, "pipeline-parallel size of the loaded engine; null in older rows: 1"),
     Column("ep_ran", BOOL, "expert parallelism of the loaded engine; null: its log does not say"),
+    Column(
+        "kv_cache_tokens",
+        INT,
+        "tokens that the KV cache of the engine holds, from its log; of several engines together",
+    ),
     Column("model_path", TEXT, "where the files were"),
     Column("request_set_digest", TEXT, "sha256 of the request set: its token ids and lengths"),
     Column("slo", TEXT, "serve: the limits of goodput as JSON; null without"),

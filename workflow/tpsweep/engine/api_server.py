@@ -25,6 +25,7 @@ from tpsweep.engine import load_generator, vllm_api
 from tpsweep.engine.drafts import Drafts
 from tpsweep.engine.load_generator import Sent
 from tpsweep.engine.metrics import total
+from tpsweep.perfmodel.layout_problem import data_problem
 from tpsweep.perfmodel.model_shape import shape_of
 from tpsweep.sweep.request_set import RequestSet
 
@@ -91,7 +92,7 @@ class Server:
             if not left:
                 taken = f"port: {number}: in use by another process, like the one before"
                 raise StartError("engine_start", f"{taken}; allowed: a free port; try again")
-        self._check_replicas()
+        self._check_engines()
         self._read_model(log_since(log, offset))
 
     @property
@@ -174,17 +175,16 @@ class Server:
         why = lines[-1] if lines else "it logged nothing"
         return f"vLLM's server ended with exit code {self.process.returncode}: {why}"
 
-    def _check_replicas(self) -> None:
-        """Each replica has an engine core; one process for all would be another measurement."""
+    def _check_engines(self) -> None:
+        """Each data-parallel engine has a core; one for all would be another measurement."""
         titles = [
             " ".join(process.cmdline())
             for process in psutil.Process(self.process.pid).children(recursive=True)
         ]
         cores = sum(title.startswith(f"{vllm_api.PROCESS_TITLE}EngineCore") for title in titles)
-        if cores != self.engine.replicas:
-            raise StartError(
-                "invalid", f"replicas: {self.engine.replicas} were requested, {cores} engines run"
-            )
+        if cores != self.engine.engines:
+            said = f"{self.engine.engines} engines were requested, {cores} run"
+            raise StartError("invalid", f"{self.engine.product}: {said}")
 
     def _read_model(self, said: str) -> None:
         from vllm.tokenizers import get_tokenizer
@@ -193,6 +193,8 @@ class Server:
         model, revision = self.engine.model.path, self.arguments.get("revision")
         config = get_config(model, trust_remote_code=False, revision=revision)
         self.shape = shape_of(config.to_dict())
+        if self.shape and (problem := data_problem(self.engine, self.shape)):
+            raise StartError("invalid", problem)  # not known when it was planned
         self.vocabulary = int(config.vocab_size)
         self.tokenizer = get_tokenizer(model, revision=revision)
         facts = vllm_api.log_facts(said, self.engine.tp)

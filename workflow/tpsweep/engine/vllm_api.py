@@ -129,6 +129,7 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "Initializing a V1 LLM engine (v%s) with config",
         "init engine (profile, create kv cache, warmup model) took ",
     ),
+    "vllm/v1/core/kv_cache_utils.py": ("KV cache size: %s tokens",),
     "vllm/v1/executor/multiproc_executor.py": (
         "set_process_title(",
         "def __init__(self, vllm_config: VllmConfig, monitor_workers: bool = True)",
@@ -211,6 +212,7 @@ _SIZES = re.compile(
     r"Initializing a V1 LLM engine .*?\btensor_parallel_size=(?P<tp>\d+)"
     r".*?\bpipeline_parallel_size=(?P<pp>\d+)"
 )
+_CACHE = re.compile(r"KV cache size: ([\d,]+) tokens")
 _FUSIONS = re.compile(r"Enabled custom fusions: (?P<names>.+?)\s*$", re.MULTILINE)
 _COMPILED = "Compiling a graph for compile range"
 _LOADED = ("Directly load the compiled graph(s)", "Directly load AOT compilation from path")
@@ -275,6 +277,7 @@ class LogFacts:
     fusions: str | None
     tp: int | None = None
     pp: int | None = None
+    kv_cache_tokens: int | None = None  # of all engine cores together
     graphs: str | None = None  # "compiled" at this start | "loaded" from vLLM's cache | "none"
 
 
@@ -626,7 +629,9 @@ def log_facts(text: str, tp: int) -> LogFacts:
     found = _SIZES.search(text)
     tp_ran, pp_ran = (int(found["tp"]), int(found["pp"])) if found else (None, None)
     nccl_version = nccl["version"] if nccl else None
-    return LogFacts(backend, nccl_version, fused, tp_ran, pp_ran, _graphs(text))
+    caches = [int(size.replace(",", "")) for size in _CACHE.findall(text)]
+    sizes = tp_ran, pp_ran, sum(caches) or None
+    return LogFacts(backend, nccl_version, fused, *sizes, _graphs(text))
 
 
 def _graphs(text: str) -> str | None:

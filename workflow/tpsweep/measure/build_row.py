@@ -23,6 +23,7 @@ from tpsweep.engine.vllm_api import LogFacts
 from tpsweep.measure.measurement import Measurement, Times
 from tpsweep.perfmodel import nvlink
 from tpsweep.perfmodel.floors import floors_of
+from tpsweep.perfmodel.memory import weights_of_rank
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.work import NoWorkError, work_of
 
@@ -140,7 +141,7 @@ def _share(engine: Engine, shape: Shape | None) -> float:
     if work is None or work.no_floors:
         return 0.0
     stages = work.shape.stages(engine.pp)
-    least = min(stage.weight_bytes(work.dtype) for stage in stages) / engine.tp
+    least = min(weights_of_rank(stage, work.dtype, engine) for stage in stages)
     return max(least - work.offloaded, 0.0)
 
 
@@ -236,6 +237,7 @@ def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context
         "tp_ran": engine.tp_ran,
         "pp_ran": engine.pp_ran,
         "ep_ran": engine.ep_ran,
+        "kv_cache_tokens": engine.log_facts.kv_cache_tokens,
         "model_path": engine.arguments["model"],
         "model_digest": cell.engine.model.digest,
         "engine_id": engine.engine_id,

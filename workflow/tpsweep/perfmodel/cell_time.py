@@ -58,8 +58,6 @@ def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> 
         return CellExpectation(note=f"the lengths of {cell.dataset} are in its file")
     if cell.prefix_len is not None:
         return CellExpectation(note="prompts come from the prefix cache in part")
-    if engine.nodes > 1:
-        return CellExpectation(note=f"no constants for the network between {engine.nodes} nodes")
     try:
         step = EngineSteps.of(engine, shape)
         if cell.batch is not None:

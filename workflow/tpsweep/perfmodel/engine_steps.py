@@ -29,8 +29,8 @@ class EngineSteps:
         if card is None:
             raise NoExpectationError(unknown_card(engine.gpu_card))
         work = work_of(engine, shape)
-        if work.no_expectation:
-            raise NoExpectationError(f"no constants for {work.no_expectation}")
+        if why := work.no_expectation or _exchanged(engine):
+            raise NoExpectationError(f"no constants for {why}")
         return cls(work, card, engine)
 
     @property
@@ -57,9 +57,7 @@ class EngineSteps:
         work, limits = self.work, Limits.of(self.engine.args, self.card.memory_gib)
         if work.no_fit or not work.shape.has_full_attention:
             return limits.sequences
-        load = Load(
-            work.shape, work.dtype, work.cache_dtype, offloaded=work.offloaded, dcp=work.dcp
-        )
+        load = Load(work.shape, work.dtype, work.cache_dtype, offloaded=work.offloaded)
         held = fit(load, limits, self.engine.layout).expected_cache_tokens // in_blocks(tokens)
         return max(1, min(limits.sequences, held))
 
@@ -85,3 +83,14 @@ class EngineSteps:
         """``ms`` of a prefill, if the constants are of such a model: those of a mixture of experts
         took 1.5 to 4 times as long, and it only serves to plan."""
         return None if self.work.shape.experts else ms
+
+
+def _exchanged(engine: Engine) -> str | None:
+    """What ranks of the layout exchange and no row here tells the time of."""
+    if engine.nodes > 1:
+        return f"the network between {engine.nodes} nodes"
+    if engine.dcp > 1:
+        return "decode context parallelism"
+    if engine.dp > 1:
+        return "the tokens that engines with joined experts exchange at each layer"
+    return None

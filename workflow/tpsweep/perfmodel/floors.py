@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tpsweep.core.cell import Cell
+from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.gpu_specs import Card, card_by_name, unknown_card
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.work import NoWorkError, Work, work_of
@@ -48,19 +49,22 @@ def floors_of(cell: Cell, shape: Shape | None) -> Floors:
     if work.no_floors:
         return Floors(prefill_ms=prefill, note=work.no_floors)
     context = cell.input_len + cell.output_len / 2
-    return Floors(*_decode(work, engine.tp, card, batch, context), prefill)
+    return Floors(*_decode(work, engine, card, batch, context), prefill)
 
 
-def _decode(work: Work, tp: int, card: Card, batch: int, context: float) -> tuple[float, float]:
+def _decode(
+    work: Work, layout: Layout, card: Card, batch: int, context: float
+) -> tuple[float, float]:
     """The two floors of a token: of the weights, and of these and the cache.
 
     What the host keeps of the weights is not read from the GPU's memory; ranks that share a
     sequence's cache read a part each.
     """
+    tp = layout.tp
     weights = decode_floor_ms(work.shape, work.dtype, tp, card)
     weights = max(weights - work.offloaded / (card.bandwidth_tb_s * 1e12) * 1e3, 0.0)
     kv = kv_floor_ms(work.shape, work.cache_dtype, tp, card, batch=batch, context=context)
-    return weights / work.most_tokens, (weights + kv / work.dcp) / work.most_tokens
+    return weights / work.most_tokens, (weights + kv / layout.dcp) / work.most_tokens
 
 
 def decode_floor_ms(shape: Shape, dtype: str, tp: int, card: Card) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.constants import document
+from tpsweep.perfmodel.layout_problem import dcp_problem
 from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
 
 GIB = 2**30
@@ -58,7 +59,7 @@ class Limits:
 class Load:
     """What an engine must hold. ``dtype`` is the model's, ``cache_dtype`` the KV cache's;
     ``batch`` sequences of ``length`` tokens at once (0: as many as find room). ``offloaded``: bytes
-    of weights that each GPU leaves on the host; ``dcp``: ranks that share a sequence's cache."""
+    of weights that each GPU leaves on the host."""
 
     shape: Shape
     dtype: str
@@ -66,7 +67,6 @@ class Load:
     batch: int = 0
     length: int = 0
     offloaded: float = 0.0
-    dcp: int = 1
 
     def tokens(self, limits: Limits) -> int:
         """Tokens that the cache must hold: the batch in whole blocks, and at least one sequence of
@@ -74,15 +74,15 @@ class Load:
         longest = in_blocks(limits.model_len) if self.shape.has_full_attention else 0
         return max(self.batch * in_blocks(self.length), longest)
 
-    def cache(self, limits: Limits, tp: int) -> int:
-        """Bytes of them on one GPU. Layers that look back a window need not hold more; linear
-        attention keeps a state for each sequence."""
+    def cache(self, limits: Limits, tp: int, dcp: int) -> int:
+        """Bytes of them on one GPU; ``dcp`` ranks share a sequence's cache. Layers that look back
+        a window need not hold more; linear attention keeps a state for each sequence."""
         shape, count, length = self.shape, self.batch, in_blocks(self.length)
         if count * length < self.tokens(limits):
             count, length = 1, in_blocks(limits.model_len)
         state = max(1, self.batch) * shape.state_bytes(self.dtype, tp)
         held = shape.kv_bytes_held(self.cache_dtype, tp, length)
-        return -(-count * held // self.dcp) + state
+        return -(-count * held // dcp) + state
 
 
 @dataclass(frozen=True)
@@ -134,20 +134,20 @@ def fit(load: Load, limits: Limits, layout: Layout) -> Fit:
 def _fit(load: Load, limits: Limits, layout: Layout) -> Fit:
     """Of one stage, whose shape ``load`` has."""
     shape, tp = load.shape, layout.tp
-    each = -(-shape.kv_bytes_per_token(load.cache_dtype, tp) // load.dcp)
+    each = -(-shape.kv_bytes_per_token(load.cache_dtype, tp) // layout.dcp)
     constants = memory_constants()
     runtime = constants["runtime_gib"] + (constants["runtime_tp_gib"] if layout.shards > 1 else 0)
     usable = (limits.memory_gib - constants["driver_gib"]) * limits.share
     weights, fullest = shape.weight_bytes(load.dtype), 0.0
     if layout.ep and shape.experts:  # whole experts: the fullest rank has one more if some are over
-        over = -(-shape.experts // tp) / shape.experts - 1 / tp
+        over = -(-shape.experts // layout.expert_ranks) / shape.experts - 1 / layout.expert_ranks
         fullest = over * shape.expert_bytes(load.dtype)
     return Fit(
         tp=tp,
         all_weights=weights,
-        weights=max(weights / tp + fullest - load.offloaded, 0),
+        weights=max(weights_of_rank(shape, load.dtype, layout) + fullest - load.offloaded, 0),
         activations=activations(shape, load.dtype, limits, tp),
-        cache=load.cache(limits, tp),
+        cache=load.cache(limits, tp, layout.dcp),
         cache_tokens=load.tokens(limits),
         bytes_per_token=each,
         room=limits.room,
@@ -155,6 +155,13 @@ def _fit(load: Load, limits: Limits, layout: Layout) -> Fit:
         beside=(limits.memory_gib - usable - constants["driver_gib"] - constants["graphs_gib"])
         * GIB,
     )
+
+
+def weights_of_rank(shape: Shape, dtype: str, layout: Layout) -> float:
+    """Bytes of weights of one rank of a stage, all ranks alike: the experts over all that join
+    theirs, everything else over TP, the same in each data-parallel engine."""
+    experts = shape.expert_bytes(dtype)
+    return (shape.weight_bytes(dtype) - experts) / layout.tp + experts / layout.expert_ranks
 
 
 def activations(shape: Shape, dtype: str, limits: Limits, tp: int) -> float:
@@ -176,10 +183,16 @@ def smallest_tp(load: Load, limits: Limits, layout: Layout, most: int) -> int | 
     """The smallest TP up to ``most`` at which the load fits, all else of ``layout`` as it is; None
     if none does."""
     for tp in range(1, most + 1):
-        fits = fit(load, limits, replace(layout, tp=tp)).fits
-        if load.shape.tp_problem(tp) is None and fits:
+        wider = replace(layout, tp=tp)
+        if _split_problem(load.shape, wider) is None and fit(load, limits, wider).fits:
             return tp
     return None
+
+
+def _split_problem(shape: Shape, layout: Layout) -> str | None:
+    if problem := shape.tp_problem(layout.tp, expert_split=layout.expert_split):
+        return problem
+    return dcp_problem(layout, shape)
 
 
 def problem(
@@ -196,6 +209,11 @@ def problem(
     room = f"{_gb(found.room)} ({limits.memory_gib:g} GiB x {limits.share:g} of {gpu})"
     stage = f" of a stage of pp {layout.pp}" if layout.pp > 1 else ""
     split = f"{_gb(found.all_weights)}{stage} / tp {tp}"
+    if layout.dp > 1:
+        part = load.shape.expert_bytes(load.dtype) / load.shape.weight_bytes(load.dtype)
+        experts = part * found.all_weights
+        split = f"{_gb(found.all_weights - experts)}{stage} / tp {tp}"
+        split += f" + experts {_gb(experts)} / (tp {tp} x dp {layout.dp})"
     if load.offloaded:
         split += f" - {_gb(load.offloaded)} on the host"
     weights = f"weights {split} = {_gb(found.weights)}"

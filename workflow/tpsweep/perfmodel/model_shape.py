@@ -389,17 +389,17 @@ class Shape:
         """Multiply-adds of a score and a value, over all heads and layers, by two."""
         return sum(count * kind.score_width for kind, count in self._attentions.items())
 
-    def tp_problem(self, tp: int, *, whole_experts: bool = False) -> str | None:
+    def tp_problem(self, tp: int, *, expert_split: int | None = None) -> str | None:
         """Why vLLM cannot split this model over ``tp`` ranks; None if it can.
 
-        ``whole_experts``: each is on one rank (expert parallelism), not split over all.
+        ``expert_split``: ranks over which each expert is split; None: ``tp``.
         """
         for kind in self._attentions:
             if problem := kind.problem(tp):
                 return problem
         for module, stored in self._distinct:
-            is_whole = whole_experts and ".experts." in module.name
-            if problem := module.problem(1 if is_whole else tp, stored):
+            ranks = tp if expert_split is None or ".experts." not in module.name else expert_split
+            if problem := module.problem(ranks, stored):
                 return problem
         return None
 

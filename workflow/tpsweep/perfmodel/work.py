@@ -13,7 +13,6 @@ from typing import Any
 
 from tpsweep.core.cell import BF16, FP8_CACHE, Engine
 from tpsweep.perfmodel.model_shape import CACHE_BYTES, Shape, UnknownShapeError
-from tpsweep.perfmodel.modules import Grouped
 
 GIB = 2**30
 DRAFTS_WITHOUT_WEIGHTS = ("ngram", "ngram_gpu", "suffix", "[ngram]")
@@ -22,7 +21,6 @@ OTHER_TIMES: Mapping[str, str] = {
     "enable_lora": "LoRA adapters",
     "kv_cache_dtype_skip_layers": "layers with another KV cache",
     "enable_dbo": "two half batches at a time",
-    "decode_context_parallel_size": "decode context parallelism",
     "cpu_offload_gb": "weights on the host",
 }
 """Arguments that change what a step does, beyond what the constants of the expectation know."""
@@ -39,16 +37,14 @@ OTHER_WORK: Mapping[str, str] = {
 class Work:
     """A model as an engine has it.
 
-    ``offloaded``: bytes of weights that each GPU leaves on the host. ``dcp``: ranks that share a
-    sequence's cache. ``most_tokens``: that a step may give a sequence. ``no_fit``, ``no_floors``
-    and ``no_expectation`` say why there is none.
+    ``offloaded``: bytes of weights that each GPU leaves on the host. ``most_tokens``: that a step
+    may give a sequence. ``no_fit``, ``no_floors`` and ``no_expectation`` say why there is none.
     """
 
     shape: Shape
     dtype: str
     cache_dtype: str
     offloaded: float = 0.0
-    dcp: int = 1
     most_tokens: int = 1
     no_fit: str | None = None
     no_floors: str | None = None
@@ -57,28 +53,7 @@ class Work:
     def tp_problem(self, tp: int, *, ep: bool = False) -> str | None:
         """Why vLLM cannot split it over ``tp`` ranks, with expert parallelism or without; None if
         it can."""
-        if problem := self.shape.tp_problem(tp, whole_experts=ep):
-            return problem
-        if self.dcp == 1:
-            return None
-        if tp % self.dcp:
-            return f"it is no multiple of decode_context_parallel_size {self.dcp}"
-        return self._dcp_problem(tp)
-
-    def _dcp_problem(self, tp: int) -> str | None:
-        """Ranks share a sequence's cache where they would hold the same heads of it."""
-        attention, dcp = self.shape.attention, self.dcp
-        if not isinstance(attention, Grouped):
-            return None
-        same = tp // attention.kv_heads
-        if same < 2 or dcp > same:
-            return (
-                f"decode_context_parallel_size {dcp} needs {dcp} ranks with the same of the"
-                f" model's {attention.kv_heads} KV heads"
-            )
-        if attention.heads // attention.kv_heads % dcp:
-            return f"decode_context_parallel_size {dcp} does not divide the heads of a KV head"
-        return None
+        return self.shape.tp_problem(tp, expert_split=1 if ep else tp)
 
     def tps(self, *, ep: bool = False) -> list[int]:
         """The TPs over which vLLM can split it, up to one rank per head."""
@@ -108,13 +83,11 @@ def work_under(args: Mapping[str, Any], dtype: str, precision: str, shape: Shape
     why = [f"{name}: {OTHER_TIMES[name]}" for name in given if name in OTHER_TIMES]
     if drafts is not None:
         why.append("speculative_config: how many draft tokens are accepted is not known before")
-    dcp = int(given.get("decode_context_parallel_size", 1))
     return Work(
         shape=shape,
         dtype=dtype,
         cache_dtype=_cache_dtype(given, dtype, precision, shape),
         offloaded=float(given.get("cpu_offload_gb", 0)) * GIB,
-        dcp=dcp,
         most_tokens=1 + (drafts or 0),
         no_fit=_no_fit(given),
         no_floors=None if drafts != 0 else "speculative_config: it does not say how many tokens",

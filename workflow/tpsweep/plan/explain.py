@@ -43,7 +43,7 @@ class Collective:
 
 
 @dataclass(frozen=True)
-class Spread:
+class OnNodes:
     """The GPUs on a node class of a site: ``each`` on each of ``nodes``, and how many nodes its
     site file allows. ``problem``: why they cannot be spread so, "" if they can."""
 
@@ -122,7 +122,7 @@ def explain(shape: Shape, dtype: str, tp: int, batch: int = 1) -> Explanation:
     )
 
 
-def spread(layout: Layout, site: Site) -> list[Spread]:
+def on_nodes(layout: Layout, site: Site) -> list[OnNodes]:
     """How many nodes of each class a layout takes."""
     found = []
     for name, gpu in site.gpus.items():
@@ -131,7 +131,7 @@ def spread(layout: Layout, site: Site) -> list[Spread]:
         problem = f"no equal parts on {nodes} nodes" if rest else ""
         if not problem and nodes > gpu.nodes:
             problem = f"its site file allows {gpu.nodes} (nodes)"
-        found.append(Spread(name, gpu.per_node, nodes, each, gpu.nodes, problem))
+        found.append(OnNodes(name, gpu.per_node, nodes, each, gpu.nodes, problem))
     return found
 
 

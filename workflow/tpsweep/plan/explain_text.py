@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from tpsweep.perfmodel.modules import WHOLE
-from tpsweep.plan.explain import COMMUNICATION, STATE, Explanation, Spread
+from tpsweep.plan.explain import COMMUNICATION, STATE, Explanation, OnNodes
 from tpsweep.plan.split import MEANING, VLLM_VERSION, Matrix
 
 
-def text(name: str, found: Explanation, spreads: Sequence[Spread] = ()) -> str:
-    """The page without its title; ``spreads``: on the node classes of a site."""
+def text(name: str, found: Explanation, nodes: Sequence[OnNodes] = ()) -> str:
+    """The page without its title; ``nodes``: on the node classes of a site."""
     parts = [_head(name, found), _splits(found), _matrices(found), _sums(found), _steps(found)]
-    parts += [_collectives(found), _nodes(found, spreads), _where(found)]
+    parts += [_collectives(found), _nodes(found, nodes), _where(found)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -106,22 +106,27 @@ def _collectives(found: Explanation) -> str:
     )
 
 
-def _nodes(found: Explanation, spreads: Sequence[Spread]) -> str:
+def _nodes(found: Explanation, nodes: Sequence[OnNodes]) -> str:
     """Where the GPUs are, and what passes between nodes."""
-    return "\n".join(["Nodes:", "", *(_spread(found, one) for one in spreads)]) if spreads else ""
+    if not nodes:
+        return ""
+    lines = [f"- {node_line(one)}" for one in nodes]
+    if any(one.nodes > 1 and not one.problem for one in nodes):
+        sent = round(found.link_bytes(one_shot=False))
+        lines += [
+            "",
+            "Between nodes NCCL's all-reduces cross the network: by a ring each node sends"
+            f" {sent:,} bytes a step to the next, and the custom all-reduce cannot run.",
+        ]
+    return "\n".join(["Nodes:", "", *lines])
 
 
-def _spread(found: Explanation, one: Spread) -> str:
+def node_line(one: OnNodes) -> str:
+    """How many nodes of a class hold a layout."""
     if one.nodes == 1:
-        return f"- {one.gpu}: one, of {one.per_node} GPUs."
-    said = f"- {one.gpu}: {one.nodes}, with {one.each} of {one.per_node} GPUs each"
-    if one.problem:
-        return f"{said}: not planned, {one.problem}."
-    sent = round(found.link_bytes(one_shot=False))
-    return (
-        f"{said}. NCCL's all-reduces cross the network: by a ring each node sends {sent:,} bytes a"
-        " step to the next, and the custom all-reduce cannot run."
-    )
+        return f"{one.gpu}: one, of {one.per_node} GPUs."
+    said = f"{one.gpu}: {one.nodes}, with {one.each} of {one.per_node} GPUs each"
+    return f"{said}: not planned, {one.problem}." if one.problem else f"{said}."
 
 
 def _where(found: Explanation) -> str:

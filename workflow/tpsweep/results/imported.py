@@ -190,6 +190,8 @@ def _imported(file: Path, place: int, result: dict[str, Any], given: Mapping[str
         keys = ", ".join(map(str, result))[:60] or "none"
         raise ImportRefusedError(f"{file}: not a benchmark's result (keys: {keys}); {ALLOWED}")
     named = {name: _said(name, result, file) for name in _SAID}
+    if named["replicas"] == given.get("dp"):  # the file has one name for both
+        named["replicas"] = BY_NAME["replicas"].default
     _refuse_contradictions(file, named, given)
     model = result.get("model_id")
     if not isinstance(model, str | None):
@@ -232,6 +234,10 @@ def _said(name: str, result: Mapping[str, Any], file: Path) -> Any:
 def _value(name: str, value: Any, where: str) -> Any:
     """The value of an axis in its type: metadata are text."""
     kind = BY_NAME[name].type
+    if kind is bool:
+        if str(value).lower() not in ("true", "false"):
+            raise ImportRefusedError(f"{where}: allowed: true, false")
+        return str(value).lower() == "true"
     try:
         if kind is float:
             return float(value)

@@ -94,7 +94,8 @@ def load(results: Path, *, keep: bool = False) -> Results:
     manifest = _with_methods(_with_states(manifest, rows, failed), rows)
     captures = manifest[(manifest["workload"] == CAPTURE) & (manifest["state"] == "measured")]
     communication = _load_communication(results, captures)
-    return Results(manifest, rows, failed, communication, _load_shapes(results, captures))
+    shapes = _load_shapes(results, captures)
+    return Results(_with_experts(manifest, shapes), rows, failed, communication, shapes)
 
 
 def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[FailureLine]:
@@ -223,6 +224,13 @@ def _with_states(
     frame["reason"] = frame["reason"].astype(object)
     frame.loc[failed, "reason"] = frame.loc[failed, "cell_id"].map(by_id["message"])
     return frame
+
+
+def _with_experts(manifest: pd.DataFrame, shapes: dict[str, Shape]) -> pd.DataFrame:
+    """An older manifest does not say which models have experts; their captures do."""
+    known = {model: shape.experts for model, shape in shapes.items()}
+    found = manifest["model"].map(known).astype("Int64")
+    return manifest.assign(experts=manifest["experts"].astype("Int64").fillna(found))
 
 
 def _with_methods(manifest: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from tpsweep.config.load import Config, ConfigError
 from tpsweep.config.settings import Capacity, Capture, RequestSet, Serve, WorkloadEntry
-from tpsweep.core.axes import BACKENDS, CELL_AXES, ENGINE_AXES, Axis
+from tpsweep.core.axes import BACKENDS, CELL_AXES, ENGINE_AXES, LAYOUT
 from tpsweep.core.cell import BF16, NSYS_ONLY, NSYS_OR_TORCH, Cell, Engine
 from tpsweep.core.layout import Layout
 from tpsweep.core.workloads import KINDS, SERVER
 from tpsweep.perfmodel import memory
+from tpsweep.perfmodel.layout_problem import layout_problem
 from tpsweep.perfmodel.work import NoWorkError, work_of
 from tpsweep.sweep import request_set
 
@@ -114,10 +115,9 @@ def expand(config: Config, site: Site) -> list[Planned]:
 def _engines(entry: WorkloadEntry, config: Config, site: Site) -> Iterator[Engine]:
     """Every engine that a workload needs; one that exchanges nothing has one backend, ``none``."""
     settings = config.settings
-    names = [axis.name for axis in ENGINE_AXES]
     seen = set()
-    for values in itertools.product(*(_listed(axis, entry, config) for axis in ENGINE_AXES)):
-        chosen = dict(zip(names, values, strict=True))
+    for values in itertools.product(*_choices(entry, config)):
+        chosen = {name: value for part in values for name, value in part.items()}
         layout = Layout.of(chosen)
         chosen["allreduce_backend"] = layout.backend(chosen["allreduce_backend"])
         if (key := tuple(chosen.values())) in seen:
@@ -160,11 +160,13 @@ def _prefix_caching(entry: WorkloadEntry) -> dict[str, Any]:
     return {"enable_prefix_caching": True} if shares else {}
 
 
-def _listed(axis: Axis, entry: WorkloadEntry, config: Config) -> list[Any]:
-    """The values of an axis for a workload: its own, else the sweep's, else the default alone."""
-    if own := entry.listed(axis):
-        return own
-    return config.listed(axis) if axis.is_sweep_wide else [axis.default]
+def _choices(entry: WorkloadEntry, config: Config) -> Iterator[list[dict[str, Any]]]:
+    """What a workload's engines are the product of: the values of each axis, and the layouts."""
+    for axis in ENGINE_AXES:
+        if axis is LAYOUT[0]:
+            yield [layout.sizes for layout in config.layouts(entry)]
+        elif axis not in LAYOUT:
+            yield [{axis.name: value} for value in config.of_workload(axis, entry)]
 
 
 def _mode(entry: WorkloadEntry, card: str) -> str:
@@ -232,8 +234,11 @@ def hold_problem(cell: Cell, config: Config, site: Site) -> str | None:
 
 def _layout_problem(engine: Engine, config: Config, site: Site) -> str | None:
     """Why no node can have the engine's layout, or vLLM not run it; None if nothing is known."""
-    problem = _node_problem(engine, site) or _pipeline_problem(engine, config)
-    return problem or _experts_problem(engine, config)
+    if problem := _node_problem(engine, site) or _cpu_problem(engine):
+        return problem
+    shape = config.shapes[engine.model.name]
+    found = layout_problem(engine, shape) if shape else None
+    return found and f"{engine.model.name}: {found}"
 
 
 def _node_problem(engine: Engine, site: Site) -> str | None:
@@ -286,30 +291,18 @@ def _precision_problem(engine: Engine, config: Config) -> str | None:
     return None
 
 
-def _pipeline_problem(engine: Engine, config: Config) -> str | None:
-    """Why vLLM cannot run so many pipeline stages; None if it can, or nothing is known."""
-    if engine.pp == 1:
+def _cpu_problem(engine: Engine) -> str | None:
+    """Why vLLM's CPU engine cannot have the layout, as it was tried; None if it can."""
+    if engine.gpu_card != "CPU":
         return None
-    if engine.gpu_card == "CPU":
+    if engine.pp > 1:
         return f"pp {engine.pp}: vLLM's CPU engine ends at the first step of a pipeline"
-    shape = config.shapes[engine.model.name]
-    if shape is not None and engine.pp > shape.layers:
-        return f"pp {engine.pp}: {engine.model.name} has {shape.layers} layers"
-    return None
-
-
-def _experts_problem(engine: Engine, config: Config) -> str | None:
-    """Why there is nothing to spread by whole experts; None if there is, or nothing is known."""
-    if not engine.ep:
-        return None
-    if engine.gpu_card == "CPU":
+    if engine.ep:
         return "ep true: vLLM's CPU engine has no expert parallelism"
-    if engine.tp == 1:
-        return "ep true: one GPU has all experts; allowed: with tp above 1"
-    shape = config.shapes[engine.model.name]
-    if shape is not None and shape.experts < engine.tp:
-        has = f"{shape.experts} experts a layer" if shape.experts else "no experts"
-        return f"ep true: {engine.model.name} has {has}"
+    if engine.dp > 1:
+        return f"dp {engine.dp}: vLLM's CPU engine cannot exchange tokens between joined experts"
+    if engine.dcp > 1:
+        return f"dcp {engine.dcp}: vLLM's attention on CPUs has no decode context parallelism"
     return None
 
 
@@ -368,7 +361,6 @@ def memory_of(cell: Cell, config: Config, site: Site) -> tuple[memory.Load, memo
         batch=cell.batch or 0,
         length=(cell.input_len or 0) + (cell.output_len or 0),
         offloaded=work.offloaded,
-        dcp=work.dcp,
     )
     return load, limits
 

@@ -41,8 +41,9 @@ def write_manifest(
         # One engine object serves many cells: its key is hashed once.
         session = sessions.get(id(engine)) or sessions.setdefault(id(engine), item.started.session)
         price = (prices or {}).get(engine.gpu)
-        cost = {"gpu_hour_usd": price}
-        records.append(_record(item, session) | _expected(item, shapes, unknown or {}) | cost)
+        shape = (shapes or {}).get(engine.model.name)
+        more = {"gpu_hour_usd": price, "experts": shape.experts if shape else None}
+        records.append(_record(item, session) | _expected(item, shapes, unknown or {}) | more)
     schema = SCHEMA.with_metadata({_SWEEP: _digest(sweep)})
     table = pa.Table.from_pylist(records, schema=schema)
     with replacing(path) as temporary:

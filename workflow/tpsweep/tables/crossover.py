@@ -141,7 +141,7 @@ def _split(
     """One engine of the larger TP beside the smaller ones, at every batch that divides."""
     low, high = Layout(tp=low_tp), Layout(tp=high_tp)
     engines = engines_on(high.gpus, low)
-    if engines is None:
+    if engines is None or group[0].has_experts:
         return []
     return [
         _Sides(

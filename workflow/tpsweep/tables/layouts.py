@@ -26,6 +26,7 @@ from tpsweep.analysis.table import (
     sort_records,
     text,
 )
+from tpsweep.core.layout import Layout
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
 from tpsweep.core.workloads import LATENCY, SERVE
 
@@ -46,6 +47,7 @@ COLUMNS = (
     Column("request_s", FLOAT, "requests/s of all engines, median over runs"),
     Column("output_tok_s", FLOAT, "output tokens/s of all engines, median over runs"),
     Column("output_tok_s_per_gpu", FLOAT, "output_tok_s / gpus"),
+    Column("kv_cache_tokens", FLOAT, "tokens that the KV caches of all engines hold, from the log"),
     Column(ENERGY, FLOAT, "joules of the GPUs per output token; null if not known"),
     *(Column(f"{name}_ratio", FLOAT, f"{name} / that of the one engine") for name in RATIOS),
     *prices.COLUMNS,
@@ -63,6 +65,7 @@ VIEWS = (
     View("ITL p50 (ms)", figure("itl_p50_ms", NA)),
     View("Output (tok/s)", figure("output_tok_s", NA)),
     View("Per GPU (tok/s)", figure("output_tok_s_per_gpu", NA)),
+    View("KV cache (tokens)", figure("kv_cache_tokens", NA)),
     View("Energy (J/token)", figure(ENERGY, NA)),
     View("Output (ratio to one engine)", figure("output_tok_s_ratio", NA)),
     View("Decode (ratio to one engine)", figure("tpot_ms_ratio", NA)),
@@ -74,10 +77,12 @@ VIEWS = (
 LEGEND = (
     "Computed: the smaller engine's own cell at its share of the batch; its rates times the number"
     " of engines, its times and joules per token as they are. As if the engines did not disturb"
-    " each other; no measurement.",
+    " each other; no measurement. Not of a mixture of experts: vLLM joins the experts of"
+    " data-parallel engines (DP), which only a measurement tells.",
     "Ratios are of medians, without intervals, so they cannot be significant.",
 )
 EMPTY = "No latency or serve cells of one engine over several GPUs in the matrix."
+JOINED = "not computed: one engine does not tell what several do that share their experts"
 _ORDER = (*(n for n in ORDER if n not in LINE), "gpus", *(n for n in reversed(LINE) if n != "gpus"))
 
 
@@ -131,14 +136,14 @@ def _records(series: Series, shares: Shares) -> Iterator[Record]:
 
 
 def _measured(series: Series, one: Line, tp: int) -> _Other:
-    """Serve: the cells that ran as many engines behind one address."""
-    engines = one.gpus // tp
-    layout = replace(one.layout, tp=tp, replicas=engines)
+    """Serve: the cells that ran as many engines behind one address, experts joined or apart."""
+    engines, axis = one.gpus // tp, "dp" if series.has_experts else "replicas"
+    layout = Layout.of({**one.layout.sizes, "tp": tp, axis: engines})
     for line in series.lines:
         if line.layout == layout:
             return _Other(line, 1, line.state, "measured" if line.measured else None)
     missing = Line(layout, [])
-    return _Other(missing, 1, f"not in the matrix: needs replicas: {engines} at TP={tp}", None)
+    return _Other(missing, 1, f"not in the matrix: needs {axis}: {engines} at TP={tp}", None)
 
 
 def _computed(series: Series, one: Line, small: Line, shares: Shares) -> _Other:
@@ -146,6 +151,8 @@ def _computed(series: Series, one: Line, small: Line, shares: Shares) -> _Other:
     engines, batch = one.tp // small.tp, series.batch or 0
     share, rest = divmod(batch, engines)
     nothing = Line(small.layout, [])
+    if series.has_experts:
+        return _Other(replace(nothing, layout=Layout(tp=small.tp, dp=engines)), 1, JOINED, None)
     if rest:
         state = f"not computed: batch {batch} does not divide by {engines}"
         return _Other(nothing, engines, state, None)
@@ -188,7 +195,8 @@ def _figures(line: Line, times: int) -> Record:
     """Medians over runs; rates are those of ``times`` such engines."""
     found: Record = {name: line.median(name) for name in _FIGURES}
     found["ttft_p99_ms"] = percentiles.over_runs(line, "ttft", 99)
-    for name in RATES:
+    found["kv_cache_tokens"] = line.median("kv_cache_tokens")
+    for name in (*RATES, "kv_cache_tokens"):
         if found[name] is not None:
             found[name] *= times
     return found

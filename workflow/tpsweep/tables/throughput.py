@@ -106,7 +106,7 @@ def _measured(series: Series) -> Iterator[Record]:
 def _computed(series: Series) -> Iterator[Record]:
     """The baseline times ``n`` beside every larger line on ``n`` times as many GPUs."""
     one = series.baseline
-    if one is None or one.layout.replicas != 1 or one.imported:
+    if one is None or one.layout.engines != 1 or one.imported or series.has_experts:
         return
     rates = _rates(one)
     known = {(line.tp, line.gpus) for line in series.lines if line.measured}

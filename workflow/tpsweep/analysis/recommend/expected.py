@@ -12,6 +12,7 @@ from tpsweep.core.slo import Slo
 from tpsweep.perfmodel import memory
 from tpsweep.perfmodel.constants import NoExpectationError
 from tpsweep.perfmodel.engine_steps import EngineSteps
+from tpsweep.perfmodel.layout_problem import layout_problem
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.serving import ServedLoad, Serving
 from tpsweep.perfmodel.work import NoWorkError
@@ -53,7 +54,8 @@ class Expectation:
     def _misfit(self, steps: EngineSteps) -> str | None:
         """Why vLLM cannot split the model so, or the GPUs cannot hold it."""
         engine, work = self.engine, steps.work
-        if problem := work.tp_problem(engine.tp):
+        problem = work.tp_problem(engine.tp, ep=engine.ep)
+        if problem := problem or layout_problem(engine.layout, work.shape):
             return problem
         if self.traffic.input_len + self.traffic.output_len > int(engine.args["max_model_len"]):
             return f"max_model_len {engine.args['max_model_len']} is shorter than a request"
@@ -65,7 +67,6 @@ class Expectation:
             batch=1,
             length=self.traffic.input_len + self.traffic.output_len,
             offloaded=work.offloaded,
-            dcp=work.dcp,
         )
         found = memory.fit(load, limits, engine.layout)
         if not found.fits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -150,14 +150,12 @@ class Inputs:
 
     def _layouts(self, known: NodeClass) -> Iterator[Layout]:
         most = min(known.per_node or 1, MOST_TP)
-        asked = self.config.settings.tp if self.config else []
-        doubled = [2**n for n in range(most.bit_length()) if 2**n <= most]
-        for tp in sorted({*doubled, *(tp for tp in asked if tp <= most)}):
-            yield Layout(tp=tp)
-        for pp in self.config.settings.pp if self.config else ():
-            for tp in asked:
-                if pp > 1 and tp * pp <= most:
-                    yield Layout(tp=tp, pp=pp)
+        found = {Layout(tp=2**n) for n in range(most.bit_length()) if 2**n <= most}
+        if self.config is not None:
+            for entry in self.config.settings.workloads.values():
+                asked = (replace(one, replicas=1) for one in self.config.layouts(entry))
+                found |= {layout for layout in asked if layout.gpus <= most}
+        yield from sorted(found, key=lambda layout: layout.order)
 
     def _like(self, model: str) -> Engine | None:
         """An engine whose arguments the others have: of a served row, else the config's pins."""
