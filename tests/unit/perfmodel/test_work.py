@@ -134,7 +134,8 @@ def test_overrides_of_the_config_make_another_shape() -> None:
 
 
 def test_ranks_that_share_a_sequences_cache() -> None:
-    wide = replace(CELL, engine=replace(CELL.engine, tp=16, args=PINS))
+    args = {**PINS, "gpu_memory_utilization": 0.9}
+    wide = replace(CELL, engine=replace(CELL.engine, tp=16, args=args))
     shared = replace(wide, engine=replace(wide.engine, dcp=2))
     floors, whole = floors_of(shared, EIGHT), floors_of(wide, EIGHT)
     assert floors.decode_ms == whole.decode_ms and floors.decode_ms is not None
