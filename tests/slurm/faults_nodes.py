@@ -44,8 +44,7 @@ def other_node_cut_off_while_it_lives_on(case: Case) -> None:
 
 @fault
 def part_on_other_node_killed(case: Case) -> None:
-    """the part of a session's command on its second node is killed: one cell fails, the command
-    starts again on both"""
+    """the command's part on a session's second node is killed: it starts again on both nodes"""
     case.begin(hold=[SPAN], cells=cells(), site=SITE_OF_TWO)
     (case.flow.root / f"fail-{SPAN}").write_text("3")
     _wait_for_parts(case)
