@@ -146,7 +146,9 @@ def test_ranks_that_share_a_sequences_cache() -> None:
     found = expected_of(shared, EIGHT)
     assert found.tpot_ms is found.seconds is None
     assert found.note == "no constants for decode context parallelism"
-    assert saturation_request_s(wide, EIGHT) and not saturation_request_s(shared, EIGHT)
+    served = replace(CELL, engine=replace(CELL.engine, tp=2, args=args))
+    assert saturation_request_s(served, EIGHT)
+    assert not saturation_request_s(replace(served, engine=replace(served.engine, dcp=2)), EIGHT)
 
 
 def test_whole_experts_need_no_part_of_a_block() -> None:
