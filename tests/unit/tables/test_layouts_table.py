@@ -188,3 +188,33 @@ def test_room_for_requests_is_that_of_all_engines(sweep: Sweep) -> None:
     assert found[2, 2, 1]["kv_cache_tokens"] == 900_000
     assert found[2, 1, 2]["kv_cache_tokens"] == 800_000
     assert "| 900000" in sweep.markdown("layouts")
+
+
+def test_the_answer_in_words(sweep: Sweep) -> None:
+    """TP=2 is faster alone, two of TP=1 give more together; a pipeline is neither."""
+    for batch in (1, 2, 4, 8):
+        sweep.add(1, tpot=8.0, batch=batch, rate=100.0 * batch)
+        sweep.add(2, tpot=5.0, batch=batch, rate=90.0 * batch)
+        sweep.add(1, pp=2, tpot=8.5, batch=batch, rate=80.0 * batch)
+    for rate in (1.0, 8.0):
+        sweep.online(1, ttft=20.0 + rate, replicas=2, request_rate=rate)
+        sweep.online(2, ttft=10.0 + 2 * rate, request_rate=rate)
+    sweep.tables()
+    said = sweep.markdown("layouts")
+    assert (
+        "llama on 2 H200: at 1 sequence TP=2 decodes fastest (5.000 ms a token;"
+        " TP=1 x PP=2 8.500); at 8 sequences TP=1 x 2 replicas, computed gives most"
+        " (800.0 output tokens/s; TP=2 720.0, TP=1 x PP=2 640.0)"
+    ) in said
+    assert "at 1 requests/s TP=2 answers first (12.00 ms" in said
+    assert "at 8 requests/s TP=2 answers first (26.00 ms to the first token; TP=1 x 2" in said
+
+
+def test_layouts_without_an_engine_of_tp_alone_stand_side_by_side(sweep: Sweep) -> None:
+    sweep.add(1, tpot=6.5, batch=1)
+    sweep.add(2, pp=2, tpot=4.6, batch=1)
+    sweep.add(1, pp=4, tpot=6.9, batch=1)
+    sweep.tables()
+    found = [(line["tp"], line["pp"], line["single_tp"]) for line in sweep.read("layouts")]
+    assert found == [(2, 2, None), (1, 4, None)]
+    assert "at 1 sequence TP=2 x PP=2 decodes fastest" in sweep.markdown("layouts")

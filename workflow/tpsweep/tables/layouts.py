@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from tpsweep.analysis import percentiles, prices
 from tpsweep.analysis.equal_sequences import Shares
+from tpsweep.analysis.layout_answers import answers
 from tpsweep.analysis.series import HEAD, LINE, ORDER, TAIL, Line, Series, Source, dummy_note
 from tpsweep.analysis.table import (
     IDENTITY_VIEWS,
@@ -38,7 +39,7 @@ RATIOS = ("output_tok_s", "tpot_ms", "ttft_p50_ms", "itl_p50_ms")
 COLUMNS = (
     *HEAD,
     Column("source", TEXT, "measured, or computed: <n> times the engine at batch / n"),
-    Column("single_tp", INT, "TP of the one engine without pipeline stages that it stands beside"),
+    Column("single_tp", INT, "TP of the one engine of TP alone that it stands beside, if any"),
     Column("tpot_ms", FLOAT, "latency: decode time per output token, median over runs"),
     Column("prefill_ms", FLOAT, "latency: median over runs"),
     Column("ttft_p50_ms", FLOAT, "serve: time to first token, median; median over runs"),
@@ -82,6 +83,7 @@ LEGEND = (
     "Ratios are of medians, without intervals, so they cannot be significant.",
 )
 EMPTY = "No latency or serve cells of one engine over several GPUs in the matrix."
+ANSWERS = "By the values, not tested (at equal sequences on the same GPUs):"
 JOINED = "not computed: one engine does not tell what several do that share their experts"
 _ORDER = (*(n for n in ORDER if n not in LINE), "gpus", *(n for n in reversed(LINE) if n != "gpus"))
 
@@ -104,7 +106,8 @@ def build(source: Source) -> Table:
         record for series in (*static, *source.series(SERVE)) for record in _records(series, shares)
     ]
     sort_records(lines, _ORDER)
-    legend = (*LEGEND, *prices.legend(lines))
+    found = answers(lines)
+    legend = (*((ANSWERS, *found) if found else ()), *LEGEND, *prices.legend(lines))
     return Table("layouts", "Layouts on the same GPUs", COLUMNS, VIEWS, lines, legend, EMPTY)
 
 
@@ -133,6 +136,16 @@ def _records(series: Series, shares: Shares) -> Iterator[Record]:
         yield _record(series, one, _Other(one, 1, one.state, source), whole)
         for other in others:
             yield _record(series, one, other, whole)
+    yield from _without_one(series, {one.gpus for one in single})
+
+
+def _without_one(series: Series, seen: set[int]) -> Iterator[Record]:
+    """Layouts on as many GPUs, where the matrix has no engine of TP alone to stand beside."""
+    for gpus in sorted({line.gpus for line in series.lines} - seen - {0}):
+        lines = [line for line in series.lines if line.gpus == gpus]
+        for line in lines if len(lines) > 1 else []:
+            other = _Other(line, 1, line.state, "measured" if line.measured else None)
+            yield _record(series, None, other, {})
 
 
 def _measured(series: Series, one: Line, tp: int) -> _Other:
@@ -167,13 +180,13 @@ def _computed(series: Series, one: Line, small: Line, shares: Shares) -> _Other:
     return _Other(line, engines, state, source)
 
 
-def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
+def _record(series: Series, one: Line | None, other: _Other, whole: Record) -> Record:
     line = other.line
     found = _figures(line, other.times)
     rate, gpus = found["output_tok_s"], line.gpus * other.times
     ratios = {
         f"{name}_ratio": found[name] / whole[name]
-        if line is not one and found[name] is not None and whole[name]
+        if line is not one and found[name] is not None and whole.get(name)
         else None
         for name in RATIOS
     }
@@ -185,7 +198,7 @@ def _record(series: Series, one: Line, other: _Other, whole: Record) -> Record:
         "gpus": gpus,
         "state": other.state,
         "source": other.source,
-        "single_tp": one.tp,
+        "single_tp": one.tp if one else None,
         "output_tok_s_per_gpu": None if rate is None else rate / gpus,
         **prices.cost_of(line, gpus, rate),
     }
