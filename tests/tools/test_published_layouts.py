@@ -1,0 +1,50 @@
+"""Layouts measured on two H200s (results/published) beside today's expectation."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tools.fit_expectation import DTYPE, read_measured
+from tpsweep.core.layout import Layout
+from tpsweep.perfmodel.step_time import decode
+from tpsweep.results.load import Results, load, records
+
+ROOT = Path(__file__).parents[2]
+ARCHIVE = ROOT / "results/published/h200x2-layouts.tar.xz"
+MEASURED = [
+    row for row in read_measured(ROOT / "tests/data/measured.yaml") if "layouts" in row.note
+]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("layouts")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    return load(folder / "h200x2-layouts")
+
+
+def test_no_row_is_made_up(found: Results) -> None:
+    assert len(found.rows) == 21
+    assert not found.rows.synthetic.any()
+
+
+def test_every_capture_passes_its_self_check(found: Results) -> None:
+    checks = [[one.self_check.ok for one in reports] for reports in found.communication.values()]
+    assert sorted(map(len, checks)) == [1, 1, 1, 1, 2, 2, 2]  # a report for each stage
+    assert all(ok for one in checks for ok in one)
+
+
+def test_decode_is_as_expected(found: Results) -> None:
+    rows = {
+        (row["model"], Layout.of(row), row["batch"]): row["tpot_ms"]
+        for row in records(found.rows)
+        if row["workload"] == "latency"
+    }
+    assert len(rows) == len(MEASURED) == 12
+    for one in MEASURED:
+        run = one.run
+        layout = Layout(tp=run.tp, pp=run.pp, ep=run.ep)
+        assert rows[one.model, layout, run.batch] == pytest.approx(one.decode_ms, rel=1e-3)
+        assert decode(one.shape, DTYPE, one.card, run).ms == pytest.approx(one.decode_ms, rel=0.1)
