@@ -75,10 +75,10 @@ def _file_in_place(project: Project) -> None:
 
 
 def damage(how: Callable[[bytes], bytes]) -> Callable[[Project], None]:
-    """The first row's file with other content."""
+    """The first latency row's file with other content."""
 
     def prepare(project: Project) -> None:
-        path = project.rows()[0]
+        path = next(row for row in project.rows() if "/latency/" in str(row))
         path.write_bytes(how(path.read_bytes()))
 
     return prepare

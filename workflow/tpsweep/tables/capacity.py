@@ -139,7 +139,8 @@ def _records(series: Series) -> Iterator[Record]:
 def _by_slo(line: Line) -> dict[str | None, list[_Found]]:
     found: dict[str | None, list[_Found]] = {}
     for cell in line.measured:
-        for place, name in enumerate(cell["slo_names"]):
+        names = cell["slo_names"]
+        for place, name in enumerate(() if names is None else names):
             found.setdefault(name, []).append(_Found(cell, place))
     return found
 
