@@ -12,6 +12,7 @@ from tests.slurm import (  # noqa: F401 (each registers its own)
     faults_earlier,
     faults_environment,
     faults_files,
+    faults_nodes,
     faults_queue,
 )
 from tests.slurm.fault import FAULTS

@@ -22,6 +22,7 @@ CORE = [
     "every_variable_is_set",
     "ledger_deleted",
     "chatty_sbatch",
+    "main_process_killed_while_two_nodes_run",
 ]
 
 

@@ -49,6 +49,7 @@ rule cell:
     output: "out/{{c}}.txt"
     resources:
         gpu_type=lambda w: CELLS[w.c]["gpu"], gpus=lambda w: CELLS[w.c]["gpus"],
+        nodes=lambda w: CELLS[w.c].get("nodes", 1),
         runtime=lambda w: CELLS[w.c].get("runtime", 2), session_runtime=1,
         session=lambda w: CELLS[w.c]["session"],
         session_command=lambda w: CELLS[w.c].get("command", {command!r}),

@@ -45,7 +45,7 @@ def test_the_manifest_is_always_that_of_the_config(tmp_path: Path) -> None:
     assert "Not measured" in (folder / "results/report.html").read_text()
     again = snakemake(folder, "one.yaml").stderr
     assert "Nothing to be done" in again
-    assert "tpsweep: 0/0 cells measured, 28 excluded" in again
+    assert "tpsweep: 0/0 cells measured, 31 excluded" in again
     planned = snakemake(folder, "one.yaml", "-n")
     assert "cells measured" not in planned.stdout + planned.stderr
     # A copy has nothing of Snakemake's own records: the manifest itself says whose it is.

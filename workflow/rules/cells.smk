@@ -27,6 +27,7 @@ for WORKLOAD in WORKLOADS:
         resources:
             gpu_type=of_job(WORKLOAD, "gpu_type"),
             gpus=of_job(WORKLOAD, "gpus"),
+            nodes=of_job(WORKLOAD, "nodes"),
             runtime=of_job(WORKLOAD, "minutes"),
             session=of_job(WORKLOAD, "session"),
             session_command=of_job(WORKLOAD, "session_command"),

@@ -11,7 +11,7 @@ rule preflight:
         f"{RESULTS}/logs/preflight/{{day}}-{{klass}}.log",
     resources:
         gpu_type=lambda wc: SWEEP.preflight(wc.klass).gpu,
-        gpus=lambda wc: SWEEP.preflight(wc.klass).gpus,
+        gpus=lambda wc: SWEEP.preflight(wc.klass).on_node,
         runtime=PREFLIGHT_MINUTES,
         # Where the program itself writes, too: a job that was never submitted, or died, says why.
         failure_record=lambda wc: f"{RESULTS}/{record_path(wc.klass)}",

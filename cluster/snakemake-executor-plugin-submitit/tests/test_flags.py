@@ -255,3 +255,19 @@ def test_flags_that_are_refused(flags: str, said: str, tmp_path: Path) -> None:
 def test_a_new_site_is_one_folder(tmp_path: Path) -> None:
     site = made(SITE.replace("gpu:h100:{n}", "gpu:mi300:{n}"), tmp_path)
     assert "--gres=gpu:mi300:3" in sbatch_lines(site, "H100", 3)
+
+
+def test_a_session_of_several_nodes_asks_for_them(tmp_path: Path) -> None:
+    """Slurm counts ``gres`` on each node, and ``gpus`` over the whole job."""
+    text = SITE.replace('gres: "gpu:h100:{n}"', 'gres: "gpu:h100:{n}", gpus: "{n}", mem: "{n}G"')
+    site = made(text, tmp_path)
+    asked = slurm_parameters(SessionKey("s", "c", "H100", 6, nodes=2), 50, site, ACCOUNTS)
+    lines = batch_script(asked)
+    assert {"#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=1"} <= set(lines)
+    assert {"#SBATCH --gres=gpu:h100:3", "#SBATCH --gpus=6", "#SBATCH --mem=3G"} <= set(lines)
+    assert "#SBATCH --cpus-per-task=9" in lines
+    assert "--nodes=2" in str(asked)
+    made_by_submitit = asked.submitit()["srun_args"]
+    assert made_by_submitit == ["--kill-on-bad-exit=1"]
+    alone = parameters(site, "H100", 2)
+    assert alone.submitit()["srun_args"] == [] and "--nodes" not in str(alone)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from snakemake_executor_plugin_submitit.packing import Request, SessionKey, pack
+import pytest
+
+from snakemake_executor_plugin_submitit.packing import (
+    PackingError,
+    Request,
+    SessionKey,
+    check,
+    pack,
+)
 from snakemake_executor_plugin_submitit.site import GpuClass, Site
 from snakemake_executor_plugin_submitit.spec import Cell
 
@@ -107,3 +115,37 @@ def test_sharing_ends_at_the_sites_time_limit_and_the_site_says_so() -> None:
     assert enough.cut_sharing == ""
     unasked = Site(name="s", cluster="slurm", gpus=gpus, max_minutes=10)
     assert unasked.cut_sharing == ""  # the default is no promise
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        (SessionKey("s", "c", "g", 8, nodes=0), "nodes: 0, allowed: 1 and more"),
+        (SessionKey("s", "c", "g", 7, nodes=2), "nodes: 2 for 7 gpus, allowed: a divisor of them"),
+        (SessionKey("s", "c", "", 0, nodes=2), "nodes: 2 for 0 gpus, allowed: a divisor of them"),
+        (
+            SessionKey("s", "", "g", 4, nodes=2),
+            "nodes: 2, allowed: 1 without session_command (a job runs on one node)",
+        ),
+        (SessionKey("s", "c", "g", 20, nodes=2), "gpus: 20 of g, allowed: up to 16 (2 nodes)"),
+        (SessionKey("s", "c", "g", 24, nodes=3), "nodes: 3 of g, allowed: up to 2"),
+        (SessionKey("s", "c", "g", 9), "gpus: 9 of g, allowed: up to 8 (one node)"),
+    ],
+)
+def test_nodes_that_cannot_be_had(key: SessionKey, why: str) -> None:
+    with pytest.raises(PackingError) as error:
+        check(of_key(key), SLURM)
+    assert str(error.value) == why
+
+
+def test_nodes_that_are_to_be_had() -> None:
+    check(of_key(SessionKey("s", "c", "g", 16, nodes=2)), SLURM)
+    with pytest.raises(PackingError, match="nodes: 2, allowed: 1 on this host"):
+        check(of_key(SessionKey("s", "c", "g", 2, nodes=2)), site())
+
+
+def of_key(key: SessionKey) -> Request:
+    return Request(key, Cell("a", ["true"], Path("log"), 60), start_minutes=1)
+
+
+SLURM = Site(name="s", cluster="slurm", gpus={"g": GpuClass(card="c", per_node=8, nodes=2)})

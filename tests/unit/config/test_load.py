@@ -186,11 +186,11 @@ def test_a_good_config_loads() -> None:
         ("variants/eager", {"tensor_parallel_size": 4}, "tensor_parallel_size is set by tp"),
         ("variants/eager", {"pipeline_parallel_size": 2}, "pipeline_parallel_size is set by pp"),
         ("variants/eager", {"data_parallel_backend": "ray"}, "data_parallel_backend is set by"),
-        ("variants/eager", {"nnodes": 2}, "nnodes is set by nothing (an engine is on one node)"),
+        ("variants/eager", {"nnodes": 2}, "nnodes is set by tp, pp and the site's per_node"),
         (
             "variants/eager",
             {"distributed_executor_backend": "ray"},
-            "distributed_executor_backend: 'ray'; allowed: mp, uni (an engine is on one node)",
+            "distributed_executor_backend: 'ray'; allowed: mp, uni (no Ray)",
         ),
         ("pp", [0], "allowed"),
         ("tp", MISSING, "tp: None: missing: give it, or layouts"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.cells import engine, model
+from tpsweep.core.place import Place
 from tpsweep.engine import vllm_api
 
 # Lines as vLLM 0.25.1 wrote them on two H200s (prefixes shortened).
@@ -131,3 +132,34 @@ def test_the_tp_that_runs_is_read_from_the_log() -> None:
     said += "load_format=dummy, tensor_parallel_size=2, pipeline_parallel_size=1"
     assert vllm_api.log_facts(said, 2).tp == 2
     assert vllm_api.log_facts("nothing", 2).tp is None
+
+
+def test_each_node_starts_its_part_of_an_engine() -> None:
+    said = {"SESSION_NODE": "1", "SESSION_NODES": "2", "SESSION_HOST": "n1", "SESSION_PORT": "29"}
+    place = Place.of({**said, "SESSION_ADDRESS": "127.0.0.2"})
+    assert place == Place(1, 2, "n1", 29, "127.0.0.2")
+    assert place is not None and not place.is_first
+    assert vllm_api.node_arguments(place) == {
+        "nnodes": 2,
+        "node_rank": 1,
+        "master_addr": "n1",
+        "master_port": 29,
+        "distributed_executor_backend": "mp",
+    }
+    assert vllm_api.without_places({"tp": 4, **vllm_api.node_arguments(place)}) == {
+        "tp": 4,
+        "nnodes": 2,
+        "distributed_executor_backend": "mp",
+    }
+    spanning = engine(tp=4, nodes=2)
+    environment = vllm_api.engine_env(spanning, {3, 5}, place)
+    assert environment["VLLM_HOST_IP"] == "127.0.0.2"
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "3|5"
+    with pytest.raises(ValueError, match="needed on each of 2 nodes, usable: 1"):
+        vllm_api.engine_env(spanning, {3}, place)
+
+
+def test_on_one_node_nothing_is_added() -> None:
+    assert Place.of({"SESSION_ID": "x"}) is None
+    assert vllm_api.node_arguments(None) == {}
+    assert vllm_api.engine_env(engine(), {0, 1})["VLLM_HOST_IP"] == "127.0.0.1"

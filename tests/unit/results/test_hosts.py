@@ -132,3 +132,16 @@ def test_compare_tells_the_hosts_of_two_folders_apart(
     text = capsys.readouterr().out
     assert ("Hosts of A: vm (aaaaaaaa)\nHosts of B: vm (cccccccc)" in text) is not same
     assert ("Unlike" in text) is not same
+
+
+def test_machines_says_what_joins_nodes(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "results")
+    sweep.add(1, tpot=8.0)
+    ran = {"nodes": 2, "network": "4 x InfiniBand 200 Gb/s", "gpu_link": "NV12"}
+    sweep.add(4, tpot=4.0, measured=ran)
+    sweep.tables()
+    one, two = sweep.read("machines")
+    assert (one["nodes"], two["nodes"]) == (1, 2)
+    assert (one["network"], two["network"]) == ([], ["4 x InfiniBand 200 Gb/s"])
+    text = (sweep.root / "tables/machines.md").read_text("utf-8")
+    assert "4 on 2 nodes" in text and "NV12; 4 x InfiniBand 200 Gb/s" in text

@@ -19,6 +19,7 @@ import tpsweep
 COMMANDS = {
     "init": "write a commented sweep, or a profile for a site, from a few flags",
     "plan": "show what a sweep will run, what it costs and how long cells should take",
+    "recommend": "say which layout and how many GPUs a load needs, and what that costs",
     "check": "show the state of a results folder, or check a site",
     "report": "make tables and page of one or more results folders",
     "rows": "join all rows in one file: Parquet, CSV or Excel",

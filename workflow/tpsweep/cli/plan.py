@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_plugin_submitit.site import SiteError
+from snakemake_executor_plugin_submitit.site import Site, SiteError, load_site
 from tpsweep.config.load import load_config
 from tpsweep.core.axes import LAYOUT
 from tpsweep.core.errors import one_line
@@ -68,7 +68,8 @@ def call(options: argparse.Namespace) -> int:
         return 2
     if options.explain is not None:
         asked = Asked(options.explain, _sizes(options), options.batch, options.dtype)
-        return explain(asked, options.configfile, as_json=options.json)
+        site = site_of(options.profile) if options.profile else options.site
+        return explain(asked, options.configfile, site, as_json=options.json)
     for name in _sizes(options):
         print(f"tpsweep: --{name}: only with --explain", file=sys.stderr)
         return 2
@@ -168,28 +169,34 @@ class Asked:
         return Layout(**{axis.name: self.sizes.get(axis.name, axis.unsaid) for axis in LAYOUT})
 
 
-def explain(asked: Asked, configfile: Path | None, *, as_json: bool) -> int:
-    """Print how a layout, or each of the config's, splits a model. Returns 0, or 2 (one line on
-    stderr) for unusable input."""
+def explain(asked: Asked, configfile: Path | None, site: Path | None, *, as_json: bool) -> int:
+    """Print how a layout, or each of the config's, splits a model, and on how many nodes of a site.
+
+    Returns 0, or 2 (one line on stderr) for unusable input.
+    """
     try:
         if asked.batch < 1:
             raise ValueError(f"--batch: {asked.batch}, allowed: 1 and more")
+        known = load_site(site) if site else None
         layout = asked.layout
-        if layout is not None and layout.is_tp_alone:
-            shape, dtype = _model(asked, configfile)
-            found = explanation.explain(shape, dtype, layout.tp, asked.batch)
-        else:
+        if layout is None or not layout.is_tp_alone:
             layouts = [layout] if layout else _layouts(asked, configfile)
             shape, dtype = _model(asked, configfile)
-            return _spread(asked, shape, dtype, layouts, as_json=as_json)
+            return _spread(asked, shape, dtype, layouts, known, as_json=as_json)
+        shape, dtype = _model(asked, configfile)
+        found = explanation.explain(shape, dtype, layout.tp, asked.batch)
+        nodes = explanation.on_nodes(layout, known) if known else []
     except (OSError, ValueError) as error:
         print(f"tpsweep plan: {one_line(error)}", file=sys.stderr)
         return 2
     if as_json:
         totals = {name: getattr(found, name) for name in ("weight_bytes_per_gpu", "all_reduces")}
-        print(json.dumps({"model": asked.model, **dataclasses.asdict(found), **totals}, indent=1))
+        told = {"model": asked.model, **dataclasses.asdict(found), **totals}
+        if known:
+            told["nodes"] = [dataclasses.asdict(one) for one in nodes]
+        print(json.dumps(told, indent=1))
     else:
-        print(explain_text.text(asked.model, found), end="")
+        print(explain_text.text(asked.model, found, nodes), end="")
     return 0
 
 
@@ -212,7 +219,15 @@ def _layouts(asked: Asked, configfile: Path | None) -> list[Layout]:
     return sorted(found, key=lambda layout: layout.order)
 
 
-def _spread(asked: Asked, shape: Shape, dtype: str, layouts: list[Layout], *, as_json: bool) -> int:
+def _spread(
+    asked: Asked,
+    shape: Shape,
+    dtype: str,
+    layouts: list[Layout],
+    site: Site | None,
+    *,
+    as_json: bool,
+) -> int:
     """Print what each layout spreads where. Of several, one that cannot be is a line."""
     texts, records = [], []
     for layout in layouts:
@@ -224,8 +239,9 @@ def _spread(asked: Asked, shape: Shape, dtype: str, layouts: list[Layout], *, as
             texts.append(f"{asked.model} at {one_line(error)}\n")
             records.append({"layout": layout.label, "problem": one_line(error)})
             continue
-        texts.append(spread_text.text(asked.model, found))
-        records.append(dataclasses.asdict(found))
+        nodes = explanation.on_nodes(layout, site) if site else []
+        texts.append(spread_text.text(asked.model, found, nodes))
+        records.append(dataclasses.asdict(found) | {"nodes": list(map(dataclasses.asdict, nodes))})
     if as_json:
         print(json.dumps({"model": asked.model, "layouts": records}, indent=1))
     else:

@@ -84,7 +84,7 @@ def _values(arguments: dict[str, JsonValue]) -> Iterator[tuple[str, JsonValue, s
     spread the engine over other GPUs than a job has: name, value, what is allowed."""
     backend = arguments.get("distributed_executor_backend")
     if backend not in (None, "mp", "uni"):
-        yield "distributed_executor_backend", backend, "mp, uni (an engine is on one node)"
+        yield "distributed_executor_backend", backend, "mp, uni (no Ray)"
     offload = arguments.get("cpu_offload_gb")
     if offload is not None and not (_is_number(offload, int | float) and offload >= 0):  # type: ignore[operator]
         yield "cpu_offload_gb", offload, "a number of 0 or more"
@@ -126,7 +126,7 @@ OWNED: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("nnodes", "node_rank", "master_addr", "master_port"),
-        "nothing (an engine is on one node)",
+        "tp, pp and the site's per_node (an engine takes as many nodes as it needs)",
     ),
     **_owners(),
     "disable_custom_all_reduce": "allreduce_backends",

@@ -71,7 +71,8 @@ class Engine(Layout):
     ``max_num_batched_tokens``, ...). ``mode`` of a cell's engine says how its requests reach it
     (``offline``, ``server``, ``nsys``), that of an engine that is started may be ``engine``, which
     is both. ``run`` is the replicate: another run is another start. ``environment`` is what the
-    site sets for every engine (NCCL's switches, say). ``precision``: see ``core.axes``.
+    site sets for every engine (NCCL's switches, say). ``precision``: see ``core.axes``. ``nodes``
+    hold its GPUs in equal parts: it follows from the layout and the site's nodes, and is no axis.
     """
 
     site: str
@@ -86,11 +87,23 @@ class Engine(Layout):
     run: int
     precision: str = BF16
     environment: dict[str, str] = field(default_factory=dict)
+    nodes: int = 1
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs that it holds on each of its nodes."""
+        return self.gpus // self.nodes
+
+    @property
+    def tp_spans_nodes(self) -> bool:
+        """Whether the ranks of a TP group are on several nodes: vLLM numbers them node by node,
+        and TP is its innermost kind of parallelism."""
+        return self.nodes > 1 and self.gpus_per_node % self.tp != 0
 
     def identity(self) -> dict[str, Any]:
         """The fields that can change a number, as plain JSON values."""
         fields = {**_fields(self), "gpus": self.gpus, "model": self.model.identity()}
-        return without_defaults(fields)
+        return without_defaults(_without_one_node(fields))
 
     def columns(self) -> dict[str, Any]:
         """The identity columns of ``core.schema`` that an engine gives."""
@@ -128,7 +141,8 @@ class Engine(Layout):
         return _canonical(self._plain())
 
     def _plain(self) -> dict[str, Any]:
-        return without_defaults({**dataclasses.asdict(self), "gpus": self.gpus})
+        fields = {**dataclasses.asdict(self), "gpus": self.gpus}
+        return without_defaults(_without_one_node(fields))
 
     @classmethod
     def from_json(cls, text: str) -> Engine:
@@ -256,6 +270,11 @@ def slug(text: str) -> str:
 
 def _fields(instance: Any) -> dict[str, Any]:
     return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
+
+
+def _without_one_node(fields: dict[str, Any]) -> dict[str, Any]:
+    """Engines on one node are what they were before there were others."""
+    return {name: value for name, value in fields.items() if (name, value) != ("nodes", 1)}
 
 
 def _canonical(value: Any) -> str:

@@ -54,6 +54,10 @@ class Layout:
         """GPUs that hold one copy of the model."""
         return self.gpus // self.replicas
 
+    def nodes_on(self, per_node: int) -> int:
+        """How many nodes of ``per_node`` GPUs it takes."""
+        return -(-self.gpus // per_node)
+
     @property
     def engines(self) -> int:
         """Engine cores that vLLM starts, each with requests of its own."""

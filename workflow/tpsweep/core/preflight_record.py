@@ -29,7 +29,8 @@ class Request:
 
     ``real_weights``: the markers of the models whose weights are read, not made up. A marker is a
     file that says where a model's files are. ``imports``: vLLM is imported, to see that it works;
-    on a host that runs the sessions itself that would only cost the time twice.
+    on a host that runs the sessions itself that would only cost the time twice. ``nodes`` hold the
+    GPUs; one of them is looked at.
     """
 
     gpu: str
@@ -40,6 +41,12 @@ class Request:
     real_weights: list[str]
     memory_gib: float | None = None
     imports: bool = True
+    nodes: int = 1
+
+    @property
+    def on_node(self) -> int:
+        """GPUs on one of its nodes."""
+        return self.gpus // self.nodes
 
     @property
     def name(self) -> str:

@@ -235,7 +235,10 @@ GPU_STATE = (
     Column("gpu_nvlink_rx_gb_s", FLOATS, "the same received"),
     Column("nvlink_share", FLOAT, "largest of both over the peak of one direction of gpu_link"),
     Column("gpu_link", TEXT, "weakest link inside the group, from `nvidia-smi topo -m`"),
-    Column("gpu_note", TEXT, "why GPU columns are null"),
+    Column("gpu_note", TEXT, "why GPU columns are null, or of some of the GPUs only"),
+    Column("nodes", INT, "nodes that hold the GPUs, in equal parts; null: 1"),
+    Column("node_list", TEXT, "their names, as Slurm writes them; null on one node"),
+    Column("network", TEXT, "what joins them, as the first shows it; null on one node"),
 )
 
 START_PHASES = (

@@ -12,12 +12,14 @@ import importlib
 import json
 import os
 import re
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tpsweep.core.axes import ENGINE_AXES
 from tpsweep.core.cell import BF16, FP8, FP8_CACHE, Engine
+from tpsweep.core.place import Place
 from tpsweep.core.workloads import ENGINE, SERVER
 
 OLDEST, NEWEST = (0, 25), (0, 33)
@@ -52,6 +54,8 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "load_format:",
         "compilation_config:",
         "seed:",
+        "nnodes: int",
+        "headless: bool = False,",
     ),
     "vllm/config/quantization.py": ('"fp8_per_tensor"',),
     "vllm/entrypoints/openai/api_server.py": (
@@ -126,7 +130,18 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "init engine (profile, create kv cache, warmup model) took ",
     ),
     "vllm/v1/core/kv_cache_utils.py": ("KV cache size: %s tokens",),
-    "vllm/v1/executor/multiproc_executor.py": ("set_process_title(",),
+    "vllm/v1/executor/multiproc_executor.py": (
+        "set_process_title(",
+        "def __init__(self, vllm_config: VllmConfig, monitor_workers: bool = True)",
+        "def start_worker_monitor(self, inline=False)",
+        "node_rank_within_dp",
+    ),
+    "vllm/config/parallel.py": (
+        "nnodes: int",
+        "node_rank: int",
+        "master_addr: str",
+        "master_port: int",
+    ),
     "vllm/envs.py": (
         '"VLLM_API_KEY"',
         '"VLLM_PROCESS_NAME_PREFIX", "VLLM")',
@@ -275,17 +290,19 @@ class RequestTimes:
     last_token: float
 
 
-def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
+def engine_env(engine: Engine, cpus: Iterable[int], place: Place | None = None) -> dict[str, str]:
     """Environment that a start of ``engine`` needs, set before vLLM is imported.
 
-    ``cpus``: processors that this process may use; on a CPU class each TP rank gets one of them
+    ``cpus``: processors that this process may use; on a CPU class each rank gets one of them
     (a "card" of a CPU class is one core), without which vLLM wants a NUMA node per rank.
-    Raises ``ValueError`` if there are fewer processors than ranks.
+    ``place``: of several nodes, which this is. Raises ``ValueError`` if there are fewer processors
+    than ranks here, and ``OSError`` for an address that is none.
     """
     env = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_HOST_IP": "127.0.0.1",  # one node: vLLM's own message queues stay on loopback
+        # Where vLLM's own message queues meet: of one node they stay on loopback.
+        "VLLM_HOST_IP": socket.gethostbyname(place.address) if place else "127.0.0.1",
         "HF_HUB_OFFLINE": "1",  # weights were downloaded before: compute nodes need no network
         # A cluster's web proxy must not stand between a server and its client on the same node.
         "NO_PROXY": "127.0.0.1,localhost",
@@ -294,11 +311,12 @@ def engine_env(engine: Engine, cpus: Iterable[int]) -> dict[str, str]:
         **ALLREDUCE[engine.allreduce_backend].env,
     }
     if is_cpu(engine):
-        available = sorted(cpus)
-        if len(available) < engine.gpus:
-            said = f"{engine.product}: as many processors are needed, usable: {len(available)}"
-            raise ValueError(said)
-        env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(cpu) for cpu in available[: engine.gpus])
+        available, ranks = sorted(cpus), engine.gpus_per_node
+        if len(available) < ranks:
+            here = f" on each of {engine.nodes} nodes" if engine.nodes > 1 else ""
+            said = f"as many processors are needed{here}, usable: {len(available)}"
+            raise ValueError(f"{engine.product}: {said}")
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(cpu) for cpu in available[:ranks])
         env["VLLM_CPU_KVCACHE_SPACE"] = "1"
         if engine.args.get("enforce_eager"):
             # vLLM's sampler would still be compiled, which asks for a C++ compiler.
@@ -341,6 +359,46 @@ def llm_arguments(engine: Engine) -> dict[str, Any]:
     if engine.model.weights == "dummy":
         arguments["load_format"] = "dummy"
     return _merge(_merge(arguments, ALLREDUCE[engine.allreduce_backend].args), engine.args)
+
+
+_MEETING = ("node_rank", "master_addr", "master_port", "VLLM_HOST_IP")
+"""Where the parts of one start meet."""
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments or environment of an engine over several nodes, less what differs between two
+    starts of it: a row is compared by the rest."""
+    return {name: value for name, value in settings.items() if name not in _MEETING}
+
+
+def node_arguments(place: Place | None) -> dict[str, Any]:
+    """Engine arguments of one part of an engine over several nodes; none of one on one node.
+
+    vLLM starts its own processes on each, and they find each other: no Ray.
+    """
+    if place is None:
+        return {}
+    return {
+        "nnodes": place.nodes,
+        "node_rank": place.node,
+        "master_addr": place.host,
+        "master_port": place.port,
+        "distributed_executor_backend": "mp",
+    }
+
+
+def run_headless(arguments: Mapping[str, Any]) -> None:
+    """Run the part of an engine on a node that is not its first, as ``vllm serve --headless`` does.
+
+    ``arguments`` as of ``async_engine``. Returns when a rank here has died: vLLM says nothing of
+    the end of the others, and goes on waiting for them.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+    config = AsyncEngineArgs(**_as_classes(arguments)).create_engine_config(headless=True)
+    executor = MultiprocExecutor(config, monitor_workers=False)
+    executor.start_worker_monitor(inline=True)
 
 
 def server_arguments(engine: Engine, served_name: str) -> dict[str, Any]:
@@ -441,11 +499,16 @@ def async_engine(arguments: Mapping[str, Any]) -> Any:
     ``arguments`` are those of ``vllm.LLM``. Raises ``ImportError`` where vLLM has no such engine,
     and whatever vLLM raises for arguments that it refuses.
     """
-    from vllm.config import CompilationConfig, ProfilerConfig, StructuredOutputsConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.openai.api_server import build_async_engine_client_from_engine_args
 
-    # What vllm.LLM makes of them before it hands them on.
+    return build_async_engine_client_from_engine_args(AsyncEngineArgs(**_as_classes(arguments)))
+
+
+def _as_classes(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``vllm.LLM`` makes of its arguments before it hands them on."""
+    from vllm.config import CompilationConfig, ProfilerConfig, StructuredOutputsConfig
+
     known = dict(arguments)
     classes = {
         "profiler_config": ProfilerConfig,
@@ -456,7 +519,7 @@ def async_engine(arguments: Mapping[str, Any]) -> Any:
             known[name] = class_(**known[name])
     if isinstance(known.get("compilation_config"), int):
         known["compilation_config"] = CompilationConfig(mode=known["compilation_config"])
-    return build_async_engine_client_from_engine_args(AsyncEngineArgs(**known))
+    return known
 
 
 async def http_server(engine: Any, model: str, served_name: str) -> Any:

@@ -33,6 +33,20 @@ SLACK = 0.8
 
 
 @dataclass(frozen=True)
+class Nodes:
+    """What an engine is spread over. Fields: columns of a row."""
+
+    nodes: int = 1
+    node_list: str | None = None
+    network: str | None = None
+
+    @property
+    def note(self) -> str | None:
+        """What of GPUs is not seen: the driver shows those of its own node."""
+        return None if self.nodes == 1 else f"GPUs of the first of {self.nodes} nodes; no energy"
+
+
+@dataclass(frozen=True)
 class EngineRecord:
     """What was known once an engine was ready; ``start_s`` is process start to ready."""
 
@@ -49,6 +63,7 @@ class EngineRecord:
     pp_ran: int
     ep_ran: bool | None
     phases: StartPhases
+    nodes: Nodes = field(default_factory=Nodes)
 
 
 @dataclass(frozen=True)
@@ -155,7 +170,10 @@ def _gpu_state(
         return {"gpu_note": group.note or "NVML gave no samples during the cell"}
     known = [window for window in windows if window is not None]
     energies = [window.energy_j for window in known]
-    energy = None if None in energies else sum(e for e in energies if e is not None)
+    seen_all = engine.nodes.nodes == 1
+    energy = (
+        sum(e for e in energies if e is not None) if seen_all and None not in energies else None
+    )
     sent, received = ([getattr(w, name) for w in known] for name in _NVLINK)
     counted = None not in (*sent, *received)
     peak = nvlink.peak_gb_s(group.link, group.infos[0].name)
@@ -179,6 +197,7 @@ def _gpu_state(
         "gpu_nvlink_tx_gb_s": sent if counted else None,
         "gpu_nvlink_rx_gb_s": received if counted else None,
         "nvlink_share": max(*sent, *received) / peak if counted and peak else None,
+        **({"gpu_note": engine.nodes.note} if engine.nodes.note else {}),
     }
 
 
@@ -206,6 +225,7 @@ def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context
     return {
         **asdict(engine.software),
         **asdict(engine.host),
+        **asdict(engine.nodes),
         "method": METHOD[cell.workload],
         "session_shuffled": cell.workload != CAPTURE,
         "nccl_version": engine.log_facts.nccl_version,

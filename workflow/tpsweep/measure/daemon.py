@@ -31,18 +31,19 @@ from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.errors import EngineDiedError, StartError
 from tpsweep.core.failure import classify, log_since, log_size
 from tpsweep.core.joined_rows import keep_part
+from tpsweep.core.place import Place
 from tpsweep.core.program import same_version
 from tpsweep.core.request import SOCKET_NAME, Answer, Request, StartFailure
 from tpsweep.core.row_file import write_row
 from tpsweep.core.workloads import ENGINE, SERVER
-from tpsweep.engine import nsys_session, nvml, profiler, provenance, vllm_api
+from tpsweep.engine import network, nsys_session, nvml, profiler, provenance, vllm_api
 from tpsweep.engine.api_server import Server
 from tpsweep.engine.host import EngineHost
 from tpsweep.engine.offline import OfflineEngine
 from tpsweep.engine.start_phases import phases_of
 from tpsweep.engine.watchdog import Guard
 from tpsweep.measure import workloads
-from tpsweep.measure.build_row import Context, EngineRecord, make_row, refusals
+from tpsweep.measure.build_row import Context, EngineRecord, Nodes, make_row, refusals
 
 
 @dataclass(frozen=True)
@@ -57,39 +58,42 @@ class Start:
 
 
 class Daemon:
-    """One engine start and its cells; ``served``: some of them are sent over HTTP."""
+    """One engine start and its cells; ``served``: some of them are sent over HTTP. ``place``: of an
+    engine over several nodes, the first."""
 
-    def __init__(self, engine: Engine, folder: Path, *, served: bool = False) -> None:
+    def __init__(
+        self, engine: Engine, folder: Path, *, served: bool = False, place: Place | None = None
+    ) -> None:
         log = os.environ.get("SESSION_LOG", "")
         log_begin = log_size(log)  # an earlier start of this session has its lines before
         self.engine = engine
         self.order = 0
         self.last_end: float | None = None
-        environment = vllm_api.engine_env(engine, provenance.usable_cpus())
-        os.environ.update(environment)
+        environment = _prepare(engine, place)
         began = psutil.Process().create_time()
-        self._check_version()
         vllm_api.import_engine(engine.mode)
         imports_s = time.time() - began
-        gpus = self._gpu_group()
+        gpus = _gpu_group(engine)
         uuids = [info.uuid for info in gpus.infos]
         self.sampler = nvml.Sampler(uuids, folder / "nvml.jsonl") if uuids else None
         self.loaded: workloads.Loaded
         if engine.mode == SERVER:
             self.loaded = Server(engine, log)
         elif engine.mode == ENGINE:
-            arguments = vllm_api.llm_arguments(engine)
+            arguments = vllm_api.llm_arguments(engine) | vllm_api.node_arguments(place)
             self.loaded = EngineHost(arguments, profiler.of_session(folder), served=served)
         else:
-            self.loaded = OfflineEngine(vllm_api.llm_arguments(engine), profiler.of_session(folder))
+            arguments = vllm_api.llm_arguments(engine) | vllm_api.node_arguments(place)
+            self.loaded = OfflineEngine(arguments, profiler.of_session(folder))
+        recorded = vllm_api.without_places if place else dict
         said, start_s = log_since(log, log_begin), time.time() - began
         self.record = EngineRecord(
             engine_id=uuid.uuid4().hex[:12],
             start_s=start_s,
             phases=phases_of(said, imports_s, getattr(self.loaded, "http_s", 0.0), start_s),
             log_facts=vllm_api.log_facts(said, engine.tp),
-            arguments=self.loaded.arguments,
-            environment=environment,
+            arguments=recorded(self.loaded.arguments),
+            environment=recorded(environment),
             software=provenance.software(),
             host=provenance.host(os.environ),
             gpus=gpus,
@@ -97,6 +101,7 @@ class Daemon:
             tp_ran=self.loaded.tp,
             pp_ran=self.loaded.pp,
             ep_ran=self.loaded.ep,
+            nodes=_nodes(place),
         )
         # pyarrow's first write takes 0.2 s: not in the gap between the first two cells.
         write_row({}, folder / "warm-up.parquet")
@@ -105,41 +110,6 @@ class Daemon:
         self._ready = folder / "ready"
         self._client: socket.socket | None = None
         self._guard = Guard(self._engine_died, self.loaded.processes)
-
-    def _check_version(self) -> None:
-        try:
-            import vllm
-        except ModuleNotFoundError as error:
-            said = (
-                f"vllm: not installed ({error}); allowed: a Python that has it, see `make install`"
-            )
-            raise StartError("engine_start", said) from error
-
-        if not same_version(self.engine.vllm_version, vllm.__version__):
-            raise StartError(
-                "invalid",
-                f"vllm_version: {self.engine.vllm_version} was requested, {vllm.__version__} is "
-                "installed; change one of them",
-            )
-
-    def _gpu_group(self) -> nvml.GpuGroup:
-        """The GPUs of this engine: the first ones of those that CUDA shows."""
-        if vllm_api.is_cpu(self.engine):
-            return nvml.GpuGroup(note="no GPU: the node class is CPU")
-        visible = nvml.visible_uuids()
-        if len(visible) < self.engine.gpus:
-            raise StartError(
-                "engine_start",
-                f"gpus: {self.engine.gpus} were requested, {len(visible)} are visible",
-            )
-        uuids = visible[: self.engine.gpus]
-        infos = nvml.describe(uuids)
-        others = {info.name for info in infos} - {self.engine.gpu_card}
-        if others:
-            raise StartError(
-                "invalid", f"gpu_card: {self.engine.gpu_card} was planned, found {sorted(others)}"
-            )
-        return nvml.GpuGroup(infos, nvml.node_uuids(), nvml.weakest_link(uuids))
 
     def serve_cell(self, request: Request) -> Answer:
         """Measure one cell and write its row; an ``Answer`` for whatever can go wrong with it."""
@@ -220,6 +190,74 @@ class Daemon:
                 keep_part(root, self.record.engine_id, places)
 
 
+def _prepare(engine: Engine, place: Place | None) -> dict[str, str]:
+    """Set the environment of an engine's part here, and return it; raises ``StartError`` if it
+    cannot start here."""
+    nodes = place.nodes if place else 1
+    if nodes != engine.nodes:
+        said = f"nodes: {engine.nodes} were planned, the session has {nodes}"
+        raise StartError("engine_start", said)
+    environment = vllm_api.engine_env(engine, provenance.usable_cpus(), place)
+    os.environ.update(environment)
+    _check_version(engine)
+    return environment
+
+
+def _check_version(engine: Engine) -> None:
+    try:
+        import vllm
+    except ModuleNotFoundError as error:
+        said = f"vllm: not installed ({error}); allowed: a Python that has it, see `make install`"
+        raise StartError("engine_start", said) from error
+
+    if not same_version(engine.vllm_version, vllm.__version__):
+        raise StartError(
+            "invalid",
+            f"vllm_version: {engine.vllm_version} was requested, {vllm.__version__} is "
+            "installed; change one of them",
+        )
+
+
+def _gpu_group(engine: Engine) -> nvml.GpuGroup:
+    """The GPUs of an engine on this node: the first ones of those that CUDA shows."""
+    if vllm_api.is_cpu(engine):
+        return nvml.GpuGroup(note="no GPU: the node class is CPU")
+    visible, count = nvml.visible_uuids(), engine.gpus_per_node
+    if len(visible) < count:
+        said = f"gpus: {count} were requested, {len(visible)} are visible"
+        raise StartError("engine_start", said)
+    uuids = visible[:count]
+    infos = nvml.describe(uuids)
+    others = {info.name for info in infos} - {engine.gpu_card}
+    if others:
+        raise StartError(
+            "invalid", f"gpu_card: {engine.gpu_card} was planned, found {sorted(others)}"
+        )
+    return nvml.GpuGroup(infos, nvml.node_uuids(), nvml.weakest_link(uuids))
+
+
+def _nodes(place: Place | None) -> Nodes:
+    if place is None:
+        return Nodes()
+    names = os.environ.get("SLURM_JOB_NODELIST")
+    return Nodes(place.nodes, names, network.link_of(place.address))
+
+
+def run_part(engine: Engine, place: Place) -> int:
+    """The engine's part on a node that is not its first: until SIGTERM, or the end of a rank here.
+
+    Nothing is measured here. The session's runner ends it with the part on the first node.
+    """
+    # Ranks that have lost their peers hang when they end in order, and nothing of them is kept. The
+    # runner has made a process group for them.
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+    _prepare(engine, place)
+    _gpu_group(engine)
+    vllm_api.run_headless(vllm_api.llm_arguments(engine) | vllm_api.node_arguments(place))
+    print(f"node {place.node}: a rank of the engine has ended", file=sys.stderr, flush=True)
+    return 1
+
+
 def _remove(files: Iterable[Path]) -> None:
     for path in files:
         with contextlib.suppress(OSError):  # one that stays is of a cell that has its row
@@ -245,10 +283,13 @@ def main() -> int:
     folder = Path(os.environ["SESSION_DIR"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     log_offset = log_size(os.environ.get("SESSION_LOG", ""))
+    place = Place.of(os.environ)
+    if place is not None and not place.is_first:
+        return run_part(engine, place)
     try:
         nsys_session.enter(engine)
         _log_start(options.starts, engine)
-        daemon = Daemon(engine, folder, served=options.served)
+        daemon = Daemon(engine, folder, served=options.served, place=place)
     except Exception as error:  # whatever vLLM raises is the reason of the session's cells
         _leave_start_failure(folder, error, log_offset)
         raise

@@ -89,9 +89,9 @@ def lines(record: Record) -> Iterator[str]:
 def count_of(request: Request, names: list[str]) -> Check:
     """As many GPUs as asked."""
     found = f"{len(names)} visible"
-    if len(names) == request.gpus:
+    if len(names) == request.on_node:
         return Check("GPUs", True, found)
-    return Check("GPUs", False, f"{found}, {request.gpus} asked")
+    return Check("GPUs", False, f"{found}, {request.on_node} asked")
 
 
 def cards_of(request: Request, names: list[str]) -> Check:
@@ -146,8 +146,8 @@ def _memory(uuids: Sequence[str]) -> list[tuple[float, float]]:
 
 def _cpus(request: Request) -> Check:
     count = len(provenance.usable_cpus())
-    said = f"{count} processors, {request.gpus} ranks"
-    return Check("processors", count >= request.gpus, said)
+    said = f"{count} processors, {request.on_node} ranks"
+    return Check("processors", count >= request.on_node, said)
 
 
 def _vllm(request: Request) -> Check:
@@ -180,10 +180,10 @@ def _vllm(request: Request) -> Check:
     version, devices, cuda = json.loads(answers[-1].removeprefix(ANSWER))
     if not same_version(request.vllm_version, version):
         return Check("vLLM", False, f"{version}, {request.vllm_version} asked")
-    if not request.is_cpu and devices != request.gpus:
+    if not request.is_cpu and devices != request.on_node:
         if cuda is None:
             return Check("vLLM", False, f"{version}, but its torch has no CUDA; {REMEDY}")
-        seen = f"{version}, but torch (CUDA {cuda}) sees {devices} GPUs, {request.gpus} asked"
+        seen = f"{version}, but torch (CUDA {cuda}) sees {devices} GPUs, {request.on_node} asked"
         return Check("vLLM", False, seen)
     on = "" if request.is_cpu else f", torch sees {devices} GPUs"
     return Check("vLLM", True, f"{version}{on}")
@@ -213,7 +213,7 @@ def _model_folder(path: Path) -> Path:
 def _scratch(request: Request, results: Path) -> Iterator[Check]:
     yield _writable("results", results, 0.0)
     yield _writable("scratch", Path(tempfile.gettempdir()), LEAST_SCRATCH_GIB)
-    if request.gpus > 1:
+    if request.on_node > 1:
         yield _writable("shared memory", Path("/dev/shm"), LEAST_SHM_GIB)
 
 

@@ -121,7 +121,7 @@ MEASURE: Mapping[str, Callable[[Cell, Any, Files, EngineRecord], Measurement]] =
 
 def _least_s(about: EngineRecord) -> float:
     """How long repeats go on for their energy; where none is counted, not at all."""
-    return LEAST_ENERGY_S if about.gpus.infos else 0.0
+    return LEAST_ENERGY_S if about.gpus.infos and about.nodes.nodes == 1 else 0.0
 
 
 def _requests(cell: Cell, engine: Loaded, files: Files) -> RequestSet:

@@ -17,11 +17,11 @@ from tpsweep.core.method import LEAST_ENERGY_S
 from tpsweep.core.slo_counts import slos_of
 from tpsweep.core.workloads import CAPACITY, LATENCY, THROUGHPUT
 from tpsweep.perfmodel.constants import NoExpectationError, document
-from tpsweep.perfmodel.gpu_specs import Card, card_by_name, unknown_card
-from tpsweep.perfmodel.memory import Limits, Load, fit, in_blocks
+from tpsweep.perfmodel.engine_steps import EngineSteps
+from tpsweep.perfmodel.gpu_specs import card_by_name, unknown_card
 from tpsweep.perfmodel.model_shape import Shape
-from tpsweep.perfmodel.step_time import Batch, decode, prefill
-from tpsweep.perfmodel.work import NoWorkError, Work, work_of
+from tpsweep.perfmodel.serving import Serving
+from tpsweep.perfmodel.work import NoWorkError, work_of
 
 SETTLED = 30
 """Rounds after which the requests in flight at a rate no longer change."""
@@ -41,62 +41,13 @@ class CellExpectation:
     note: str | None = None
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A model on an engine: everything but the batch."""
-
-    work: Work
-    card: Card
-    engine: Engine
-
-    def batch(self, batch: int, input_len: int, output_len: int, chunks: int) -> Batch:
-        # What vLLM takes by itself is taken to be its custom all-reduce.
-        asked = self.engine.allreduce_backend
-        backend = "custom" if asked in ("auto", "none") else asked
-        eager = bool(self.engine.args.get("enforce_eager"))
-        lengths = batch, input_len, output_len
-        cache = self.work.cache_dtype
-        layout = self.engine.pp, chunks, self.engine.ep
-        return Batch(self.engine.tp, *lengths, backend, eager, cache, *layout)
-
-    def sequences(self, tokens: int) -> int:
-        """How many sequences of ``tokens`` tokens run at a time: as many as the engine allows, and
-        its KV cache should hold."""
-        work, limits = self.work, Limits.of(self.engine.args, self.card.memory_gib)
-        if work.no_fit or not work.shape.has_full_attention:
-            return limits.sequences
-        load = Load(work.shape, work.dtype, work.cache_dtype, offloaded=work.offloaded)
-        held = fit(load, limits, self.engine.layout).expected_cache_tokens // in_blocks(tokens)
-        return max(1, min(limits.sequences, held))
-
-    def chunks(self, batch: int, input_len: int) -> int:
-        """Steps in which a pipeline computes the prompts of a static batch."""
-        if self.engine.pp == 1:
-            return 1
-        return math.ceil(batch * input_len / int(self.engine.args["max_num_batched_tokens"]))
-
-    def decode(self, batch: int, input_len: int, output_len: int, chunks: int) -> float:
-        run = self.batch(batch, input_len, output_len, chunks)
-        return decode(self.work.shape, self.work.dtype, self.card, run).ms
-
-    def prefill(self, batch: int, input_len: int, output_len: int, chunks: int = 1) -> float:
-        run = self.batch(batch, input_len, output_len, chunks)
-        return prefill(self.work.shape, self.work.dtype, self.card, run).ms
-
-    def known_prefill(self, ms: float) -> float | None:
-        """``ms`` of a prefill, if the constants are of such a model: those of a mixture of experts
-        took 1.5 to 4 times as long, and it only serves to plan."""
-        return None if self.work.shape.experts else ms
-
-
 def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> CellExpectation:
     """The expectation of a cell on the card that the site promises for it.
 
     ``unknown``: why the model has no shape, if its config.json is there.
     """
     engine = cell.engine
-    card = card_by_name(engine.gpu_card)
-    if card is None:
+    if card_by_name(engine.gpu_card) is None:
         return CellExpectation(note=unknown_card(engine.gpu_card))
     if shape is None:
         said = f"the model's bytes cannot be counted: {unknown}"
@@ -108,10 +59,7 @@ def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> 
     if cell.prefix_len is not None:
         return CellExpectation(note="prompts come from the prefix cache in part")
     try:
-        work = work_of(engine, shape)
-        if why := work.no_expectation or _exchanged(engine):
-            return CellExpectation(note=f"no constants for {why}")
-        step = _Step(work, card, engine)
+        step = EngineSteps.of(engine, shape)
         if cell.batch is not None:
             return _static(cell, step, cell.batch, cell.input_len, cell.output_len)
         return _requests(cell, step, cell.input_len, cell.output_len)
@@ -119,17 +67,8 @@ def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> 
         return CellExpectation(note=str(error))
 
 
-def _exchanged(engine: Engine) -> str | None:
-    """What ranks of the layout exchange and no row here tells the time of."""
-    if engine.dcp > 1:
-        return "decode context parallelism"
-    if engine.dp > 1:
-        return "the tokens that engines with joined experts exchange at each layer"
-    return None
-
-
 def _static(
-    cell: Cell, step: _Step, batch: int, input_len: int, output_len: int
+    cell: Cell, step: EngineSteps, batch: int, input_len: int, output_len: int
 ) -> CellExpectation:
     chunks = step.chunks(batch, input_len)
     first = step.prefill(batch, input_len, output_len, chunks)
@@ -143,7 +82,7 @@ def _static(
     return CellExpectation(step.known_prefill(first), tpot, seconds + cost("cell_gap_s"))
 
 
-def _requests(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellExpectation:
+def _requests(cell: Cell, step: EngineSteps, input_len: int, output_len: int) -> CellExpectation:
     """A set of requests: as many in flight as the rate, or the limits, make of it."""
     replicas = cell.engine.replicas
     requests = math.ceil((cell.num_prompts or 1) / replicas)
@@ -167,7 +106,7 @@ def _requests(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellE
     return CellExpectation(alone, None if alone is None else tpot, seconds)
 
 
-def _each(step: _Step, input_len: int, output_len: int, most: int) -> tuple[float, float]:
+def _each(step: EngineSteps, input_len: int, output_len: int, most: int) -> tuple[float, float]:
     """Engine time of a request's prefill, and of all of it, when ``most`` run at a time."""
     # Waiting prompts share a step up to max_num_batched_tokens: their prefill is that much cheaper.
     together = max(1, min(most, int(step.engine.args["max_num_batched_tokens"]) // input_len))
@@ -185,9 +124,9 @@ SEARCHED = 0.7
 """Of what the server can do: about where the probes are."""
 
 
-def _search(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellExpectation:
+def _search(cell: Cell, step: EngineSteps, input_len: int, output_len: int) -> CellExpectation:
     """A search for a capacity: so many probes of the time that their requests take to come."""
-    most = _most_request_s(step, input_len, output_len)
+    most = Serving(step, input_len, output_len).capacity
     slos = slos_of(cell.extra["slos"])
     rate = min(SEARCHED * most, cell.extra["max_request_rate"])
     least = max(cell.extra["probe_requests"], *(slo.least_requests for slo in slos))
@@ -196,28 +135,19 @@ def _search(cell: Cell, step: _Step, input_len: int, output_len: int) -> CellExp
     return CellExpectation(seconds=seconds + cost("cell_gap_s"))
 
 
-def _most_request_s(step: _Step, input_len: int, output_len: int) -> float:
-    """Requests/s of all replicas, with as many in flight as fit."""
-    _, full = _each(step, input_len, output_len, step.sequences(input_len + output_len))
-    return step.engine.replicas * 1e3 / full
-
-
 def saturation_request_s(cell: Cell, shape: Shape | None) -> float | None:
     """The most that a cell's engine should serve, in requests/s; None where nothing is known."""
-    card = card_by_name(cell.engine.gpu_card)
-    if card is None or shape is None or cell.input_len is None or cell.output_len is None:
+    if shape is None or cell.input_len is None or cell.output_len is None:
         return None
     try:
-        work = work_of(cell.engine, shape)
-        if work.no_expectation or _exchanged(cell.engine):
-            return None
-        return _most_request_s(_Step(work, card, cell.engine), cell.input_len, cell.output_len)
+        steps = EngineSteps.of(cell.engine, shape)
+        return Serving(steps, cell.input_len, cell.output_len).capacity
     except (NoExpectationError, NoWorkError):
         return None
 
 
 def _in_flight(
-    step: _Step, input_len: int, output_len: int, rate: float, first: float, most: int
+    step: EngineSteps, input_len: int, output_len: int, rate: float, first: float, most: int
 ) -> float:
     """Decode time per token at ``rate`` requests/s: requests in flight by Little's law, and the
     prefills of others in between."""

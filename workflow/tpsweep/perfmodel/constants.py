@@ -31,6 +31,24 @@ class Constants:
     experts_us: float
 
 
+@dataclass(frozen=True)
+class ServingConstants:
+    """What static batches do not show. ``server_tok_s``: output tokens/s of one HTTP server;
+    ``prompt_layer_us``: per layer and step with a prompt in it; ``http_ms``: of a request, apart
+    from waiting."""
+
+    server_tok_s: float
+    prompt_layer_us: float
+    http_ms: float
+
+
+@cache
+def serving_constants() -> ServingConstants:
+    """Those that the package brings."""
+    entries = document()["serving"].items()
+    return ServingConstants(**{name: entry["value"] for name, entry in entries})
+
+
 @cache
 def constants() -> Constants:
     """The constants that the package brings."""

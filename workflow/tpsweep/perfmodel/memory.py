@@ -195,15 +195,17 @@ def _split_problem(shape: Shape, layout: Layout) -> str | None:
     return dcp_problem(layout, shape)
 
 
-def problem(load: Load, limits: Limits, layout: Layout, *, gpu: str, per_node: int) -> str | None:
+def problem(
+    load: Load, limits: Limits, layout: Layout, *, gpu: str, per_node: int, nodes: int = 1
+) -> str | None:
     """Why the load does not fit, with the arithmetic and the smallest TP that would; else None.
 
-    ``per_node``: GPUs of a node of class ``gpu``.
+    ``per_node``: GPUs of a node of class ``gpu``; ``nodes``: how many may hold it.
     """
     found, tp = fit(load, limits, layout), layout.tp
     if found.fits:
         return None
-    most = per_node // (layout.gpus // tp)
+    most = per_node * nodes // (layout.gpus // tp)
     room = f"{_gb(found.room)} ({limits.memory_gib:g} GiB x {limits.share:g} of {gpu})"
     stage = f" of a stage of pp {layout.pp}" if layout.pp > 1 else ""
     split = f"{_gb(found.all_weights)}{stage} / tp {tp}"
@@ -216,7 +218,7 @@ def problem(load: Load, limits: Limits, layout: Layout, *, gpu: str, per_node: i
         split += f" - {_gb(load.offloaded)} on the host"
     weights = f"weights {split} = {_gb(found.weights)}"
     least = smallest_tp(load, limits, layout, most)
-    node = f"a node of {most}"
+    node = f"a node of {most}" if nodes == 1 else f"{nodes} nodes with {most}"
     more = f"{FITS_FROM} {least}" if least else f"no tp fits on {node} {gpu}"
     if found.weights > found.room:
         return f"{weights} a GPU > {room}; {more}"

@@ -313,7 +313,7 @@ class Shape:
             if count > 1
         )
 
-    def bytes_read_per_step(self, dtype: str, tokens: int = 1) -> int:
+    def bytes_read_per_step(self, dtype: str, tokens: float = 1) -> int:
         """Bytes of weights that a decode step of ``tokens`` sequences reads, over all ranks.
 
         The input embedding is a look-up of one row per sequence: it counts only where it is also
@@ -326,7 +326,7 @@ class Shape:
             total += hit * (bits / 8 + plain * each)
         return round(total)
 
-    def experts_hit(self, tokens: int) -> int:
+    def experts_hit(self, tokens: float) -> int:
         """Experts of a sparse layer that ``tokens`` random choices are expected to hit."""
         return max((_hit(mlp.count, mlp.active, tokens) for mlp in self._mixtures), default=0)
 
@@ -431,9 +431,10 @@ class Shape:
         return [tp for tp in range(1, self.heads + 1) if self.tp_problem(tp) is None]
 
 
-def _hit(count: int, read: int, tokens: int) -> int:
+def _hit(count: int, read: int, tokens: float) -> int:
     """Of ``count`` experts, those that ``tokens`` random choices of ``read`` each should hit."""
-    return max(round(count * (1 - (1 - read / count) ** tokens)), min(read, 1))
+    hit: float = count * (1 - (1 - read / count) ** tokens)
+    return max(round(hit), min(read, 1))
 
 
 def stage_layers(layers: int, pp: int) -> list[int]:

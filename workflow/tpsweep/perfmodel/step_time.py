@@ -22,7 +22,8 @@ from tpsweep.perfmodel.model_shape import CACHE_BYTES, DTYPE_BYTES, Shape
 class Batch:
     """A static batch and how it is run; lengths in tokens. ``backend`` is the all-reduce that runs
     (of no meaning at TP=1), ``cache_dtype`` the KV cache's (None: the weights'). ``pp``: pipeline
-    stages; ``chunks``: steps in which the prompts are computed; ``ep``: whole experts a rank."""
+    stages; ``chunks``: steps in which the prompts are computed; ``ep``: whole experts a rank.
+    ``prompt_tokens``: of other requests' prompts, in the same decode step (continuous batching)."""
 
     tp: int
     batch: int
@@ -34,6 +35,7 @@ class Batch:
     pp: int = 1
     chunks: int = 1
     ep: bool = False
+    prompt_tokens: float = 0
 
     @property
     def groups(self) -> int:
@@ -93,15 +95,18 @@ def decode(
 def _decode(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants) -> Expected:
     """Of one stage."""
     bandwidth = card.bandwidth_tb_s * 1e12
-    reads = rank_reads(shape, dtype, run, run.batch) / bandwidth
-    head = _head(shape)
-    flops = 2 * (shape.fast_parameters_per_token + head) * run.batch / run.tp
+    tokens = run.batch + run.prompt_tokens
+    reads = rank_reads(shape, dtype, run, tokens) / bandwidth
+    head = _head(shape) * (run.batch + run.prompt_tokens / run.input_len)
+    # A prompt's attention: scores and values, half of them masked.
+    attention = shape.score_width * run.input_len * run.prompt_tokens
+    flops = (2 * (shape.fast_parameters_per_token * tokens + head) + attention) / run.tp
     return Expected(
         body=1e3 * max(reads / known.weight_bandwidth_share, flops / _flop_s(card, known)),
         kv=1e3 * kv_reads(shape, dtype, run) / bandwidth / _cache_share(dtype, run, known),
         layers=_layers(shape, known),
         step=known.step_us / 1e3,
-        communication=communication(shape, dtype, card, run, tokens=run.batch),
+        communication=communication(shape, dtype, card, run, tokens=tokens),
         host=_host(shape, run, known),
     )
 
@@ -137,7 +142,7 @@ def _prefill(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants)
     )
 
 
-def communication(shape: Shape, dtype: str, card: Card, run: Batch, *, tokens: int) -> float:
+def communication(shape: Shape, dtype: str, card: Card, run: Batch, *, tokens: float) -> float:
     """2L+1 all-reduces of ``tokens`` rows and the all-gather of the logits, in ms; 0 at TP=1.
 
     In a pipeline the first stage has the one of the embedding, the last the logits.
@@ -188,7 +193,7 @@ def _head(shape: Shape) -> float:
     return shape.vocabulary * shape.hidden / shape.head_peak_factor if shape.stage.is_last else 0.0
 
 
-def weight_reads(shape: Shape, dtype: str, tokens: int) -> float:
+def weight_reads(shape: Shape, dtype: str, tokens: float) -> float:
     """Bytes of weights that a step of ``tokens`` tokens reads, over all ranks.
 
     Of a mixture of experts: those that ``tokens`` random choices are expected to hit.
@@ -196,7 +201,7 @@ def weight_reads(shape: Shape, dtype: str, tokens: int) -> float:
     return shape.bytes_read_per_step(dtype, tokens)
 
 
-def rank_reads(shape: Shape, dtype: str, run: Batch, tokens: int) -> float:
+def rank_reads(shape: Shape, dtype: str, run: Batch, tokens: float) -> float:
     """Bytes of weights that a rank reads; with whole experts, the rank that most tokens chose.
 
     All ranks wait for it at each layer's all-reduce.

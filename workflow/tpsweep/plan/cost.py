@@ -23,11 +23,12 @@ class ClassCost:
     """The sessions of a node class and a number of GPUs; ``limit_gpu_hours`` is what they ask for.
 
     ``at_limit`` cells have no known time and count with their limit. ``longest_hours`` is the
-    longest expected session.
+    longest expected session. Each takes ``nodes``.
     """
 
     gpu: str
     gpus: int
+    nodes: int
     cells: int
     sessions: int
     arrays: tuple[int, ...]
@@ -133,6 +134,7 @@ def _class(
     return ClassCost(
         gpu=gpu,
         gpus=gpus,
+        nodes=group[0].nodes,
         cells=len(jobs),
         sessions=len(group),
         arrays=tuple(len(a.sessions) for a in arrays if (a.gpu, a.gpus) == (gpu, gpus)),

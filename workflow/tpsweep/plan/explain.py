@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from snakemake_executor_plugin_submitit.site import Site
+from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
 from tpsweep.plan.split import (
     LINEAR,
@@ -38,6 +40,19 @@ class Collective:
     def bytes_per_step(self) -> int:
         """All of its kind together."""
         return self.bytes * self.per_step
+
+
+@dataclass(frozen=True)
+class OnNodes:
+    """The GPUs on a node class of a site: ``each`` on each of ``nodes``, and how many nodes its
+    site file allows. ``problem``: why they cannot be spread so, "" if they can."""
+
+    gpu: str
+    per_node: int
+    nodes: int
+    each: int
+    allowed: int
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,19 @@ def explain(shape: Shape, dtype: str, tp: int, batch: int = 1) -> Explanation:
         kv_bytes_per_token=shape.kv_bytes_per_token(cache_dtype, tp),
         model_file=f"model_executor/models/{model_file(shape)}",
     )
+
+
+def on_nodes(layout: Layout, site: Site) -> list[OnNodes]:
+    """How many nodes of each class a layout takes."""
+    found = []
+    for name, gpu in site.gpus.items():
+        nodes = layout.nodes_on(gpu.per_node)
+        each, rest = divmod(layout.gpus, nodes)
+        problem = f"no equal parts on {nodes} nodes" if rest else ""
+        if not problem and nodes > gpu.nodes:
+            problem = f"its site file allows {gpu.nodes} (nodes)"
+        found.append(OnNodes(name, gpu.per_node, nodes, each, gpu.nodes, problem))
+    return found
 
 
 def _allowed(shape: Shape) -> str:

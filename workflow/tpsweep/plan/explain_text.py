@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tabulate import tabulate
 
 from tpsweep.perfmodel.modules import WHOLE
-from tpsweep.plan.explain import COMMUNICATION, STATE, Explanation
+from tpsweep.plan.explain import COMMUNICATION, STATE, Explanation, OnNodes
 from tpsweep.plan.split import MEANING, VLLM_VERSION, Matrix
 
 
-def text(name: str, found: Explanation) -> str:
-    """The page without its title."""
+def text(name: str, found: Explanation, nodes: Sequence[OnNodes] = ()) -> str:
+    """The page without its title; ``nodes``: on the node classes of a site."""
     parts = [_head(name, found), _splits(found), _matrices(found), _sums(found), _steps(found)]
-    parts += [_collectives(found), _where(found)]
+    parts += [_collectives(found), _nodes(found, nodes), _where(found)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -102,6 +104,29 @@ def _collectives(found: Explanation) -> str:
         f"{table}\n\n{found.all_reduces} all-reduces a step. Over its links a GPU receives {over}"
         " in them, and sends as much."
     )
+
+
+def _nodes(found: Explanation, nodes: Sequence[OnNodes]) -> str:
+    """Where the GPUs are, and what passes between nodes."""
+    if not nodes:
+        return ""
+    lines = [f"- {node_line(one)}" for one in nodes]
+    if any(one.nodes > 1 and not one.problem for one in nodes):
+        sent = round(found.link_bytes(one_shot=False))
+        lines += [
+            "",
+            "Between nodes NCCL's all-reduces cross the network: by a ring each node sends"
+            f" {sent:,} bytes a step to the next, and the custom all-reduce cannot run.",
+        ]
+    return "\n".join(["Nodes:", "", *lines])
+
+
+def node_line(one: OnNodes) -> str:
+    """How many nodes of a class hold a layout."""
+    if one.nodes == 1:
+        return f"{one.gpu}: one, of {one.per_node} GPUs."
+    said = f"{one.gpu}: {one.nodes}, with {one.each} of {one.per_node} GPUs each"
+    return f"{said}: not planned, {one.problem}." if one.problem else f"{said}."
 
 
 def _where(found: Explanation) -> str:

@@ -41,7 +41,7 @@ class Hole:
 class Memory:
     """The memory of a GPU of one engine, as estimated; sizes in GB. ``tight``: by the estimates the
     asked batch does not fit whole into the cache. With pipeline stages: of the one with the least
-    room. ``layout``: its label."""
+    room. ``layout``: its label; ``nodes``: how many hold it."""
 
     gpu: str
     model: str
@@ -54,6 +54,7 @@ class Memory:
     cache_tokens: int
     needed_tokens: int
     tight: bool
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -299,8 +300,9 @@ def _memory(planned: list[Planned], sweep: Sweep) -> list[Memory]:
             cache_tokens=found.expected_cache_tokens,
             needed_tokens=found.cache_tokens,
             tight=found.is_tight,
+            nodes=cell.engine.nodes,
         )
-        for (gpu, model, precision, layout), (found, _) in largest.items()
+        for (gpu, model, precision, layout), (found, cell) in largest.items()
     ]
 
 

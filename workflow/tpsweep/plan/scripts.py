@@ -51,6 +51,7 @@ class Scripts:
                         "session": one.key.session,
                         "gpu_type": one.key.gpu_type,
                         "gpus": one.key.gpus,
+                        "nodes": one.key.nodes,
                         "jobs": [cell.id for cell in one.cells],
                     }
                     for one in sessions
@@ -82,7 +83,7 @@ def make_scripts(sweep: Sweep, environ: Mapping[str, str]) -> Scripts:
 def _preflights(sweep: Sweep, paths: Mapping[str, Any]) -> list[packing.Request]:
     return [
         packing.Request(
-            packing.SessionKey("", "", asked.gpu, asked.gpus),
+            packing.SessionKey("", "", asked.gpu, asked.on_node),
             Cell(id=f"preflight {name}", argv=[], log=Path(), limit_s=60 * MINUTES),
         )
         for name in sorted(sweep.preflights_to_run(paths))

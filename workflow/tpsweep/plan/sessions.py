@@ -24,6 +24,7 @@ class PlannedSession:
 
     gpu: str
     gpus: int
+    nodes: int
     jobs: list[Job]
     limit_minutes: float
     parameters: SlurmParameters | None  # None where there is no scheduler
@@ -48,7 +49,9 @@ def pack_jobs(jobs: Mapping[str, Job], site: Site, start_minutes: int) -> list[p
     """The executor's own sessions of ``jobs``; its cells are named by the paths of their rows."""
     requests = [
         packing.Request(
-            key=packing.SessionKey(job.session, job.session_command, job.gpu_type, job.gpus),
+            key=packing.SessionKey(
+                job.session, job.session_command, job.gpu_type, job.gpus, nodes=job.nodes
+            ),
             cell=Cell(id=path, argv=[], log=Path(), limit_s=60 * job.minutes),
             order=job.order,
             start_minutes=start_minutes,
@@ -67,6 +70,7 @@ def _planned(session: packing.Session, jobs: Mapping[str, Job], site: Site) -> P
     return PlannedSession(
         gpu=session.key.gpu_type,
         gpus=session.key.gpus,
+        nodes=session.key.nodes,
         jobs=[jobs[cell.id] for cell in session.cells],
         limit_minutes=(session.minutes or 0.0) if parameters is None else parameters.minutes,
         parameters=parameters,

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tabulate import tabulate
 
-from tpsweep.plan.explain_text import size
+from tpsweep.plan.explain import OnNodes
+from tpsweep.plan.explain_text import node_line, size
 from tpsweep.plan.split import VLLM_VERSION
 from tpsweep.plan.spread import Held, Spread
 
 
-def text(name: str, found: Spread) -> str:
-    """What is held, then what moves."""
+def text(name: str, found: Spread, nodes: Sequence[OnNodes] = ()) -> str:
+    """What is held, what moves, and on how many ``nodes`` of the classes of a site."""
     gpus = "1 GPU" if found.gpus == 1 else f"{found.gpus} GPUs"
-    return "\n\n".join([f"{name} at {found.layout}: {gpus}", _held(found), _moves(found)]) + "\n"
+    parts = [f"{name} at {found.layout}: {gpus}", _held(found), _moves(found)]
+    if nodes:
+        parts.append("\n".join(["Nodes:", "", *(f"- {node_line(one)}" for one in nodes)]))
+    return "\n\n".join(parts) + "\n"
 
 
 def _held(found: Spread) -> str:

@@ -110,7 +110,7 @@ def _cost_line(one: ClassCost) -> list[object]:
         longest += f" of {one.allowed_minutes}"
     return [
         one.gpu,
-        one.gpus,
+        _on_nodes(str(one.gpus), one.nodes),
         one.cells,
         one.sessions,
         "+".join(map(str, one.arrays)) or "-",
@@ -135,7 +135,7 @@ def _fit(memory: list[Memory]) -> str:
         [
             one.gpu,
             _named(one.model, one.precision),
-            one.layout,
+            _on_nodes(one.layout, one.nodes),
             f"{one.weights_gb:.1f}",
             f"{one.activations_gb:.1f}",
             f"{one.room_gb:.1f}",
@@ -197,6 +197,11 @@ def _load(cell: Cell) -> str:
 def _figures(loads: dict[str, CellExpectation]) -> list[str]:
     columns = ("prefill_ms", "tpot_ms", "seconds")
     return ["/".join(_known(getattr(one, c)) for one in loads.values()) for c in columns]
+
+
+def _on_nodes(what: str, nodes: int) -> str:
+    """``4 on 2 nodes``; of one node nothing is said."""
+    return what if nodes == 1 else f"{what} on {nodes} nodes"
 
 
 def _known(value: float | None) -> str:

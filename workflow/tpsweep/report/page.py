@@ -27,6 +27,7 @@ from tpsweep.figures.pareto import draw_pareto
 from tpsweep.figures.serving import draw_serving
 from tpsweep.figures.speedup import draw_speedup
 from tpsweep.report.boxes import Part, make_part
+from tpsweep.report.first_screen import Headline, headlines
 from tpsweep.report.holes import make_failures, make_holes
 from tpsweep.report.provenance import make_provenance
 from tpsweep.tables import Summary
@@ -41,6 +42,7 @@ FEWER_FIGURES = 6
 """Of a kind that is not the first of its section; all are in ``figures/``."""
 CELL_COLUMNS = (
     *("cell_id", "workload", "site", "gpu", "model", "model_revision", "dtype", "weights", "tp"),
+    "gpu_card",
     *("model_label",),
     *("vllm_version", "state", "reason", "path"),
     *("engine_id", "vllm_version_ran", "started_at", "ended_at", "synthetic"),
@@ -118,6 +120,7 @@ def render(
         name=name,
         summary=str(summary),
         warnings=_warnings(cells, summary, tables["failures"].records),
+        headlines=_first(headlines(tables)),
         facts=_facts(cells, summary),
         sections=_placed(_sections(tables, steps), added),
         tables=list(tables),
@@ -128,6 +131,13 @@ def render(
         synthetic=_is_synthetic(cells),
         version=__version__,
     )
+
+
+def _first(found: Sequence[Headline]) -> list[tuple[Headline, plot.Drawing | None]]:
+    """Headlines with their pictures drawn; without matplotlib the sentences stand alone."""
+    pictures = [one.picture for one in found if one.picture] if plot.available() else []
+    drawn = iter(plot.in_processes(plot.draw, pictures))
+    return [(one, next(drawn) if one.picture in pictures else None) for one in found]
 
 
 def _source(environment: Environment, name: str) -> str:
@@ -237,7 +247,9 @@ def _warnings(cells: list[Record], summary: Summary, failed: list[Record]) -> li
     refused = Counter(one["message"] or "" for one in failed if one["type"] == PREFLIGHT)
     for message, count in refused.most_common(MOST_REFUSED):
         found.append(Caution(f"Not submitted, {count} cells: {message}", bad=True))
-    measured = (cell for cell in cells if cell["state"] == "measured")
+    measured = [cell for cell in cells if cell["state"] == "measured"]
+    if any(cell["gpu_card"] == "CPU" for cell in measured):
+        found.append(Caution("CPU timings only demonstrate the pipeline."))
     dummy = joined(model_name(cell) for cell in measured if cell["weights"] == "dummy")
     if dummy:
         found.append(

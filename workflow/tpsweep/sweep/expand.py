@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from tpsweep.config.load import Config, ConfigError
 from tpsweep.config.settings import Capacity, Capture, RequestSet, Serve, WorkloadEntry
-from tpsweep.core.axes import CELL_AXES, ENGINE_AXES, LAYOUT
+from tpsweep.core.axes import BACKENDS, CELL_AXES, ENGINE_AXES, LAYOUT
 from tpsweep.core.cell import BF16, NSYS_ONLY, NSYS_OR_TORCH, Cell, Engine
 from tpsweep.core.layout import Layout
-from tpsweep.core.workloads import KINDS
+from tpsweep.core.workloads import KINDS, SERVER
 from tpsweep.perfmodel import memory
 from tpsweep.perfmodel.layout_problem import layout_problem
 from tpsweep.perfmodel.work import NoWorkError, work_of
 from tpsweep.sweep import request_set
 
 if TYPE_CHECKING:
-    from snakemake_executor_plugin_submitit.site import Site
+    from snakemake_executor_plugin_submitit.site import GpuClass, Site
+
+
+ON_ONE_NODE = ("custom", "symm_mem", "flashinfer")
+"""All-reduce backends that reach GPUs of one node only."""
 
 
 Slos = Mapping[str, Mapping[str, float]]
@@ -79,6 +83,7 @@ def expand(config: Config, site: Site) -> list[Planned]:
         dataset = _find_dataset(name, entry, config.base)
         for engine in _engines(entry, config, site):
             problem = _layout_problem(engine, config, site) or dataset.problem
+            problem = problem or _server_problem(engine, config)
             problem = problem or _precision_problem(engine, config) or _drafts_problem(engine)
             for cell in _cells(entry, engine, dataset, slos):
                 _claim(cell, name, owners)
@@ -119,7 +124,8 @@ def _engines(entry: WorkloadEntry, config: Config, site: Site) -> Iterator[Engin
             continue
         seen.add(key)
         gpu, variant = chosen["gpu"], chosen["variant"]
-        card = site.gpus[gpu].card if gpu in site.gpus else "unknown"
+        known = site.gpus.get(gpu)
+        card = known.card if known else "unknown"
         chosen["model"] = config.cell_models[chosen["model"]]
         for run in range(entry.runs or settings.runs):
             yield Engine(
@@ -135,7 +141,17 @@ def _engines(entry: WorkloadEntry, config: Config, site: Site) -> Iterator[Engin
                 mode=_mode(entry, card),
                 run=run,
                 environment=dict(site.environment),
+                nodes=_nodes(layout, known),
             )
+
+
+def _nodes(layout: Layout, known: GpuClass | None) -> int:
+    """The fewest nodes of a class that hold a layout; 1 where that cannot be (``_node_problem``
+    says why)."""
+    if known is None:
+        return 1
+    nodes = layout.nodes_on(known.per_node)
+    return nodes if nodes <= known.nodes and layout.gpus % nodes == 0 else 1
 
 
 def _prefix_caching(entry: WorkloadEntry) -> dict[str, Any]:
@@ -230,9 +246,35 @@ def _node_problem(engine: Engine, site: Site) -> str | None:
     gpu = site.gpus.get(engine.gpu)
     if gpu is None:
         return f"site {site.name} has no {engine.gpu}; it has {', '.join(site.gpus)}"
-    if engine.gpus > gpu.per_node:
+    if engine.gpus <= gpu.per_node:
+        return None
+    if gpu.nodes == 1:
         return f"{engine.product} > {gpu.per_node} on a node of {engine.gpu}"
+    nodes = engine.nodes_on(gpu.per_node)
+    if nodes > gpu.nodes:
+        most = f"{gpu.nodes} nodes of {engine.gpu}, the most for a session"
+        return f"{engine.product} > {gpu.most_gpus} on {most}"
+    if nodes != engine.nodes:
+        return f"{engine.product}: no equal parts on {nodes} nodes of {engine.gpu}"
+    if engine.replicas > 1:
+        return f"{engine.product} > {gpu.per_node}: replicas share a node of {engine.gpu}"
+    return _span_problem(engine)
+
+
+def _span_problem(engine: Engine) -> str | None:
+    """Why vLLM cannot run the engine over several nodes; None if it can."""
+    if engine.tp_spans_nodes and engine.allreduce_backend in ON_ONE_NODE:
+        allowed = ", ".join(name for name in BACKENDS if name not in ON_ONE_NODE)
+        said = f"on {engine.nodes} nodes of {engine.gpu} a TP group is on several"
+        return f"allreduce_backend {engine.allreduce_backend}: {said}; allowed: {allowed}"
     return None
+
+
+def _server_problem(engine: Engine, config: Config) -> str | None:
+    """Why the server of such a cell cannot span nodes (an engine of one start can); else None."""
+    if engine.nodes == 1 or engine.mode != SERVER or config.settings.one_start:
+        return None
+    return f"{engine.nodes} nodes of {engine.gpu}: only with one_start: true"
 
 
 def _precision_problem(engine: Engine, config: Config) -> str | None:
@@ -282,6 +324,8 @@ def _drafts_problem(engine: Engine) -> str | None:
 
 def _profiler_problem(cell: Cell) -> str | None:
     """Why the asked profiler cannot see this class; None if it can."""
+    if KINDS[cell.workload].is_profiled and cell.engine.nodes > 1:
+        return f"{cell.workload} on {cell.engine.nodes} nodes: a profiler sees one node's ranks"
     if cell.extra.get("profiler") == "nsys" and cell.engine.gpu_card == "CPU":
         return "profiler nsys needs GPUs, and this class has none; allowed: torch, auto"
     return None
@@ -293,8 +337,10 @@ def _memory_problem(cell: Cell, config: Config, site: Site) -> str | None:
     if asked is None:
         return None
     engine = cell.engine
-    per_node = site.gpus[engine.gpu].per_node
-    return memory.problem(*asked, engine.layout, gpu=engine.gpu, per_node=per_node)
+    known = site.gpus[engine.gpu]
+    return memory.problem(
+        *asked, engine.layout, gpu=engine.gpu, per_node=known.per_node, nodes=known.nodes
+    )
 
 
 def memory_of(cell: Cell, config: Config, site: Site) -> tuple[memory.Load, memory.Limits] | None:

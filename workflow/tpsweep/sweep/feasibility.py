@@ -1,8 +1,8 @@
 """What a site can never do for a sweep: refused before anything runs, in one line.
 
 Single cells that cannot run are not a mistake (a matrix has corners): they are in the manifest with
-their reason. A model that no class can hold, a TP that no node has GPUs for, or a time that no QOS
-allows, is one.
+their reason. A model that no class can hold, a TP that no session has GPUs for, or a time that no
+QOS allows, is one.
 """
 
 from __future__ import annotations
@@ -40,11 +40,13 @@ def _refuse_gpus(site: Site, planned: Sequence[Planned]) -> None:
 def _refuse_tp(site: Site, planned: Sequence[Planned]) -> None:
     """Only where the site file says how many GPUs a node has: a host is what it is, and the same
     config is for several."""
-    most = max(gpu.per_node for gpu in site.gpus.values())
+    largest = max(site.gpus.values(), key=lambda gpu: gpu.most_gpus)
+    most = largest.most_gpus
     for item in planned:
         tp = item.cell.engine.tp
         if site.cluster == "slurm" and tp > most and item.status != "excluded":
-            allowed = f"allowed: up to {most}, the GPUs of the largest node of site {site.name}"
+            on = "the largest node" if largest.nodes == 1 else f"{largest.nodes} nodes"
+            allowed = f"allowed: up to {most}, the GPUs of {on} of site {site.name}"
             raise ConfigError("tp", tp, allowed)
 
 

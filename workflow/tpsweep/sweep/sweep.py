@@ -68,6 +68,11 @@ class Job:
         return self.cell.engine.gpus
 
     @property
+    def nodes(self) -> int:
+        """Nodes that hold them, in equal parts."""
+        return self.cell.engine.nodes
+
+    @property
     def order(self) -> int:
         """Where in its session the cell runs: shuffled, so that no axis is the order, too.
 
@@ -250,10 +255,11 @@ class Sweep:
 
     @cached_property
     def _preflights(self) -> dict[str, Request]:
-        real: dict[tuple[str, int, str], set[str]] = {}
+        real: dict[tuple[str, int, int, str], set[str]] = {}
         for job in (self.jobs[path] for path in self.wanted):
             engine = job.cell.engine
-            markers = real.setdefault((job.gpu_type, job.gpus, engine.vllm_version), set())
+            key = job.gpu_type, job.gpus, job.nodes, engine.vllm_version
+            markers = real.setdefault(key, set())
             if engine.model.weights == "real":
                 markers.add(job.model_marker)
         requests = [
@@ -266,8 +272,9 @@ class Sweep:
                 real_weights=sorted(markers),
                 memory_gib=self.site.gpus[gpu].memory_gib,
                 imports=self.site.cluster == "slurm",
+                nodes=nodes,
             )
-            for (gpu, gpus, version), markers in real.items()
+            for (gpu, gpus, nodes, version), markers in real.items()
         ]
         return {request.name: request for request in requests}
 

@@ -21,6 +21,7 @@ _DISTINCT = {
     "nccl_version": ("nccl_version", TEXTS, "from vLLM's log"),
     "vllm_version": ("vllm_version_ran", TEXTS, "vLLM that measured"),
     "torch_version": ("torch_version", TEXTS, "torch that measured"),
+    "network": ("network", TEXTS, "what joins the nodes of an engine on several"),
     "allreduce_backend": ("allreduce_backend_ran", TEXTS, "all-reduce that ran, by vLLM's log"),
     "hostname": ("hostname", TEXTS, "names of the hosts"),
     "hosts": ("host", TEXTS, "hosts, told apart by their GPUs where their names are equal"),
@@ -32,6 +33,7 @@ COLUMNS = (
     Column("gpu", TEXT, "the site's name of the node class"),
     Column("gpus", INT, "GPUs that each engine holds"),
     *(Column(name, kind, f"{doc}; distinct") for name, (_, kind, doc) in _DISTINCT.items()),
+    Column("nodes", INT, "nodes that hold the GPUs of an engine"),
     Column("engine_starts", INT, "engines that measured"),
     Column("cells", INT, "cells measured"),
     Column("first_day", TEXT, "UTC day of the first measurement"),
@@ -52,6 +54,18 @@ def _cards(record: Record) -> str:
     return ", ".join(words for name in ("promised_card", "cpu") if (words := joined(record[name])))
 
 
+def _gpus(record: Record) -> str:
+    """``4 on 2 nodes``."""
+    several = f" on {record['nodes']} nodes" if record["nodes"] > 1 else ""
+    return f"{record['gpus']}{several}"
+
+
+def _links(record: Record) -> str:
+    """Inside of a node, and between nodes."""
+    inside = joined(record["link"]) or "none"
+    return f"{inside}; {joined(record['network'])}" if record["network"] else inside
+
+
 def _limits(record: Record) -> str:
     return joined(digits(watts) for watts in record["power_limit_w"]) or "n/a"
 
@@ -64,9 +78,9 @@ def days(record: Record) -> str:
 VIEWS = (
     View("Site", text("site"), once=True),
     View("GPU class", text("gpu")),
-    View("GPUs", text("gpus")),
+    View("GPUs", _gpus),
     View("Cards", _cards),
-    View("Link", _listed("link", "none")),
+    View("Link", _links),
     View("Power limit (W)", _limits),
     View("Driver", _listed("driver_version")),
     View("CUDA", _listed("cuda_version")),
@@ -99,6 +113,7 @@ def _line(rows: list[Record]) -> Record:
         **{name: rows[0][name] for name in ("site", "gpu", "gpus")},
         **found,
         **{name: sorted(found[name]) for name in ("hostname", "hosts", "gpu_uuids")},
+        "nodes": max(row["nodes"] or 1 for row in rows),
         "engine_starts": len({row["engine_id"] for row in rows} - {None}),
         "cells": len(rows),
         "first_day": min(dates, default=None),

@@ -19,6 +19,8 @@ SETUP_FAILED = 78
 """EX_CONFIG of sysexits.h."""
 MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}
 """sbatch takes one of them."""
+OF_THE_JOB = {"gpus"}
+"""Flags of the whole job; ``{n}`` of all others is of one node (there is one task on each)."""
 
 
 @dataclass(frozen=True)
@@ -26,23 +28,27 @@ class SlurmParameters:
     """What the jobs of one array have in common.
 
     ``flags`` are sbatch's long names without dashes, with a value or True for a bare flag;
-    ``setup`` lines of the batch script; ``minutes`` the time limit.
+    ``setup`` lines of the batch script; ``minutes`` the time limit; ``cpus`` are those of each of
+    ``nodes``.
     """
 
     flags: tuple[tuple[str, str | bool], ...]
     setup: tuple[str, ...]
     minutes: int
     cpus: int
+    nodes: int = 1
 
     def submitit(self) -> dict[str, Any]:
         """Arguments of ``submitit.SlurmExecutor.update_parameters``."""
         return {
             "time": self.minutes,
-            "nodes": 1,
+            "nodes": self.nodes,
             "ntasks_per_node": 1,
             "cpus_per_task": self.cpus,
             "wckey": None,  # submitit's own is refused where keys are enforced
             "setup": list(self.setup),
+            # A session that has lost the runner of one of its nodes is of no use.
+            "srun_args": ["--kill-on-bad-exit=1"] if self.nodes > 1 else [],
             # submitit asks for SIGUSR2, by which most programs end at once.
             "additional_parameters": {**dict(self.flags), "signal": f"TERM@{ANNOUNCED_S}"},
         }
@@ -52,7 +58,8 @@ class SlurmParameters:
         words = [
             f"--{name}" if value is True else f"--{name}={value}" for name, value in self.flags
         ]
-        return " ".join([*words, f"--time={self.minutes}"])
+        nodes = [f"--nodes={self.nodes}"] if self.nodes > 1 else []
+        return " ".join([*words, *nodes, f"--time={self.minutes}"])
 
 
 def slurm_parameters(
@@ -72,10 +79,12 @@ def slurm_parameters(
     if key.gpu_type:
         known = site.gpus[key.gpu_type]
         flags |= {
-            name: value.format(n=key.gpus) if isinstance(value, str) else value
+            name: value.format(n=key.gpus if name in OF_THE_JOB else key.gpus_per_node)
+            if isinstance(value, str)
+            else value
             for name, value in known.slurm.items()
         }
-        cpus = max(known.cpus_per_gpu * key.gpus, threads)
+        cpus = max(known.cpus_per_gpu * key.gpus_per_node, threads)
     if site.qos is not None:
         flags["qos"] = site.qos
     if (account := account_of(site, environ)) is not None:
@@ -97,6 +106,7 @@ def slurm_parameters(
         setup=(*_checked(site.setup), *FOR_SRUN),
         minutes=_time_limit(minutes, site.session_minutes(key.gpu_type)),
         cpus=cpus,
+        nodes=key.nodes,
     )
 
 

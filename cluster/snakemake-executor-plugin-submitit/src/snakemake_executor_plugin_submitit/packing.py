@@ -22,6 +22,7 @@ class PackingError(ValueError):
 class SessionKey:
     """What cells must have in common to share a session ("" for none, 0 GPUs for none).
 
+    ``gpus`` are all of them, in equal parts on ``nodes``.
     ``threads`` and ``mem_mb`` are what a session without GPUs asks for; 0: the site's own way.
     ``mem_mb_per_cpu``, ``partition`` and ``constraint`` override the site's flags.
     """
@@ -35,6 +36,12 @@ class SessionKey:
     mem_mb_per_cpu: int = 0
     partition: str = ""
     constraint: str = ""
+    nodes: int = 1
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs on each of its nodes."""
+        return self.gpus // self.nodes
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,7 @@ class Session:
     def __str__(self) -> str:
         plural = "" if len(self.cells) == 1 else "s"
         where = f", {self.key.gpus} x {self.key.gpu_type}" if self.key.gpus else ""
+        where += f" on {self.key.nodes} nodes" if self.key.nodes > 1 else ""
         return f"session {self.id}: {len(self.cells)} job{plural}{where}"
 
 
@@ -100,15 +108,37 @@ def check(request: Request, site: Site) -> None:
         raise PackingError(f"gpus: {key.gpus}, allowed: 0 and more")
     if key.gpus and not key.gpu_type:
         raise PackingError(f"gpus: {key.gpus} need a gpu_type, allowed: {known}")
-    if key.gpus and key.gpus > site.gpus[key.gpu_type].per_node:
-        most = site.gpus[key.gpu_type].per_node
-        raise PackingError(f"gpus: {key.gpus} of {key.gpu_type}, allowed: up to {most} (one node)")
+    _check_nodes(key, site)
     longest = site.work_minutes(key.gpu_type)
     asked = (request.start_minutes or 0) + request.minutes
     if longest is not None and asked > longest:
         raise PackingError(
             f"runtime + session_runtime: {asked:g}, allowed: up to {longest} minutes"
         )
+
+
+def _check_nodes(key: SessionKey, site: Site) -> None:
+    """Raise ``PackingError`` if the nodes are not to be had, or hold too few GPUs."""
+    if key.nodes < 1:
+        raise PackingError(f"nodes: {key.nodes}, allowed: 1 and more")
+    if key.nodes > 1:
+        if site.cluster != "slurm":
+            raise PackingError(f"nodes: {key.nodes}, allowed: 1 on this host")
+        if not key.command:
+            raise PackingError(
+                f"nodes: {key.nodes}, allowed: 1 without session_command (a job runs on one node)"
+            )
+        if key.gpu_type and key.nodes > site.gpus[key.gpu_type].nodes:
+            most = site.gpus[key.gpu_type].nodes
+            raise PackingError(f"nodes: {key.nodes} of {key.gpu_type}, allowed: up to {most}")
+        if not key.gpus or key.gpus % key.nodes:
+            raise PackingError(
+                f"nodes: {key.nodes} for {key.gpus} gpus, allowed: a divisor of them"
+            )
+    if key.gpus and key.gpus_per_node > site.gpus[key.gpu_type].per_node:
+        most = site.gpus[key.gpu_type].per_node * key.nodes
+        where = "one node" if key.nodes == 1 else f"{key.nodes} nodes"
+        raise PackingError(f"gpus: {key.gpus} of {key.gpu_type}, allowed: up to {most} ({where})")
 
 
 def pack(requests: Iterable[Request], site: Site) -> list[Session]:
@@ -200,6 +230,7 @@ def spec_of(
         limit_s=limit_s,
         environment=dict(environment),
         watched=watched,
+        nodes=session.key.nodes,
     )
 
 

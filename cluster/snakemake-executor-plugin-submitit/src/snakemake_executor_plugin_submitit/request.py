@@ -37,6 +37,7 @@ def request_of(
         mem_mb_per_cpu=per_cpu,
         partition=_flag(job, "slurm_partition"),
         constraint=_flag(job, "constraint"),
+        nodes=_count(job, "nodes", 1),
     )
     cell = Cell(
         id=identity,
@@ -71,15 +72,14 @@ OF_OTHER_EXECUTORS = {
     "gpu": "gpus and gpu_type",
     "gpu_model": "gpu_type",
     "gres": "gpus and gpu_type",
-    "mpi": "one task per session",
-    "nodes": "one node per session",
+    "mpi": "one task per node",
     "nvidia_gpu": "gpus and gpu_type",
     "qos": "the site's qos",
     "slurm_account": "the site's account_env",
     "slurm_extra": "the site's slurm",
     "slurm_qos": "the site's qos",
-    "tasks": "one task per session",
-    "tasks_per_gpu": "one task per session",
+    "tasks": "one task per node",
+    "tasks_per_gpu": "one task per node",
 }
 """Resources that other executors for Slurm know, and what there is here instead."""
 ONLY_SLURM = ("mem_mb_per_cpu", "slurm_partition", "constraint")
@@ -140,6 +140,11 @@ def _flag(job: Any, resource: str) -> str:
     if value and not is_one_line(value):
         raise PackingError(f"{resource}: {value!r}, allowed: {ONE_LINE}")
     return value
+
+
+def _count(job: Any, resource: str, default: int) -> int:
+    value = _number(job, resource)
+    return default if value is None else int(value)
 
 
 def _number(job: Any, resource: str) -> float | None:

@@ -12,6 +12,9 @@ Files in ``SESSION_DIR``: ``ready`` (made by the command when it takes cells, re
 takes no more), ``failed`` (one line: why the command could not be started), ``cell_end_reason``
 (``timeout``, ``preempted``, ``cancelled`` or ``revoked``: why the running cell is being ended).
 
+Of a session of several nodes each runs this (see ``nodes``): the first as said here, the others
+their part of the command alone, with ``SESSION_LOG`` and ``SESSION_DIR`` of their own.
+
 A session may be run again after it was cut off (a requeued job): cells with a result are skipped.
 """
 
@@ -25,13 +28,17 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from .nodes import dismiss, node_of
+from .other_node import OtherNode
 from .processes import adopt_orphans, die_with_parent, kill_descendants
 from .spec import SessionSpec
 from .spool import now
-from .worker import REASONS, Worker
+from .task import REASONS
+from .worker import Worker
 
 LONGEST_DIR = 90
 """A unix socket's path has at most 107 bytes; this leaves room for its name."""
@@ -53,18 +60,42 @@ def run_session(spec: SessionSpec) -> int:
     if spec.watched is not None:
         die_with_parent(os.getppid(), signal.SIGTERM)
     spec.folder.mkdir(parents=True, exist_ok=True)
+    supervisor = os.getpid()
+    if spec.nodes > 1 and (node := node_of(os.environ)):
+        return _run_part(spec, node)
     token = spec.spool.claim()
     if token is None:
         return 1
     spec.spool.forget_end()
     started = now()
     folder = _session_dir()
-    supervisor = os.getpid()
+    spec.spool.pid.write_text(str(supervisor))
+    code = _supervise(folder, lambda: Worker(spec, folder, supervisor, token).run())
+    _record(spec, started)
+    if code != 0 and spec.spool.owner == token and spec.spool.end_reason is None:
+        spec.spool.end("crash")  # of the worker, which had no time to say so
+    if spec.nodes > 1:
+        dismiss(spec.spool, token)
+    return code
+
+
+def _run_part(spec: SessionSpec, node: int) -> int:
+    """Of a node that is not the first; 0. Raises ``RuntimeError`` if it cannot go on: srun ends
+    the whole session when a task of it fails."""
+    folder, supervisor = _session_dir(), os.getpid()
+    code = _supervise(folder, lambda: OtherNode(spec, folder, supervisor, node).run())
+    if code != 0:
+        raise RuntimeError(f"the session's runner on node {node} ended with {code}")
+    return 0
+
+
+def _supervise(folder: Path, work: Callable[[], int]) -> int:
+    """Do the work in a child, forward signals to it, and end what it leaves; its exit code."""
     worker = os.fork()
     if worker == 0:
         code = 1
         try:
-            code = Worker(spec, folder, supervisor, token).run()
+            code = work()
         except Exception:  # noqa: BLE001 (the fork ends here; its cells are reported as lost)
             traceback.print_exc()
         finally:
@@ -78,15 +109,11 @@ def run_session(spec: SessionSpec) -> int:
     for number in REASONS:
         signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, REASONS)
-    spec.spool.pid.write_text(str(supervisor))
     code = _reap_until(worker)
     for number in REASONS:
         signal.signal(number, signal.SIG_IGN)
-    kill_descendants(supervisor)
+    kill_descendants(os.getpid())
     shutil.rmtree(folder, ignore_errors=True)
-    _record(spec, started)
-    if code != 0 and spec.spool.owner == token and spec.spool.end_reason is None:
-        spec.spool.end("crash")  # of the worker, which had no time to say so
     return code
 
 
@@ -114,6 +141,7 @@ def _record(spec: SessionSpec, started: str) -> None:
         "session": spec.key,
         "cells": [cell.id for cell in spec.cells],
         "gpus": spec.gpus,
+        "nodes": spec.nodes,
         "job": os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID", ""),
         "node": os.environ.get("SLURMD_NODENAME", ""),
         "started_at": started,

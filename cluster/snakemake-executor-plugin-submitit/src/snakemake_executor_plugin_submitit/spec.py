@@ -42,7 +42,8 @@ class SessionSpec:
     time that the command has to become ready; ``limit_s`` the time that the scheduler gives to all
     of it, None if there is no such limit. ``watched`` is (pid, start time) of a process on this
     host that the session must not outlive; None to watch none. ``grace_s`` seconds lie between
-    SIGTERM and SIGKILL.
+    SIGTERM and SIGKILL. ``nodes`` hold ``gpus`` together, in equal parts; the command runs on each
+    of them, the cells on the first.
     """
 
     id: str
@@ -57,6 +58,7 @@ class SessionSpec:
     environment: dict[str, str | None] = field(default_factory=dict)
     watched: tuple[int, int] | None = None
     grace_s: float = GRACE_S
+    nodes: int = 1
 
     @property
     def spool(self) -> Spool:

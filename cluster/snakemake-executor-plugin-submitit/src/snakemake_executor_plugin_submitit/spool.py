@@ -67,6 +67,10 @@ class Spool:
         """Output of the session's command, over all its starts."""
         return self.folder / "session.log"
 
+    def log_of(self, node: int) -> Path:
+        """The same on another of its nodes than the first, of its part of the command."""
+        return self.folder / f"session-{node}.log"
+
     @property
     def starts(self) -> Path:
         """One line per start of the command."""

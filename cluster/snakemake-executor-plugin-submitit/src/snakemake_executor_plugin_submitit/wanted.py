@@ -20,7 +20,14 @@ def digest(job: Any, command: Command, key: SessionKey) -> str:
     known = {
         # The command line of a nested Snakemake is another one in each run.
         "argv": None if command.is_nested else command.argv,
-        "session": [key.session, key.command, key.gpu_type, key.gpus],
+        # Without the number of nodes where it is 1: what an earlier version asked for is the same.
+        "session": [
+            key.session,
+            key.command,
+            key.gpu_type,
+            key.gpus,
+            *([key.nodes] * (key.nodes > 1)),
+        ],
         "jobs": [_one(one) for one in jobs_of(job)],
     }
     text = json.dumps(known, sort_keys=True, default=repr)

@@ -10,38 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
-from .clock import Clock
-from .expansion import ExpansionError, expand
 from .memory import oom_kills
-from .processes import (
-    adopt_orphans,
-    die_with_parent,
-    dying_with,
-    end_group,
-    kill_descendants,
-    reap_orphans,
-    signal_group,
-    start_time,
-)
+from .nodes import OtherNodes
+from .processes import end_group, reap_orphans, signal_group
 from .spec import Cell, SessionSpec
 from .spool import REVOKED, Result, now
+from .task import WATCH_EVERY_S, Task, empty, exit_text
 
 READY, FAILED, END_REASON = "ready", "failed", "cell_end_reason"
-REASONS = {
-    signal.SIGTERM: "preempted",
-    signal.SIGHUP: "preempted",
-    signal.SIGINT: "cancelled",
-}
 MOST_STARTS = 2
 """Failed starts in a row after which the command is not started again."""
 POLL_S = 0.02
-WATCH_EVERY_S = 0.5
-OWNER_EVERY_S = 2.0
-"""Between two looks at who owns the session: a file that may be on a far file system."""
-NEAR_LIMIT_S = 120.0
-"""A scheduler announces the time limit by SIGTERM up to this long before it."""
 DYING_S = 0.5
 """After a failed cell, for a command that it took along to be seen gone."""
 NO_ROOM_BYTES = 64 << 10
@@ -49,45 +29,18 @@ WRITE_LIMIT_S = 60.0
 """A result that cannot be written (a full disk) is tried for this long."""
 
 
-class Worker:
-    """The command and the cells of one session."""
+class Worker(Task):
+    """The command and the cells of one session, on its first node."""
 
     def __init__(self, spec: SessionSpec, folder: Path, supervisor: int, token: str) -> None:
-        self.spec = spec
-        self.folder = folder
-        self.supervisor = supervisor
-        self.token = token
-        self.clock = Clock()
-        self.began = self.clock.now()
-        self.command: subprocess.Popen[bytes] | None = None
+        super().__init__(spec, folder, supervisor, token, spec.spool.log)
         self.failed_starts = 0
-        self.stopped: str | None = None
-        self.next_watch = self.next_owner = 0.0
         self.spare = spec.folder / ".spare"
-        self.unset = ""  # why the site's environment cannot be had here
-        self.environment = {
-            **{key: value for key, value in os.environ.items() if key not in spec.environment},
-            **self._site_environment(),
-            "SESSION_DIR": str(folder),
-            "SESSION_ID": spec.id,
-            "SESSION_LOG": str(spec.spool.log),
-        }
-
-    def _site_environment(self) -> dict[str, str]:
-        given = {key: value for key, value in self.spec.environment.items() if value is not None}
-        try:
-            return {key: expand(key, value, os.environ) for key, value in given.items()}
-        except ExpansionError as error:
-            self.unset = str(error)
-            return {}
+        self.others = OtherNodes(spec.spool, spec.nodes, token) if spec.nodes > 1 else None
 
     def run(self) -> int:
         """All cells in order; 1 if the session was told to end first."""
-        for number in REASONS:
-            signal.signal(number, self._on_signal)
-        adopt_orphans()
-        die_with_parent(self.supervisor, signal.SIGTERM)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, REASONS)
+        self._guard()
         with contextlib.suppress(OSError):
             Result(0).write(self.spare)
         try:
@@ -159,15 +112,18 @@ class Worker:
 
     def _is_serving(self) -> bool:
         alive = self.command is not None and self.command.poll() is None
-        return alive and (self.folder / READY).exists()
+        return alive and (self.folder / READY).exists() and not self._trouble()
 
     def _start_command(self, command: str) -> str | None:
         """Start the command in an empty SESSION_DIR; why it is not ready, None if it is."""
-        _empty(self.folder)
+        if self.others is not None and self.others.silent:
+            return f"{self.others.silent} did not end its part of the session command"
+        empty(self.folder)
         with self.spec.spool.starts.open("a", encoding="utf-8") as starts:
             starts.write(f"{now()}\n")
         try:
-            process = self._popen(["bash", "-c", command], self.spec.spool.log, {})
+            place = self.others.start() if self.others is not None else {}
+            process = self._popen(["bash", "-c", command], self.log, place)
         except OSError as error:
             return f"session command cannot start: {error}"
         self.command = process
@@ -175,9 +131,14 @@ class Worker:
         end = self._deadline(self.spec.start_limit_s)
         while not (self.folder / READY).exists():
             if process.poll() is not None:
-                return f"session command {_exit_text(process.returncode)} before it was ready"
+                said = f"session command {exit_text(process.returncode)} before it was ready"
+                return self._trouble() or said
             if self.clock.now() > end:
-                return f"session command was not ready after {self.spec.start_limit_s:.0f} s"
+                unseen = self.others.unseen() if self.others is not None else ""
+                said = f"session command was not ready after {self.spec.start_limit_s:.0f} s"
+                return f"{said}; {unseen} has not begun" if unseen else said
+            if trouble := self._trouble():
+                return trouble
             if self._must_stop():
                 return f"session {self.stopped} before its command was ready"
             time.sleep(POLL_S)
@@ -217,6 +178,8 @@ class Worker:
                 reason = self.stopped or ""
             elif self.clock.now() > end:
                 reason = "timeout"
+            elif trouble := self._trouble():
+                self._give_up_command(trouble)
         if reason:
             (self.folder / END_REASON).write_text(reason, "utf-8")
             end_group(process.pid, self.spec.grace_s)
@@ -230,63 +193,25 @@ class Worker:
         note = "" if process.returncode == 0 else _full_disk(cell)
         return Result(process.returncode, reason, round(self.clock.now() - began, 3), note)
 
-    def _popen(
-        self, argv: list[str], log: Path, environment: dict[str, str]
-    ) -> subprocess.Popen[bytes]:
-        """Start a program as the leader of its own process group.
+    def _trouble(self) -> str:
+        """Which part of the command, on another node, has ended by itself, and why; "" if none."""
+        return self.others.trouble() if self.others is not None else ""
 
-        Not of its own session: a kernel that shares processors between sessions (autogroup) lets
-        an engine that spins while it waits keep all other sessions off them for a second.
-        Raises ``OSError``, also for an environment that cannot be had.
-        """
-        if self.unset:
-            raise OSError(self.unset)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=self.spec.workdir,
-                env={**self.environment, **environment},
-                process_group=0,
-                preexec_fn=dying_with(os.getpid(), signal.SIGKILL),
-            )
+    def _give_up_command(self, why: str) -> None:
+        """End the command here, at once: without all of its parts it may wait for ever."""
+        if self.command is None or self.command.poll() is not None:
+            return
+        with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as log:
+            log.write(f"session: {why}\n")
+        signal_group(self.command.pid, signal.SIGKILL)
 
     def _end_command(self) -> None:
-        """End the command and all that it, or a cell, left behind."""
-        if self.command is not None:
-            end_group(self.command.pid, self.spec.grace_s)
-        kill_descendants(os.getpid())
-        if self.command is not None:
-            self.command.wait()
-            self.command = None
-        reap_orphans(set())
-
-    def _must_stop(self) -> bool:
-        """A signal came, the watched process is gone, or the session is another's by now."""
-        now = self.clock.now()
-        if self.spec.watched is not None and now > self.next_watch:
-            self.next_watch = now + WATCH_EVERY_S
-            pid, started = self.spec.watched
-            if start_time(pid) != started:
-                self.stopped = self.stopped or "cancelled"
-        if now > self.next_owner:
-            self.next_owner = now + OWNER_EVERY_S
-            with contextlib.suppress(OSError):  # not to be reached for a moment
-                if self.spec.spool.owner != self.token:
-                    self.stopped = REVOKED
-        return self.stopped is not None
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        reason = REASONS[signal.Signals(number)]
-        if self.spec.watched is not None:  # no scheduler takes this host away: somebody ends us
-            reason = "cancelled"
-        limit = self.spec.limit_s
-        if limit is not None and self.clock.now() - self.began > limit - NEAR_LIMIT_S:
-            reason = "timeout"  # the scheduler's announcement of it
-        self.stopped = self.stopped or reason
+        """End the command on all nodes, and all that it, or a cell, left behind."""
+        if self.others is not None:
+            self.others.stop()
+        super()._end_command()
+        if self.others is not None:
+            self.others.wait_ended(self.spec.grace_s)
 
     def _deadline(self, limit_s: float | None) -> float:
         return float("inf") if limit_s is None else self.clock.now() + limit_s
@@ -308,15 +233,3 @@ def _full_disk(cell: Cell) -> str:
             if state.f_bavail * state.f_frsize < NO_ROOM_BYTES:
                 return f"no space left on device in {folder}"
     return ""
-
-
-def _empty(folder: Path) -> None:
-    for entry in list(folder.iterdir()):
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink(missing_ok=True)
-
-
-def _exit_text(code: int) -> str:
-    return f"was ended by signal {-code}" if code < 0 else f"exited with {code}"

@@ -31,7 +31,7 @@ OWN_FLAGS = {
     "error": _EXECUTORS,
     "job-name": _EXECUTORS,
     "no-requeue": "the default, allowed: requeue: true",
-    "nodes": _EXECUTORS,
+    "nodes": f"{_EXECUTORS} from the resource nodes",
     "ntasks": _EXECUTORS,
     "ntasks-per-node": _EXECUTORS,
     "open-mode": _EXECUTORS,
@@ -135,19 +135,26 @@ class Container(Model):
 class GpuClass(Model):
     """One class of nodes: the silicon, how many of it a node has, and the Slurm flags for it.
 
+    ``nodes``: the most that one session may span (1: none spans nodes).
     ``memory_gib`` is GiB per GPU, None where unknown (and on a CPU). ``slurm`` values may hold
-    ``{n}``, the number of GPUs asked.
+    ``{n}``, the number of GPUs asked: on each node, of the flag ``gpus`` in all.
     """
 
     card: str = Field(min_length=1)
     memory_gib: float | None = Field(default=None, gt=0)
     per_node: Positive
+    nodes: Positive = 1
     cpus_per_gpu: Positive = 1
     max_minutes: Positive | None = None
     slurm: Flags = {}
     python: OneLine | None = None
     container: Container | None = None
     packages: OneLine | None = None
+
+    @property
+    def most_gpus(self) -> int:
+        """The most GPUs that one session may hold."""
+        return self.per_node * self.nodes
 
     @property
     def is_cpu(self) -> bool:
@@ -224,6 +231,8 @@ class Site(Model):
         if self.cluster != "slurm":
             for key in sorted(self.model_fields_set & ONLY_SLURM):
                 raise ValueError(f"{key}: only with cluster: slurm")
+            for name in (name for name, gpu in self.gpus.items() if gpu.nodes > 1):
+                raise ValueError(f"gpus.{name}.nodes: more than 1 only with cluster: slurm")
         if "qos" in self.slurm:
             raise ValueError("slurm.qos: allowed: the site's own key qos")
         if self.qos_limits and self.qos not in self.qos_limits:

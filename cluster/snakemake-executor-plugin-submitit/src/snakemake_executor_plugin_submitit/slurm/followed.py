@@ -52,10 +52,10 @@ def verdict(followed: Followed) -> str:
         return "node_failure" if is_node else kind
     if kind != "crash":
         return kind
-    err = logs(followed.folder, followed.job)[0]
-    if says_out_of_memory(err):
+    spec = followed.spec
+    if any(says_out_of_memory(log) for log in logs(followed.folder, followed.job, spec.nodes)[::2]):
         return "out_of_memory"
-    return followed.spec.spool.end_reason or kind
+    return spec.spool.end_reason or kind
 
 
 def last_line(log: Path) -> str:

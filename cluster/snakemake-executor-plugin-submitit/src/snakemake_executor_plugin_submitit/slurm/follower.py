@@ -268,7 +268,9 @@ class Follower:
         message = (
             f"session {followed.spec.id} (job {job}) ended before this job did: {kind}, {said}"
         )
-        places = [spool.log, *logs(followed.folder, job)]
+        nodes = followed.spec.nodes
+        parts = [spool.log_of(node) for node in range(1, nodes)]
+        places = [spool.log, *parts, *logs(followed.folder, job, nodes)]
         if kind not in FINAL or kind == "out_of_memory":  # those that had not begun try again
             again = [cell for cell in followed.left[1:] if cell.id in followed.packed]
             for cell in again:

@@ -93,9 +93,9 @@ def adopt(folder: Path, array: str, spools: Sequence[Path], minutes: int) -> lis
     return ids
 
 
-def logs(folder: Path, job: str) -> list[Path]:
-    """Output of a session's job itself: stderr, stdout."""
-    return [folder / f"{job}_0_log.{end}" for end in ("err", "out")]
+def logs(folder: Path, job: str, nodes: int = 1) -> list[Path]:
+    """Output of a session's job itself: stderr, stdout, of its first node first."""
+    return [folder / f"{job}_{node}_log.{end}" for node in range(nodes) for end in ("err", "out")]
 
 
 def id_in(answer: str) -> str | None:

@@ -1,0 +1,96 @@
+"""The part of a session's command on a node that is not its first. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from .nodes import (
+    POLL_S,
+    Order,
+    Report,
+    address_of,
+    attempt_of,
+    name_of,
+    order_in,
+    tell,
+    variables,
+)
+from .spec import SessionSpec
+from .spool import REVOKED
+from .task import Task, empty, exit_text
+
+
+class OtherNode(Task):
+    """Does what the first node says (see ``nodes``), and runs no cells."""
+
+    def __init__(self, spec: SessionSpec, folder: Path, supervisor: int, node: int) -> None:
+        super().__init__(spec, folder, supervisor, None, spec.spool.log_of(node))
+        self.node = node
+        self.name = name_of(os.environ)
+        self.address = address_of(os.environ)
+        self.attempt = attempt_of(os.environ)
+        self.number = 0
+        self.left_at: float | None = None
+
+    def run(self) -> int:
+        """Until the session is over, is another's, or this node is taken away; 0."""
+        self._guard()
+        try:
+            tell(self._report(), self.node, self.spec.spool)
+            while not self._must_leave():
+                order = order_in(self.spec.spool)
+                if order is not None and order.attempt == self.attempt:
+                    if order.over:
+                        break
+                    self.token = order.token
+                    self._follow(order)
+                time.sleep(POLL_S)
+        finally:
+            self._end_command()
+            if self.number:
+                tell(self._report(), self.node, self.spec.spool)
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return 0
+
+    def _follow(self, order: Order) -> None:
+        if self.command is not None and not (order.run and order.number == self.number):
+            self._end_command()
+            tell(self._report(), self.node, self.spec.spool)
+        if order.run and order.number != self.number:
+            self._start(order)
+        elif self.command is not None and self.command.poll() is not None:
+            why = f"session command {exit_text(self.command.returncode)}{self._last_words()}"
+            self._end_command()
+            tell(self._report(why), self.node, self.spec.spool)
+
+    def _start(self, order: Order) -> None:
+        self.number = order.number
+        assert self.spec.command is not None
+        empty(self.folder)
+        tell(self._report(running=True), self.node, self.spec.spool)
+        place = variables(self.node, self.spec.nodes, order, self.address)
+        try:
+            self.command = self._popen(["bash", "-c", self.spec.command], self.log, place)
+        except OSError as error:
+            why = f"session command cannot start: {error}"
+            tell(self._report(why), self.node, self.spec.spool)
+
+    def _report(self, why: str = "", *, running: bool = False) -> Report:
+        return Report(self.attempt, self.name, self.number, running, why)
+
+    def _must_leave(self) -> bool:
+        """Told by a signal, it leaves the first node the time to end its cell in order."""
+        if not self._must_stop():
+            return False
+        now = self.clock.now()
+        self.left_at = now + self.spec.grace_s if self.left_at is None else self.left_at
+        return self.stopped == REVOKED or now > self.left_at
+
+    def _last_words(self) -> str:
+        """The last line of its log that is not empty, for a message; "" if there is none."""
+        lines = self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"; its log ends: {last[:300]}" if last else ""

@@ -1,0 +1,186 @@
+"""``tpsweep recommend`` as people type it: from expectation alone, and on made-up rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.unit.made_up import Sweep
+from tpsweep.cli.main import main
+from tpsweep.sweep.sweep import load_sweep
+
+ROOT = Path(__file__).parents[3]
+PACE = ["--profile", str(ROOT / "cluster" / "pace")]
+SEVENTY = ["--model", "llama-3.1-70b", *PACE]
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
+    """What ``--json`` prints."""
+    assert main(["recommend", *words, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line of a bad usage."""
+    assert main(["recommend", *words]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1
+    return err
+
+
+def test_an_empty_folder_is_answered_from_expectation_in_two_seconds(tmp_path: Path) -> None:
+    words = [str(tmp_path), "--rate", "40", "--slo", "tpot_p99_ms=50", *SEVENTY]
+    began, before = time.monotonic(), os.times()
+    done = subprocess.run(
+        [sys.executable, "-m", "tpsweep", "recommend", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    after = os.times()
+    # CPU time: this machine may be busy with other tests.
+    used = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
+    assert min(used, time.monotonic() - began) < 2
+    assert "expected, not measured" in done.stdout
+    assert "No row was measured" in done.stdout
+    assert "Expectation against 22 published serving rows" in done.stdout
+
+
+def test_the_winner_can_be_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, str(tmp_path), "--rate", "40", "--gpus", "H200", *SEVENTY)
+    best = found["offers"][0]
+    assert (best["gpu"], best["tp"]) == ("H200", 2)
+    command = shlex.split(found["command"])
+    assert command[:3] == ["vllm", "serve", "meta-llama/Llama-3.1-70B-Instruct"]
+    assert {"--tensor-parallel-size=2", "--max-num-seqs=64"} < set(command)
+    assert not [word for word in command if "prefix" in word or "dummy" in word]
+    script = found["sbatch"]
+    assert script[-1] == found["command"]
+    assert "#SBATCH --gres=gpu:H200:2" in script
+    assert f"#SBATCH --array=0-{best['engines'] - 1}" in script
+
+
+def test_the_cells_to_measure_can_be_run_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "measure.yaml"
+    answer(capsys, str(tmp_path), "--rate", "40", "--measure", str(file), *SEVENTY)
+    config = yaml.safe_load(file.read_text())
+    sweep = load_sweep({**config, "site": "cluster/pace/site.yaml"}, ROOT)
+    assert [(i.status, i.cell.request_rate, i.cell.engine.tp) for i in sweep.planned] == [
+        ("planned", pytest.approx(40 / 4, rel=0.3), 2)
+    ] * 2
+
+
+def test_nothing_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slow = ["--slo", "tpot_p50_ms=5", "--rate", "1"]
+    found = answer(capsys, str(tmp_path), *slow, *SEVENTY, code=1)
+    assert (found["answer"], found["offers"], found["command"]) == ("Nothing fits.", [], None)
+    reasons = {one["layout"]: one["reason"] for one in found["refused"]}
+    assert "does not fit: 141 GB of weights a GPU" in reasons["TP=1 on H100"]
+    assert "> 5 ms for a single request, expected" in reasons["TP=2 on H200"]
+    assert "no custom all-reduce curve for 8 x NVIDIA H200" in reasons["TP=8 on H200"]
+
+
+def test_slos_by_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config["slos"] = {"chat": {"ttft_p99_ms": 1000, "tpot_p99_ms": 50}}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    words = [str(tmp_path), "--configfile", str(file), "--rate", "9", *SEVENTY]
+    by_name = answer(capsys, *words, "--slo", "chat")
+    by_limits = answer(capsys, *words, "--slo", "ttft_p99_ms=1000,tpot_p99_ms=50")
+    assert by_name["offers"] == by_limits["offers"]
+    assert "'chats', allowed: chat, or limits" in refusal(capsys, *words, "--slo", "chats")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rate", "0"], "--rate: 0.0, allowed"),
+        (["--slo", "chat"], "'chat', allowed: limits such as"),
+        (["--slo", "ttft_p98_ms=5"], "ttft_p98_ms: unknown, allowed: (ttft|tpot|itl|e2e)_p"),
+        (["--slo", "ttft_p99_ms=soon"], "ttft_p99_ms: 'soon', allowed: milliseconds"),
+        (["--slo", "ttft_p99_ms=-1"], "allowed: milliseconds above 0"),
+        (["--gpus", "H300"], "--gpus: 'H300', allowed: a number, or some of H100, H200"),
+        (["--gpus", "H200=0"], "--gpus: 'H200=0', allowed"),
+        (["--input-len", "0"], "--input-len: 0, allowed"),
+        (["--model", "llama"], "--model: 'llama', allowed: llama-3.1-8b, llama-3.1-70b"),
+    ],
+)
+def test_bad_usage(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refusal(capsys, str(tmp_path), *SEVENTY, *words)
+
+
+def test_neither_rows_nor_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(tmp_path), "--model", "m"]
+    assert "no rows, allowed: a results folder with rows" in refusal(capsys, *words)
+    gone = refusal(capsys, str(tmp_path / "gone"), "--model", "m")
+    assert "no such folder" in gone
+
+
+HOSTILE = "-m$(touch pwned)'; rm\n#"
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Served rows of a model with a hostile name, on a CPU; real weights somewhere."""
+    sweep = Sweep(tmp_path / "results")
+    percentiles = {"ttft_p99_ms": 80.0, "tpot_p99_ms": 9.0, "e2e_p50_ms": 500.0}
+    args = {"max_model_len": 4096, "max_num_seqs": 8, "speculative_config": {"x": "$HOME 'y'"}}
+    measured = {
+        **percentiles,
+        "saturated": "no",
+        "engine_id": "one",
+        "model_path": HOSTILE,
+        "engine_args": json.dumps(args),
+    }
+    sweep.add(
+        1,
+        tpot=None,
+        measured=measured,
+        workload="serve",
+        model=HOSTILE,
+        gpu_card="CPU",
+        request_rate=8.0,
+        num_prompts=1000,
+        batch=None,
+    )
+    sweep.write_manifest()
+    return sweep.root
+
+
+def test_made_up_rows_of_a_cpu_are_called_so(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recommend", str(rows), "--model", HOSTILE, "--rate", "20"]) == 0
+    said = capsys.readouterr().out
+    assert "TP=1 on H200: 3 engines, 3 GPUs" in said
+    assert "SYNTHETIC: made-up rows, never measured." in said
+    assert "CPU timings only demonstrate the pipeline." in said
+
+
+def test_untrusted_names_are_quoted(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, str(rows), "--model", HOSTILE)
+    # A shell sees the same words, the model is no option, and nothing runs.
+    shell = ["bash", "-c", f"vllm() {{ printf '%s\\0' \"$@\"; }}; {found['command']}"]
+    out = subprocess.run(shell, capture_output=True, text=True, check=True, cwd=rows).stdout
+    words = out.split("\0")[:-1]
+    assert words[:2] == ["serve", f"./{HOSTILE}"]
+    assert f"--served-model-name={HOSTILE}" in words
+    assert '--speculative-config={"x": "$HOME \'y\'"}' in words
+    assert not (rows / "pwned").exists()

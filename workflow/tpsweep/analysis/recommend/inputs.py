@@ -1,0 +1,214 @@
+"""What rows, config and site offer to choose from: node classes, engines, shapes, prices, SLOs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_plugin_submitit.site import Site
+from tpsweep.analysis.recommend.evidence import CAPACITY, Record, engine_of, traffic_of
+from tpsweep.analysis.recommend.question import NodeClass, Traffic, place_of
+from tpsweep.config.load import Config
+from tpsweep.config.settings import Pins
+from tpsweep.core.cell import Engine, Model, slug
+from tpsweep.core.layout import Layout
+from tpsweep.core.slo import Slo
+from tpsweep.core.workloads import SERVE, SERVER
+from tpsweep.perfmodel.model_shape import Shape, UnknownShapeError, read_config
+
+SHAPES = Path(__file__).parents[3] / "models"
+"""config.json files that come with tpsweep."""
+MOST_TP = 8
+"""The largest TP that is looked at, where a node has room for it."""
+
+
+class InputError(ValueError):
+    """Nothing can be said: one line with what is missing and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """``rows`` of all results folders; ``prices``: USD per GPU hour by class, from manifests.
+
+    ``raw``: the config as the file has it; ``folders``: where rows are from.
+    """
+
+    rows: Sequence[Record] = ()
+    prices: Mapping[str, float] = field(default_factory=dict)
+    folders: Sequence[Path] = ()
+    config: Config | None = None
+    site: Site | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, model: str) -> None:
+        """Raise ``InputError`` unless something is known of ``model``."""
+        names = {row["model"]: None for row in self.rows}
+        names |= dict.fromkeys(self.config.models) if self.config else {}
+        if not names:
+            said = "no rows, allowed: a results folder with rows, or --profile cluster/<site>"
+            raise InputError(f"{', '.join(map(str, self.folders))}: {said}")
+        if model not in names:
+            raise InputError(f"--model: {model!r}, allowed: {', '.join(names)}")
+
+    def traffic(self, model: str) -> Traffic | None:
+        """The lengths that most served rows have, else those of the config's workloads, else of
+        static batches."""
+        for kinds in ((CAPACITY, SERVE), None):
+            found = Counter(
+                traffic
+                for row in self.rows
+                if row["model"] == model and (kinds is None or row["workload"] in kinds)
+                if (traffic := traffic_of(row)) and traffic.output_len > 1
+            )
+            if found:
+                return found.most_common(1)[0][0]
+            for entry in self._entries(model, kinds):
+                if entry.input_len and entry.output_len:
+                    return Traffic(entry.input_len[0], entry.output_len[0])
+        return None
+
+    def slo(self, asked: str | None) -> Slo | None:
+        """By its name in the config or in a row, or by its limits. Raises ``InputError``."""
+        if asked is None:
+            return None
+        try:
+            if "=" in asked:
+                return Slo.parse(asked)
+            named = self._slos
+            if asked in named:
+                return Slo.of(asked, named[asked])
+        except ValueError as error:
+            raise InputError(f"--slo: {error}") from None
+        known = f"{', '.join(named)}, or limits" if named else "limits"
+        raise InputError(f"--slo: {asked!r}, allowed: {known} such as ttft_p99_ms=500")
+
+    @cached_property
+    def _slos(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for row in self.rows:
+            found |= json.loads(row.get("slos") or "{}")
+        named = self.raw.get("slos")
+        return found | (named if isinstance(named, dict) else {})
+
+    @cached_property
+    def classes(self) -> dict[str, NodeClass]:
+        """Node classes by name: the site's, and those that rows were measured on."""
+        prices = {**self.prices, **(self.config.settings.prices if self.config else {})}
+        found: dict[str, NodeClass] = {}
+        for row in self.rows:
+            uuids = row.get("node_gpu_uuids")
+            seen = max(0 if uuids is None else len(uuids), row["gpus"] or 0)
+            known = found.get(row["gpu"])
+            most = max(seen, (known.per_node or 0) if known else 0) or None
+            price = prices.get(row["gpu"])
+            found[row["gpu"]] = NodeClass(row["gpu"], row["gpu_card"], most, price)
+        for name, gpu in self.site.gpus.items() if self.site else ():
+            found[name] = NodeClass(name, gpu.card, gpu.per_node, prices.get(name))
+        return found
+
+    def shape(self, model: str) -> Shape | None:
+        """The config's, else that of the folder beside the rows, else of that name in tpsweep."""
+        if self.config and (known := self.config.shapes.get(model)):
+            return known
+        files = [folder / "models" / slug(model) / "config.json" for folder in self.folders]
+        for path in (*files, SHAPES / f"{slug(model)}.json"):
+            try:
+                return Shape.from_config(read_config(path))
+            except (OSError, ValueError, UnknownShapeError):
+                continue
+        return None
+
+    def others(self, model: str) -> list[Engine]:
+        """Engines that were not measured: the config's layouts, and TP as far as nodes go."""
+        like = self._like(model)
+        if like is None:
+            return []
+        found: dict[Any, Engine] = {}
+        for known in self.classes.values():
+            for layout in self._layouts(known):
+                engine = Engine(
+                    **{**layout.sizes, "replicas": 1},
+                    site=self.site.name if self.site else like.site,
+                    gpu=known.gpu,
+                    gpu_card=known.card,
+                    model=like.model,
+                    variant=like.variant,
+                    allreduce_backend=layout.backend("auto"),
+                    vllm_version=like.vllm_version,
+                    args=like.args,
+                    mode=SERVER,
+                    run=0,
+                    environment=dict(self.site.environment) if self.site else {},
+                )
+                found.setdefault(place_of(engine), engine)
+        return list(found.values())
+
+    def _layouts(self, known: NodeClass) -> Iterator[Layout]:
+        most = min(known.per_node or 1, MOST_TP)
+        found = {Layout(tp=2**n) for n in range(most.bit_length()) if 2**n <= most}
+        if self.config is not None:
+            for entry in self.config.settings.workloads.values():
+                asked = (replace(one, replicas=1) for one in self.config.layouts(entry))
+                found |= {layout for layout in asked if layout.gpus <= most}
+        yield from sorted(found, key=lambda layout: layout.order)
+
+    def _like(self, model: str) -> Engine | None:
+        """An engine whose arguments the others have: of a served row, else the config's pins."""
+        rows = [row for row in self.rows if row["model"] == model and not row.get("imported")]
+        rows.sort(key=lambda row: (row["workload"] not in (CAPACITY, SERVE), row["variant"]))
+        if rows:
+            return engine_of(rows[0])
+        if self.config is None or model not in self.config.models:
+            return None
+        pins = next((entry.engine for entry in self._entries(model, None)), Pins())
+        variant, args = next(iter(self.config.settings.variants.items()))
+        return Engine(
+            tp=1,
+            site="",
+            gpu="",
+            gpu_card="",
+            model=self.config.cell_models[model],
+            variant=variant,
+            allreduce_backend="auto",
+            vllm_version=self.config.settings.vllm_version,
+            args={**pins.model_dump(), **args},
+            mode=SERVER,
+            run=0,
+        )
+
+    def _entries(self, model: str, kinds: Sequence[str] | None) -> list[Any]:
+        """The config's workloads of the model, served ones first."""
+        if self.config is None:
+            return []
+        entries = [
+            entry
+            for entry in self.config.settings.workloads.values()
+            if (not entry.models or model in entry.models)
+            and (kinds is None or entry.kind in kinds)
+        ]
+        return sorted(entries, key=lambda entry: entry.kind not in (CAPACITY, SERVE))
+
+    def model_entry(self, model: str) -> dict[str, Any]:
+        """The model as a config names it."""
+        models = self.raw.get("models")
+        if isinstance(models, dict) and isinstance(models.get(model), dict):
+            return dict(models[model])
+        known = next(engine_of(row).model for row in self.rows if row["model"] == model)
+        entry: dict[str, Any] = {"dtype": known.dtype, "weights": known.weights}
+        shape = SHAPES / f"{slug(model)}.json"
+        if known.weights == "dummy" and shape.exists():
+            return entry | {"shape": f"workflow/models/{shape.name}"}
+        entry |= {"path": known.path}
+        return entry | ({"revision": known.revision} if known.revision else {})
+
+    def served_model(self, model: Model) -> str | None:
+        """What ``vllm serve`` is to load; None: the rows have dummy weights, made from a shape."""
+        entry = self.config.models.get(model.name) if self.config else None
+        if entry is not None and entry.path:
+            return str(entry.path)
+        return None if model.weights == "dummy" else model.path

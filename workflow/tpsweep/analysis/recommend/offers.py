@@ -1,0 +1,318 @@
+"""Offers: an engine, how many of it, what that costs and how fast it is, best first.
+
+What is measured comes before what is only expected; within both, by the objective.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tpsweep.analysis.recommend.evidence import RATES, Capacity, Evidence
+from tpsweep.analysis.recommend.expected import Expectation
+from tpsweep.analysis.recommend.question import (
+    COST,
+    ENERGY,
+    LATENCY,
+    NodeClass,
+    Question,
+    key_of,
+    label_of,
+    place_of,
+)
+from tpsweep.core.cell import Engine
+from tpsweep.perfmodel.model_shape import Shape
+
+_SLACK = 1e-9
+LIGHT = 0.05
+"""Of capacity: hardly a request meets another."""
+_HOUR, _MILLION = 3600, 1e6
+
+
+@dataclass(frozen=True)
+class Offer:
+    """``engines`` of one kind behind a load balancer, each with an equal part of the rate.
+
+    ``rate``: of all together. ``headroom``: share of the capacity that is left. ``percentiles``:
+    at the load, ms; ``latency_at``: the rate per engine at which rows have them, None: expected.
+    USD and joules are per million output tokens, None where nothing tells.
+    """
+
+    engine: Engine
+    capacity: Capacity
+    engines: int
+    rate: float
+    nodes: int | None
+    usd: float | None
+    joules: float | None
+    percentiles: Mapping[str, float]
+    latency_at: float | None
+    is_server_busy: bool
+
+    @property
+    def label(self) -> str:
+        """``TP=2 on H200``."""
+        return label_of(self.engine)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all engines."""
+        return self.engines * self.engine.gpus
+
+    @property
+    def headroom(self) -> float:
+        """Of capacity; of a lower bound at least that."""
+        return 1 - self.rate / (self.engines * self.capacity.request_s)
+
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether the engine may do more: no rate is known to fail."""
+        return self.capacity.basis == RATES
+
+    def score(self, objective: str) -> float:
+        """What the objective wants small; infinite where nothing tells."""
+        asked = {
+            COST: self.usd,
+            ENERGY: self.joules,
+            LATENCY: self.percentiles.get("e2e_p50_ms"),
+        }.get(objective, self.gpus / self.rate)
+        return math.inf if asked is None else asked
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An engine that is no answer, and why."""
+
+    engine: Engine
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """``TP=1 on H200``."""
+        return label_of(self.engine)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``offers`` best first. ``errors``: expected over measured TPOT, of the rows at hand that have
+    an expectation, up to 0.9 of the expected capacity."""
+
+    question: Question
+    offers: list[Offer]
+    refused: list[Refused]
+    errors: list[float]
+
+    @property
+    def best(self) -> Offer | None:
+        """The recommendation."""
+        return self.offers[0] if self.offers else None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may answer: engines with rows, and others of which only an expectation is known."""
+
+    evidence: Mapping[Any, Evidence]
+    others: Sequence[Engine]
+    classes: Mapping[str, NodeClass]
+    shape: Shape | None
+
+
+def answer(question: Question, candidates: Candidates) -> Answer:
+    """Every engine that can answer, ranked; pure."""
+    offers: list[Offer] = []
+    refused: list[Refused] = []
+    errors: list[float] = []
+    measured = set()
+    for evidence in candidates.evidence.values():
+        if not question.allows(evidence.engine.gpu):
+            continue
+        expectation = Expectation(evidence.engine, question.traffic, candidates.shape)
+        errors += _errors(evidence, expectation)
+        capacity = evidence.capacity(question.slo)
+        if capacity is None:
+            continue
+        measured.add(place_of(evidence.engine))
+        _offer(question, evidence, expectation, capacity, candidates, offers, refused)
+        if (higher := _higher(question, evidence, expectation, capacity)) is not None:
+            _offer(question, evidence, expectation, higher, candidates, offers, [])
+    for engine in _unmeasured(candidates, measured):
+        if not question.allows(engine.gpu):
+            continue
+        expectation = Expectation(engine, question.traffic, candidates.shape)
+        evidence = candidates.evidence.get(key_of(engine), Evidence(engine))
+        expected = _below_failed(expectation.capacity(question.slo), evidence, question)
+        if expected is None:
+            said = "not measured; of a share of requests nothing is expected"
+            refused.append(Refused(engine, expectation.problem or said))
+            continue
+        _offer(question, evidence, expectation, expected, candidates, offers, refused)
+    offers.sort(key=lambda offer: _order(offer, question))
+    return Answer(question, offers, refused, errors)
+
+
+def _order(offer: Offer, question: Question) -> tuple[Any, ...]:
+    score = offer.score(question.objective)
+    more = -offer.headroom, offer.score(LATENCY)
+    return (not offer.capacity.is_measured, score, offer.gpus, *more, offer.label)
+
+
+def _unmeasured(candidates: Candidates, measured: set[Any]) -> list[Engine]:
+    """One engine for each layout of which no capacity is known: one with rows before others."""
+    found: dict[Any, Engine] = {}
+    with_rows = sorted(
+        candidates.evidence.values(),
+        key=lambda one: (-len(one.served), one.engine.variant != "default", -one.rows),
+    )
+    for engine in (*(one.engine for one in with_rows), *candidates.others):
+        if place_of(engine) not in measured:
+            found.setdefault(place_of(engine), engine)
+    return list(found.values())
+
+
+def _higher(
+    question: Question, evidence: Evidence, expectation: Expectation, capacity: Capacity
+) -> Capacity | None:
+    """What is expected of an engine above a lower bound, if fewer engines would be enough."""
+    if capacity.basis != RATES or capacity.request_s <= 0:
+        return None
+    expected = _below_failed(expectation.capacity(question.slo), evidence, question)
+    if expected is None or question.rate is None or question.objective == LATENCY:
+        return None
+    fewer = _engines(question, evidence.engine, expected) if expected.request_s else math.inf
+    return expected if fewer < _engines(question, evidence.engine, capacity) else None
+
+
+def _below_failed(
+    expected: Capacity | None, evidence: Evidence, question: Question
+) -> Capacity | None:
+    """No rate that is known to fail is expected to hold."""
+    failed = evidence.fails_at(question.slo)
+    if expected is None or failed is None:
+        return expected
+    below = min(expected.request_s, failed * (1 - _SLACK))
+    return replace(expected, request_s=below, fails_at=failed)
+
+
+def _errors(evidence: Evidence, expectation: Expectation) -> list[float]:
+    found: list[float] = []
+    most = expectation.capacity(None)
+    if most is None:
+        return found
+    for rate in evidence.served:
+        load = expectation.at(rate)
+        if load is not None and rate <= most.request_s:
+            found += evidence.error(rate, load.tpot_ms)
+    return found
+
+
+def _offer(
+    question: Question,
+    evidence: Evidence,
+    expectation: Expectation,
+    capacity: Capacity,
+    candidates: Candidates,
+    offers: list[Offer],
+    refused: list[Refused],
+) -> None:
+    """Add to ``offers``, or to ``refused``."""
+    engine = evidence.engine
+    known = candidates.classes.get(engine.gpu) or NodeClass(engine.gpu, engine.gpu_card)
+    if capacity.request_s <= 0:
+        refused.append(Refused(engine, _too_slow(question, evidence, expectation, capacity)))
+        return
+    engines = _engines(question, engine, capacity)
+    rate = _rate(question, evidence, capacity)
+    limit = question.limit(engine.gpu)
+    gpus = engines * engine.gpus
+    if limit is not None and gpus > limit:
+        said = f"{gpus} GPUs for {rate:g} requests/s, allowed: {limit}"
+        refused.append(Refused(engine, said))
+        return
+    nodes = known.nodes(engine.gpus, engines)
+    if nodes is None and known.per_node is not None:
+        refused.append(Refused(engine, f"{engine.product} > {known.per_node} on a node"))
+        return
+    load = rate / engines
+    percentiles, latency_at = _latency(evidence, expectation, load, capacity, question)
+    tokens_s = rate * question.traffic.output_len
+    watts, price = evidence.watts(load), known.gpu_hour_usd
+    offers.append(
+        Offer(
+            engine=engine,
+            capacity=capacity,
+            engines=engines,
+            rate=rate,
+            nodes=nodes,
+            usd=None if price is None else gpus * price / _HOUR / tokens_s * _MILLION,
+            joules=None if watts is None else watts * engines / tokens_s * _MILLION,
+            percentiles=percentiles,
+            latency_at=latency_at,
+            is_server_busy=not capacity.is_measured and expectation.is_server_busy(load),
+        )
+    )
+
+
+def _engines(question: Question, engine: Engine, capacity: Capacity) -> int:
+    """As few as carry the rate; for latency as many as are allowed."""
+    if question.rate is None:
+        return 1
+    least = max(1, math.ceil(question.rate / capacity.request_s - _SLACK))
+    limit = question.limit(engine.gpu)
+    if question.objective != LATENCY or limit is None:
+        return least
+    return max(least, limit // engine.gpus)
+
+
+def _rate(question: Question, evidence: Evidence, capacity: Capacity) -> float:
+    """What all engines carry; without a rate one engine's capacity, or for latency a light load."""
+    if question.rate is not None:
+        return question.rate
+    if question.objective != LATENCY:
+        return capacity.request_s
+    lowest = evidence.lowest_rate() if capacity.is_measured else None
+    return min(lowest or LIGHT * capacity.request_s, capacity.request_s)
+
+
+def _latency(
+    evidence: Evidence,
+    expectation: Expectation,
+    load: float,
+    capacity: Capacity,
+    question: Question,
+) -> tuple[Mapping[str, float], float | None]:
+    """Percentiles at the load of one engine, and the measured rate that they are of: one that does
+    not fail."""
+    found, fails_at = evidence.latency(load, question.slo), capacity.fails_at
+    if found is not None and (fails_at is None or found[0] < fails_at):
+        return found[1], found[0]
+    expected = expectation.at(load)
+    return ({}, None) if expected is None else (expected.percentiles, None)
+
+
+def _too_slow(
+    question: Question, evidence: Evidence, expectation: Expectation, capacity: Capacity
+) -> str:
+    """Which limits do not hold at the lightest load, with the values."""
+    slo = question.slo
+    if slo is None:
+        return f"saturated at {capacity.fails_at:g} requests/s, the lowest rate measured"
+    if capacity.is_measured:
+        lowest = evidence.lowest_rate()
+        if lowest is None:
+            return "the search: nothing passes"
+        found = evidence.latency(lowest)
+        return f"{_missed(slo, found[1] if found else {})} at {lowest:g} requests/s, measured"
+    load = expectation.at(0.0)
+    return f"{_missed(slo, load.percentiles if load else {})} for a single request, expected"
+
+
+def _missed(slo: Any, percentiles: Mapping[str, float]) -> str:
+    limits = slo.by_name
+    said = (
+        f"{name.removesuffix('_ms')} {percentiles[name]:.3g} > {limits[name]:g} ms"
+        for name in slo.failed(percentiles)
+    )
+    return ", ".join(said) or "saturated"

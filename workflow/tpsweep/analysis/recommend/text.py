@@ -1,0 +1,190 @@
+"""The answer of ``tpsweep recommend`` in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+from tpsweep.analysis.recommend.evidence import RATES
+from tpsweep.analysis.recommend.offers import Answer, Offer
+from tpsweep.analysis.recommend.question import COST, Question
+from tpsweep.analysis.recommend.unmeasured import Wanted
+from tpsweep.analysis.table import digits
+
+NOTHING = "Nothing fits."
+SHOWN = 8
+"""Offers in the table; ``--json`` has all."""
+UNKNOWN = "n/a"
+_WANTED = {
+    "cost": "at the lowest cost",
+    "gpus": "on the fewest GPUs",
+    "latency": "at the lowest latency",
+    "energy": "with the least energy",
+}
+_SHOWN_MS = ("ttft_p50_ms", "ttft_p99_ms", "tpot_p50_ms", "tpot_p99_ms")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What the answer rests on: rows read, engine starts, and what warns of them."""
+
+    rows: int
+    starts: int
+    warnings: tuple[str, ...]
+    errors: str
+
+
+def lines(answer: Answer, trust: Trust, cells: list[Wanted]) -> Iterator[str]:
+    """The whole answer, but for commands and config."""
+    yield _asked(answer.question)
+    yield ""
+    best = answer.best
+    if best is None:
+        yield NOTHING
+    else:
+        yield from _best(best, answer)
+        yield ""
+        yield _table(answer)
+    if answer.refused:
+        yield ""
+        yield "No answer:"
+        yield from (f"  {one.label}: {one.reason}" for one in answer.refused)
+    if cells:
+        yield ""
+        yield "Not measured, and would change the answer:"
+        for one in cells:
+            rates = ", ".join(digits(rate) for rate in one.rates)
+            yield f"  {one.label} at {rates} requests/s: {one.why}"
+    yield ""
+    yield from _trust(trust)
+
+
+def _asked(question: Question) -> str:
+    traffic = question.traffic
+    rate = "any rate" if question.rate is None else f"{question.rate:g} requests/s"
+    slo = "no SLO (the queue must not grow)"
+    if question.slo is not None:
+        name, words = question.slo.name, question.slo.words
+        slo = words if "=" in name else f"{name}: {words}"
+    asked = f"{question.model}, {traffic.input_len} tokens in and {traffic.output_len} out"
+    return f"{asked}, {rate}; {slo}; {_WANTED[question.objective]}."
+
+
+def _best(best: Offer, answer: Answer) -> Iterator[str]:
+    yield f"Use {sentence(best)}"
+    yield f"  {_capacity(best)}"
+    yield f"  {_latency(best)}"
+    if costs := _costs(best):
+        yield f"  {costs}"
+    for remark in best.capacity.remarks:
+        yield f"  Note: {remark}."
+    if best.is_server_busy:
+        yield (
+            "  Note: one HTTP server would be over half busy at this load, where measured TPOT was"
+            " up to 1.6 times the expectation."
+        )
+    if answer.question.objective == COST and best.usd is None:
+        yield "  No price is known (`prices` of the config): by GPUs per request/s."
+
+
+def sentence(best: Offer) -> str:
+    """``TP=1 on H200: 2 engines, 2 GPUs, 1 node (measured, 1 engine start).``"""
+    parts = [_count(best.engines, "engine"), _count(best.gpus, "GPU")]
+    if best.nodes is not None:
+        parts.append(_count(best.nodes, "node"))
+    starts = _count(best.capacity.starts, "engine start")
+    basis = f"measured, {starts}" if best.capacity.is_measured else "expected, not measured"
+    return f"{best.label}: {', '.join(parts)} ({basis})."
+
+
+def _capacity(best: Offer) -> str:
+    capacity = best.capacity
+    most = "at least " if capacity.basis == RATES else ""
+    fails = f", fails at {digits(capacity.fails_at)}" if capacity.fails_at is not None else ""
+    each = "An engine holds" if best.engines > 1 else "It holds"
+    holds = f"{each} {most}{digits(capacity.request_s)} requests/s{fails}"
+    return f"{holds}; headroom {most}{best.headroom:.0%}."
+
+
+def _latency(best: Offer) -> str:
+    load = best.rate / best.engines
+    where = f"expected at {digits(load)} requests/s an engine"
+    if best.latency_at is not None:
+        where = f"measured at {digits(best.latency_at)} requests/s an engine"
+    known = [name for name in _SHOWN_MS if name in best.percentiles]
+    said = (f"{_name(name)} {digits(best.percentiles[name])} ms" for name in known)
+    return f"{', '.join(said)} ({where})." if known else "Its latency at that load is not known."
+
+
+def _costs(best: Offer) -> str:
+    said = []
+    if best.usd is not None:
+        said.append(f"{digits(best.usd)} USD")
+    if best.joules is not None:
+        said.append(f"{digits(best.joules / 1e3)} kJ")
+    return f"{' and '.join(said)} per million output tokens." if said else ""
+
+
+def _table(answer: Answer) -> str:
+    shown = [_line(offer) for offer in answer.offers[:SHOWN]]
+    if not any(line["USD/Mtok"] != UNKNOWN for line in shown):
+        for line in shown:
+            del line["USD/Mtok"]
+    text = tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True)
+    more = len(answer.offers) - SHOWN
+    return f"{text}\n{more} more: --json" if more > 0 else text
+
+
+def _line(offer: Offer) -> dict[str, str]:
+    capacity = offer.capacity
+    least = ">= " if capacity.basis == RATES else ""
+
+    def ms(name: str) -> str:
+        value = offer.percentiles.get(name)
+        return UNKNOWN if value is None else digits(value)
+
+    return {
+        "Layout": offer.label,
+        "Known": "measured" if capacity.is_measured else "expected",
+        "Engines": str(offer.engines),
+        "GPUs": str(offer.gpus),
+        "Capacity (requests/s an engine)": f"{least}{digits(capacity.request_s)}",
+        "Headroom": f"{least}{offer.headroom:.0%}",
+        "TTFT p99 (ms)": ms("ttft_p99_ms"),
+        "TPOT p99 (ms)": ms("tpot_p99_ms"),
+        "USD/Mtok": UNKNOWN if offer.usd is None else digits(offer.usd),
+        "kJ/Mtok": UNKNOWN if offer.joules is None else digits(offer.joules / 1e3),
+    }
+
+
+def _trust(trust: Trust) -> Iterator[str]:
+    if trust.rows:
+        yield f"Rests on {_count(trust.rows, 'row')} of {_count(trust.starts, 'engine start')}."
+    else:
+        yield "No row was measured: all of this is expected, from datasheets and a queueing model."
+    yield trust.errors
+    yield from trust.warnings
+
+
+def errors_of(found: Iterable[float]) -> str:
+    """How good the expectation of TPOT was for the rows at hand; "" without any."""
+    known = list(found)
+    if not known:
+        return ""
+    worst = max(known, key=lambda ratio: max(ratio, 1 / ratio))
+    within = sum(abs(ratio - 1) <= 0.1 for ratio in known)
+    return (
+        f"Expectation against these rows: TPOT within 10 % in {within} of {len(known)} up to 0.9 of"
+        f" capacity; the worst is {worst:.2f} of what was measured."
+    )
+
+
+def _name(column: str) -> str:
+    metric, percentile, _ = column.split("_")
+    return f"{metric.upper()} {percentile}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
