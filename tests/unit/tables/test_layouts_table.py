@@ -203,7 +203,7 @@ def test_the_answer_in_words(sweep: Sweep) -> None:
     said = sweep.markdown("layouts")
     assert (
         "llama on 2 H200: at 1 sequence TP=2 decodes fastest (5.000 ms a token;"
-        " TP=1 x PP=2 8.500); at 8 sequences TP=1 x 2 replicas, computed gives most"
+        " TP=1 x PP=2 8.500); at 8 sequences TP=1 x 2 replicas (computed) gives most"
         " (800.0 output tokens/s; TP=2 720.0, TP=1 x PP=2 640.0)"
     ) in said
     assert "at 1 requests/s TP=2 answers first (12.00 ms" in said

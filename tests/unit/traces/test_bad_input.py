@@ -264,6 +264,7 @@ def test_a_link_to_an_output_stays_one(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_traceback(tmp_path: Path) -> None:
-    words = f"{sys.executable} -m tpsweep comm {TRACE.parent}/llama8b-tp2*.rank*.gz --json | head -c 1"
+    traces = f"{TRACE.parent}/llama8b-tp2*.rank*.gz"
+    words = f"{sys.executable} -m tpsweep comm {traces} --json | head -c 1"
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
     assert done.stdout == "{" and "Traceback" not in done.stderr

@@ -66,4 +66,4 @@ def _best(lines: list[Record], name: str, is_less: bool, does: str, unit: str) -
 
 def _label(line: Record) -> str:
     computed = str(line["source"] or "").startswith("computed")
-    return Layout.of(line).label + (", computed" if computed else "")
+    return Layout.of(line).label + (" (computed)" if computed else "")
