@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.unit import cells
 from tpsweep.config.settings import OWNED
+from tpsweep.core.errors import StartError
 from tpsweep.core.layout import Layout
+from tpsweep.engine.api_server import Server
 from tpsweep.perfmodel.layout_problem import dcp_problem
 from tpsweep.perfmodel.model_shape import Shape, stage_layers
 
@@ -121,6 +124,15 @@ def test_experts_are_spread_over_the_ranks_that_vllm_spreads_them_over(layout: L
         found = fused.FusedMoEParallelConfig.make(layout.tp, 1, layout.dp, 1, asked)
     assert found.tp_size == layout.expert_split
     assert found.tp_size * found.ep_size == layout.expert_ranks
+
+
+def test_a_model_that_no_plan_knew_is_checked_when_its_server_starts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(EXPERTS))
+    server = Server.__new__(Server)
+    server.engine = cells.engine(tp=1, replicas=2, model=cells.model(path=str(tmp_path)))
+    server.arguments = {}
+    with pytest.raises(StartError, match=r"replicas 2: vLLM joins the experts of .*allowed: dp 2"):
+        server._read_model("")
 
 
 def test_no_argument_changes_the_world_behind_our_back() -> None:

@@ -54,8 +54,10 @@ def test_offline_and_served_cells_share_what_is_started_and_keep_their_ids() -> 
     assert latency_cell(engine=offline).identity()["engine"]["mode"] == "offline"
 
 
-@pytest.mark.parametrize("own", [{"mode": "nsys"}, {"mode": "server", "replicas": 2}])
-def test_nsys_and_replicas_have_a_start_of_their_own(own: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "own", [{"mode": "nsys"}, {"mode": "server", "replicas": 2}, {"mode": "server", "dp": 2}]
+)
+def test_nsys_and_data_parallel_engines_have_a_start_of_their_own(own: dict[str, Any]) -> None:
     alone = engine(**own)
     assert alone.shared is alone
     assert not engine().shared.serves(alone)

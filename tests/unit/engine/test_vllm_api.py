@@ -25,6 +25,15 @@ def test_the_log_says_which_all_reduce_runs() -> None:
     assert vllm_api.log_facts(LOG, tp=1).allreduce_backend == "none"
 
 
+def test_the_log_says_how_many_tokens_the_caches_hold() -> None:
+    """As 0.32.0 wrote it, a line of each engine core, and as 0.25.1 did."""
+    new = "(EngineCore_DP{}) INFO CPU KV cache size: 2,097,152 tokens, Maximum concurrency for 512"
+    old = "INFO [kv_cache_utils.py:1316] GPU KV cache size: 834,128 tokens\n"
+    said = (old, "\n".join([new.format(0), new.format(1)]), LOG)
+    found = [vllm_api.log_facts(text, tp=1).kv_cache_tokens for text in said]
+    assert found == [834_128, 2 * 2_097_152, None]
+
+
 def test_a_fused_all_reduce_is_flashinfers() -> None:
     facts = vllm_api.log_facts(LOG + FUSED, tp=2)
     assert (facts.allreduce_backend, facts.fusions) == ("flashinfer", "norm_quant, allreduce_rms")

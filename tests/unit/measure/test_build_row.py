@@ -74,7 +74,7 @@ def engine_record(**changes: Any) -> EngineRecord:
     fields: dict[str, Any] = {
         "engine_id": "e1",
         "start_s": 90.0,
-        "log_facts": LogFacts("nccl", "2.27.3", "none"),
+        "log_facts": LogFacts("nccl", "2.27.3", "none", kv_cache_tokens=834_128),
         "arguments": {"model": "/models/8b", "seed": 0},
         "environment": {"A": "1"},
         "software": Software("0.32.0", "2.9.0", None, "0.1.0"),
@@ -125,6 +125,11 @@ def refused(
     seen = [*WINDOWS] if windows is None else windows
     judged = refusals(cell, record, seen, make_row(cell, record, made, seen, CONTEXT))
     return made.refusals + judged
+
+
+def test_a_row_has_what_the_log_says_of_the_cache() -> None:
+    made = make_row(CELL, engine_record(), measurement(), [*WINDOWS], CONTEXT)
+    assert made["kv_cache_tokens"] == 834_128
 
 
 def test_a_sound_measurement_is_not_refused() -> None:
