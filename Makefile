@@ -36,10 +36,12 @@ sweep: install  ## run a small real sweep on this machine
 test: install  ## run all tests: real vLLM on the CPU, a private Slurm, a browser
 	-install/slurm.sh
 	-install/browser.sh
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@code=0; $(BIN)/pytest -m alone || code=$$?; \
+	$(BIN)/pytest -m 'not alone' -n $(WORKERS) --dist loadfile --no-loadscope-reorder || code=$$?; \
+	exit $$code
 
-# Most tests wait for an engine or a scheduler; more workers would slow down what they wait for.
-WORKERS ?= $(shell [ $$(nproc) -ge 4 ] && echo 3 || echo 2)
+# Tests that compare times run by themselves. Most others wait for an engine or a scheduler.
+WORKERS ?= 3
 
 # LAB: the folder that holds this Slurm. To use it in a shell: `source $(LAB)/env`.
 LAB ?= results/slurm-lab

@@ -16,7 +16,7 @@ import pytest
 
 from tests.vllm.conftest import ROOT
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

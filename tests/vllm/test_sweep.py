@@ -21,7 +21,7 @@ import yaml
 from tests.vllm.conftest import ROOT, Project
 from tpsweep.core.method import METHOD
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.alone]
 LAYERS = 4
 RUNS = 3
 
