@@ -37,11 +37,11 @@ test: install  ## run all tests: real vLLM on the CPU, a private Slurm, a browse
 	-install/slurm.sh
 	-install/browser.sh
 	@code=0; $(BIN)/pytest -m alone || code=$$?; \
-	$(BIN)/pytest -m 'not alone' -n $(WORKERS) --dist loadfile --no-loadscope-reorder || code=$$?; \
+	$(BIN)/pytest -m 'not alone' -n $(WORKERS) --dist loadgroup --no-loadscope-reorder || code=$$?; \
 	exit $$code
 
-# Tests that compare times run by themselves. Most others wait for an engine or a scheduler.
-WORKERS ?= 3
+# Tests that compare times run by themselves. Of the others one worker has all that start engines.
+WORKERS ?= 2
 
 # LAB: the folder that holds this Slurm. To use it in a shell: `source $(LAB)/env`.
 LAB ?= results/slurm-lab

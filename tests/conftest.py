@@ -35,9 +35,18 @@ def engine_by_name(tmp_path_factory: pytest.TempPathFactory) -> None:
 REAL_PARTS = ("vllm", "registry", "slurm", "browser")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with real parts first: they take minutes, and workers must not wait for the last."""
+    """Tests with real parts first: they take minutes, and workers must not wait for the last.
+
+    All files that start engines go to one worker (``--dist loadgroup``): ranks of an engine spin on
+    their processors, and two engines at a time would take twice as long each.
+    """
     items.sort(key=lambda item: not any(map(item.get_closest_marker, REAL_PARTS)))
+    with_engines = {item.path for item in items if item.get_closest_marker("vllm")}
+    for item in items:
+        group = "engines" if item.path in with_engines else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -11,7 +11,7 @@ from tpsweep import traces
 
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 15_000_000
-FOLDERS = [ROOT / "results/smoke", *sorted((ROOT / "results/published").iterdir())]
+FOLDERS = [ROOT / "results/smoke", *sorted((ROOT / "results/published").glob("*/"))]
 PUBLISHED = sorted(row for at in FOLDERS for row in at.glob("cells/capture/**/*.parquet"))
 
 

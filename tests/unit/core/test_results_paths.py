@@ -10,7 +10,7 @@ from tpsweep.core import results_paths as paths
 from tpsweep.core.row_file import read_row
 
 RESULTS = Path(__file__).parents[3] / "results"
-PUBLISHED = [RESULTS / "smoke", *sorted((RESULTS / "published").iterdir())]
+PUBLISHED = [RESULTS / "smoke", *sorted((RESULTS / "published").glob("*/"))]
 
 
 @pytest.mark.parametrize("root", PUBLISHED, ids=lambda root: root.name)

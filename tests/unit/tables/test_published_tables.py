@@ -16,7 +16,7 @@ from tpsweep.cli.tables import BUILDERS
 from tpsweep.results.load import load
 
 RESULTS = Path(__file__).parents[3] / "results"
-FOLDERS = ["smoke", *(f"published/{path.name}" for path in (RESULTS / "published").iterdir())]
+FOLDERS = ["smoke", *(f"published/{path.name}" for path in (RESULTS / "published").glob("*/"))]
 TRACKED = [
     (folder, path.name)
     for folder in FOLDERS
