@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 from collections.abc import Generator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 # Started in the background of a shell, tests would hand on that Ctrl-C is ignored; some type it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -32,21 +34,33 @@ def engine_by_name(tmp_path_factory: pytest.TempPathFactory) -> None:
     sys.path.insert(0, str(folder))
 
 
+WITH_ENGINES = (
+    "tests/vllm/",
+    "tests/bad_input/",
+    "tests/slurm/test_vllm.py",
+    "tests/slurm/test_own_vllm.py",
+    "tests/slurm/test_nodes.py",
+)
 REAL_PARTS = ("vllm", "registry", "slurm", "browser")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with real parts first: they take minutes, and workers must not wait for the last.
-
-    All files that start engines go to one worker (``--dist loadgroup``): ranks of an engine spin on
-    their processors, and two engines at a time would take twice as long each.
-    """
+    """Tests with real parts first: they take minutes, and workers must not wait for the last."""
     items.sort(key=lambda item: not any(map(item.get_closest_marker, REAL_PARTS)))
-    with_engines = {item.path for item in items if item.get_closest_marker("vllm")}
-    for item in items:
-        group = "engines" if item.path in with_engines else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+class ByFile(LoadFileScheduling):
+    """A worker takes a file at a time, and one worker all files that start engines: the ranks of
+    an engine spin on their processors, and two engines at a time take twice as long each."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "engines" if path.startswith(WITH_ENGINES) else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """How tests are shared out, with ``-n``."""
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(hookwrapper=True)
