@@ -36,7 +36,6 @@ def engine_by_name(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 WITH_ENGINES = (
     "tests/vllm/",
-    "tests/bad_input/",
     "tests/slurm/test_vllm.py",
     "tests/slurm/test_own_vllm.py",
     "tests/slurm/test_nodes.py",
@@ -50,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class ByFile(LoadFileScheduling):
-    """A worker takes a file at a time, and one worker all files that start engines: the ranks of
+    """A worker takes a file at a time, and one worker nearly all that start engines: the ranks of
     an engine spin on their processors, and two engines at a time take twice as long each."""
 
     def _split_scope(self, nodeid: str) -> str:
