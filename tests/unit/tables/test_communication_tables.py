@@ -308,6 +308,9 @@ def test_a_report_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     place.write_text(json.dumps({"ranks": 2}))
     with pytest.raises(ValueError, match=r"x\.comm\.json: not a report of tpsweep comm: backend"):
         capture_report.read(tmp_path, "cells/capture/x.parquet")
+    place.write_text("3")
+    with pytest.raises(ValueError, match="not a report of tpsweep comm"):
+        capture_report.read(tmp_path, "cells/capture/x.parquet")
     place.write_text("{")
     with pytest.raises(ValueError, match="not a report of tpsweep comm"):
         capture_report.read(tmp_path, "cells/capture/x.parquet")

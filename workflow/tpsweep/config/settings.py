@@ -33,8 +33,7 @@ from tpsweep.config.axis_fields import (
 from tpsweep.config.types import LEAST_RATE, Closed, Count, Name, PathText, Several, Whole
 from tpsweep.core.axes import BY_NAME, LAYOUT, LISTED, Axis
 from tpsweep.core.layout import Layout
-from tpsweep.core.schema import PERCENTILES
-from tpsweep.core.slo_counts import METRICS, PER_REQUEST
+from tpsweep.core.slo import LIMITS, PER_REQUEST
 from tpsweep.core.workloads import CAPACITY, CAPTURE, LATENCY, SERVE, THROUGHPUT
 from tpsweep.perfmodel.model_shape import CACHE_BYTES
 
@@ -404,10 +403,9 @@ class Exclusion(Axes):
 
 
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-PERCENTILE_LIMITS = tuple(f"{m}_p{p}_ms" for m in METRICS for p in PERCENTILES)
 
 
-@with_fields({name: (Milliseconds | None, None) for name in PERCENTILE_LIMITS})
+@with_fields({name: (Milliseconds | None, None) for name in LIMITS})
 class SloLimits(Slo):
     """What served load must keep: percentiles, and the share of requests within every limit of one
     request (``ttft_ms``, ``tpot_ms``, ``e2e_ms``)."""

@@ -111,7 +111,9 @@ class _Groups(_Read):
 _REPORT: TypeAdapter[Communication | _Groups] = TypeAdapter(
     Annotated[
         Annotated[Communication, Tag("one")] | Annotated[_Groups, Tag("several")],
-        Discriminator(lambda said: "several" if "groups" in said else "one"),
+        Discriminator(
+            lambda said: "several" if isinstance(said, dict) and "groups" in said else "one"
+        ),
     ]
 )
 

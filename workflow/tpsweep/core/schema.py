@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tpsweep.core import slo
 from tpsweep.core.axes import AXES
 
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
@@ -69,7 +70,7 @@ SAMPLES = (
     Column("steady_share_samples", FLOATS, "serve, per seed: see steady_share"),
 )
 
-PERCENTILES = (50, 90, 95, 99)
+PERCENTILES = slo.PERCENTILES
 SERVE_METRICS = (
     ("ttft", "time to first token", "requests"),
     ("tpot", "time per output token after the first", "requests"),

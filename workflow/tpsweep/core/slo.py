@@ -1,4 +1,7 @@
-"""A service-level objective: limits of latency percentiles. Standard library only."""
+"""A service-level objective: limits of latency percentiles, and what a search says of one.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,14 @@ METRICS = ("ttft", "tpot", "itl", "e2e")
 PERCENTILES = (50, 90, 95, 99)
 LIMITS = tuple(f"{metric}_p{p}_ms" for metric in METRICS for p in PERCENTILES)
 """Names of limits: columns of a ``serve`` row."""
-OF_REQUESTS = ("ttft_ms", "tpot_ms", "e2e_ms", "goodput_share")
+PER_REQUEST = ("ttft_ms", "tpot_ms", "e2e_ms")
+"""Limits of one request, for ``GOODPUT``."""
+GOODPUT = "goodput_share"
+OF_REQUESTS = (*PER_REQUEST, GOODPUT)
 """Limits of single requests and the share that keeps them: only a search counts these."""
+BRACKET, NOTHING_PASSES, NOTHING_FAILS = "bracket", "nothing passes", "nothing fails"
+NOT_MONOTONIC, UNFINISHED = "not monotonic", "unfinished"
+"""Verdicts of a search for the highest rate."""
 ALLOWED = "(ttft|tpot|itl|e2e)_p(50|90|95|99)_ms"
 _PAIR = re.compile(r"\s*([\w]+)\s*=\s*(\S+)\s*")
 

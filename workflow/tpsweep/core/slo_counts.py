@@ -11,10 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-METRICS = ("ttft", "tpot", "itl", "e2e")
-PER_REQUEST = ("ttft_ms", "tpot_ms", "e2e_ms")
-"""Limits of one request, for ``goodput_share``."""
-GOODPUT = "goodput_share"
+from tpsweep.core.slo import GOODPUT, PER_REQUEST
+
 TAIL = 20
 """Requests that must lie beyond a limit's share, for the share to be known at all."""
 SATURATED = "saturated"

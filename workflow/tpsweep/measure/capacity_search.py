@@ -13,11 +13,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tpsweep.core.slo import (
+    BRACKET,
+    NOT_MONOTONIC,
+    NOTHING_FAILS,
+    NOTHING_PASSES,
+    UNFINISHED,
+)
 from tpsweep.core.slo_counts import Counts, JudgedSlo, Limit
 
 SEARCH, CHECK, CONFIRM = "search", "check", "confirm"
-BRACKET, NOTHING_PASSES, NOTHING_FAILS = "bracket", "nothing passes", "nothing fails"
-NOT_MONOTONIC, UNFINISHED = "not monotonic", "unfinished"
 RESOLUTION = 0.05
 FIRST_STEP = math.sqrt(2)
 LOWER = 0.7

@@ -18,17 +18,13 @@ from tpsweep.core import saturation
 from tpsweep.core.axes import AXES
 from tpsweep.core.cell import Engine, Model
 from tpsweep.core.layout import Layout
-from tpsweep.core.slo import METRICS, PERCENTILES, Slo
-from tpsweep.core.workloads import SERVE, SERVER
+from tpsweep.core.slo import BRACKET, LIMITS, NOTHING_FAILS, NOTHING_PASSES, Slo
+from tpsweep.core.workloads import CAPACITY, SERVE, SERVER
 from tpsweep.engine.vllm_api import ALLREDUCE
 
 Record = Mapping[str, Any]
-CAPACITY = "capacity"
-"""The workload that searches."""
 SEARCHED, RATES, EXPECTED = "searched", "rates", "expected"
 """What a capacity rests on: a search, rates that were measured, no measurement."""
-NOTHING_FAILS = "nothing fails"
-NAMES = tuple(f"{metric}_p{p}_ms" for metric in METRICS for p in PERCENTILES)
 ENDLESS = float("inf")
 _NOT_CHOSEN = frozenset(
     {axis.vllm_arg for axis in AXES if axis.vllm_arg}
@@ -126,7 +122,7 @@ class Evidence:
         at = min(above)
         found = {
             name: max(values)
-            for name in NAMES
+            for name in LIMITS
             if (values := [row[name] for row in known[at] if row.get(name) is not None])
         }
         return at, found
@@ -232,9 +228,10 @@ def _of_search(row: Record, slo: Slo) -> Capacity | None:
         _item(row.get(name), place)
         for name in ("capacity_request_s", "capacity_upper_request_s", "capacity_verdicts")
     )
-    if low is None and verdict != "nothing passes":
+    if low is None and verdict != NOTHING_PASSES:
         return None
-    remarks = () if verdict in (None, "bracket", "nothing passes") else (f"the search: {verdict}",)
+    is_plain = verdict in (None, BRACKET, NOTHING_PASSES)
+    remarks = () if is_plain else (f"the search: {verdict}",)
     fails = None if verdict == NOTHING_FAILS else fails
     return Capacity(float(low or 0.0), SEARCHED, fails, 1, remarks)
 
@@ -248,7 +245,7 @@ def _place(row: Record, slo: Slo) -> int | None:
 
 def _at_capacity(row: Record, place: int) -> Record:
     """The percentiles that a search saw at what it confirmed."""
-    return {name: _item(row.get(f"capacity_{name}"), place) for name in NAMES}
+    return {name: _item(row.get(f"capacity_{name}"), place) for name in LIMITS}
 
 
 def _asks(row: Record, name: str, slo: Slo) -> bool:

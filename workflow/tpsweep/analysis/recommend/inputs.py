@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_plugin_submitit.site import Site
-from tpsweep.analysis.recommend.evidence import CAPACITY, Record, engine_of, traffic_of
+from tpsweep.analysis.recommend.evidence import Record, engine_of, traffic_of
 from tpsweep.analysis.recommend.question import NodeClass, Traffic, place_of
 from tpsweep.config.load import Config
 from tpsweep.config.settings import Pins
 from tpsweep.core.cell import Engine, Model, slug
 from tpsweep.core.layout import Layout
 from tpsweep.core.slo import Slo
-from tpsweep.core.workloads import SERVE, SERVER
+from tpsweep.core.workloads import CAPACITY, SERVE, SERVER
 from tpsweep.perfmodel.model_shape import Shape, UnknownShapeError, read_config
 
 SHAPES = Path(__file__).parents[3] / "models"

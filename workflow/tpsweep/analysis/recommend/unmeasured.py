@@ -9,6 +9,7 @@ from typing import Any
 
 from tpsweep.analysis.recommend.offers import Answer, Offer
 from tpsweep.analysis.recommend.question import ENERGY, LATENCY, Question, key_of, label_of
+from tpsweep.config.settings import Pins
 from tpsweep.core.axes import ENGINE_AXES, Axis
 from tpsweep.core.cell import Engine, slug
 from tpsweep.core.workloads import SERVE
@@ -20,7 +21,7 @@ STARTS = 2
 PARTS = (0.5, 0.75, 0.9)
 """Of the expected capacity: where to measure if nobody asks for a rate."""
 SECONDS, LEAST_REQUESTS, SEEDS = 20, 400, 3
-PINS = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization")
+PINS = tuple(Pins.model_fields)
 """Engine arguments that a workload sets; others are a variant's."""
 _BETTER = 0.95
 """A score below this share of the best one's would be another answer."""
