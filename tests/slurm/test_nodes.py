@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.slurm.lab import Lab
-from tests.slurm.test_vllm import LIMIT_S, Project, copy_project
+from tests.slurm.test_vllm import LIMIT_S, Project, copy_project, sessions_at
 from tests.slurm.test_vllm import pytestmark as pytestmark
 
 
@@ -35,8 +35,7 @@ def test_one_engine_over_two_nodes(project: Project) -> None:
     assert set(rows["node_list"]) == {"a100-[1-2]"}
     assert set(rows["network"]) == {"loopback"}
     project.wait_ended()
-    sessions = project.lines(".snakemake/submitit/sessions.jsonl")
-    (session,) = [session for session in sessions if session["starts"]]
+    (session,) = sessions_at(project, tp=2)
     assert (session["starts"], session["nodes"], session["gpus"]) == (1, 2, 2)
     assert len(project.lines("results/slurm-demo/engine_starts.jsonl")) == 1
     other = project.folder / ".snakemake/submitit" / session["session_id"] / "session-1.log"

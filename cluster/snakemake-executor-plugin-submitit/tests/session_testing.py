@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_plugin_submitit.spec import Cell, SessionSpec
+from snakemake_executor_plugin_submitit.spool import Result
+
 STAND_IN = Path(__file__).with_name("stand_in.py")
+RUN = (
+    "import sys; from pathlib import Path; "
+    "from snakemake_executor_plugin_submitit.runner import run_session_in; "
+    "sys.exit(run_session_in(Path(sys.argv[1])) & 255)"
+)
 OPTIONS = ["--executor", "submitit", "--jobs", "100", "--submitit-gather-seconds", "0.3"]
 OPTIONS += ["--submitit-site", "site.yaml"]
 
@@ -47,6 +55,38 @@ def mentioning(text: str) -> list[int]:
         if text.encode() in held and is_alive(int(entry.name)):
             found.append(int(entry.name))
     return found
+
+
+@dataclass
+class SessionFolder:
+    """Cells, results and logs of a session in a folder of its own."""
+
+    root: Path
+
+    def cell(self, name: str, script: str, **more: Any) -> Cell:
+        """A cell that runs a script; its log is ``<name>.log``."""
+        return Cell(name, ["bash", "-c", script], self.root / f"{name}.log", **more)
+
+    def spec(self, *cells: Cell, **more: Any) -> SessionSpec:
+        """A session of these cells, without a command unless it is given."""
+        fields = {"command": None, "gpus": 0, "grace_s": 1.0, **more}
+        return SessionSpec(
+            id="session-of-a-test",
+            key="test",
+            cells=list(cells),
+            workdir=self.root,
+            folder=self.root / "spool",
+            **fields,
+        )
+
+    @staticmethod
+    def results(spec: SessionSpec) -> dict[str, Result | None]:
+        """What is known of each cell."""
+        return {cell.id: Result.read(spec.spool.result(cell.id)) for cell in spec.cells}
+
+    def text(self, name: str) -> str:
+        """Content of a file of the folder."""
+        return (self.root / name).read_text()
 
 
 @dataclass(frozen=True)

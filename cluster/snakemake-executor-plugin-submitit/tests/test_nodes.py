@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from session_testing import mentioning, wait_until
+from session_testing import RUN, SessionFolder, mentioning, wait_until
 
+from snakemake_executor_plugin_submitit.nodes import (
+    Order,
+    OtherNodes,
+    Report,
+    dismiss,
+    give,
+    order_in,
+    tell,
+)
 from snakemake_executor_plugin_submitit.spec import Cell, SessionSpec
 from snakemake_executor_plugin_submitit.spool import Result
 
-RUN = (
-    "import sys; from pathlib import Path; "
-    "from snakemake_executor_plugin_submitit.runner import run_session_in; "
-    "sys.exit(run_session_in(Path(sys.argv[1])) & 255)"
-)
 SCONTROL = """#!/bin/sh
 echo "NodeName=$4 Arch=x86_64 NodeAddr=10.0.0.$SLURM_NODEID NodeHostName=$4"
 """
@@ -41,32 +45,17 @@ exec sleep 600
 
 
 @dataclass
-class Nodes:
+class Nodes(SessionFolder):
     """The runners of one session, each a process on this host."""
 
-    root: Path
     runners: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def cell(self, name: str, script: str, **more: Any) -> Cell:
-        return Cell(name, ["bash", "-c", script], self.root / f"{name}.log", **more)
-
     def spec(self, *cells: Cell, nodes: int = 2) -> SessionSpec:
-        return SessionSpec(
-            id="session-of-a-test",
-            key="test",
-            command=PART,
-            cells=list(cells),
-            gpus=2,
-            workdir=self.root,
-            folder=self.root / "spool",
-            start_limit_s=20,
-            grace_s=1.0,
-            nodes=nodes,
-        )
+        return super().spec(*cells, command=PART, gpus=2, start_limit_s=20, nodes=nodes)
 
-    def start(self, spec: SessionSpec, attempt: int = 0) -> None:
+    def start(self, spec: SessionSpec, attempt: int = 0, runners: int | None = None) -> None:
         spec.write()
-        for node in range(spec.nodes):
+        for node in range(runners or spec.nodes):
             of_slurm = {
                 "SLURM_JOB_ID": "7",
                 "SLURM_RESTART_COUNT": str(attempt),
@@ -83,12 +72,6 @@ class Nodes:
         assert mentioning(str(self.root)) == []
         self.runners.clear()
         return codes
-
-    def results(self, spec: SessionSpec) -> dict[str, Result | None]:
-        return {cell.id: Result.read(spec.spool.result(cell.id)) for cell in spec.cells}
-
-    def text(self, name: str) -> str:
-        return (self.root / name).read_text()
 
     def has(self, name: str) -> Callable[[], bool]:
         return lambda: (self.root / name).exists()
@@ -167,12 +150,55 @@ def test_a_node_that_nobody_reaches_leaves_when_its_session_is_given_up(nodes: N
     nodes.start(spec)
     wait_until(nodes.has("going"))
     first = nodes.runners[0]
-    for child in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split():
-        os.kill(int(child), signal.SIGSTOP)  # that it cannot say anything
+    (child,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGSTOP)  # so that it cannot say anything
     first.kill()
     os.kill(int(child), signal.SIGKILL)
     spec.spool.revoke()
     assert nodes.wait() == [-signal.SIGKILL, 0]
+
+
+def test_a_node_without_a_runner_is_named(nodes: Nodes) -> None:
+    spec = replace(nodes.spec(nodes.cell("a", "cat $SESSION_DIR/failed")), start_limit_s=1)
+    nodes.start(spec, runners=1)
+    nodes.wait()
+    late = "session command was not ready after 1 s; no runner on node 1"
+    assert nodes.text("a.log").strip() == late
+
+
+def test_what_is_left_of_an_attempt_says_nothing_to_the_next(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = nodes.spec()
+    spec.write()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    give(Order("new", number=1, run=True), spec.spool)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    dismiss(spec.spool, "old")
+    tell(Report("n2"), 1, spec.spool)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert order_in(spec.spool) == Order("new", number=1, run=True)
+    assert OtherNodes(spec.spool, 2, "new").unseen() == "node 1"
+
+
+def test_an_order_that_could_not_be_written_is_given_again(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = nodes.spec()
+    spec.write()
+    others = OtherNodes(spec.spool, 2, "mine")
+    others.start()
+    with monkeypatch.context() as full:
+        full.setattr("snakemake_executor_plugin_submitit.nodes.write_atomically", no_room)
+        with pytest.raises(OSError, match="No space"):
+            others.stop()
+    others.stop()
+    order = order_in(spec.spool)
+    assert order is not None and not order.run
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_requeued_session_does_not_follow_the_orders_of_before(nodes: Nodes) -> None:

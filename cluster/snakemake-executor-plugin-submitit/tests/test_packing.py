@@ -122,7 +122,7 @@ def test_sharing_ends_at_the_sites_time_limit_and_the_site_says_so() -> None:
     [
         (SessionKey("s", "c", "g", 8, nodes=0), "nodes: 0, allowed: 1 and more"),
         (SessionKey("s", "c", "g", 7, nodes=2), "nodes: 2 for 7 gpus, allowed: a divisor of them"),
-        (SessionKey("s", "c", "", 0, nodes=2), "nodes: 2 for 0 gpus, allowed: a divisor of them"),
+        (SessionKey("s", "c", "", 0, nodes=2), "nodes: 2, allowed: 1 without gpus"),
         (
             SessionKey("s", "", "g", 4, nodes=2),
             "nodes: 2, allowed: 1 without session_command (a job runs on one node)",

@@ -8,48 +8,33 @@ import shlex
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from session_testing import STAND_IN, is_alive, mentioning, wait_until
+from session_testing import (
+    RUN,
+    STAND_IN,
+    SessionFolder,
+    is_alive,
+    mentioning,
+    wait_until,
+)
 
 from snakemake_executor_plugin_submitit.processes import start_time
 from snakemake_executor_plugin_submitit.spec import Cell, SessionSpec
 from snakemake_executor_plugin_submitit.spool import Result
 
-RUN = (
-    "import sys; from pathlib import Path; "
-    "from snakemake_executor_plugin_submitit.runner import run_session_in; "
-    "sys.exit(run_session_in(Path(sys.argv[1])) & 255)"
-)
 
-
-@dataclass
-class Bench:
+class Bench(SessionFolder):
     """Starts runners in a folder of their own."""
-
-    root: Path
-
-    def cell(self, name: str, script: str, **more: Any) -> Cell:
-        return Cell(name, ["bash", "-c", script], self.root / f"{name}.log", **more)
 
     def spec(self, *cells: Cell, command: str | None = None, **more: Any) -> SessionSpec:
         if command is not None:
             command = f"{sys.executable} {shlex.quote(str(STAND_IN))} starts.log {command}"
-        return SessionSpec(
-            id="session-of-a-test",
-            key="test",
-            command=command,
-            cells=list(cells),
-            gpus=0,
-            workdir=self.root,
-            folder=self.root / "spool",
-            grace_s=1.0,
-            **more,
-        )
+        return super().spec(*cells, command=command, **more)
 
     def start(self, spec: SessionSpec) -> subprocess.Popen[bytes]:
         spec.write()
@@ -61,13 +46,6 @@ class Bench:
         process.wait(40)
         assert mentioning(str(self.root)) == []
         return self.results(spec)
-
-    @staticmethod
-    def results(spec: SessionSpec) -> dict[str, Result | None]:
-        return {cell.id: Result.read(spec.spool.result(cell.id)) for cell in spec.cells}
-
-    def text(self, name: str) -> str:
-        return (self.root / name).read_text()
 
     def starts(self) -> int:
         return len(self.text("starts.log").splitlines())

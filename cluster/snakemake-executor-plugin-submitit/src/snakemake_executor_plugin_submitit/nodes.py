@@ -1,8 +1,9 @@
 """How the runners of a session of several nodes agree: by files in its spool.
 
-The session's runner is on the first node. It writes one order (``nodes.json``); each of the other
-nodes reads it again and again, does what it says with its part of the session's command, and
-writes what has become of that (``node-<k>.json``). Each file has one writer. Standard library only.
+The session's runner is on the first node. It writes one order (``nodes-<attempt>.json``); each of
+the other nodes reads it again and again, does what it says with its part of the session's command,
+and writes what has become of that (``node-<k>-<attempt>.json``). A requeued job is another attempt:
+runners of the one before may still live. Each file has one writer. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,12 +36,10 @@ T = TypeVar("T", "Order", "Report")
 class Order:
     """What all nodes must do with start ``number`` of the command: run it, or end it.
 
-    ``attempt`` is of the scheduler: a requeued job finds files of the one before. ``token`` is the
-    runner's (``Spool.owner``); ``host`` and ``port`` are where the parts may meet; ``over``: the
-    session is.
+    ``token`` is the runner's (``Spool.owner``); ``host`` and ``port`` are where the parts may meet;
+    ``over``: the session is.
     """
 
-    attempt: str
     token: str
     number: int = 0
     run: bool = False
@@ -53,7 +52,6 @@ class Order:
 class Report:
     """What has become of start ``number`` on a node; ``why`` it ended if nobody told it to."""
 
-    attempt: str
     node: str
     number: int = 0
     running: bool = False
@@ -120,17 +118,14 @@ class OtherNodes:
     def __init__(self, spool: Spool, nodes: int, token: str) -> None:
         self.spool = spool
         self.nodes = nodes
-        self.attempt = attempt_of(os.environ)
-        self.order = Order(self.attempt, token)
+        self.order = Order(token)
         self.address = address_of(os.environ)
         self.next_look = 0.0
-        self.silent = ""  # nodes that have not ended their part when they should have
 
     def start(self) -> dict[str, str]:
         """Have each start its part; what the first node's part is told."""
-        number = self.order.number + 1
-        token, port = self.order.token, _free_port()
-        self.order = Order(self.attempt, token, number, run=True, host=self.address, port=port)
+        number, port = self.order.number + 1, _free_port()
+        self.order = replace(self.order, number=number, run=True, host=self.address, port=port)
         give(self.order, self.spool)
         return variables(0, self.nodes, self.order, self.address)
 
@@ -149,15 +144,17 @@ class OtherNodes:
     def stop(self) -> None:
         """Have each end its part."""
         if self.order.run:
-            self.order = Order(self.attempt, self.order.token, self.order.number)
-            give(self.order, self.spool)
+            ended = replace(self.order, run=False)
+            give(ended, self.spool)  # if that fails, it is still to be given
+            self.order = ended
 
-    def wait_ended(self, limit_s: float) -> None:
-        """Return when each has ended its part, which may take ``limit_s``; see ``silent``."""
+    def wait_ended(self, limit_s: float) -> str:
+        """Wait until each has ended its part, which may take ``limit_s``; who has not, for a
+        message."""
         end = time.monotonic() + limit_s + ANSWER_S
-        while (waited := self._not_ended()) and time.monotonic() < end:
+        while (left := self._not_ended()) and time.monotonic() < end:
             time.sleep(POLL_S)
-        self.silent = ", ".join(waited)
+        return ", ".join(left)
 
     def unseen(self) -> str:
         """The nodes that have not said that they have begun, for a message; "" for none."""
@@ -170,13 +167,12 @@ class OtherNodes:
         return [f"node {k} ({report.node})" for k, report in known.items() if report.running]
 
     def _report(self, node: int) -> Report | None:
-        report = _read(Report, _report_path(self.spool, node))
-        return report if report is not None and report.attempt == self.attempt else None
+        return _read(Report, _report_path(self.spool, node))
 
 
 def dismiss(spool: Spool, token: str) -> None:
     """Tell the other nodes that the session is over, however it ended."""
-    give(Order(attempt_of(os.environ), token, over=True), spool)
+    give(Order(token, over=True), spool)
 
 
 def _free_port() -> int:
@@ -187,11 +183,11 @@ def _free_port() -> int:
 
 
 def _order_path(spool: Spool) -> Path:
-    return spool.folder / "nodes.json"
+    return spool.folder / f"nodes-{attempt_of(os.environ)}.json"
 
 
 def _report_path(spool: Spool, node: int) -> Path:
-    return spool.folder / f"node-{node}.json"
+    return spool.folder / f"node-{node}-{attempt_of(os.environ)}.json"
 
 
 def _read(kind: type[T], path: Path) -> T | None:

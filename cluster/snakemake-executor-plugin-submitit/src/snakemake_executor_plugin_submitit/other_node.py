@@ -12,7 +12,6 @@ from .nodes import (
     Order,
     Report,
     address_of,
-    attempt_of,
     name_of,
     order_in,
     tell,
@@ -31,7 +30,6 @@ class OtherNode(Task):
         self.node = node
         self.name = name_of(os.environ)
         self.address = address_of(os.environ)
-        self.attempt = attempt_of(os.environ)
         self.number = 0
         self.left_at: float | None = None
 
@@ -42,7 +40,7 @@ class OtherNode(Task):
             tell(self._report(), self.node, self.spec.spool)
             while not self._must_leave():
                 order = order_in(self.spec.spool)
-                if order is not None and order.attempt == self.attempt:
+                if order is not None:
                     if order.over:
                         break
                     self.token = order.token
@@ -63,6 +61,7 @@ class OtherNode(Task):
             self._start(order)
         elif self.command is not None and self.command.poll() is not None:
             why = f"session command {exit_text(self.command.returncode)}{self._last_words()}"
+            tell(self._report(why, running=True), self.node, self.spec.spool)  # ending takes time
             self._end_command()
             tell(self._report(why), self.node, self.spec.spool)
 
@@ -79,7 +78,7 @@ class OtherNode(Task):
             tell(self._report(why), self.node, self.spec.spool)
 
     def _report(self, why: str = "", *, running: bool = False) -> Report:
-        return Report(self.attempt, self.name, self.number, running, why)
+        return Report(self.name, self.number, running, why)
 
     def _must_leave(self) -> bool:
         """Told by a signal, it leaves the first node the time to end its cell in order."""

@@ -131,7 +131,9 @@ def _check_nodes(key: SessionKey, site: Site) -> None:
         if key.gpu_type and key.nodes > site.gpus[key.gpu_type].nodes:
             most = site.gpus[key.gpu_type].nodes
             raise PackingError(f"nodes: {key.nodes} of {key.gpu_type}, allowed: up to {most}")
-        if not key.gpus or key.gpus % key.nodes:
+        if not key.gpus:
+            raise PackingError(f"nodes: {key.nodes}, allowed: 1 without gpus")
+        if key.gpus % key.nodes:
             raise PackingError(
                 f"nodes: {key.nodes} for {key.gpus} gpus, allowed: a divisor of them"
             )

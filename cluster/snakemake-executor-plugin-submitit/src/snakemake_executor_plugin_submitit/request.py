@@ -24,16 +24,16 @@ def request_of(
     identity = identity_of(job)
     command = command_of(job, nested)
     runtime = _number(job, "runtime")
-    gpus = int(_number(job, "gpus") or 0)
+    gpus = _count(job, "gpus")
     counted = is_counted(gpus)
-    per_cpu = int(_number(job, "mem_mb_per_cpu") or 0)
+    per_cpu = _count(job, "mem_mb_per_cpu")
     key = SessionKey(
         session=_text(job, "session"),
         command=_text(job, "session_command"),
         gpu_type=_text(job, "gpu_type"),
         gpus=gpus,
         threads=job.threads if counted else 0,
-        mem_mb=int(_number(job, "mem_mb") or 0) if counted and not per_cpu else 0,
+        mem_mb=_count(job, "mem_mb") if counted and not per_cpu else 0,
         mem_mb_per_cpu=per_cpu,
         partition=_flag(job, "slurm_partition"),
         constraint=_flag(job, "constraint"),
@@ -50,7 +50,7 @@ def request_of(
         markers=command.markers,
         wanted=digest(job, command, key),
     )
-    order = int(_number(job, "session_order") or 0)
+    order = _count(job, "session_order")
     start = _number(job, "session_runtime")
     return Request(
         key,
@@ -142,7 +142,7 @@ def _flag(job: Any, resource: str) -> str:
     return value
 
 
-def _count(job: Any, resource: str, default: int) -> int:
+def _count(job: Any, resource: str, default: int = 0) -> int:
     value = _number(job, resource)
     return default if value is None else int(value)
 

@@ -52,7 +52,8 @@ def run_session_in(folder: Path) -> int:
 def run_session(spec: SessionSpec) -> int:
     """Run a session to its end; 0 if the worker came to the end of its cells, 1 if it did not.
 
-    Raises ``OSError`` if there is no room for the session's folder.
+    On another node than the first: its part of the command alone; 0. Raises ``OSError`` if there is
+    no room for the session's folder, ``RuntimeError`` if the runner of such a part fails.
     """
     # A signal that comes before its handler is there must neither kill nor get lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, REASONS)
@@ -60,9 +61,9 @@ def run_session(spec: SessionSpec) -> int:
     if spec.watched is not None:
         die_with_parent(os.getppid(), signal.SIGTERM)
     spec.folder.mkdir(parents=True, exist_ok=True)
-    supervisor = os.getpid()
     if spec.nodes > 1 and (node := node_of(os.environ)):
         return _run_part(spec, node)
+    supervisor = os.getpid()
     token = spec.spool.claim()
     if token is None:
         return 1

@@ -26,7 +26,7 @@ def digest(job: Any, command: Command, key: SessionKey) -> str:
             key.command,
             key.gpu_type,
             key.gpus,
-            *([key.nodes] * (key.nodes > 1)),
+            *((key.nodes,) if key.nodes > 1 else ()),
         ],
         "jobs": [_one(one) for one in jobs_of(job)],
     }

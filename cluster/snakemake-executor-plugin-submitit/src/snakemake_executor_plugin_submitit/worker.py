@@ -116,8 +116,8 @@ class Worker(Task):
 
     def _start_command(self, command: str) -> str | None:
         """Start the command in an empty SESSION_DIR; why it is not ready, None if it is."""
-        if self.others is not None and self.others.silent:
-            return f"{self.others.silent} did not end its part of the session command"
+        if self.others is not None and (left := self.others.wait_ended(self.spec.grace_s)):
+            return f"session command still runs on {left}"
         empty(self.folder)
         with self.spec.spool.starts.open("a", encoding="utf-8") as starts:
             starts.write(f"{now()}\n")
@@ -131,12 +131,12 @@ class Worker(Task):
         end = self._deadline(self.spec.start_limit_s)
         while not (self.folder / READY).exists():
             if process.poll() is not None:
-                said = f"session command {exit_text(process.returncode)} before it was ready"
-                return self._trouble() or said
+                ended = f"session command {exit_text(process.returncode)} before it was ready"
+                return self._trouble() or ended
             if self.clock.now() > end:
                 unseen = self.others.unseen() if self.others is not None else ""
-                said = f"session command was not ready after {self.spec.start_limit_s:.0f} s"
-                return f"{said}; {unseen} has not begun" if unseen else said
+                late = f"session command was not ready after {self.spec.start_limit_s:.0f} s"
+                return f"{late}; no runner on {unseen}" if unseen else late
             if trouble := self._trouble():
                 return trouble
             if self._must_stop():
@@ -206,12 +206,13 @@ class Worker(Task):
         signal_group(self.command.pid, signal.SIGKILL)
 
     def _end_command(self) -> None:
-        """End the command on all nodes, and all that it, or a cell, left behind."""
-        if self.others is not None:
-            self.others.stop()
-        super()._end_command()
-        if self.others is not None:
-            self.others.wait_ended(self.spec.grace_s)
+        """End the command here, and all that it, or a cell, left behind; have the other nodes end
+        it, too."""
+        try:
+            if self.others is not None:
+                self.others.stop()
+        finally:
+            super()._end_command()
 
     def _deadline(self, limit_s: float | None) -> float:
         return float("inf") if limit_s is None else self.clock.now() + limit_s
