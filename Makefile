@@ -37,7 +37,7 @@ test: install  ## run all tests: real vLLM on the CPU, a private Slurm, a browse
 	-install/slurm.sh
 	-install/browser.sh
 	@code=0; $(BIN)/pytest -m alone || code=$$?; \
-	$(BIN)/pytest -m 'not alone' -n $(WORKERS) --dist loadfile --no-loadscope-reorder || code=$$?; \
+	$(BIN)/pytest -m 'not alone' -n $(WORKERS) --no-loadscope-reorder || code=$$?; \
 	exit $$code
 
 # Tests that compare times run by themselves. Of the others one worker has all that start engines.

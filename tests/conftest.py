@@ -57,6 +57,7 @@ class ByFile(LoadFileScheduling):
         return "engines" if path.startswith(WITH_ENGINES) else path
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     """How tests are shared out, with ``-n``."""
     return ByFile(config, log)

@@ -146,6 +146,8 @@ def _measure(cell: Cell, folder: Path) -> tuple[str, bool]:
         for place, slo in enumerate(slos_of(SLOS)):
             at = found.figures["slo_names"].index(slo.name)
             middle = found.figures["capacity_request_s"][at]
+            if middle is None:
+                raise SystemExit(f"{slo.name}: the search found no rate")
             rates = [rounded(middle * RUNG**k) for k in range(-BELOW, ABOVE + 1)]
             seeds = range(FIRST_SEED * (place + 1), FIRST_SEED * (place + 1) + SEEDS)
             ladders[slo.name] = [_rung(cell, requests, send, slo, rate, seeds) for rate in rates]

@@ -213,17 +213,19 @@ def judge(fault: Fault, lab: Lab, root: Path) -> Report:
         together=len(case.flow.together()),
         rerun=sorted(cell for cell, times in begun.items() if times > 1),
         cut_off=sorted(case.cut_off | case.outdated),
-        left=len(_left(root)),
+        left=len(holding(f"TEST_WORKFLOW={root}")),
         seconds=time.monotonic() - began,
     )
 
 
-def _left(root: Path) -> list[int]:
-    """Processes of the workflow's sessions that are still there: they inherit its environment."""
+def holding(variable: str, program: str = "") -> list[int]:
+    """Processes but this one with this in their environment, which a session's inherit from the
+    workflow, and this in their command line."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
-                if f"TEST_WORKFLOW={root}".encode() in (entry / "environ").read_bytes():
+                is_held = variable.encode() in (entry / "environ").read_bytes()
+                if is_held and program.encode() in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
     return found

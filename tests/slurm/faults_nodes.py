@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.slurm.case import Case
+from tests.slurm.case import Case, holding
 from tests.slurm.fault import ENDED, fault
 from tests.slurm.workflow import SITE
 
@@ -82,7 +82,8 @@ def _lose(case: Case, node: str, *, with_jobs: bool) -> None:
     _wait_for_parts(case)
     case.lab.kill_node(node, with_jobs=with_jobs)
     case.flow.wait_for(lambda: f"session {session} (job {job}) ended" in case.flow.said(), 120)
-    case.flow.wait_for(lambda: not _of_session(session), 30)  # on the other node, and on this
+    # On the other node, and on this one.
+    case.flow.wait_for(lambda: not holding(f"SESSION_ID={session}"), 30)
     case.lab.start_node(node)
     case.flow.wait_for(lambda: case.flow.count("begin")[SPAN] == 2, 120)
     assert case.finish() == 0
@@ -106,26 +107,7 @@ def _log(case: Case) -> str:
     return log.read_text()
 
 
-def _of_session(session: str) -> list[int]:
-    return _with(f"SESSION_ID={session}")
-
-
 def _parts(root: Path, node: str) -> list[int]:
     """Processes of the session's command on a node."""
-    there = set(_with(f"SLURMD_NODENAME={node}"))
-    return [pid for pid in _with(f"TEST_WORKFLOW={root}") if pid in there and _is_part(pid)]
-
-
-def _is_part(pid: int) -> bool:
-    return b"stand_in.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def _with(variable: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and variable.encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+    there = set(holding(f"SLURMD_NODENAME={node}", "stand_in.py"))
+    return [pid for pid in holding(f"TEST_WORKFLOW={root}") if pid in there]

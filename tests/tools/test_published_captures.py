@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.published import FOLDERS
 from tools.cut_captures import captures, is_cut
 from tpsweep import traces
 
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 15_000_000
-FOLDERS = [ROOT / "results/smoke", *sorted((ROOT / "results/published").glob("*/"))]
 PUBLISHED = sorted(row for at in FOLDERS for row in at.glob("cells/capture/**/*.parquet"))
 
 

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.published import FOLDERS, RESULTS
 from tpsweep.core import results_paths as paths
 from tpsweep.core.row_file import read_row
 
-RESULTS = Path(__file__).parents[3] / "results"
-PUBLISHED = [RESULTS / "smoke", *sorted((RESULTS / "published").glob("*/"))]
 
-
-@pytest.mark.parametrize("root", PUBLISHED, ids=lambda root: root.name)
+@pytest.mark.parametrize("root", FOLDERS, ids=lambda root: root.name)
 def test_every_row_is_where_its_identity_says(root: Path) -> None:
     rows = sorted(root.glob("cells/**/*.parquet"))
     assert rows

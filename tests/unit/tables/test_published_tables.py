@@ -9,18 +9,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.published import FOLDERS, RESULTS
 from tests.unit.made_up import Sweep, report
 from tpsweep.analysis.builder import build_tables
 from tpsweep.analysis.table import Table, TableError, read_table
 from tpsweep.cli.tables import BUILDERS
 from tpsweep.results.load import load
 
-RESULTS = Path(__file__).parents[3] / "results"
-FOLDERS = ["smoke", *(f"published/{path.name}" for path in (RESULTS / "published").glob("*/"))]
 TRACKED = [
-    (folder, path.name)
+    (str(folder.relative_to(RESULTS)), path.name)
     for folder in FOLDERS
-    for path in sorted((RESULTS / folder / "tables").glob("*.parquet"))
+    for path in sorted((folder / "tables").glob("*.parquet"))
 ]
 
 
