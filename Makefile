@@ -40,7 +40,8 @@ test: install  ## run all tests: real vLLM on the CPU, a private Slurm, a browse
 	$(BIN)/pytest -m 'not alone' -n $(WORKERS) --no-loadscope-reorder || code=$$?; \
 	exit $$code
 
-# Tests that compare times run by themselves. Of the others one worker has all that start engines.
+# Tests marked alone (they compare times) run first. Then one worker gets nearly every file that starts
+# engines, the other the rest.
 WORKERS ?= 2
 
 # LAB: the folder that holds this Slurm. To use it in a shell: `source $(LAB)/env`.

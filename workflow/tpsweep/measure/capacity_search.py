@@ -3,7 +3,7 @@
 The probes so far are all its state, so that a search that was killed goes on where it was. One
 probe is judged for every SLO. For each of them: double from the start until a rate fails (or halve
 until one passes), bisect, look once at a clearly lower rate, and confirm the answer on other seeds,
-stepping down where it does not hold again (measuring rule 13).
+stepping down where it does not hold again (docs/measuring.md, Capacity).
 """
 
 from __future__ import annotations
