@@ -1,30 +1,26 @@
 """What a cell should show and how long it should take, from ``tpsweep.perfmodel.step_time``.
 
-A static batch is what the constants were held against. For request sets the same steps are put
-together as a queue would: an estimate of the time that they cost, no expectation of a latency
-under load. Times are ms unless the name says seconds.
+A static batch is what the constants were held against. Of request sets ``perfmodel.serving`` puts
+the same steps together. Times are ms unless the name says seconds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 
 from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.method import LEAST_ENERGY_S
 from tpsweep.core.slo_counts import slos_of
-from tpsweep.core.workloads import CAPACITY, LATENCY, THROUGHPUT
+from tpsweep.core.workloads import CAPACITY, LATENCY, SERVE, THROUGHPUT
 from tpsweep.perfmodel.constants import NoExpectationError, document
 from tpsweep.perfmodel.engine_steps import EngineSteps
 from tpsweep.perfmodel.gpu_specs import card_by_name, unknown_card
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.serving import Serving
 from tpsweep.perfmodel.work import NoWorkError, work_of
-
-SETTLED = 30
-"""Rounds after which the requests in flight at a rate no longer change."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> 
         step = EngineSteps.of(engine, shape)
         if cell.batch is not None:
             return _static(cell, step, cell.batch, cell.input_len, cell.output_len)
-        return _requests(cell, step, cell.input_len, cell.output_len)
+        return _requests(cell, step, shape)
     except (NoExpectationError, NoWorkError) as error:
         return CellExpectation(note=str(error))
 
@@ -82,38 +78,35 @@ def _static(
     return CellExpectation(step.known_prefill(first), tpot, seconds + cost("cell_gap_s"))
 
 
-def _requests(cell: Cell, step: EngineSteps, input_len: int, output_len: int) -> CellExpectation:
-    """A set of requests: as many in flight as the rate, or the limits, make of it."""
-    replicas = cell.engine.replicas
-    requests = math.ceil((cell.num_prompts or 1) / replicas)
-    most = step.sequences(input_len + output_len)
+def _requests(cell: Cell, step: EngineSteps, shape: Shape) -> CellExpectation:
+    """A set of requests, at a rate or all at once."""
+    input_len, output_len = cell.input_len or 0, cell.output_len or 0
     if cell.workload == CAPACITY:
         return _search(cell, step, input_len, output_len)
-    most = min(requests, most)
-    if cell.max_concurrency is not None:
-        most = min(most, max(1, cell.max_concurrency // replicas))
-    first, full = _each(step, input_len, output_len, most)
-    rate = math.inf if cell.request_rate is None else cell.request_rate / replicas
-    if rate >= 1e3 / full:
-        duration, tpot = requests * full / 1e3, full * most / output_len
-    else:
-        tpot = _in_flight(step, input_len, output_len, rate, first, most)
-        duration = requests / rate + output_len * tpot / 1e3
+    requests, rate = cell.num_prompts or 1, cell.request_rate
+    # Cells at many rates and of many runs share what is known of the steps.
+    engine = replace(step.engine, run=0).to_json()
+    serving = _serving(engine, shape, input_len, output_len, cell.max_concurrency)
     times = cell.repeats + (cell.warmups if cell.workload == THROUGHPUT else 0)
-    seconds = times * duration + cost("cell_gap_s")
+    if rate is None or math.isinf(rate):
+        waves = serving.at_once(requests, is_served=cell.workload == SERVE)
+        duration, tpot = waves.seconds, waves.tpot_ms
+    else:
+        load = serving.at(rate)
+        tpot = serving.saturated_tpot_ms if load is None else load.tpot_ms
+        duration = serving.seconds_of(requests, rate)
     alone = step.known_prefill(step.prefill(1, input_len, output_len))
     # The prefills of others are a part of every token's time.
-    return CellExpectation(alone, None if alone is None else tpot, seconds)
+    known = None if alone is None or output_len == 1 else tpot
+    return CellExpectation(alone, known, times * duration + cost("cell_gap_s"))
 
 
-def _each(step: EngineSteps, input_len: int, output_len: int, most: int) -> tuple[float, float]:
-    """Engine time of a request's prefill, and of all of it, when ``most`` run at a time."""
-    # Waiting prompts share a step up to max_num_batched_tokens: their prefill is that much cheaper.
-    together = max(1, min(most, int(step.engine.args["max_num_batched_tokens"]) // input_len))
-    # Of requests that come and go, all stages of a pipeline have some.
-    stages = step.engine.pp
-    first = step.prefill(together, input_len, output_len) / together / stages
-    return first, first + output_len * step.decode(most, input_len, output_len, stages) / most
+@lru_cache(maxsize=64)
+def _serving(
+    engine: str, shape: Shape, input_len: int, output_len: int, most_running: int | None
+) -> Serving:
+    steps = EngineSteps.of(Engine.from_json(engine), shape)
+    return Serving(steps, input_len, output_len, most_running=most_running)
 
 
 PROBES, MORE_PROBES = 10, 4
@@ -144,23 +137,6 @@ def saturation_request_s(cell: Cell, shape: Shape | None) -> float | None:
         return Serving(steps, cell.input_len, cell.output_len).capacity
     except (NoExpectationError, NoWorkError):
         return None
-
-
-def _in_flight(
-    step: EngineSteps, input_len: int, output_len: int, rate: float, first: float, most: int
-) -> float:
-    """Decode time per token at ``rate`` requests/s: requests in flight by Little's law, and the
-    prefills of others in between."""
-    share = min(rate * first / 1e3, 0.99)
-    stages = step.engine.pp
-    tpot = step.decode(1, input_len, output_len, stages)
-    for _ in range(SETTLED):
-        flying = min(most, max(1, round(rate * (first + output_len * tpot) / 1e3)))
-        now = step.decode(flying, input_len, output_len, stages) / (1 - share)
-        if now == tpot:
-            break
-        tpot = now
-    return tpot
 
 
 def start_seconds(engine: Engine, shapes: Mapping[str, Shape | None]) -> float:

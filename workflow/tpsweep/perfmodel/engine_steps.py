@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tpsweep.core.cell import Engine
@@ -10,7 +11,7 @@ from tpsweep.perfmodel.constants import NoExpectationError
 from tpsweep.perfmodel.gpu_specs import Card, card_by_name, unknown_card
 from tpsweep.perfmodel.memory import Limits, Load, fit, in_blocks
 from tpsweep.perfmodel.model_shape import Shape
-from tpsweep.perfmodel.step_time import Batch, decode, prefill
+from tpsweep.perfmodel.step_time import GRAPH_TOKENS, Batch, Expected, decode, prefill
 from tpsweep.perfmodel.work import Work, work_of
 
 
@@ -49,7 +50,20 @@ class EngineSteps:
         lengths = batch, input_len, output_len
         cache = self.work.cache_dtype
         layout = self.engine.pp, chunks, self.engine.ep
-        return Batch(self.engine.tp, *lengths, backend, eager, cache, *layout, prompt_tokens)
+        more = prompt_tokens, self.graph_tokens
+        return Batch(self.engine.tp, *lengths, backend, eager, cache, *layout, *more)
+
+    @property
+    def graph_tokens(self) -> float:
+        """Tokens of the largest step that vLLM runs as CUDA graphs: as asked, else by its rule."""
+        args = self.engine.args
+        given = args.get("compilation_config")
+        asked = {**(given if isinstance(given, Mapping) else {}), **args}
+        if sizes := asked.get("cudagraph_capture_sizes"):
+            return float(max(sizes))
+        if (most := asked.get("max_cudagraph_capture_size")) is not None:
+            return float(most)
+        return float(min(2 * int(args["max_num_seqs"]), GRAPH_TOKENS))
 
     def sequences(self, tokens: int) -> int:
         """How many sequences of ``tokens`` tokens run at a time: as many as the engine allows, and
@@ -71,8 +85,14 @@ class EngineSteps:
         self, batch: int, input_len: int, output_len: int, chunks: int, prompt_tokens: float = 0
     ) -> float:
         """One decode step, at the middle of the output."""
+        return self.step(batch, input_len, output_len, chunks, prompt_tokens).ms
+
+    def step(
+        self, batch: int, input_len: int, output_len: int, chunks: int, prompt_tokens: float = 0
+    ) -> Expected:
+        """One decode step by its terms."""
         run = self.batch(batch, input_len, output_len, chunks, prompt_tokens)
-        return decode(self.work.shape, self.work.dtype, self.card, run).ms
+        return decode(self.work.shape, self.work.dtype, self.card, run)
 
     def prefill(self, batch: int, input_len: int, output_len: int, chunks: int = 1) -> float:
         """The prefill of a whole batch."""

@@ -3,7 +3,8 @@
 A queue over the steps of ``perfmodel.step_time``. With r requests running, each of which takes m
 steps, r / m prompts begin in a step (Poisson): the mean step follows, and by Little's law the rate
 that keeps r running, r / (m x step). The HTTP server is another station, whatever the GPUs are.
-docs/expectation.md says how good that is. Pure; ms and requests/s.
+Requests that come all at once are computed in waves (``at_once``). docs/expectation.md says how
+good that is. Pure; ms and requests/s.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ TAIL = 1e-6
 _Z = {50: 0.0, 90: 1.2816, 95: 1.6449, 99: 2.3263}
 """Standard deviations above the mean, of a normal distribution."""
 SERVER, RUNNING, PROMPTS = "HTTP server", "requests running at a time", "tokens of a step"
-"""What limits the rate."""
+"""What limits the rate. The HTTP server's limit is the most that one was seen to send."""
+PARTS = 32
+"""Of the requests that may run: where the rate is looked at before an interval is halved."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,13 @@ class Part:
 @dataclass(frozen=True)
 class ServedLoad:
     """What is expected at ``rate`` requests/s. ``running``: per engine; ``server_share``: of what
-    the HTTP server can do. ``percentiles``: by name, ``ttft_p99_ms`` and so on."""
+    the HTTP server can do; ``host_share``: of the time of its busiest hundredth, in steps too long
+    for CUDA graphs that wait for the host. ``percentiles``: by name, ``ttft_p99_ms`` and so on."""
 
     rate: float
     running: float
     server_share: float
+    host_share: float
     percentiles: dict[str, float]
 
     @property
@@ -54,11 +59,22 @@ class ServedLoad:
 
 
 @dataclass(frozen=True)
+class Waves:
+    """A request set of which all comes at once: ``seconds`` in all; ``tpot_ms``: the mean time per
+    output token of a wave."""
+
+    seconds: float
+    tpot_ms: float
+
+
+@dataclass(frozen=True)
 class _Point:
-    """Steps with ``running`` requests: (probability, ms) by number of prompts, from none on."""
+    """Steps with ``running`` requests: (probability, ms) by number of prompts, from none on.
+    ``host_ms``: of the mean step, what is in those that wait for the host."""
 
     running: float
     steps: tuple[tuple[float, float], ...]
+    host_ms: float
 
     @property
     def mean(self) -> float:
@@ -78,7 +94,9 @@ class Serving:
     input_len: int
     output_len: int
     constants: ServingConstants = field(default_factory=serving_constants)
-    _known: dict[tuple[int, int], float] = field(default_factory=dict, repr=False)
+    most_running: int | None = None
+    """Requests that the client lets run at a time, over all replicas; None: any number."""
+    _known: dict[tuple[int, int], tuple[float, bool]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def capacity(self) -> float:
@@ -109,7 +127,42 @@ class Serving:
             for name in METRICS
             for p in PERCENTILES
         }
-        return ServedLoad(rate, point.running, share, percentiles)
+        busy = self._at(self._busy(point))
+        return ServedLoad(rate, point.running, share, busy.host_ms / busy.mean, percentiles)
+
+    @property
+    def saturated_tpot_ms(self) -> float:
+        """Mean step when more comes than is served: as many run as can."""
+        return self._at(self._most_running).mean
+
+    def at_once(self, requests: int, *, is_served: bool) -> Waves:
+        """A set of ``requests`` that come all at once: as many as may run are one wave, whose
+        prompts come first, and which ends together. ``is_served``: over HTTP."""
+        each = math.ceil(requests / self._replicas)
+        wave = min(each, self._slots)
+        prompts, last = self._prompts_ms(wave), max(0, self.output_len - 1)
+        step = self.steps.decode(wave, self.input_len, self.output_len, self._groups)
+        # The last wave has fewer requests; its steps are hardly shorter.
+        seconds = each / wave * (prompts + last * step) / 1e3
+        if is_served:
+            seconds = max(seconds, requests * self.output_len / self.constants.server_tok_s)
+        # On average a request waits for the prompts of half of its wave.
+        return Waves(seconds, step + prompts / 2 / last if last else 0.0)
+
+    def seconds_of(self, requests: int, rate: float) -> float:
+        """Until ``requests`` that come at ``rate`` have ended."""
+        load = self.at(rate)
+        if load is not None:
+            return requests / rate + load.percentiles["e2e_p50_ms"] / 1e3
+        # Half of a request's time lies in the beginning and the end, when fewer run.
+        half = self._steps_each * self.saturated_tpot_ms / 2e3
+        return requests / self.capacity + half
+
+    def _prompts_ms(self, wave: int) -> float:
+        """The prompts of a wave, in steps as long as the engine allows."""
+        together = max(1, min(wave, self.steps.batched_tokens // self.input_len))
+        of_step = self.steps.prefill(together, self.input_len, self.output_len) / together
+        return wave * of_step / self._groups
 
     def highest_rate(self, slo: Slo) -> float | None:
         """The highest rate at which ``slo`` holds; None if it holds for no single request."""
@@ -132,8 +185,11 @@ class Serving:
 
     @cached_property
     def _slots(self) -> int:
-        """Requests that run at a time, by the engine's limit and its KV cache."""
-        return self.steps.sequences(self.input_len + self.output_len)
+        """Requests of an engine that run at a time, by its limit, its KV cache and the client."""
+        held = self.steps.sequences(self.input_len + self.output_len)
+        if self.most_running is None:
+            return held
+        return max(1, min(held, self.most_running // self._replicas))
 
     @cached_property
     def _chunks(self) -> int:
@@ -181,38 +237,65 @@ class Serving:
         return 1e3 * running / (self._steps_each * self._at(running).mean)
 
     def _running(self, rate: float) -> float:
-        """Requests that run at ``rate`` on one engine."""
-        return _last(lambda n: self._rate(n) <= rate, self._most_running)
+        """Requests that run at ``rate`` on one engine: of several numbers the highest. Longer steps
+        let more prompts come to the next one, and where that makes them too long for CUDA graphs,
+        fewer requests/s are served by more that run. A busy moment leads there."""
+        found = 0
+        for place, known in enumerate(self._rates):
+            if known <= rate:
+                found = place
+        parts = self._parts
+        if found + 1 == len(parts):
+            return parts[-1]
+        return _last(lambda n: self._rate(n) <= rate, parts[found + 1], parts[found])
+
+    @cached_property
+    def _parts(self) -> list[float]:
+        return [max(LEAST, self._most_running * part / PARTS) for part in range(PARTS + 1)]
+
+    @cached_property
+    def _rates(self) -> list[float]:
+        return [self._rate(running) for running in self._parts]
 
     def _at(self, running: float) -> _Point:
         decoding = max(1.0, running * (self.output_len - 1) / self._steps_each)
         shares = _poisson(self._began(running), self._most_chunks(running))
-        return _Point(
-            running,
-            tuple((share, self._step(decoding, count)) for count, share in enumerate(shares)),
+        steps = tuple((share, self._step(decoding, count)) for count, share in enumerate(shares))
+        waiting = (
+            share * ms
+            for count, (share, ms) in enumerate(steps)
+            if self._whole_step(math.floor(decoding), count)[1]
         )
+        return _Point(running, steps, math.fsum(waiting))
 
     def _step(self, decoding: float, chunks: int) -> float:
         """A step of so many decodes and parts of prompts."""
         low = math.floor(decoding)
         part = decoding - low
-        found = self._whole_step(low, chunks)
-        return found + part * (self._whole_step(low + 1, chunks) - found) if part else found
+        found = self._whole_step(low, chunks)[0]
+        return found + part * (self._whole_step(low + 1, chunks)[0] - found) if part else found
 
-    def _whole_step(self, decoding: int, chunks: int) -> float:
+    def _whole_step(self, decoding: int, chunks: int) -> tuple[float, bool]:
+        """Its ms, and whether it is too long for CUDA graphs and waits for the host."""
         key = decoding, chunks
         if key not in self._known:
             tokens = chunks * self.input_len / self._chunks
             lengths = self.input_len, self.output_len
-            whole = self.steps.decode(decoding, *lengths, self._groups, tokens)
-            self._known[key] = whole + (self._prompt_ms if chunks else 0.0)
+            whole = self.steps.step(decoding, *lengths, self._groups, tokens)
+            is_graph = decoding / self._groups + tokens <= self.steps.graph_tokens
+            ms = whole.ms + (self._prompt_ms if chunks and is_graph else 0.0)
+            self._known[key] = ms, whole.waits_for_host and not self._is_eager
         return self._known[key]
+
+    @property
+    def _is_eager(self) -> bool:
+        return bool(self.steps.engine.args.get("enforce_eager"))
 
     @property
     def _prompt_ms(self) -> float:
         """What a step with a prompt in it takes longer, beside the prompt's own work: it is not one
         CUDA graph. An eager engine has none to lose."""
-        if self.steps.engine.args.get("enforce_eager"):
+        if self._is_eager:
             return 0.0
         return self.steps.work.shape.layers * self.constants.prompt_layer_us / 1e3
 
@@ -221,9 +304,12 @@ class Serving:
         if self.output_len == 1:
             return Part(0.0)
         mean = point.mean
-        most = min(point.running + _Z[99] * math.sqrt(point.running), self._most_running)
         of_steps = _Z[99] * point.deviation / math.sqrt(self.output_len - 1)
-        return Part(mean, math.hypot(self._at(most).mean - mean, of_steps))
+        return Part(mean, math.hypot(self._at(self._busy(point)).mean - mean, of_steps))
+
+    def _busy(self, point: _Point) -> float:
+        """Requests that run in the busiest hundredth."""
+        return min(point.running + _Z[99] * math.sqrt(point.running), self._most_running)
 
     def _step_part(self, point: _Point) -> Part:
         """One step: what lies between two tokens."""
@@ -276,11 +362,11 @@ def _waits(percentile: int) -> float:
     return math.log(50 / (100 - percentile)) / math.log(50)
 
 
-def _last(holds: Callable[[float], bool], most: float) -> float:
+def _last(holds: Callable[[float], bool], most: float, least: float = 0.0) -> float:
     """The largest number up to ``most`` of which ``holds`` is true, which it is of small ones."""
     if holds(most):
         return most
-    low, high = 0.0, most
+    low, high = least, most
     for _ in range(ROUNDS):
         middle = (low + high) / 2
         low, high = (middle, high) if holds(max(middle, LEAST)) else (low, middle)

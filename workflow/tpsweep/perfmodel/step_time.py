@@ -17,13 +17,17 @@ from tpsweep.perfmodel.constants import Constants, NoExpectationError, constants
 from tpsweep.perfmodel.gpu_specs import Card
 from tpsweep.perfmodel.model_shape import CACHE_BYTES, DTYPE_BYTES, Shape
 
+GRAPH_TOKENS = 512
+"""vLLM captures no longer step as CUDA graphs, unless asked (1024 on Blackwell)."""
+
 
 @dataclass(frozen=True)
 class Batch:
     """A static batch and how it is run; lengths in tokens. ``backend`` is the all-reduce that runs
     (of no meaning at TP=1), ``cache_dtype`` the KV cache's (None: the weights'). ``pp``: pipeline
     stages; ``chunks``: steps in which the prompts are computed; ``ep``: whole experts a rank.
-    ``prompt_tokens``: of other requests' prompts, in the same decode step (continuous batching)."""
+    ``prompt_tokens``: of other requests' prompts, in the same decode step (continuous batching).
+    ``graph_tokens``: of the largest step that runs as CUDA graphs; ``eager``: none does."""
 
     tp: int
     batch: int
@@ -36,6 +40,7 @@ class Batch:
     chunks: int = 1
     ep: bool = False
     prompt_tokens: float = 0
+    graph_tokens: float = GRAPH_TOKENS
 
     @property
     def groups(self) -> int:
@@ -67,8 +72,16 @@ class Expected:
     @property
     def ms(self) -> float:
         """The whole time."""
-        gpu = self.body + self.kv + self.layers + self.step + self.communication
-        return max(gpu, self.host)
+        return max(self._gpu, self.host)
+
+    @property
+    def waits_for_host(self) -> bool:
+        """Whether the GPU has to wait for launches."""
+        return self.host > self._gpu
+
+    @property
+    def _gpu(self) -> float:
+        return self.body + self.kv + self.layers + self.step + self.communication
 
     def times(self, factor: float) -> Expected:
         """Every term by ``factor``."""
@@ -107,7 +120,7 @@ def _decode(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants) 
         layers=_layers(shape, known),
         step=known.step_us / 1e3,
         communication=communication(shape, dtype, card, run, tokens=tokens),
-        host=_host(shape, run, known),
+        host=_host(shape, run, known, tokens),
     )
 
 
@@ -138,7 +151,7 @@ def _prefill(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants)
         layers=_layers(shape, known),
         step=known.step_us / 1e3,
         communication=communication(shape, dtype, card, run, tokens=tokens),
-        host=_host(shape, run, known),
+        host=_host(shape, run, known, tokens),
     )
 
 
@@ -236,9 +249,9 @@ def _cache_share(dtype: str, run: Batch, known: Constants) -> float:
     return known.fp8_kv_bandwidth_share if is_fp8 else known.kv_bandwidth_share
 
 
-def _host(shape: Shape, run: Batch, known: Constants) -> float:
+def _host(shape: Shape, run: Batch, known: Constants, tokens: float) -> float:
     """What the host needs to launch all layers' kernels one by one; 0 under CUDA graphs."""
-    if not run.eager:
+    if not run.eager and tokens <= run.graph_tokens:
         return 0.0
     each = known.eager_layer_tp1_us if run.tp == 1 else known.eager_layer_us
     return shape.layers * each / 1e3
