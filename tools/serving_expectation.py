@@ -86,9 +86,12 @@ class Row:
         return float(self.values["request_rate"] / self.serving(known).capacity)
 
     def capacity(self, known: ServingConstants) -> float:
-        """Of a saturated row: what was expected of it."""
+        """Of a saturated row: what was expected of it. Sets without a server come all at once."""
         serving = self.serving(known)
-        return serving.capacity if self.is_served else serving.engines_capacity
+        if self.is_served:
+            return serving.capacity
+        requests = self.values["num_prompts"]
+        return float(requests / serving.at_once(requests, is_served=False).seconds)
 
 
 def published() -> list[Row]:
@@ -159,6 +162,7 @@ def ratio_table(rows: Sequence[Row], known: ServingConstants) -> str:
             "Of capacity": f"{row.share(known):.2f}",
             "Running": f"{load.running:.0f}",
             "HTTP server": f"{load.server_share:.2f}",
+            "Long steps": f"{load.host_share:.2f}",
             "Tokens a chunk": f"{found['tokens_per_chunk'] or 1:.2f}",
         }
         for column in ("tpot_p50_ms", "tpot_p99_ms", "ttft_p50_ms", "ttft_p99_ms"):

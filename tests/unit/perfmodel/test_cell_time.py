@@ -11,6 +11,8 @@ from tests.unit.perfmodel.test_work import EIGHT, cell
 from tpsweep.core.cell import Cell
 from tpsweep.perfmodel.cell_time import expected_of, saturation_request_s
 from tpsweep.perfmodel.constants import serving_constants
+from tpsweep.perfmodel.engine_steps import EngineSteps
+from tpsweep.perfmodel.serving import Serving
 
 P90, P99 = {"chat": {"ttft_p90_ms": 500.0}}, {"chat": {"ttft_p99_ms": 500.0}}
 
@@ -40,15 +42,37 @@ def test_a_search_starts_from_what_an_engine_serves_at_most() -> None:
     one = saturation_request_s(capacity_cell(), EIGHT)
     assert one is not None
     # Fewer than the engine alone would do: its HTTP server is the limit, also of two replicas.
-    served = replace(capacity_cell(), workload="serve", request_rate=None, repeats=1)
-    many = replace(served, num_prompts=100_000)
-    seconds = expected_of(many, EIGHT).seconds
-    assert seconds is not None and 0.6 < one * seconds / 100_000 < 0.9
+    sets = {"num_prompts": 100_000, "repeats": 1, "warmups": 0}
+    for workload, low, high in (("throughput", 0.6, 0.9), ("serve", 1, 1.001)):
+        many = replace(capacity_cell(), workload=workload, **sets)
+        seconds = expected_of(many, EIGHT).seconds
+        assert seconds is not None and low <= one * seconds / 100_000 <= high
     assert one == pytest.approx(serving_constants().server_tok_s / 190)
     assert saturation_request_s(capacity_cell(replicas=2), EIGHT) == one
     assert saturation_request_s(capacity_cell(), None) is None
     lengths = replace(capacity_cell(), dataset="lengths", input_len=None, output_len=None)
     assert saturation_request_s(lengths, EIGHT) is None
+
+
+def served_cell(**changed: Any) -> Cell:
+    return replace(capacity_cell(), workload="serve", repeats=3, extra={}, **changed)
+
+
+def test_a_served_cell_is_what_the_queue_says() -> None:
+    """One model: `tpsweep plan`, the tables and `tpsweep recommend` say the same."""
+    cell = served_cell(request_rate=32.0, num_prompts=480)
+    found, serving = expected_of(cell, EIGHT), Serving(EngineSteps.of(cell.engine, EIGHT), 220, 190)
+    load = serving.at(32.0)
+    assert load is not None and found.tpot_ms == load.tpot_ms
+    assert found.seconds == pytest.approx(3 * serving.seconds_of(480, 32.0) + 0.3)
+    beyond = expected_of(served_cell(request_rate=500.0), EIGHT)
+    assert beyond.tpot_ms == serving.saturated_tpot_ms > load.tpot_ms
+    # Another run of the same is the same, another model is not.
+    again = replace(cell, engine=replace(cell.engine, run=7))
+    assert expected_of(again, EIGHT) == found
+    longer = replace(cell, engine=replace(cell.engine, tp=1))
+    assert expected_of(longer, EIGHT) != found
+    assert expected_of(replace(cell, output_len=1), EIGHT).tpot_ms is None
 
 
 def seconds_of(**extra: Any) -> float:

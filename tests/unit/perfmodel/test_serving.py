@@ -17,6 +17,7 @@ from tools.serving_expectation import (
     published,
     ratio_table,
 )
+from tpsweep.analysis.recommend.expected import LONG_STEPS
 from tpsweep.core.cell import Engine, Model
 from tpsweep.core.slo import Slo
 from tpsweep.perfmodel.constants import document, serving_constants
@@ -24,8 +25,13 @@ from tpsweep.perfmodel.engine_steps import EngineSteps
 from tpsweep.perfmodel.serving import PROMPTS, SERVER, Serving, _erlang_c, _poisson
 
 KNOWN = serving_constants()
-BUSY = "one-engine TP=2 64/s run 0"
-"""Not within 10 %: the HTTP server lagged (1.35 tokens a chunk), which no step time shows."""
+OUTSIDE = {
+    # In the flat part of its curve: a tenth more of a step makes it steps too long for CUDA graphs.
+    "one-engine TP=2 64/s run 0": 0.61,
+    # At 0.897 of capacity; the same on another host is 1.00.
+    "published TP=1 64/s run 0": 0.85,
+}
+"""Rows that are not within 10 %, with their values: they must not get worse unseen."""
 PAGE = Path(__file__).parents[3] / "docs" / "expectation.md"
 
 
@@ -47,10 +53,11 @@ def tpot_ratios(rows: list[Row]) -> dict[str, float]:
 
 def test_tpot_is_within_a_tenth_up_to_nine_tenths_of_capacity(rows: list[Row]) -> None:
     found = tpot_ratios(rows)
-    assert len(found) == 17
-    # The one line that does not hold, with its value: it must not get worse unseen.
-    assert found.pop(BUSY) == pytest.approx(0.60, abs=0.01)
-    assert found == {name: pytest.approx(1, abs=0.1) for name in found}
+    assert len(found) == 19
+    assert found == {
+        name: pytest.approx(OUTSIDE[name], abs=0.01) if name in OUTSIDE else pytest.approx(1, 0.1)
+        for name in found
+    }
 
 
 def test_capacity_is_within_a_seventh_of_what_saturated_rows_served(rows: list[Row]) -> None:
@@ -66,11 +73,38 @@ def test_what_recommend_says_of_its_error_is_what_the_rows_show(rows: list[Row])
     served = [row for row in rows if row.is_served]
     most = [row.capacity(KNOWN) / row.values["request_s"] for row in served if row.is_saturated]
     assert said["rows"] == len(served)
-    assert said["outside_ratio"] == pytest.approx(found.pop(BUSY), abs=0.005)
-    assert said["outside"] == 1
+    outside = [found.pop(name) for name in OUTSIDE]
+    assert said["outside_ratio"] == pytest.approx(min(outside), abs=0.015)
+    assert said["outside"] == len(outside)
     for name, ratios in (("tpot", found.values()), ("capacity", most)):
         worst = 100 * max(abs(ratio - 1) for ratio in ratios)
         assert worst <= said[f"{name}_within_pct"] < worst + 1, name
+
+
+def test_what_recommend_says_of_ttft_is_what_the_rows_show(rows: list[Row]) -> None:
+    said = document()["serving_seen"]
+    found: dict[str, list[float]] = {"half": [], "most": []}
+    for row in rows:
+        load = None if row.is_saturated else row.expected(KNOWN)
+        measured = row.values["ttft_p99_ms"]
+        if load is None or not measured:
+            continue
+        ratio, share = load.percentiles["ttft_p99_ms"] / measured, row.share(KNOWN)
+        if 0.4 <= share <= 0.5 or share >= 0.7:
+            found["half" if share <= 0.5 else "most"].append(ratio)
+    for name, ratios in found.items():
+        assert said[f"ttft_p99_{name}"] == pytest.approx(min(ratios), abs=0.05), name
+
+
+def test_long_steps_are_named_where_rows_disagree_and_nowhere_else(rows: list[Row]) -> None:
+    found = {}
+    for row in rows:
+        if not row.is_saturated and row.share(KNOWN) <= UP_TO:
+            load = row.expected(KNOWN)
+            assert load is not None
+            found[row.name] = load.host_share
+    assert found.pop("one-engine TP=2 64/s run 0") > 2 * LONG_STEPS
+    assert max(found.values()) < LONG_STEPS / 2
 
 
 def test_the_constants_are_those_of_the_fit_which_sees_no_other_row(rows: list[Row]) -> None:
@@ -162,6 +196,63 @@ def test_replicas_share_the_rate_and_stages_the_requests() -> None:
     load = piped.at(20.0)
     assert load is not None
     assert 2 * piped._began(load.running) * 1e3 / load.tpot_ms == pytest.approx(20.0)
+
+
+def test_a_step_too_long_for_cuda_graphs_waits_for_the_host() -> None:
+    """Prompts of 220 tokens beside 60 requests: two make 500 tokens, three 720."""
+    found, alone = serving(tp=2), 32 * 0.597
+    ms, waits = zip(*(found._whole_step(60, prompts) for prompts in range(4)), strict=True)
+    assert waits == (False, False, False, True)
+    assert ms[3] == pytest.approx(alone)
+    assert ms[3] > 1.5 * ms[2]
+    # TP=1 computes 720 tokens for longer than the host takes; the limit is what was asked for.
+    assert not serving()._whole_step(60, 3)[1]
+    asked = {"compilation_config": {"max_cudagraph_capture_size": 1024}}
+    assert not serving(tp=2, **asked)._whole_step(60, 3)[1]
+    assert serving(tp=2, cudagraph_capture_sizes=[1, 256])._whole_step(60, 1)[1]
+    few = serving(tp=2, max_num_seqs=64)  # vLLM then captures up to twice as many tokens
+    assert few._whole_step(20, 1)[1]
+
+
+def test_of_several_numbers_that_carry_a_rate_the_highest_counts() -> None:
+    """Four GPUs: short steps, and long ones as slow as those of two. The rate falls as more run."""
+    found = serving(tp=4)
+    rates = [found._rate(n) for n in range(1, 257)]
+    dip = next(n for n in range(255) if rates[n + 1] < rates[n])
+    peak, least = rates[dip], min(rates[dip:])
+    assert least < 0.95 * peak
+    rate = (peak + least) / 2
+    load = found.at(rate)
+    assert load is not None and load.running > dip + 2
+    assert found._rate(load.running) == pytest.approx(rate, rel=1e-3)
+    assert all(one > rate for one in rates[math.ceil(load.running) :])
+
+
+def test_all_at_once_is_waves_of_static_batches() -> None:
+    found = serving()
+    step = found.steps.decode(256, 220, 190, 1)
+    prompts = 256 * found.steps.prefill(37, 220, 190) / 37  # 37 prompts of 220 in 8,192 tokens
+    one = found.at_once(256, is_served=False)
+    assert one.seconds == pytest.approx((prompts + 189 * step) / 1e3)
+    assert one.tpot_ms == pytest.approx(step + prompts / 2 / 189)
+    assert found.at_once(512, is_served=False).seconds == pytest.approx(2 * one.seconds)
+    # Two replicas have half each; a client that lets 64 run makes waves of 64.
+    assert serving(replicas=2).at_once(512, is_served=False) == one
+    few = Serving(found.steps, 220, 190, most_running=64).at_once(256, is_served=False)
+    assert few.seconds > 1.5 * one.seconds and few.tpot_ms < one.tpot_ms
+    # One HTTP server sends no more than was ever seen.
+    most = serving(tp=2, replicas=2).at_once(10_000, is_served=True)
+    assert most.seconds == pytest.approx(10_000 * 190 / KNOWN.server_tok_s)
+
+
+def test_a_set_takes_its_arrivals_or_its_work() -> None:
+    found = serving()
+    load = found.at(4.0)
+    assert load is not None
+    whole = load.percentiles["e2e_p50_ms"] / 1e3
+    assert found.seconds_of(400, 4.0) == pytest.approx(100 + whole)
+    beyond = 1e4 / found.capacity + 190 * found.saturated_tpot_ms / 2e3
+    assert found.seconds_of(10_000, 500.0) == pytest.approx(beyond)
 
 
 def test_the_kv_cache_limits_what_runs() -> None:

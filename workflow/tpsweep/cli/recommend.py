@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +25,8 @@ from tpsweep.config.load import load_config
 from tpsweep.core import results_paths
 from tpsweep.core.atomic import replacing
 from tpsweep.core.errors import one_line
+from tpsweep.core.method import FIRST
+from tpsweep.core.workloads import CAPACITY, SERVE
 from tpsweep.perfmodel.constants import document
 from tpsweep.plan import serve_script
 from tpsweep.sweep.snakemake_profile import (
@@ -37,6 +39,11 @@ from tpsweep.sweep.snakemake_profile import (
 
 if TYPE_CHECKING:
     from tpsweep.analysis.recommend.evidence import Record
+
+
+MOST_RATE = 1e6
+"""Requests/s; more is a slip of the keyboard."""
+HEAD = "# Written by `tpsweep recommend --measure`: "
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -80,18 +87,34 @@ def call(options: argparse.Namespace) -> int:
     """Print the answer. Returns 0; 1 if nothing fits; 2 (one line on stderr) for bad usage."""
     try:
         measure = options.measure.absolute() if options.measure else None
+        if measure is not None:
+            _check_measure(measure)
+        start = _snakemake(options)
         found = _find(options)
         if measure and found.config:
             with replacing(measure) as temporary:
-                temporary.write_text(_yaml(found.config), "utf-8")
+                head = f"{HEAD}{start} --configfile {shlex.quote(str(measure))}\n"
+                temporary.write_text(head + _yaml(found.config), "utf-8")
     except (OSError, ValueError, SiteError, InputError) as error:
         print(f"tpsweep recommend: {one_line(error)}", file=sys.stderr)
         return 2
     if options.json:
         print(json.dumps(_as_json(found), indent=1))
     else:
-        print("\n".join(_lines(found, measure)))
+        print("\n".join(_lines(found, measure, start)))
     return 0 if found.answer.best else 1
+
+
+def _check_measure(file: Path) -> None:
+    """Raise ``InputError`` for a file that somebody else wrote."""
+    if file.exists() and not (file.is_file() and file.read_text("utf-8").startswith(HEAD)):
+        raise InputError(f"--measure: {file} exists, allowed: a new file, or one of this command")
+
+
+def _snakemake(options: argparse.Namespace) -> str:
+    """How a config is run on the site that was asked for."""
+    profile = options.profile or (options.site.parent if options.site else None)
+    return f"snakemake --profile {shlex.quote(str(profile)) if profile else 'cluster/<site>'}"
 
 
 def _find(options: argparse.Namespace) -> Found:
@@ -102,11 +125,14 @@ def _find(options: argparse.Namespace) -> Found:
     shape = inputs.shape(question.model)
     candidates = Candidates(evidence, inputs.others(question.model), inputs.classes, shape)
     found = answer(question, candidates)
+    if not (found.offers or found.refused):
+        allowed = f"allowed: {', '.join(inputs.classes)}" if question.most_gpus else "allowed: rows"
+        raise InputError(f"{question.model}: no engine to choose from; {allowed} measured here")
     cells = wanted(found)
     config = None
     if cells:
-        entry, version = inputs.model_entry(question.model), cells[0].engine.vllm_version
-        config = config_of(cells, question, entry, version)
+        entry = inputs.model_entry(question.model)
+        config = config_of(cells, question, entry, inputs.raw)
     used = [
         row
         for one in evidence.values()
@@ -147,6 +173,12 @@ def _inputs(options: argparse.Namespace) -> Inputs:
 def _rows(folders: Sequence[Path]) -> tuple[list[Record], dict[str, float]]:
     """Measured rows and prices; an empty folder has none, and costs no import."""
     full = [folder for folder in folders if (folder / results_paths.MANIFEST).exists()]
+    for folder in folders:
+        if folder not in full and any(folder.glob("**/*.parquet")):
+            raise InputError(
+                f"{folder}: rows without {results_paths.MANIFEST}, allowed: a results folder of a"
+                " sweep, or an empty one"
+            )
     if not full:
         return [], {}
     from tpsweep.results.load import ResultsError, load, records
@@ -179,10 +211,15 @@ def _question(options: argparse.Namespace, inputs: Inputs) -> Question:
         options.input_len or (usual.input_len if usual else 1),
         options.output_len or (usual.output_len if usual else 1),
     )
-    if options.rate is not None and not (math.isfinite(options.rate) and options.rate > 0):
-        raise InputError(f"--rate: {options.rate}, allowed: requests/s above 0")
+    if options.rate is not None and not 0 < options.rate <= MOST_RATE:
+        raise InputError(
+            f"--rate: {options.rate}, allowed: requests/s above 0, up to {MOST_RATE:g}"
+        )
     most_gpus, most = _gpus(options.gpus, inputs)
     is_priced = any(known.gpu_hour_usd for known in inputs.classes.values())
+    if options.objective == COST and not is_priced:
+        allowed = ", ".join(name for name in OBJECTIVES if name != COST)
+        raise InputError(f"--objective: cost, without `prices` in the config; allowed: {allowed}")
     objective = options.objective or (COST if is_priced else GPUS)
     slo = inputs.slo(options.slo)
     return Question(options.model, traffic, options.rate, slo, objective, most_gpus, most)
@@ -192,13 +229,14 @@ def _gpus(asked: str | None, inputs: Inputs) -> tuple[dict[str, int | None], int
     """Of ``H200=4,A100`` or ``4``."""
     if asked is None:
         return {}, None
-    if asked.isdigit() and int(asked) > 0:
+    if asked.isdecimal() and int(asked) > 0:
         return {}, int(asked)
     found: dict[str, int | None] = {}
     for part in asked.split(","):
         name, given, number = part.strip().partition("=")
-        if name not in inputs.classes or (given and not (number.isdigit() and int(number) > 0)):
-            allowed = f"a number, or some of {', '.join(inputs.classes)} with =NUMBER"
+        is_number = number.isdecimal() and int(number) > 0
+        if name not in inputs.classes or name in found or (given and not is_number):
+            allowed = f"a number, or some of {', '.join(inputs.classes)} with =NUMBER, each once"
             raise InputError(f"--gpus: {part!r}, allowed: {allowed}")
         found[name] = int(number) if given else None
     return found, None
@@ -221,9 +259,14 @@ def _warnings(used: Sequence[Record], found: Answer) -> Iterator[str]:
         yield "CPU timings only demonstrate the pipeline."
     if any(row["weights"] == "dummy" for row in used):
         yield "Dummy weights: prefill, and so TTFT, and joules depend on the data."
+    for kind in (SERVE, CAPACITY):
+        methods = sorted({row.get("method") or FIRST for row in used if row["workload"] == kind})
+        if len(methods) > 1:
+            shown = " and ".join(map(str, methods))
+            yield f"Rows of `{kind}` were measured by methods {shown}: values may differ."
     best = found.best
     if best is not None and best.engines > 1 and best.capacity.is_measured:
-        yield "Engines were measured one at a time: an uneven load balancer is not in this."
+        yield "Servers were measured one at a time: an uneven load balancer is not in this."
 
 
 def published_errors() -> str:
@@ -232,7 +275,7 @@ def published_errors() -> str:
     return (
         f"Expectation against {seen['rows']} published serving rows of 8B on H200: TPOT within"
         f" {seen['tpot_within_pct']} % up to 0.9 of capacity in all but {seen['outside']}"
-        f" ({seen['outside_ratio']} of what was measured: the HTTP server was busy), capacity"
+        f" (at worst {seen['outside_ratio']} of what was measured), capacity"
         f" within {seen['capacity_within_pct']} %. Other models and cards are extrapolations."
     )
 
@@ -247,16 +290,20 @@ def _start(
     command = serve_script.vllm_serve(engine, inputs.served_model(engine.model), name)
     environment = serve_script.environment_of(engine)
     site = inputs.site
-    if site is None or site.cluster != "slurm" or engine.gpu not in site.gpus:
+    alone = engine.nodes == 1
+    if not alone or site is None or site.cluster != "slurm" or engine.gpu not in site.gpus:
         return command, environment, None
     script = serve_script.batch_script(engine, best.engines, command, site, os.environ)
     return command, environment, script
 
 
-def _lines(found: Found, measure: Path | None) -> Iterator[str]:
+def _lines(found: Found, measure: Path | None, start: str) -> Iterator[str]:
     yield from text.lines(found.answer, found.trust, found.cells)
     if found.config and measure:
-        yield f"\nThe cells to measure are in {measure}: snakemake … --configfile {measure.name}"
+        yield f"\nTo measure these cells: {start} --configfile {shlex.quote(str(measure))}"
+        yield f"Then ask again with {found.config['results']} beside the results."
+    elif measure:
+        yield f"\nNo cell would change the answer: {measure} was not written."
     elif found.config:
         yield "\nThese cells as a config (--measure FILE writes it; then name its results, too):\n"
         yield _yaml(found.config).rstrip()
@@ -264,9 +311,11 @@ def _lines(found: Found, measure: Path | None) -> Iterator[str]:
         yield "\nFor sbatch:\n"
         yield from found.script
     elif found.command:
-        yield "\nTo start an engine:\n"
+        yield "\nTo start a server:\n"
         yield from serve_script.exports(found.environment)
         yield found.command
+        if found.answer.best and found.answer.best.engine.nodes > 1:
+            yield serve_script.OTHER_NODES
 
 
 def _yaml(config: dict[str, Any]) -> str:
@@ -292,7 +341,7 @@ def _as_json(found: Found) -> dict[str, Any]:
 
 
 def _offer_json(offer: Offer) -> dict[str, Any]:
-    names = ("engines", "gpus", "nodes", "rate", "headroom", "latency_at", "is_server_busy")
+    names = ("engines", "gpus", "nodes", "rate", "headroom", "latency_at", "has_long_steps")
     engine = offer.engine
     return {
         "layout": offer.label,

@@ -23,7 +23,7 @@ OF_REQUESTS = (*PER_REQUEST, GOODPUT)
 BRACKET, NOTHING_PASSES, NOTHING_FAILS = "bracket", "nothing passes", "nothing fails"
 NOT_MONOTONIC, UNFINISHED = "not monotonic", "unfinished"
 """Verdicts of a search for the highest rate."""
-ALLOWED = "(ttft|tpot|itl|e2e)_p(50|90|95|99)_ms"
+ALLOWED = f"(ttft|tpot|itl|e2e)_p(50|90|95|99)_ms, or {', '.join(PER_REQUEST)} with {GOODPUT}"
 _PAIR = re.compile(r"\s*([\w]+)\s*=\s*(\S+)\s*")
 
 
@@ -45,6 +45,11 @@ class Slo:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value <= 0:
                 raise ValueError(f"{key}: {value!r}, allowed: milliseconds above 0")
+            if key == GOODPUT and value >= 1:
+                raise ValueError(f"{key}: {value!r}, allowed: above 0, below 1")
+        if (GOODPUT in limits) != any(key in limits for key in PER_REQUEST):
+            each = ", ".join(PER_REQUEST)
+            raise ValueError(f"{', '.join(limits)}: allowed: {GOODPUT} together with {each}")
         ordered = (key for key in (*LIMITS, *OF_REQUESTS) if key in limits)
         return cls(name, tuple((key, float(limits[key])) for key in ordered))
 
@@ -58,6 +63,8 @@ class Slo:
                 raise ValueError(
                     f"{part!r}, allowed: limits such as ttft_p99_ms=500,tpot_p99_ms=50"
                 )
+            if found[1] in limits:
+                raise ValueError(f"{found[1]}: twice, allowed: each limit once")
             try:
                 limits[found[1]] = float(found[2])
             except ValueError:

@@ -27,8 +27,24 @@ def vllm_serve(engine: Engine, model: str | None, name: str) -> str:
     loaded = model or PLACEHOLDER
     if loaded.startswith("-"):  # an option, for vLLM
         loaded = f"./{loaded}"
-    options = vllm_api.command_line(arguments)
+    options = vllm_api.command_line({**arguments, **_of_nodes(engine)})
     return shlex.join(["vllm", "serve", loaded, *options, f"--served-model-name={name}"])
+
+
+def _of_nodes(engine: Engine) -> dict[str, object]:
+    """What vLLM's part on the first of several nodes is told; ``OTHER_NODES`` says the rest."""
+    if engine.nodes == 1:
+        return {}
+    return {
+        "nnodes": engine.nodes,
+        "node_rank": 0,
+        "master_addr": "FIRST_NODE",
+        "master_port": "PORT",
+        "distributed_executor_backend": "mp",
+    }
+
+
+OTHER_NODES = "# On its other nodes the same with --node-rank=1 and so on, and --headless."
 
 
 def environment_of(engine: Engine) -> dict[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tpsweep.analysis.recommend.question import Traffic, key_of
@@ -30,6 +30,7 @@ _NOT_CHOSEN = frozenset(
     {axis.vllm_arg for axis in AXES if axis.vllm_arg}
     | {"model", "tokenizer", "revision", "dtype", "seed", "served_model_name", "load_format"}
     | {"enable_prefix_caching", "disable_log_stats", "quantization", "host", "port"}
+    | {"nnodes", "node_rank", "master_addr", "master_port", "headless"}
 )
 """Engine arguments that follow from the axes, the model, or the rules of measuring."""
 
@@ -66,7 +67,14 @@ class Evidence:
     def capacity(self, slo: Slo | None) -> Capacity | None:
         """What rows say; ``request_s`` 0: the SLO fails at the lowest rate that was measured. None:
         at no rate is it known to hold, and it may at lower ones."""
-        return self._searched(slo) or self._by_rates(slo)
+        searched, by_rates = self._searched(slo), self._by_rates(slo)
+        if searched is None or by_rates is None or by_rates.fails_at is None:
+            return searched or by_rates
+        if by_rates.fails_at > searched.request_s:
+            return searched
+        # Another start failed where the search's start held: the lowest counts.
+        said = f"a search confirmed {searched.request_s:g} requests/s"
+        return replace(by_rates, remarks=(*by_rates.remarks, said))
 
     def fails_at(self, slo: Slo | None) -> float | None:
         """The lowest measured rate that fails."""
@@ -132,17 +140,17 @@ class Evidence:
         return min(self.served, default=None)
 
     def watts(self, rate: float) -> float | None:
-        """Mean power of the engine's GPUs at ``rate``: between the measured rates on a line, beyond
-        them that of the nearest."""
+        """Mean power of the engine's GPUs at ``rate``: between the measured rates on a line, below
+        them that of the lowest. Above them it would be higher, and is not known."""
         points = sorted(
             (at, sum(known) / len(known))
             for at, rows in self.served.items()
             if (known := [w for row in rows if (w := _watts(row)) is not None])
         )
-        if not points:
+        above = [point for point in points if point[0] >= rate]
+        if not above:
             return None
         below = [point for point in points if point[0] <= rate] or points[:1]
-        above = [point for point in points if point[0] >= rate] or points[-1:]
         (left, low), (right, high) = below[-1], above[0]
         return low if right <= left else low + (high - low) * (rate - left) / (right - left)
 
@@ -156,9 +164,15 @@ def gather(rows: Iterable[Record], model: str, traffic: Traffic) -> dict[Any, Ev
     """The engines that have rows of ``model``, of whatever workload, by ``key_of``; rows of other
     lengths, of files, of a closed loop and of elsewhere are no evidence."""
     found: dict[Any, Evidence] = {}
+    seen = set()
     for row in rows:
         if row["model"] != model or row.get("imported"):
             continue
+        # The same file, in two folders, is one measurement.
+        same = tuple(row.get(name) for name in ("cell_id", "workload", "engine_id", "ended_at"))
+        if same in seen:
+            continue
+        seen.add(same)
         engine = engine_of(row)
         evidence = found.setdefault(key_of(engine), Evidence(engine))
         evidence.rows += 1
@@ -187,7 +201,9 @@ def traffic_of(row: Record) -> Traffic | None:
 
 def engine_of(row: Record) -> Engine:
     """The engine that made a row, as far as another one would be started like it."""
-    given = json.loads(row.get("engine_args") or "{}")
+    given, nodes = json.loads(row.get("engine_args") or "{}"), row.get("nodes") or 1
+    if nodes > 1:  # which is how an engine over several nodes is started
+        given.pop("distributed_executor_backend", None)
     known = ALLREDUCE.get(row["allreduce_backend"])
     by_backend = known.args if known else {}
     model = Model(
@@ -216,6 +232,7 @@ def engine_of(row: Record) -> Engine:
         mode=SERVER,
         run=0,
         precision=row.get("precision") or "bf16",
+        nodes=nodes,
     )
 
 
@@ -270,8 +287,9 @@ def _starts(rows: Iterable[Record]) -> set[Any]:
 
 
 def _watts(row: Record) -> float | None:
+    """Of all GPUs of the engine; None unless each is known (of several nodes one node's are)."""
     known = _list(row.get("gpu_power_w"))
-    return float(sum(known)) if known and None not in known else None
+    return float(sum(known)) if len(known) == row["gpus"] and None not in known else None
 
 
 def _list(values: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,11 @@ class InputError(ValueError):
     """Nothing can be said: one line with what is missing and what is allowed."""
 
 
+def _version(text: str) -> list[int]:
+    """Sorts versions of vLLM."""
+    return [int(part) for part in re.findall(r"\d+", text)]
+
+
 @dataclass(frozen=True)
 class Inputs:
     """``rows`` of all results folders; ``prices``: USD per GPU hour by class, from manifests.
@@ -54,6 +60,8 @@ class Inputs:
             raise InputError(f"{', '.join(map(str, self.folders))}: {said}")
         if model not in names:
             raise InputError(f"--model: {model!r}, allowed: {', '.join(names)}")
+        if not self.classes:
+            raise InputError("no node class is known, allowed: --profile cluster/<site>, --site")
 
     def traffic(self, model: str) -> Traffic | None:
         """The lengths that most served rows have, else those of the config's workloads, else of
@@ -81,19 +89,29 @@ class Inputs:
                 return Slo.parse(asked)
             named = self._slos
             if asked in named:
-                return Slo.of(asked, named[asked])
+                return self._one_of(asked, named[asked])
         except ValueError as error:
             raise InputError(f"--slo: {error}") from None
         known = f"{', '.join(named)}, or limits" if named else "limits"
         raise InputError(f"--slo: {asked!r}, allowed: {known} such as ttft_p99_ms=500")
 
+    def _one_of(self, name: str, found: Sequence[Mapping[str, Any]]) -> Slo:
+        """The SLO of that name, of which rows of two sweeps may have two."""
+        slos = list(dict.fromkeys(Slo.of(name, limits) for limits in found))
+        if len(slos) > 1:
+            words = " | ".join(slo.words for slo in slos)
+            raise ValueError(f"{name!r}: of several limits ({words}), allowed: the limits")
+        return slos[0]
+
     @cached_property
-    def _slos(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def _slos(self) -> dict[str, list[Mapping[str, Any]]]:
+        """Limits by name: the config's, else all that rows have."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
         for row in self.rows:
-            found |= json.loads(row.get("slos") or "{}")
+            for name, limits in json.loads(row.get("slos") or "{}").items():
+                found.setdefault(name, []).append(limits)
         named = self.raw.get("slos")
-        return found | (named if isinstance(named, dict) else {})
+        return found | {name: [one] for name, one in named.items()} if named else found
 
     @cached_property
     def classes(self) -> dict[str, NodeClass]:
@@ -102,7 +120,8 @@ class Inputs:
         found: dict[str, NodeClass] = {}
         for row in self.rows:
             uuids = row.get("node_gpu_uuids")
-            seen = max(0 if uuids is None else len(uuids), row["gpus"] or 0)
+            held = (row["gpus"] or 0) // (row.get("nodes") or 1)
+            seen = max(0 if uuids is None else len(uuids), held)
             known = found.get(row["gpu"])
             most = max(seen, (known.per_node or 0) if known else 0) or None
             price = prices.get(row["gpu"])
@@ -129,8 +148,9 @@ class Inputs:
         if like is None:
             return []
         found: dict[Any, Engine] = {}
+        shape = self.shape(model)
         for known in self.classes.values():
-            for layout in self._layouts(known):
+            for layout in self._layouts(known, has_experts=bool(shape and shape.experts)):
                 engine = Engine(
                     **{**layout.sizes, "replicas": 1},
                     site=self.site.name if self.site else like.site,
@@ -148,9 +168,15 @@ class Inputs:
                 found.setdefault(place_of(engine), engine)
         return list(found.values())
 
-    def _layouts(self, known: NodeClass) -> Iterator[Layout]:
+    def _layouts(self, known: NodeClass, *, has_experts: bool) -> Iterator[Layout]:
+        """TP in powers of two, of experts also whole ones and with attention replicated, and what
+        the config has. Replicas are what several servers are."""
         most = min(known.per_node or 1, MOST_TP)
-        found = {Layout(tp=2**n) for n in range(most.bit_length()) if 2**n <= most}
+        sizes = [2**n for n in range(most.bit_length()) if 2**n <= most]
+        found = {Layout(tp=size) for size in sizes}
+        if has_experts and known.card != "CPU":
+            for size in sizes[1:]:
+                found |= {Layout(tp=size, ep=True), Layout(tp=1, dp=size, ep=True)}
         if self.config is not None:
             for entry in self.config.settings.workloads.values():
                 asked = (replace(one, replicas=1) for one in self.config.layouts(entry))
@@ -160,6 +186,7 @@ class Inputs:
     def _like(self, model: str) -> Engine | None:
         """An engine whose arguments the others have: of a served row, else the config's pins."""
         rows = [row for row in self.rows if row["model"] == model and not row.get("imported")]
+        rows.sort(key=lambda row: _version(row["vllm_version"]), reverse=True)
         rows.sort(key=lambda row: (row["workload"] not in (CAPACITY, SERVE), row["variant"]))
         if rows:
             return engine_of(rows[0])

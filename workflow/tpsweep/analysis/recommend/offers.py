@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from tpsweep.analysis.recommend.evidence import RATES, Capacity, Evidence
@@ -19,7 +20,7 @@ from tpsweep.analysis.recommend.question import (
     NodeClass,
     Question,
     key_of,
-    label_of,
+    labels_of,
     place_of,
 )
 from tpsweep.core.cell import Engine
@@ -37,10 +38,12 @@ class Offer:
 
     ``rate``: of all together. ``headroom``: share of the capacity that is left. ``percentiles``:
     at the load, ms; ``latency_at``: the rate per engine at which rows have them, None: expected.
-    USD and joules are per million output tokens, None where nothing tells.
+    ``request_ms``: what a request takes. USD and joules are per million output tokens. None where
+    nothing tells. ``has_long_steps``: see ``expected``.
     """
 
     engine: Engine
+    label: str
     capacity: Capacity
     engines: int
     rate: float
@@ -49,12 +52,8 @@ class Offer:
     joules: float | None
     percentiles: Mapping[str, float]
     latency_at: float | None
-    is_server_busy: bool
-
-    @property
-    def label(self) -> str:
-        """``TP=2 on H200``."""
-        return label_of(self.engine)
+    request_ms: float | None
+    has_long_steps: bool
 
     @property
     def gpus(self) -> int:
@@ -76,22 +75,19 @@ class Offer:
         asked = {
             COST: self.usd,
             ENERGY: self.joules,
-            LATENCY: self.percentiles.get("e2e_p50_ms"),
+            LATENCY: self.request_ms,
         }.get(objective, self.gpus / self.rate)
         return math.inf if asked is None else asked
 
 
 @dataclass(frozen=True)
 class Refused:
-    """An engine that is no answer, and why."""
+    """An engine that is no answer, and why. ``would_tell``: a measurement could make it one."""
 
     engine: Engine
+    label: str
     reason: str
-
-    @property
-    def label(self) -> str:
-        """``TP=1 on H200``."""
-        return label_of(self.engine)
+    would_tell: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,25 +115,31 @@ class Candidates:
     classes: Mapping[str, NodeClass]
     shape: Shape | None
 
+    def label(self, engine: Engine) -> str:
+        """``TP=2 on H200``, different of any two engines."""
+        return self._labels[key_of(engine)]
+
+    @cached_property
+    def _labels(self) -> dict[Any, str]:
+        return labels_of([*(one.engine for one in self.evidence.values()), *self.others])
+
 
 def answer(question: Question, candidates: Candidates) -> Answer:
     """Every engine that can answer, ranked; pure."""
-    offers: list[Offer] = []
-    refused: list[Refused] = []
-    errors: list[float] = []
-    measured = set()
+    found, untold = Answer(question, [], [], []), list[Refused]()
+    measured, is_expected = set(), False
     for evidence in candidates.evidence.values():
         if not question.allows(evidence.engine.gpu):
             continue
         expectation = Expectation(evidence.engine, question.traffic, candidates.shape)
-        errors += _errors(evidence, expectation)
+        found.errors.extend(_errors(evidence, expectation))
         capacity = evidence.capacity(question.slo)
         if capacity is None:
             continue
         measured.add(place_of(evidence.engine))
-        _offer(question, evidence, expectation, capacity, candidates, offers, refused)
+        _offer(found, evidence, expectation, capacity, candidates)
         if (higher := _higher(question, evidence, expectation, capacity)) is not None:
-            _offer(question, evidence, expectation, higher, candidates, offers, [])
+            _offer(replace(found, refused=[]), evidence, expectation, higher, candidates)
     for engine in _unmeasured(candidates, measured):
         if not question.allows(engine.gpu):
             continue
@@ -146,11 +148,16 @@ def answer(question: Question, candidates: Candidates) -> Answer:
         expected = _below_failed(expectation.capacity(question.slo), evidence, question)
         if expected is None:
             said = "not measured; of a share of requests nothing is expected"
-            refused.append(Refused(engine, expectation.problem or said))
+            reason, is_open = expectation.problem or said, expectation.misfit is None
+            untold.append(Refused(engine, candidates.label(engine), reason, is_open))
             continue
-        _offer(question, evidence, expectation, expected, candidates, offers, refused)
-    offers.sort(key=lambda offer: _order(offer, question))
-    return Answer(question, offers, refused, errors)
+        is_expected = True
+        _offer(found, evidence, expectation, expected, candidates)
+    # Where others are expected, one of which nothing is does not stand out.
+    is_open = not (found.offers and is_expected)
+    found.refused.extend(replace(one, would_tell=one.would_tell and is_open) for one in untold)
+    found.offers.sort(key=lambda offer: _order(offer, question))
+    return found
 
 
 def _order(offer: Offer, question: Question) -> tuple[Any, ...]:
@@ -209,50 +216,78 @@ def _errors(evidence: Evidence, expectation: Expectation) -> list[float]:
 
 
 def _offer(
-    question: Question,
+    found: Answer,
     evidence: Evidence,
     expectation: Expectation,
     capacity: Capacity,
     candidates: Candidates,
-    offers: list[Offer],
-    refused: list[Refused],
 ) -> None:
-    """Add to ``offers``, or to ``refused``."""
-    engine = evidence.engine
+    """Add to the offers of ``found``, or to what is refused."""
+    question, engine = found.question, evidence.engine
+    label = candidates.label(engine)
     known = candidates.classes.get(engine.gpu) or NodeClass(engine.gpu, engine.gpu_card)
+
+    def refuse(reason: str, *, would_tell: bool = False) -> None:
+        found.refused.append(Refused(engine, label, reason, would_tell))
+
     if capacity.request_s <= 0:
-        refused.append(Refused(engine, _too_slow(question, evidence, expectation, capacity)))
+        refuse(_too_slow(question, evidence, expectation, capacity))
         return
     engines = _engines(question, engine, capacity)
     rate = _rate(question, evidence, capacity)
     limit = question.limit(engine.gpu)
     gpus = engines * engine.gpus
     if limit is not None and gpus > limit:
-        said = f"{gpus} GPUs for {rate:g} requests/s, allowed: {limit}"
-        refused.append(Refused(engine, said))
+        refuse(f"{gpus} GPUs for {rate:g} requests/s, allowed: {limit}")
         return
-    nodes = known.nodes(engine.gpus, engines)
-    if nodes is None and known.per_node is not None:
-        refused.append(Refused(engine, f"{engine.product} > {known.per_node} on a node"))
-        return
+    nodes: int | None = engines * engine.nodes
+    if engine.nodes == 1:
+        nodes = known.nodes(engine.gpus, engines)
+        if nodes is None and known.per_node is not None:
+            refuse(f"{engine.product} > {known.per_node} on a node")
+            return
     load = rate / engines
     percentiles, latency_at = _latency(evidence, expectation, load, capacity, question)
     tokens_s = rate * question.traffic.output_len
     watts, price = evidence.watts(load), known.gpu_hour_usd
-    offers.append(
-        Offer(
-            engine=engine,
-            capacity=capacity,
-            engines=engines,
-            rate=rate,
-            nodes=nodes,
-            usd=None if price is None else gpus * price / _HOUR / tokens_s * _MILLION,
-            joules=None if watts is None else watts * engines / tokens_s * _MILLION,
-            percentiles=percentiles,
-            latency_at=latency_at,
-            is_server_busy=not capacity.is_measured and expectation.is_server_busy(load),
-        )
+    offer = Offer(
+        engine=engine,
+        label=label,
+        capacity=capacity,
+        engines=engines,
+        rate=rate,
+        nodes=nodes,
+        usd=None if price is None else gpus * price / _HOUR / tokens_s * _MILLION,
+        joules=None if watts is None else watts * engines / tokens_s * _MILLION,
+        percentiles=percentiles,
+        latency_at=latency_at,
+        request_ms=_request_ms(percentiles, question.traffic.output_len),
+        has_long_steps=not capacity.is_measured and expectation.has_long_steps(load),
     )
+    if math.isinf(offer.score(question.objective)):
+        is_open = question.objective != COST
+        refuse(_UNTOLD[question.objective].format(engine.gpu), would_tell=is_open)
+        return
+    found.offers.append(offer)
+
+
+_UNTOLD = {
+    COST: "no price of {} (`prices` of the config)",
+    ENERGY: "no row tells its power at such a load",
+    LATENCY: "its latency at that load is not known",
+}
+"""Why an engine cannot be ranked by an objective."""
+
+
+def _request_ms(percentiles: Mapping[str, float], output_len: int) -> float | None:
+    """Median time of a request; where rows lack it, by the medians of its parts."""
+    names = "e2e_p50_ms", "ttft_p50_ms", "tpot_p50_ms"
+    whole, first, each = (percentiles.get(name) for name in names)
+    if whole is not None or first is None:
+        return whole
+    if output_len == 1:
+        return first
+    return None if each is None else first + (output_len - 1) * each
 
 
 def _engines(question: Question, engine: Engine, capacity: Capacity) -> int:

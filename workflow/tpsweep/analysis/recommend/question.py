@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,9 +63,12 @@ class NodeClass:
 
 
 def key_of(engine: Engine) -> tuple[Any, ...]:
-    """What makes two engines the same answer: all that can be chosen, arguments included."""
+    """What makes two engines the same answer: all that can be chosen, arguments included, and all
+    that makes numbers of another engine."""
     chosen = engine.gpu, engine.gpu_card, engine.variant, engine.precision, *place_of(engine)
-    return (*chosen, engine.allreduce_backend, json.dumps(engine.args, sort_keys=True))
+    model = engine.model
+    other = engine.site, engine.vllm_version, model.dtype, model.weights, model.revision
+    return (*chosen, engine.allreduce_backend, *other, json.dumps(engine.args, sort_keys=True))
 
 
 def place_of(engine: Engine) -> tuple[Any, ...]:
@@ -79,3 +82,33 @@ def label_of(engine: Engine) -> str:
     more += [] if engine.precision == "bf16" else [engine.precision]
     more += [] if engine.allreduce_backend in ("auto", "none") else [engine.allreduce_backend]
     return f"{engine.label} on {engine.gpu}" + (f" ({', '.join(more)})" if more else "")
+
+
+def labels_of(engines: Iterable[Engine]) -> dict[Any, str]:
+    """Labels by ``key_of``; where two would be called the same, with what tells them apart."""
+    alike: dict[str, dict[Any, Engine]] = {}
+    for engine in engines:
+        alike.setdefault(label_of(engine), {})[key_of(engine)] = engine
+    found = {}
+    for label, group in alike.items():
+        told = [_details(engine) for engine in group.values()]
+        names = [name for name in dict.fromkeys(n for one in told for n in one)]
+        apart = [name for name in names if len({one.get(name) for one in told}) > 1]
+        for key, details in zip(group, told, strict=True):
+            more = ", ".join(f"{name} {details.get(name, 'default')}" for name in apart)
+            found[key] = f"{label} [{more}]" if more else label
+    return found
+
+
+def _details(engine: Engine) -> dict[str, str]:
+    """What a label leaves out."""
+    model = engine.model
+    known = {
+        "vLLM": engine.vllm_version,
+        "site": engine.site,
+        "card": engine.gpu_card,
+        "dtype": model.dtype,
+        "weights": model.weights,
+        "revision": model.revision or "none",
+    }
+    return known | {name: json.dumps(value) for name, value in engine.args.items()}

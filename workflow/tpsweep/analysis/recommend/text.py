@@ -9,9 +9,11 @@ from tabulate import tabulate
 
 from tpsweep.analysis.recommend.evidence import RATES
 from tpsweep.analysis.recommend.offers import Answer, Offer
-from tpsweep.analysis.recommend.question import COST, Question
-from tpsweep.analysis.recommend.unmeasured import Wanted
+from tpsweep.analysis.recommend.question import Question
+from tpsweep.analysis.recommend.unmeasured import Wanted, has_rates, has_search
 from tpsweep.analysis.table import digits
+from tpsweep.core.slo import Slo
+from tpsweep.perfmodel.constants import document
 
 NOTHING = "Nothing fits."
 SHOWN = 8
@@ -55,10 +57,16 @@ def lines(answer: Answer, trust: Trust, cells: list[Wanted]) -> Iterator[str]:
         yield ""
         yield "Not measured, and would change the answer:"
         for one in cells:
-            rates = ", ".join(digits(rate) for rate in one.rates)
-            yield f"  {one.label} at {rates} requests/s: {one.why}"
+            yield f"  {one.label}{_measured_at(one, answer.question)}: {one.why}"
     yield ""
     yield from _trust(trust)
+
+
+def _measured_at(one: Wanted, question: Question) -> str:
+    parts = [", its capacity"] if has_search(question) else []
+    if has_rates(question):
+        parts.append(f" at {', '.join(digits(rate) for rate in one.rates)} requests/s")
+    return ",".join(parts)
 
 
 def _asked(question: Question) -> str:
@@ -80,18 +88,32 @@ def _best(best: Offer, answer: Answer) -> Iterator[str]:
         yield f"  {costs}"
     for remark in best.capacity.remarks:
         yield f"  Note: {remark}."
-    if best.is_server_busy:
+    if best.has_long_steps:
         yield (
-            "  Note: one HTTP server would be over half busy at this load, where measured TPOT was"
-            " up to 1.6 times the expectation."
+            "  Note: many steps would be too long for CUDA graphs at this load, where measured TPOT"
+            " was up to 1.6 times the expectation."
         )
-    if answer.question.objective == COST and best.usd is None:
-        yield "  No price is known (`prices` of the config): by GPUs per request/s."
+    slo = answer.question.slo
+    if slo is not None and not best.capacity.is_measured and _is_of_ttft(slo):
+        yield f"  Note: {ttft_errors()}."
+
+
+def _is_of_ttft(slo: Slo) -> bool:
+    return any(name.startswith(("ttft", "e2e")) for name, _ in slo.limits)
+
+
+def ttft_errors() -> str:
+    """How good the expectation of TTFT was for the published rows; held by a test."""
+    seen = document()["serving_seen"]
+    return (
+        f"expected TTFT p99 was {seen['ttft_p99_half']:g} of what was measured at half of capacity,"
+        f" and {seen['ttft_p99_most']:g} near it: measure before you promise it"
+    )
 
 
 def sentence(best: Offer) -> str:
-    """``TP=1 on H200: 2 engines, 2 GPUs, 1 node (measured, 1 engine start).``"""
-    parts = [_count(best.engines, "engine"), _count(best.gpus, "GPU")]
+    """``TP=1 on H200: 2 servers, 2 GPUs, 1 node (measured, 1 engine start).``"""
+    parts = [_count(best.engines, "server"), _count(best.gpus, "GPU")]
     if best.nodes is not None:
         parts.append(_count(best.nodes, "node"))
     starts = _count(best.capacity.starts, "engine start")
@@ -103,16 +125,16 @@ def _capacity(best: Offer) -> str:
     capacity = best.capacity
     most = "at least " if capacity.basis == RATES else ""
     fails = f", fails at {digits(capacity.fails_at)}" if capacity.fails_at is not None else ""
-    each = "An engine holds" if best.engines > 1 else "It holds"
+    each = "A server holds" if best.engines > 1 else "It holds"
     holds = f"{each} {most}{digits(capacity.request_s)} requests/s{fails}"
     return f"{holds}; headroom {most}{best.headroom:.0%}."
 
 
 def _latency(best: Offer) -> str:
     load = best.rate / best.engines
-    where = f"expected at {digits(load)} requests/s an engine"
+    where = f"expected at {digits(load)} requests/s a server"
     if best.latency_at is not None:
-        where = f"measured at {digits(best.latency_at)} requests/s an engine"
+        where = f"measured at {digits(best.latency_at)} requests/s a server"
     known = [name for name in _SHOWN_MS if name in best.percentiles]
     said = (f"{_name(name)} {digits(best.percentiles[name])} ms" for name in known)
     return f"{', '.join(said)} ({where})." if known else "Its latency at that load is not known."
@@ -148,9 +170,9 @@ def _line(offer: Offer) -> dict[str, str]:
     return {
         "Layout": offer.label,
         "Known": "measured" if capacity.is_measured else "expected",
-        "Engines": str(offer.engines),
+        "Servers": str(offer.engines),
         "GPUs": str(offer.gpus),
-        "Capacity (requests/s an engine)": f"{least}{digits(capacity.request_s)}",
+        "Capacity (requests/s a server)": f"{least}{digits(capacity.request_s)}",
         "Headroom": f"{least}{offer.headroom:.0%}",
         "TTFT p99 (ms)": ms("ttft_p99_ms"),
         "TPOT p99 (ms)": ms("tpot_p99_ms"),
