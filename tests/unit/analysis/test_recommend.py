@@ -5,55 +5,33 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import tarfile
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
+from tests.unit.analysis.recommend_rows import (
+    EIGHT,
+    FAST,
+    LOOSE,
+    ROOT,
+    SERVED,
+    SEVENTY,
+    TIGHT,
+    ask,
+)
 from tools.fit_expectation import shape_named
-from tpsweep.analysis.recommend.evidence import EXPECTED, RATES, SEARCHED, Evidence, gather
+from tpsweep.analysis.recommend.evidence import EXPECTED, RATES
 from tpsweep.analysis.recommend.expected import Expectation
 from tpsweep.analysis.recommend.inputs import Inputs
-from tpsweep.analysis.recommend.offers import Answer, Candidates, answer
-from tpsweep.analysis.recommend.question import ENERGY, LATENCY, NodeClass, Question, Traffic
+from tpsweep.analysis.recommend.question import (
+    ENERGY,
+    GPUS,
+    LATENCY,
+    NodeClass,
+    Question,
+)
 from tpsweep.analysis.recommend.unmeasured import config_of, wanted
 from tpsweep.core.slo import Slo
-from tpsweep.results.load import load, records
 from tpsweep.sweep.sweep import load_sweep
-
-ROOT = Path(__file__).parents[3]
-ARCHIVE = ROOT / "tests" / "data" / "published" / "h200x2-one-engine.tar.xz"
-EIGHT, SEVENTY = "llama-3.1-8b", "llama-3.1-70b"
-SERVED, STATIC = Traffic(220, 190), Traffic(512, 64)
-LOOSE, TIGHT, FAST = (
-    Slo.parse(limits)
-    for limits in (
-        "ttft_p99_ms=500,tpot_p99_ms=50",
-        "ttft_p99_ms=100,tpot_p99_ms=10",
-        "ttft_p99_ms=60,tpot_p99_ms=6",
-    )
-)
-Record = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    """Rows of 8B and 70B on two H200s, three starts; nodes of two."""
-    folder = tmp_path_factory.mktemp("published")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
-    found = load(folder / "h200x2-one-engine")
-    return Inputs(records(found.rows), {"H200": 3.6}, [folder])
-
-
-def ask(inputs: Inputs, model: str, slo: Slo | None, rate: float | None, **more: Any) -> Answer:
-    traffic = SERVED if model == EIGHT else STATIC
-    evidence = gather(inputs.rows, model, traffic)
-    candidates = Candidates(evidence, inputs.others(model), inputs.classes, inputs.shape(model))
-    return answer(Question(model, traffic, rate, slo, **more), candidates)
 
 
 def worst(inputs: Inputs, column: str, tp: int, rate: float) -> float:
@@ -156,18 +134,19 @@ def test_what_would_save_gpus_is_named(inputs: Inputs) -> None:
 
 
 def test_what_to_measure_is_a_config_that_can_be_run(inputs: Inputs) -> None:
+    """Searches for the SLO that was asked for, on the engines of the rows."""
     found = ask(inputs, EIGHT, FAST, 100)
-    cells = wanted(found)
-    entry = inputs.model_entry(EIGHT)
-    config = config_of(cells, found.question, entry, cells[0].engine.vllm_version)
+    config = config_of(wanted(found), found.question, inputs.model_entry(EIGHT))
     config = json.loads(json.dumps(config))  # as a file has it
     sweep = load_sweep({**config, "site": "tests/data/published/site.yaml"}, ROOT)
     planned = [item.cell for item in sweep.planned]
     assert {item.status for item in sweep.planned} == {"planned"}
-    assert {(c.engine.tp, c.request_rate, c.engine.run) for c in planned} == {
-        (tp, rate, run) for tp, rate in ((1, 14.29), (2, 32.0), (2, 33.33)) for run in (0, 1)
+    assert {(c.workload, c.engine.tp, c.engine.run) for c in planned} == {
+        ("capacity", tp, run) for tp in (1, 2) for run in (0, 1)
     }
-    # The engines of the rows: limits and all-reduce too.
+    (slos,) = {json.dumps(cell.extra["slos"]) for cell in planned}
+    assert list(json.loads(slos).values()) == [FAST.by_name]
+    # Limits and all-reduce too.
     rows = [row for row in inputs.rows if row["workload"] == "serve"]
     for cell in planned:
         like = next(row for row in rows if row["tp"] == cell.engine.tp)
@@ -176,10 +155,33 @@ def test_what_to_measure_is_a_config_that_can_be_run(inputs: Inputs) -> None:
         assert cell.engine.allreduce_backend == like["allreduce_backend"]
 
 
+def test_a_search_has_time_for_the_requests_of_its_percentile(inputs: Inputs) -> None:
+    """2,000 for a p99: at 14 requests/s they are 143 s of each of ten probes."""
+    found = ask(inputs, EIGHT, FAST, 100)
+    cells = [cell for cell in wanted(found) if cell.engine.tp == 1]
+    entry = config_of(cells, found.question, inputs.model_entry(EIGHT))["workloads"]["capacity-1"]
+    assert (entry["probe_s"], entry["minutes"]) == (30, math.ceil(20 * 2000 / (100 / 7) / 60))
+    slow = Slo.parse("e2e_p50_ms=20000")
+    question = Question(EIGHT, SERVED, 100, slo=slow)
+    entry = config_of(cells, question, {})["workloads"]["capacity-1"]
+    assert (entry["probe_s"], entry["minutes"]) == (100, math.ceil(20 * 100 / 60))
+
+
+def test_what_a_search_does_not_tell_is_measured_at_its_rate(inputs: Inputs) -> None:
+    """Without an SLO there is nothing to search for; latency and power are those at a load."""
+    kinds = {}
+    for slo, objective in ((None, GPUS), (LOOSE, LATENCY), (LOOSE, GPUS)):
+        found = ask(inputs, EIGHT, slo, 20, objective=objective)
+        config = config_of(wanted(found), found.question, inputs.model_entry(EIGHT))
+        kinds[slo, objective] = {entry["kind"] for entry in config["workloads"].values()}
+        assert ("slos" in config) == (slo is not None)
+    assert list(kinds.values()) == [{"serve"}, {"serve", "capacity"}, {"capacity"}]
+
+
 def test_cells_of_a_model_that_was_never_served_can_be_run_too(inputs: Inputs) -> None:
     """Rows of TP=2 have an argument that `allreduce_backends` sets: it becomes no variant."""
     found = ask(inputs, SEVENTY, None, 20)
-    config = config_of(wanted(found), found.question, inputs.model_entry(SEVENTY), "0.25.1")
+    config = config_of(wanted(found), found.question, inputs.model_entry(SEVENTY))
     sweep = load_sweep({**config, "site": "tests/data/published/site.yaml"}, ROOT)
     assert {item.status for item in sweep.planned} == {"planned"}
     assert config["variants"] == {"default": {}}
@@ -272,12 +274,12 @@ def test_objectives_order_by_what_they_name(inputs: Inputs) -> None:
 
 
 def test_nobody_is_sent_to_the_edge_of_saturation(inputs: Inputs) -> None:
-    """An SLO that leaves TTFT open would be kept up to the last request: 0.9 of 68.9/s at TP=1."""
+    """An SLO that leaves TTFT open would be kept up to the last request: 0.9 of 71.4/s at TP=1."""
     named = Slo.parse("tpot_p50_ms=1000")
     for slo in (None, named):
         found = Expectation(inputs.others(EIGHT)[0], SERVED, inputs.shape(EIGHT)).capacity(slo)
         assert found is not None
-        assert found.request_s == pytest.approx(0.9 * 68.9, rel=2e-3)
+        assert found.request_s == pytest.approx(0.9 * 71.4, rel=2e-3)
 
 
 def test_experts_have_no_expectation_under_load(inputs: Inputs) -> None:
@@ -307,103 +309,3 @@ def test_nodes_hold_whole_engines() -> None:
     assert known.nodes(8, 3) == 3
     assert NodeClass("A", "a", per_node=6).nodes(4, 3) == 3
     assert known.nodes(16, 1) is None
-
-
-def searched(row: Record, **columns: Any) -> Record:
-    """A made-up row of the capacity workload, on the engine of a real row."""
-    names = ("slo_names", "capacity_request_s", "capacity_upper_request_s", "capacity_verdicts")
-    base = {**row, "workload": "capacity", "slos": json.dumps({"chat": LOOSE.by_name})}
-    return (
-        base
-        | dict(zip(names, ([v] for v in ("chat", 70.0, 75.0, "bracket")), strict=True))
-        | columns
-    )
-
-
-def evidence_of(rows: Iterable[Record]) -> Evidence:
-    (found,) = gather(rows, EIGHT, SERVED).values()
-    return found
-
-
-def test_a_search_counts_before_rates_and_its_lowest_start(inputs: Inputs) -> None:
-    rows = [row for row in inputs.rows if row["workload"] == "serve" and row["tp"] == 1]
-    other = searched(rows[0], capacity_request_s=[60.0], capacity_upper_request_s=[66.0])
-    found = evidence_of([*rows, searched(rows[0]), other | {"engine_id": "another"}])
-    capacity = found.capacity(LOOSE)
-    assert capacity is not None
-    assert (capacity.basis, capacity.request_s, capacity.fails_at) == (SEARCHED, 60, 66)
-    assert capacity.starts == 2
-    # Of two names of the same limits the one that was asked for; another SLO: the rates answer.
-    names, slos = ["chat", "talk"], {"chat": LOOSE.by_name, "talk": LOOSE.by_name}
-    two = searched(rows[0], slo_names=names, slos=json.dumps(slos))
-    two |= {"capacity_request_s": [70.0, 71.0], "capacity_upper_request_s": [75.0, 76.0]}
-    two |= {"capacity_verdicts": ["bracket", "bracket"]}
-    talk = evidence_of([two]).capacity(Slo.of("talk", LOOSE.by_name))
-    assert talk is not None and talk.request_s == 71
-    again = found.capacity(TIGHT)
-    assert again is not None and again.basis == RATES
-
-
-def test_a_search_has_the_latency_at_what_it_confirmed(inputs: Inputs) -> None:
-    rows = [row for row in inputs.rows if row["workload"] == "serve" and row["tp"] == 1]
-    made = searched(rows[0], capacity_ttft_p99_ms=[450.0], capacity_tpot_p99_ms=[None])
-    found = evidence_of([*rows, made])
-    assert found.latency(65, LOOSE) == (70, {"ttft_p99_ms": 450})
-    assert found.latency(65, TIGHT) is None
-    below = found.latency(60, LOOSE)
-    assert below is not None and below[0] == 64
-
-
-def test_a_share_of_requests_is_known_to_a_search_alone(inputs: Inputs) -> None:
-    limits = {"ttft_ms": 300.0, "goodput_share": 0.95}
-    slo = Slo.of("most", limits)
-    rows = [row for row in inputs.rows if row["workload"] == "serve" and row["tp"] == 1]
-    made = searched(rows[0], slo_names=["most"], slos=json.dumps({"most": limits}))
-    with_search = Inputs([*inputs.rows, made], {}, inputs.folders)
-    found = ask(with_search, EIGHT, slo, 100)
-    assert [(offer.label, offer.engines) for offer in found.offers] == [("TP=1 on H200", 2)]
-    assert "nothing is expected" in found.refused[0].reason
-    assert slo.words == "ttft_ms 300, goodput_share 0.95"
-
-
-@pytest.mark.parametrize(
-    ("verdict", "low", "upper", "expected"),
-    [
-        ("bracket", 70.0, 75.0, (70, 75, ())),
-        ("nothing passes", None, 1.0, (0, 1, ())),
-        ("nothing fails", 128.0, None, (128, None, ("the search: nothing fails",))),
-        ("not monotonic", 40.0, 44.0, (40, 44, ("the search: not monotonic",))),
-        ("unfinished", None, None, None),
-    ],
-)
-def test_verdicts_of_a_search(
-    inputs: Inputs, verdict: str, low: float | None, upper: float | None, expected: Any
-) -> None:
-    row = next(row for row in inputs.rows if row["workload"] == "serve")
-    made = searched(
-        row,
-        # As data frames have them: null is NaN.
-        capacity_request_s=np.array([low], dtype=float),
-        capacity_upper_request_s=np.array([upper], dtype=float),
-        capacity_verdicts=[verdict],
-    )
-    found = evidence_of([made]).capacity(LOOSE)
-    shown = found and (found.request_s, found.fails_at, found.remarks)
-    assert shown == expected
-
-
-def test_rates_that_hold_above_one_that_fails_do_not_count(inputs: Inputs) -> None:
-    rows = [row for row in inputs.rows if row["workload"] == "serve" and row["tp"] == 2]
-    spoilt = [row | {"ttft_p99_ms": 900.0} if row["request_rate"] == 32 else row for row in rows]
-    found = evidence_of(spoilt).capacity(LOOSE)
-    assert found is not None
-    assert (found.request_s, found.fails_at, found.starts) == (16, 32, 3)
-    assert "held at higher rates than 32" in found.remarks[-1]
-
-
-def test_a_closed_loop_and_imported_rows_are_no_evidence(inputs: Inputs) -> None:
-    rows = [row for row in inputs.rows if row["workload"] == "serve" and row["tp"] == 1]
-    assert not gather([row | {"imported": "vllm"} for row in rows], EIGHT, SERVED)
-    closed = evidence_of([row | {"max_concurrency": 8} for row in rows])
-    files = evidence_of([row | {"dataset": "sharegpt"} for row in rows])
-    assert closed.capacity(LOOSE) is files.capacity(LOOSE) is None

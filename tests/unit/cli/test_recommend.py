@@ -76,12 +76,26 @@ def test_the_cells_to_measure_can_be_run_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "measure.yaml"
-    answer(capsys, str(tmp_path), "--rate", "40", "--measure", str(file), *SEVENTY)
+    slo = ["--slo", "ttft_p99_ms=1000,tpot_p99_ms=50", "--rate", "40"]
+    words = [str(tmp_path), *slo, "--measure", str(file), *SEVENTY]
+    found = answer(capsys, *words)
     config = yaml.safe_load(file.read_text())
     sweep = load_sweep({**config, "site": "cluster/pace/site.yaml"}, ROOT)
-    assert [(i.status, i.cell.request_rate, i.cell.engine.tp) for i in sweep.planned] == [
-        ("planned", pytest.approx(40 / 4, rel=0.3), 2)
-    ] * 2
+    asked = {"asked": {"ttft_p99_ms": 1000, "tpot_p99_ms": 50}}
+    tp = found["offers"][0]["tp"]
+    assert [
+        (i.status, i.cell.workload, i.cell.engine.tp, i.cell.extra["slos"]) for i in sweep.planned
+    ] == [("planned", "capacity", tp, asked)] * 2
+    # Its first line is the command; it may be written again, another file may not.
+    head = f"snakemake --profile {PACE[1]} --configfile {file}"
+    assert file.read_text().splitlines()[0].endswith(head)
+    assert main(["recommend", *words]) == 0
+    assert f"To measure these cells: {head}" in capsys.readouterr().out
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("models: {}")
+    said = refusal(capsys, str(tmp_path), *SEVENTY, "--measure", str(mine))
+    assert f"--measure: {mine} exists, allowed: a new file" in said
+    assert mine.read_text() == "models: {}"
 
 
 def test_nothing_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +183,7 @@ def test_made_up_rows_of_a_cpu_are_called_so(
 ) -> None:
     assert main(["recommend", str(rows), "--model", HOSTILE, "--rate", "20"]) == 0
     said = capsys.readouterr().out
-    assert "TP=1 on H200: 3 engines, 3 GPUs" in said
+    assert "TP=1 on H200: 3 servers, 3 GPUs" in said
     assert "SYNTHETIC: made-up rows, never measured." in said
     assert "CPU timings only demonstrate the pipeline." in said
 
