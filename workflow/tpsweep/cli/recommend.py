@@ -132,7 +132,7 @@ def _find(options: argparse.Namespace) -> Found:
     config = None
     if cells:
         entry = inputs.model_entry(question.model)
-        config = config_of(cells, question, entry, inputs.raw)
+        config = config_of(cells, question, entry, inputs.given)
     used = [
         row
         for one in evidence.values()

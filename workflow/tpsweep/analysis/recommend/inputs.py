@@ -130,6 +130,11 @@ class Inputs:
             found[name] = NodeClass(name, gpu.card, gpu.per_node, prices.get(name))
         return found
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """The config, with the prices of rows if it has none."""
+        return ({"prices": dict(self.prices)} if self.prices else {}) | dict(self.raw)
+
     def shape(self, model: str) -> Shape | None:
         """The config's, else that of the folder beside the rows, else of that name in tpsweep."""
         if self.config and (known := self.config.shapes.get(model)):

@@ -63,10 +63,10 @@ def lines(answer: Answer, trust: Trust, cells: list[Wanted]) -> Iterator[str]:
 
 
 def _measured_at(one: Wanted, question: Question) -> str:
-    parts = [", its capacity"] if has_search(question) else []
+    parts = [" by a search"] if has_search(question) else []
     if has_rates(question):
         parts.append(f" at {', '.join(digits(rate) for rate in one.rates)} requests/s")
-    return ",".join(parts)
+    return " and".join(parts)
 
 
 def _asked(question: Question) -> str:
