@@ -251,7 +251,15 @@ class Serving:
 
     @cached_property
     def _parts(self) -> list[float]:
-        return [max(LEAST, self._most_running * part / PARTS) for part in range(PARTS + 1)]
+        """Where the rate is looked at: in equal parts, and where a step becomes too long for CUDA
+        graphs, from which on the rate is lower."""
+        most, per_request = self._most_running, self._steps_each / max(1, self.output_len - 1)
+        found = {most * part / PARTS for part in range(PARTS + 1)}
+        left = self.steps.graph_tokens
+        while (left := left - self.input_len / self._chunks) > 0:
+            decoding = math.floor(left) * self._groups + 1
+            found.add(min(most, decoding * per_request))
+        return sorted(max(LEAST, running) for running in found)
 
     @cached_property
     def _rates(self) -> list[float]:

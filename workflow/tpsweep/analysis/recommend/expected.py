@@ -21,7 +21,7 @@ from tpsweep.perfmodel.work import NoWorkError, work_of
 
 LONG_STEPS = 0.05
 """Share of a busy moment's time in steps that wait for the host, from which on rows disagree with
-the expectation: 8B at TP=2 and 64 requests/s has 1.6 times its TPOT (docs/expectation.md)."""
+the expectation: 8B at TP=2 and 64 requests/s has 1.5 times its TPOT (docs/expectation.md)."""
 _PINNED = frozenset(Pins.model_fields)
 STEADY = 0.9
 """Of capacity: up to here the queue is short, and the expectation was held against rows."""

@@ -91,7 +91,7 @@ def _best(best: Offer, answer: Answer) -> Iterator[str]:
     if best.has_long_steps:
         yield (
             "  Note: many steps would be too long for CUDA graphs at this load, where measured TPOT"
-            " was up to 1.6 times the expectation."
+            " was up to 1.5 times the expectation."
         )
     slo = answer.question.slo
     if slo is not None and not best.capacity.is_measured and _is_of_ttft(slo):
