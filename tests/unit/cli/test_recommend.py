@@ -124,6 +124,29 @@ def test_slos_by_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ("words", "said"),
     [
         (["--rate", "0"], "--rate: 0.0, allowed"),
+        (["--rate", "-1"], "--rate: -1.0, allowed"),
+        (["--rate", "nan"], "--rate: nan, allowed"),
+        (["--rate", "inf"], "--rate: inf, allowed"),
+        (["--rate", "1e9"], "--rate: 1000000000.0, allowed: requests/s above 0, up to 1e+06"),
+        (
+            ["--objective", "cost"],
+            "--objective: cost, without `prices` in the config; allowed: gpus",
+        ),
+        (
+            ["--slo", "goodput_share=0.9"],
+            "goodput_share: allowed: goodput_share together with ttft_ms",
+        ),
+        (["--slo", "ttft_ms=300"], "ttft_ms: allowed: goodput_share together with"),
+        (
+            ["--slo", "ttft_ms=300,goodput_share=95"],
+            "goodput_share: 95.0, allowed: above 0, below 1",
+        ),
+        (
+            ["--slo", "ttft_p99_ms=300,ttft_p99_ms=30"],
+            "ttft_p99_ms: twice, allowed: each limit once",
+        ),
+        (["--gpus", "H200=4,H200=2"], "--gpus: 'H200=2', allowed: a number, or some of H100, H200"),
+        (["--gpus", "²"], "--gpus: '²', allowed"),
         (["--slo", "chat"], "'chat', allowed: limits such as"),
         (["--slo", "ttft_p98_ms=5"], "ttft_p98_ms: unknown, allowed: (ttft|tpot|itl|e2e)_p"),
         (["--slo", "ttft_p99_ms=soon"], "ttft_p99_ms: 'soon', allowed: milliseconds"),
@@ -138,6 +161,59 @@ def test_bad_usage(
     words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in refusal(capsys, str(tmp_path), *SEVENTY, *words)
+
+
+def test_an_objective_that_nothing_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Joules are measured, never expected: no answer, and what would give one."""
+    words = [str(tmp_path), "--rate", "9", "--objective", "energy", "--gpus", "H200=2", *SEVENTY]
+    found = answer(capsys, *words, code=1)
+    assert not found["offers"]
+    reasons = {one["layout"]: one["reason"] for one in found["refused"]}
+    assert reasons["TP=2 on H200"] == "no row tells its power at such a load"
+    assert [one["layout"] for one in found["measure"]] == ["TP=2 on H200"]
+
+
+def test_rows_that_are_no_sweep_are_not_taken_for_an_empty_folder(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (rows / "cells", rows.parent):
+        said = refusal(capsys, str(folder), *SEVENTY)
+        assert f"{folder}: rows without matrix.parquet, allowed: a results folder" in said
+
+
+def test_a_config_alone_knows_no_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ["--configfile", str(ROOT / "config.yaml"), "--model", "llama-3.1-70b"]
+    said = refusal(capsys, str(tmp_path), *config, "--rate", "9")
+    assert "no node class is known, allowed: --profile cluster/<site>, --site" in said
+
+
+def test_what_is_known_to_be_wrong_with_an_expectation_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["recommend", str(tmp_path), "--model", "llama-3.1-8b", *PACE, "--gpus", "H200"]
+    assert main([*words, "--rate", "20", "--slo", "tpot_p99_ms=50"]) == 0
+    assert "TTFT p99 was" not in capsys.readouterr().out
+    assert main([*words, "--rate", "20", "--slo", "ttft_p99_ms=300"]) == 0
+    assert "expected TTFT p99 was 0.7 of what was measured" in capsys.readouterr().out
+
+
+def test_nothing_to_measure_is_said_and_nothing_written(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two starts of one engine, and nothing is expected of others."""
+    sweep = Sweep(tmp_path / "two")
+    for run in (0, 1):
+        measured = {"saturated": "no", "engine_id": str(run), "engine_args": "{}"}
+        axes = {"workload": "serve", "model": "m", "gpu_card": "CPU", "request_rate": 8.0}
+        sweep.add(1, measured=measured, num_prompts=9, batch=None, run=run, **axes)
+    sweep.write_manifest()
+    file = tmp_path / "measure.yaml"
+    words = ["recommend", str(sweep.root), "--model", "m", "--rate", "8", "--measure", str(file)]
+    assert main(words) == 0
+    assert f"No cell would change the answer: {file} was not written." in capsys.readouterr().out
+    assert not file.exists()
 
 
 def test_neither_rows_nor_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
