@@ -144,6 +144,11 @@ def test_what_to_measure_is_a_config_that_can_be_run(inputs: Inputs) -> None:
     assert {(c.workload, c.engine.tp, c.engine.run) for c in planned} == {
         ("capacity", tp, run) for tp in (1, 2) for run in (0, 1)
     }
+    # The version that rows have; with a config that of its site.
+    assert config["vllm_version"] == "0.25.1"
+    given = {"vllm_version": "0.32.0", "prices": {"H200": 2.0}, "runs": 9}
+    again = config_of(wanted(found), found.question, inputs.model_entry(EIGHT), given)
+    assert again == {**config, "vllm_version": "0.32.0", "prices": {"H200": 2.0}}
     (slos,) = {json.dumps(cell.extra["slos"]) for cell in planned}
     assert list(json.loads(slos).values()) == [FAST.by_name]
     # Limits and all-reduce too.

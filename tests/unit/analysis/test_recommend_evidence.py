@@ -333,3 +333,26 @@ def test_replicas_and_servers_are_not_counted_twice(inputs: Inputs) -> None:
     best = ask(replace(inputs, rows=rows), EIGHT, TIGHT, 60, objective=GPUS).best
     assert best is not None and best.capacity.is_measured
     assert (best.capacity.request_s, best.engines, best.gpus) == (32, 2, 4)
+
+
+def test_a_bound_that_nothing_closes_is_worth_a_search(inputs: Inputs) -> None:
+    """TP=2 held 32/s, no higher rate was tried, and nothing is expected: one server might do for
+    60/s what two of TP=1 do."""
+    rows = [row | {"gpu_card": "CPU"} for row in inputs.rows]
+    low = [row for row in rows if row["tp"] == 1 or (row["request_rate"] or 0) <= 32]
+    found = ask(replace(inputs, rows=low), EIGHT, TIGHT, 60)
+    assert found.best is not None and found.best.engine.tp == 1
+    assert not found.best.is_open  # 64/s failed
+    why = {cell.label: cell.why for cell in wanted(found)}
+    assert "no rate that was measured failed" in why["TP=2 on H200 (custom)"]
+    # With an expectation (45 or so) there is nothing to hope for.
+    known = [row for row in inputs.rows if row["tp"] == 1 or (row["request_rate"] or 0) <= 32]
+    assert not any(
+        offer.is_open for offer in ask(replace(inputs, rows=known), EIGHT, TIGHT, 60).offers
+    )
+    # Of the answer itself, if it takes several.
+    alone = [row for row in low if row["tp"] == 2]
+    asked = wanted(ask(replace(inputs, rows=alone), EIGHT, TIGHT, 60))
+    assert "no rate that was measured failed" in asked[0].why
+    few = wanted(ask(replace(inputs, rows=alone), EIGHT, TIGHT, 20))
+    assert all("no rate" not in cell.why for cell in few)

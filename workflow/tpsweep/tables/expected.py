@@ -87,9 +87,9 @@ def legend() -> tuple[str, ...]:
         " measured, and beyond 8B and 70B on H200 an extrapolation."
         f" A line is flagged if decode is off by more than {limit('factor'):g} times in either"
         f" direction, or a prefill that should take {limit('prefill_from_ms'):g} ms or more.",
-        "Of serving, decode is TPOT p50 at the offered rate, or at saturation; near it a small error"
-        " of a step is a large one of TPOT: nothing is flagged. Seconds are by docs/plan.md, without"
-        " what profilers cost.",
+        "Of serving, decode is TPOT p50 at the offered rate, or at saturation; near that a small"
+        " error of a step is a large one of TPOT: nothing is flagged. Seconds are by docs/plan.md,"
+        " without what profilers cost.",
     )
 
 

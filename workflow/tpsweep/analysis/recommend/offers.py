@@ -39,7 +39,8 @@ class Offer:
     ``rate``: of all together. ``headroom``: share of the capacity that is left. ``percentiles``:
     at the load, ms; ``latency_at``: the rate per engine at which rows have them, None: expected.
     ``request_ms``: what a request takes. USD and joules are per million output tokens. None where
-    nothing tells. ``has_long_steps``: see ``expected``.
+    nothing tells. ``has_long_steps``: see ``expected``. ``is_open``: it may do more, and neither a
+    rate that failed nor an expectation says how much.
     """
 
     engine: Engine
@@ -54,6 +55,7 @@ class Offer:
     latency_at: float | None
     request_ms: float | None
     has_long_steps: bool
+    is_open: bool
 
     @property
     def gpus(self) -> int:
@@ -64,11 +66,6 @@ class Offer:
     def headroom(self) -> float:
         """Of capacity; of a lower bound at least that."""
         return 1 - self.rate / (self.engines * self.capacity.request_s)
-
-    @property
-    def is_lower_bound(self) -> bool:
-        """Whether the engine may do more: no rate is known to fail."""
-        return self.capacity.basis == RATES
 
     def score(self, objective: str) -> float:
         """What the objective wants small; infinite where nothing tells."""
@@ -121,7 +118,9 @@ class Candidates:
 
     @cached_property
     def _labels(self) -> dict[Any, str]:
-        return labels_of([*(one.engine for one in self.evidence.values()), *self.others])
+        engines = [one.engine for one in self.evidence.values()]
+        places = {place_of(engine) for engine in engines}
+        return labels_of([*engines, *(e for e in self.others if place_of(e) not in places)])
 
 
 def answer(question: Question, candidates: Candidates) -> Answer:
@@ -263,12 +262,18 @@ def _offer(
         latency_at=latency_at,
         request_ms=_request_ms(percentiles, question.traffic.output_len),
         has_long_steps=not capacity.is_measured and expectation.has_long_steps(load),
+        is_open=_is_open(capacity, expectation),
     )
     if math.isinf(offer.score(question.objective)):
         is_open = question.objective != COST
         refuse(_UNTOLD[question.objective].format(engine.gpu), would_tell=is_open)
         return
     found.offers.append(offer)
+
+
+def _is_open(capacity: Capacity, expectation: Expectation) -> bool:
+    is_bound = capacity.basis == RATES and capacity.fails_at is None
+    return is_bound and expectation.problem is not None
 
 
 _UNTOLD = {

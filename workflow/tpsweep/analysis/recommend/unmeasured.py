@@ -34,6 +34,7 @@ PINS = tuple(Pins.model_fields)
 """Engine arguments that a workload sets; others are a variant's."""
 KEPT = ("hf_home", "engine_start_minutes", "one_start", "prices")
 """Keys of the config that was given which hold for these cells, too."""
+_AT_LEAST = "no rate that was measured failed, and nothing is expected of it"
 _BETTER = 0.95
 """A score below this share of the best one's would be another answer."""
 
@@ -70,6 +71,8 @@ def _of_best(best: Offer | None, question: Question) -> Iterator[Wanted]:
         rates = (load,) if is_asked else _parts(best.capacity.request_s)
         yield Wanted(best.engine, best.label, rates, "it is recommended, and only expected")
         return
+    if best.is_open and best.engines > 1:
+        yield Wanted(best.engine, best.label, (best.rate,), _AT_LEAST)
     if best.capacity.starts < STARTS:
         rates = (best.capacity.request_s,)
         yield Wanted(best.engine, best.label, rates, "its capacity is of one engine start")
@@ -89,6 +92,9 @@ def _rivals(best: Offer | None, answer: Answer) -> Iterator[Wanted]:
                 rates = _parts(rival.capacity.request_s)
             why = f"expected to be better: {_gain(rival, best)}"
             yield Wanted(rival.engine, rival.label, rates, why)
+    for rival in answer.offers:
+        if rival.is_open and rival is not best and rival.engine.gpus <= best.gpus:
+            yield Wanted(rival.engine, rival.label, (rival.rate,), _AT_LEAST)
 
 
 def _untold(best: Offer | None, answer: Answer) -> Iterator[Wanted]:
@@ -164,7 +170,7 @@ def config_of(
     slo = question.slo
     return {
         "results": f"results/recommend-{slug(question.model)}",
-        "vllm_version": cells[0].engine.vllm_version,
+        "vllm_version": (given or {}).get("vllm_version", cells[0].engine.vllm_version),
         **{key: given[key] for key in KEPT if given and key in given},
         "models": {question.model: dict(model)},
         "variants": variants,
