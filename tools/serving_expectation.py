@@ -5,21 +5,26 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tabulate import tabulate
 
 from tools.fit_expectation import shape_named
 from tpsweep.analysis.recommend.evidence import engine_of
+from tpsweep.analysis.recommend.expected import Expectation
+from tpsweep.analysis.recommend.question import Traffic
 from tpsweep.core import saturation
 from tpsweep.core.layout import Layout
 from tpsweep.core.row_file import read_row
-from tpsweep.core.workloads import SERVE, THROUGHPUT
+from tpsweep.core.slo import Slo
+from tpsweep.core.workloads import CAPACITY, SERVE, THROUGHPUT
 from tpsweep.perfmodel.constants import ServingConstants, serving_constants
 from tpsweep.perfmodel.engine_steps import EngineSteps
 from tpsweep.perfmodel.serving import ServedLoad, Serving
@@ -30,8 +35,10 @@ SOURCES = {
     "published": ROOT / "results/published/h200x2",
     "one-engine": ROOT / "tests/data/published/h200x2-one-engine.tar.xz",
     "layouts": ROOT / "results/published/h200x2-layouts",
+    "capacity": ROOT / "results/published/h200x2-capacity",
 }
 """Results folders, or one in an archive."""
+KINDS = (SERVE, THROUGHPUT, CAPACITY)
 UP_TO = 0.9
 """Of the expected capacity: where TPOT is held against rows."""
 ROUNDS = 24
@@ -48,13 +55,19 @@ class Row:
     def name(self) -> str:
         """``smoke TP=1 16/s run 0``."""
         found = self.values
-        rate = f"{found['request_rate']:g}/s" if self.is_served else "offline"
+        rate = "search" if self.is_search else "offline"
+        rate = f"{found['request_rate']:g}/s" if self.is_served else rate
         return f"{self.source} {Layout.of(found).label} {rate} run {found['run']}"
 
     @property
     def is_served(self) -> bool:
         """Over HTTP, at a rate."""
         return bool(self.values["workload"] == SERVE)
+
+    @property
+    def is_search(self) -> bool:
+        """For a capacity."""
+        return bool(self.values["workload"] == CAPACITY)
 
     @property
     def is_saturated(self) -> bool:
@@ -70,7 +83,6 @@ class Row:
             ("one-engine", 1, 16.0): "prompt_layer_us",
             ("smoke", 1, 4.0): "http_ms",
             ("smoke", 2, 4.0): "http_ms",
-            ("smoke", 2, 128.0): "server_tok_s",
         }.get(key, "")
 
     def serving(self, known: ServingConstants) -> Serving:
@@ -84,8 +96,8 @@ class Row:
         return self.serving(known).at(self.values["request_rate"])
 
     def share(self, known: ServingConstants) -> float:
-        """Its rate over the expected capacity."""
-        return float(self.values["request_rate"] / self.serving(known).capacity)
+        """Its rate over the expected capacity, before it saturates or stalls."""
+        return float(self.values["request_rate"] / self.serving(known).calm)
 
     def capacity(self, known: ServingConstants) -> float:
         """Of a saturated row: what was expected of it. Sets without a server come all at once."""
@@ -104,7 +116,7 @@ def published() -> list[Row]:
             if file.is_dir():
                 continue
             with tarfile.open(file) as archive:
-                kinds = (f"/{SERVE}/", f"/{THROUGHPUT}/")
+                kinds = tuple(f"/{kind}/" for kind in KINDS)
                 wanted = [m for m in archive if any(kind in m.name for kind in kinds)]
                 archive.extractall(Path(folder, name), wanted, filter="data")
             sources[name] = Path(folder, name)
@@ -113,7 +125,7 @@ def published() -> list[Row]:
 
 
 def _read(folder: Path) -> Iterator[Mapping[str, Any]]:
-    for kind in (SERVE, THROUGHPUT):
+    for kind in KINDS:
         for path in sorted(folder.rglob(f"{kind}/**/*.parquet")):
             row = read_row(path)
             # By the older rule, which told too much: judged again, by the samples.
@@ -121,13 +133,13 @@ def _read(folder: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def fit(rows: Sequence[Row], start: ServingConstants) -> ServingConstants:
-    """From the fitted rows alone: the server's rate as it is, the others by their mean."""
+    """From the fitted rows alone, by their mean; the server's rate is the most that was seen."""
     by_name: dict[str, list[Row]] = {}
     for row in rows:
         by_name.setdefault(row.fitted, []).append(row)
-    served = by_name["server_tok_s"]
-    rates = [row.values["request_s"] * row.values["output_len"] for row in served]
-    found = replace(start, server_tok_s=sum(rates) / len(rates))
+    # Not fitted: the most that was seen, of what searches confirmed.
+    most = max(max(row.values["capacity_output_tok_s"]) for row in rows if row.is_search)
+    found = replace(start, server_tok_s=most)
     found = _solve(found, "prompt_layer_us", "tpot_p50_ms", by_name["prompt_layer_us"], 500.0)
     return _solve(found, "http_ms", "ttft_p50_ms", by_name["http_ms"], 100.0)
 
@@ -156,7 +168,7 @@ def _ratio(row: Row, column: str, known: ServingConstants) -> float | None:
 def ratio_table(rows: Sequence[Row], known: ServingConstants) -> str:
     """Expected over measured, row by row, of rows that do not saturate."""
     lines = []
-    for row in rows:
+    for row in serve_rows(rows):
         load = None if row.is_saturated else row.expected(known)
         if load is None:
             continue
@@ -192,9 +204,75 @@ def capacity_table(rows: Sequence[Row], known: ServingConstants) -> str:
             "Row is": (row.fitted and f"fitted: {row.fitted}") or "held out",
         }
         for row in rows
-        if row.is_saturated
+        if not row.is_search and row.is_saturated
     ]
     return tabulate(lines, headers="keys", tablefmt="pipe", disable_numparse=True)
+
+
+def serve_rows(rows: Iterable[Row]) -> list[Row]:
+    """Those of served requests at one rate."""
+    return [row for row in rows if row.is_served]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search found for an SLO, and what was expected; requests/s."""
+
+    row: Row
+    slo: Slo
+    low: float
+    upper: float
+    verdict: str
+    expected: float
+
+
+def searched(rows: Iterable[Row]) -> list[Searched]:
+    """Of each row and SLO; what ``tpsweep recommend`` would have expected."""
+    found = []
+    for row in rows:
+        if not row.is_search:
+            continue
+        values = row.values
+        names = ("capacity_request_s", "capacity_upper_request_s", "capacity_verdicts")
+        engine, shape = engine_of(values), shape_named(values["model"])
+        traffic = Traffic(values["input_len"], values["output_len"])
+        for place, name in enumerate(values["slo_names"]):
+            slo = Slo.of(name, json.loads(values["slos"])[name])
+            capacity = Expectation(engine, traffic, shape).capacity(slo)
+            assert capacity is not None
+            low, upper, verdict = (values[column][place] for column in names)
+            found.append(Searched(row, slo, low, upper, verdict, capacity.request_s))
+    return found
+
+
+def slo_table(rows: Iterable[Row]) -> str:
+    """Expected over found capacity."""
+    lines = [
+        {
+            "Row": one.row.name,
+            "SLO": one.slo.words,
+            "Confirmed (requests/s)": f"{one.low:.1f}",
+            "Fails": f"{one.upper:.1f}",
+            "Expected": f"{one.expected:.1f}",
+            "Ratio": f"{one.expected / one.low:.2f}",
+            "Verdict": one.verdict,
+        }
+        for one in searched(rows)
+    ]
+    return tabulate(lines, headers="keys", tablefmt="pipe", disable_numparse=True)
+
+
+def probe_ratios(row: Row, known: ServingConstants) -> dict[float, float]:
+    """Of a search: expected over measured TPOT p50, the median of the probes at each rate that ran
+    to their end."""
+    by_rate: dict[float, list[float]] = {}
+    values, serving = row.values, row.serving(known)
+    names = ("probe_request_s", "probe_stopped", "probe_tpot_p50_ms")
+    for rate, stopped, tpot in zip(*(values[name] for name in names), strict=True):
+        if not stopped:
+            by_rate.setdefault(rate, []).append(tpot)
+    loads = {rate: serving.at(rate) for rate in sorted(by_rate)}
+    return {r: load.tpot_ms / median(by_rate[r]) for r, load in loads.items() if load is not None}
 
 
 def main() -> None:
@@ -203,6 +281,7 @@ def main() -> None:
     print(fit(rows, known), known, sep="\n")
     print("\n" + ratio_table(rows, known))
     print("\n" + capacity_table(rows, known))
+    print("\n" + slo_table(rows))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,12 @@ from tools.serving_expectation import (
     Row,
     capacity_table,
     fit,
+    probe_ratios,
     published,
     ratio_table,
+    searched,
+    serve_rows,
+    slo_table,
 )
 from tpsweep.analysis.recommend.expected import LONG_STEPS
 from tpsweep.core.cell import Engine, Model
@@ -25,13 +29,10 @@ from tpsweep.perfmodel.engine_steps import EngineSteps
 from tpsweep.perfmodel.serving import PROMPTS, SERVER, Serving, _erlang_c, _poisson
 
 KNOWN = serving_constants()
-OUTSIDE = {
-    # In the flat part of its curve: a tenth more of a step makes it steps too long for CUDA graphs.
-    "one-engine TP=2 64/s run 0": 0.69,
-    # At 0.897 of capacity; the same on another host is 1.00.
-    "published TP=1 64/s run 0": 0.85,
-}
-"""Rows that are not within 10 %, with their values: they must not get worse unseen."""
+STALLS = "one-engine TP=2 64/s run 0"
+"""Just beyond what is calm: steps too long for CUDA graphs make more of themselves."""
+DRAINS = "smoke TP=2 128/s run 0"
+"""Saturated; its seeds served 97, 81 and 77 requests/s in their steady parts."""
 PAGE = Path(__file__).parents[3] / "docs" / "expectation.md"
 
 
@@ -43,7 +44,7 @@ def rows() -> list[Row]:
 def tpot_ratios(rows: list[Row]) -> dict[str, float]:
     """Expected / measured, up to 0.9 of the expected capacity."""
     found = {}
-    for row in rows:
+    for row in serve_rows(rows):
         if not row.is_saturated and row.share(KNOWN) <= UP_TO:
             load = row.expected(KNOWN)
             assert load is not None
@@ -53,57 +54,79 @@ def tpot_ratios(rows: list[Row]) -> dict[str, float]:
 
 def test_tpot_is_within_a_tenth_up_to_nine_tenths_of_capacity(rows: list[Row]) -> None:
     found = tpot_ratios(rows)
-    assert len(found) == 19
-    assert found == {
-        name: pytest.approx(OUTSIDE[name], abs=0.01) if name in OUTSIDE else pytest.approx(1, 0.1)
-        for name in found
-    }
+    assert len(found) == 16
+    assert found == {name: pytest.approx(1, abs=0.1) for name in found}
+    # The row that does not agree, with its value: it must not get worse unseen.
+    (stalls,) = [row for row in rows if row.name == STALLS]
+    load = stalls.expected(KNOWN)
+    assert load is not None and 1 < stalls.share(KNOWN) < 1.05
+    assert load.tpot_ms / stalls.values["tpot_p50_ms"] == pytest.approx(0.69, abs=0.01)
+
+
+def test_probes_of_searches_agree_up_to_nine_tenths(rows: list[Row]) -> None:
+    """Measured after the model was made: 31 rates of four searches, at TP=1, TP=2, two replicas."""
+    below, above = [], []
+    for row in rows:
+        calm = row.serving(KNOWN).calm
+        for rate, ratio in probe_ratios(row, KNOWN).items() if row.is_search else ():
+            if rate <= UP_TO * calm:
+                (below if rate <= 0.8 * calm else above).append(ratio)
+    assert below == [pytest.approx(1, abs=0.045)] * 21
+    assert len(above) == 10
+    assert min(above) > 0.86
+    assert max(above) < 1.05
 
 
 def test_capacity_is_within_a_seventh_of_what_saturated_rows_served(rows: list[Row]) -> None:
     found = {
-        row.name: row.capacity(KNOWN) / row.values["request_s"] for row in rows if row.is_saturated
+        row.name: row.capacity(KNOWN) / row.values["request_s"]
+        for row in rows
+        if not row.is_search and row.is_saturated
     }
     assert len(found) == 7
+    assert found.pop(DRAINS) == pytest.approx(1.16, abs=0.005)
     assert found == {name: pytest.approx(1, abs=0.15) for name in found}
+
+
+def test_what_recommend_expects_is_what_searches_found(rows: list[Row]) -> None:
+    """Held out: four searches of two SLOs, TP=1, TP=2 and two replicas."""
+    found = searched(rows)
+    assert len(found) == 8
+    ratios = [one.expected / one.low for one in found]
+    assert ratios == [pytest.approx(1, abs=0.15)] * 8
+    worst = 100 * max(abs(ratio - 1) for ratio in ratios)
+    assert worst <= document()["serving_seen"]["capacity_within_pct"] < worst + 1
 
 
 def test_what_recommend_says_of_its_error_is_what_the_rows_show(rows: list[Row]) -> None:
     said, found = document()["serving_seen"], tpot_ratios(rows)
-    served = [row for row in rows if row.is_served]
-    most = [row.capacity(KNOWN) / row.values["request_s"] for row in served if row.is_saturated]
-    assert said["rows"] == len(served)
-    outside = [found.pop(name) for name in OUTSIDE]
-    assert said["outside_ratio"] == pytest.approx(min(outside), abs=0.015)
-    assert said["outside"] == len(outside)
-    for name, ratios in (("tpot", found.values()), ("capacity", most)):
-        worst = 100 * max(abs(ratio - 1) for ratio in ratios)
-        assert worst <= said[f"{name}_within_pct"] < worst + 1, name
+    assert said["rows"] == len(serve_rows(rows)) + len(searched(rows)) // 2
+    worst = 100 * max(abs(ratio - 1) for ratio in found.values())
+    assert worst <= said["tpot_within_pct"] < worst + 1
 
 
 def test_what_recommend_says_of_ttft_is_what_the_rows_show(rows: list[Row]) -> None:
     said = document()["serving_seen"]
     found: dict[str, list[float]] = {"half": [], "most": []}
-    for row in rows:
+    for row in serve_rows(rows):
         load = None if row.is_saturated else row.expected(KNOWN)
         measured = row.values["ttft_p99_ms"]
         if load is None or not measured:
             continue
         ratio, share = load.percentiles["ttft_p99_ms"] / measured, row.share(KNOWN)
-        if 0.4 <= share <= 0.5 or share >= 0.7:
-            found["half" if share <= 0.5 else "most"].append(ratio)
+        if 0.4 <= share <= 0.55 or share >= 0.6:
+            found["half" if share <= 0.55 else "most"].append(ratio)
     for name, ratios in found.items():
         assert said[f"ttft_p99_{name}"] == pytest.approx(min(ratios), abs=0.05), name
 
 
 def test_long_steps_are_named_where_rows_disagree_and_nowhere_else(rows: list[Row]) -> None:
     found = {}
-    for row in rows:
-        if not row.is_saturated and row.share(KNOWN) <= UP_TO:
-            load = row.expected(KNOWN)
-            assert load is not None
+    for row in serve_rows(rows):
+        load = None if row.is_saturated else row.expected(KNOWN)
+        if load is not None:
             found[row.name] = load.host_share
-    assert found.pop("one-engine TP=2 64/s run 0") > 2 * LONG_STEPS
+    assert found.pop(STALLS) > 2 * LONG_STEPS
     assert max(found.values()) < LONG_STEPS / 2
 
 
@@ -121,6 +144,7 @@ def test_the_page_shows_the_tables_of_today(rows: list[Row]) -> None:
     page = PAGE.read_text("utf-8")
     assert ratio_table(rows, KNOWN) in page
     assert capacity_table(rows, KNOWN) in page
+    assert slo_table(rows) in page
 
 
 def serving(
@@ -182,7 +206,7 @@ def test_capacity_ends_at_what_runs_out_first() -> None:
     # A tiny answer time: one HTTP server for two replicas, which does not double.
     two = serving(tp=2, replicas=2)
     assert two.limited_by == SERVER
-    assert two.capacity == serving(tp=2).capacity == pytest.approx(KNOWN.server_tok_s / 190)
+    assert two.capacity == serving(replicas=2).capacity == pytest.approx(KNOWN.server_tok_s / 190)
     assert two.engines_capacity == pytest.approx(2 * serving(tp=2).engines_capacity)
 
 
@@ -226,6 +250,19 @@ def test_of_several_numbers_that_carry_a_rate_the_highest_counts() -> None:
     assert load is not None and load.running > dip + 2
     assert found._rate(load.running) == pytest.approx(rate, rel=1e-3)
     assert all(one > rate for one in rates[math.ceil(load.running) :])
+
+
+def test_what_is_calm_ends_where_long_steps_make_more_of_themselves() -> None:
+    found = serving(tp=2)
+    rates = [found._rate(n) for n in range(1, 257)]
+    dip = min(n for n in range(255) if rates[n + 1] < rates[n])
+    assert found.calm == pytest.approx(min(rates[dip:]), rel=1e-2)
+    assert found.calm < 0.7 * found.capacity
+    assert serving(tp=2, replicas=2).calm == min(2 * found.calm, KNOWN.server_tok_s / 190)
+    # TP=1 never waits for the host, and an engine that captures more has no such steps.
+    assert serving().calm == serving().capacity
+    asked = serving(tp=2, compilation_config={"max_cudagraph_capture_size": 8192})
+    assert asked.calm == asked.capacity
 
 
 def test_all_at_once_is_waves_of_static_batches() -> None:

@@ -119,7 +119,7 @@ SEARCHED = 0.7
 
 def _search(cell: Cell, step: EngineSteps, input_len: int, output_len: int) -> CellExpectation:
     """A search for a capacity: so many probes of the time that their requests take to come."""
-    most = Serving(step, input_len, output_len).capacity
+    most = Serving(step, input_len, output_len).calm
     slos = slos_of(cell.extra["slos"])
     rate = min(SEARCHED * most, cell.extra["max_request_rate"])
     least = max(cell.extra["probe_requests"], *(slo.least_requests for slo in slos))
@@ -129,12 +129,13 @@ def _search(cell: Cell, step: EngineSteps, input_len: int, output_len: int) -> C
 
 
 def saturation_request_s(cell: Cell, shape: Shape | None) -> float | None:
-    """The most that a cell's engine should serve, in requests/s; None where nothing is known."""
+    """The most that a cell's engine should serve before it saturates or stalls, in requests/s; None
+    where nothing is known."""
     if shape is None or cell.input_len is None or cell.output_len is None:
         return None
     try:
         steps = EngineSteps.of(cell.engine, shape)
-        return Serving(steps, cell.input_len, cell.output_len).capacity
+        return Serving(steps, cell.input_len, cell.output_len).calm
     except (NoExpectationError, NoWorkError):
         return None
 

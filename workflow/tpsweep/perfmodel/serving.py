@@ -24,6 +24,8 @@ LEAST = 1e-3
 """Requests running at the lowest load that is asked for."""
 TAIL = 1e-6
 """Probability of more prompts in a step, left out."""
+_LEVEL = 1e-3
+"""Of a rate: less than that is no fall."""
 _Z = {50: 0.0, 90: 1.2816, 95: 1.6449, 99: 2.3263}
 """Standard deviations above the mean, of a normal distribution."""
 SERVER, RUNNING, PROMPTS = "HTTP server", "requests running at a time", "tokens of a step"
@@ -129,6 +131,15 @@ class Serving:
         }
         busy = self._at(self._busy(point))
         return ServedLoad(rate, point.running, share, busy.host_ms / busy.mean, percentiles)
+
+    @cached_property
+    def calm(self) -> float:
+        """The highest rate below which more requests that run always serve a higher one. Beyond it
+        steps too long for CUDA graphs make more of themselves: rates that hold once fail again."""
+        rates = self._rates
+        falls = [i for i in range(1, len(rates)) if rates[i] < rates[i - 1] * (1 - _LEVEL)]
+        least = min(rates[falls[0] :], default=math.inf) if falls else math.inf
+        return min(self.capacity, least * self._replicas)
 
     @property
     def saturated_tpot_ms(self) -> float:
@@ -290,9 +301,8 @@ class Serving:
             tokens = chunks * self.input_len / self._chunks
             lengths = self.input_len, self.output_len
             whole = self.steps.step(decoding, *lengths, self._groups, tokens)
-            is_graph = decoding / self._groups + tokens <= self.steps.graph_tokens
-            ms = whole.ms + (self._prompt_ms if chunks and is_graph else 0.0)
-            self._known[key] = ms, whole.waits_for_host and not self._is_eager
+            gpu = whole.gpu + (self._prompt_ms if chunks else 0.0)
+            self._known[key] = max(gpu, whole.host), whole.host > gpu and not self._is_eager
         return self._known[key]
 
     @property

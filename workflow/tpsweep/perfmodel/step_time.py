@@ -72,15 +72,11 @@ class Expected:
     @property
     def ms(self) -> float:
         """The whole time."""
-        return max(self._gpu, self.host)
+        return max(self.gpu, self.host)
 
     @property
-    def waits_for_host(self) -> bool:
-        """Whether the GPU has to wait for launches."""
-        return self.host > self._gpu
-
-    @property
-    def _gpu(self) -> float:
+    def gpu(self) -> float:
+        """What the GPU needs, if it need not wait for the host."""
         return self.body + self.kv + self.layers + self.step + self.communication
 
     def times(self, factor: float) -> Expected:

@@ -96,11 +96,11 @@ class Expectation:
         return self._serving if isinstance(self._serving, str) else None
 
     def capacity(self, slo: Slo | None) -> Capacity | None:
-        """The expected capacity, with or without an SLO at most ``STEADY`` of what would saturate;
-        ``request_s`` 0: not even one request keeps the SLO."""
+        """The expected capacity, with or without an SLO at most ``STEADY`` of what would saturate
+        or stall; ``request_s`` 0: not even one request keeps the SLO."""
         if isinstance(self._serving, str) or (slo and not slo.is_of_percentiles):
             return None
-        steady = STEADY * self._serving.capacity
+        steady = STEADY * self._serving.calm
         kept = steady if slo is None else self._serving.highest_rate(slo) or 0.0
         return Capacity(min(kept, steady), EXPECTED)
 
