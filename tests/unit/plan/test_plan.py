@@ -324,8 +324,8 @@ def test_json_has_every_cell_and_no_infinity(folder: Path) -> None:
 
 
 def test_a_server_under_load_as_the_smoke_test_found_it(folder: Path) -> None:
-    """Measured on H200, 8B, TP=1: TPOT 5.16 ms at 4 requests/s, 18.6 ms and 68.4 requests/s when
-    128 were offered. Nothing is fitted on these."""
+    """Measured on H200, 8B, TP=1: TPOT 5.16 ms at 4 requests/s; when 128 were offered, 18.6 and
+    19.4 ms on two hosts, and 68.4 and 65.8 requests/s. Nothing is fitted on these."""
     serve = {
         "kind": "serve",
         "num_prompts": [1280],
@@ -338,9 +338,9 @@ def test_a_server_under_load_as_the_smoke_test_found_it(folder: Path) -> None:
     made = sweep(folder, workloads={"serve": serve}, gpus=["H200"], tp=[1])
     calm, busy = (expected_of(item.cell, made.config.shapes["8b"]) for item in made.planned)
     assert calm.tpot_ms == pytest.approx(5.16, rel=0.05)
-    assert busy.tpot_ms == pytest.approx(18.6, rel=0.05)
+    assert busy.tpot_ms == pytest.approx((18.6 + 19.4) / 2, rel=0.05)
     assert busy.seconds is not None
-    assert 3 * 1280 / busy.seconds == pytest.approx(68.4, rel=0.1)
+    assert 3 * 1280 / busy.seconds == pytest.approx((68.4 + 65.8) / 2, rel=0.1)
 
 
 SYNTHETIC_DRAFTS = {
