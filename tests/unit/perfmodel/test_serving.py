@@ -64,7 +64,7 @@ def test_tpot_is_within_a_tenth_up_to_nine_tenths_of_capacity(rows: list[Row]) -
 
 
 def test_probes_of_searches_agree_up_to_nine_tenths(rows: list[Row]) -> None:
-    """Measured after the model was made: 31 rates of four searches, at TP=1, TP=2, two replicas."""
+    """31 rates of four searches, at TP=1, TP=2 and two replicas; no constant of TPOT is of these."""
     below, above = [], []
     for row in rows:
         calm = row.serving(KNOWN).calm
@@ -89,7 +89,7 @@ def test_capacity_is_within_a_seventh_of_what_saturated_rows_served(rows: list[R
 
 
 def test_what_recommend_expects_is_what_searches_found(rows: list[Row]) -> None:
-    """Held out: four searches of two SLOs, TP=1, TP=2 and two replicas."""
+    """Four searches of two SLOs, TP=1, TP=2 and two replicas; one constant is of these."""
     found = searched(rows)
     assert len(found) == 8
     ratios = [one.expected / one.low for one in found]
