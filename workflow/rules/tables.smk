@@ -2,7 +2,7 @@
 TABLES = expand(
     f"{RESULTS}/tables/{{table}}",
     table=["cells", "machines", "failures"]
-    + ["tp_comparison", "throughput", "serving", "capacity", "communication", "terms"]
+    + ["tp_comparison", "throughput", "serving", "capacity", "choices", "communication", "terms"]
     + ["batch_scaling", "tp_pairs", "crossover", "floors", "layouts"]
     + ["expected", "cost", "models", "metrics", "validity"],
 )

@@ -79,7 +79,7 @@ class Inputs:
         try:
             if "=" in asked:
                 return Slo.parse(asked)
-            named = self._slos
+            named = self.slos
             if asked in named:
                 return Slo.of(asked, named[asked])
         except ValueError as error:
@@ -88,7 +88,8 @@ class Inputs:
         raise InputError(f"--slo: {asked!r}, allowed: {known} such as ttft_p99_ms=500")
 
     @cached_property
-    def _slos(self) -> dict[str, Any]:
+    def slos(self) -> dict[str, Any]:
+        """Limits by the SLO's name in the config or in a row."""
         found: dict[str, Any] = {}
         for row in self.rows:
             found |= json.loads(row.get("slos") or "{}")
