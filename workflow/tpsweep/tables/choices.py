@@ -16,7 +16,17 @@ from tpsweep.analysis.recommend.inputs import Inputs
 from tpsweep.analysis.recommend.offers import Candidates, errors_of, unmeasured
 from tpsweep.analysis.recommend.question import NodeClass, Traffic, label_of, place_of
 from tpsweep.analysis.series import Source
-from tpsweep.analysis.table import NA, SYNTHETIC, Record, Table, View, figure, model_name, text
+from tpsweep.analysis.table import (
+    NA,
+    SYNTHETIC,
+    Record,
+    Table,
+    View,
+    digits,
+    figure,
+    model_name,
+    text,
+)
 from tpsweep.core.cell import Engine
 from tpsweep.core.manifest import LABELS
 from tpsweep.core.schema import BOOLS, FLOAT, FLOATS, INT, INTS, TEXT, TEXTS, Column
@@ -31,6 +41,7 @@ COLUMNS = (
     Column("gpu", TEXT, "the site's name of the node class"),
     Column("gpu_card", TEXT, "its card"),
     Column("layout", TEXT, "layout and node class, and what of the engine is not the default"),
+    Column("engine", INT, "its number: lines of one engine have the same"),
     Column("place", INT, "the same number: an expectation does not tell them apart"),
     Column("gpus", INT, "GPUs of an engine"),
     Column("per_node", INT, "GPUs of a node; null: not known"),
@@ -58,7 +69,7 @@ COLUMNS = (
     Column("tpot_errors", FLOATS, "expected over measured median TPOT, of each row"),
     Column("rows", INT, "rows that say something of a load"),
     Column("engine_ids", TEXTS, "their engine starts"),
-    Column("weights", TEXT, "theirs"),
+    Column("weights", TEXTS, "theirs"),
     SYNTHETIC,
 )
 
@@ -67,12 +78,9 @@ def _ends(name: str) -> Any:
     """The first and the last of a list."""
 
     def show(record: Record) -> str:
-        values = [one for one in record[name] or () if one is not None]
-        return (
-            " to ".join(f"{one:.4g}" for one in dict.fromkeys((values[0], values[-1])))
-            if values
-            else NA
-        )
+        known = [one for one in record[name] or () if one is not None]
+        values = [known[0], known[-1]] if known else []
+        return " to ".join(map(digits, dict.fromkeys(values))) if values else NA
 
     return show
 
@@ -126,9 +134,10 @@ def _of_model(inputs: Inputs, model: str, traffic: Traffic) -> Iterator[Record]:
     known = {id(one.engine): one for one in evidence.values()}
     places: dict[Any, int] = {}
     # In the order in which `recommend` takes them for layouts that were not measured.
-    for engine in unmeasured(candidates):
+    for number, engine in enumerate(unmeasured(candidates)):
         found = known.get(id(engine), Evidence(engine))
         head = _head(engine, inputs.classes.get(engine.gpu), traffic, found)
+        head["engine"] = number
         head["place"] = places.setdefault(place_of(engine), len(places))
         expectation = Expectation(engine, traffic, shape)
         yield from ({**head, **line} for line in _measured(found))
@@ -148,7 +157,7 @@ def _head(engine: Engine, known: NodeClass | None, traffic: Traffic, evidence: E
         "gpu_hour_usd": known.gpu_hour_usd if known else None,
         "rows": len(used),
         "engine_ids": sorted({row.get("engine_id") or row["cell_id"] for row in used}),
-        "weights": ", ".join(sorted({row["weights"] for row in used})) or None,
+        "weights": sorted({row["weights"] for row in used}),
         "synthetic": any(row["synthetic"] for row in used),
     }
 

@@ -44,19 +44,20 @@ class Trust:
     ) -> Trust:
         """Of the rows that were used, and the errors of the expectation for them."""
         starts = {row.get("engine_id") or row["cell_id"] for row in used}
-        warnings = tuple(_warnings(used, best))
-        return cls(len(used), len(starts), warnings, errors_of(errors) or published_errors())
+        warnings = [*warnings_of(used)]
+        if best is not None and best.engines > 1 and best.capacity.is_measured:
+            warnings.append(UNEVEN)
+        return cls(len(used), len(starts), tuple(warnings), errors_of(errors) or published_errors())
 
 
-def _warnings(used: Sequence[Mapping[str, Any]], best: Offer | None) -> Iterator[str]:
+def warnings_of(used: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What must be known of the rows."""
     if any(row.get("synthetic") for row in used):
         yield "SYNTHETIC: made-up rows, never measured."
     if any(row["gpu_card"] == "CPU" for row in used):
         yield "CPU timings only demonstrate the pipeline."
     if any(row["weights"] == "dummy" for row in used):
         yield "Dummy weights: prefill, and so TTFT, and joules depend on the data."
-    if best is not None and best.engines > 1 and best.capacity.is_measured:
-        yield UNEVEN
 
 
 def published_errors() -> str:
