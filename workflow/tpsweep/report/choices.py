@@ -12,7 +12,13 @@ from typing import Any
 
 from tpsweep.analysis.recommend.evidence import EXPECTED, RATES, SEARCHED
 from tpsweep.analysis.recommend.question import COST, GPUS
-from tpsweep.analysis.recommend.text import UNEVEN, errors_of, published_errors, warnings_of
+from tpsweep.analysis.recommend.text import (
+    TTFT_IS_LOW,
+    UNEVEN,
+    errors_of,
+    published_errors,
+    warnings_of,
+)
 from tpsweep.analysis.table import Record, Table, model_name
 from tpsweep.core.slo import LIMITS, OF_REQUESTS, Slo
 
@@ -27,6 +33,8 @@ def choices_of(table: Table, folder: str) -> Data:
     is_priced = any(line["gpu_hour_usd"] for line in table.records)
     return {
         "folder": folder,
+        "uneven": UNEVEN,
+        "ttft_is_low": TTFT_IS_LOW,
         "names": [*LIMITS, *OF_REQUESTS],
         "percentiles": len(LIMITS),
         "objective": COST if is_priced else GPUS,
@@ -53,7 +61,6 @@ def _model(name: str, lines: list[Record]) -> Data:
         "starts": len({start for line in expected for start in line["engine_ids"]}),
         "errors": errors_of(errors) or published_errors(),
         "warnings": [*warnings_of(used)],
-        "uneven": UNEVEN,
         "engines": [_engine(own) for own in engines.values()],
     }
 

@@ -26,11 +26,11 @@ from tpsweep.figures.models import draw_models
 from tpsweep.figures.pareto import draw_pareto
 from tpsweep.figures.serving import draw_serving
 from tpsweep.figures.speedup import draw_speedup
-from tpsweep.report.boxes import Box, Part, make_part
+from tpsweep.report.boxes import Part, make_part
 from tpsweep.report.choices import choices_of
 from tpsweep.report.first_screen import headlines
 from tpsweep.report.holes import make_failures, make_holes
-from tpsweep.report.matrices import make_matrices
+from tpsweep.report.matrices import Matrices, make_matrices
 from tpsweep.report.provenance import make_provenance
 from tpsweep.tables import Summary
 
@@ -70,7 +70,7 @@ class Section:
     part: Part
     drawings: tuple[plot.Drawing, ...] = ()
     figure_note: str = ""
-    matrices: tuple[Box, ...] = ()
+    matrices: tuple[Matrices, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _groups(
             _of_table(compared, LINES, figures["decode"]),
             anchor="tp",
             part=make_part(compared, LINES, NO_LATENCY),
-            matrices=tuple(make_matrices(compared.records, FEWER_LINES)),
+            matrices=make_matrices(compared.records, FEWER_LINES),
         ),
         _of_table(tables["models"], FEWER_LINES, figures["models"]),
         _of_table(tables["tp_pairs"], FEWER_LINES, figures["speedup"]),

@@ -19,6 +19,10 @@ NOTHING = "Nothing fits."
 SHOWN = 8
 """Offers in the table; ``--json`` has all."""
 UNKNOWN = "n/a"
+TTFT_IS_LOW = (
+    "Expected TTFT p99 is too low under load: 0.7 of what was measured at half of capacity, a third"
+    " near saturation."
+)
 UNEVEN = "Engines were measured one at a time: an uneven load balancer is not in this."
 _WANTED = {
     "cost": "at the lowest cost",
@@ -115,6 +119,8 @@ def _best(best: Offer, answer: Answer) -> Iterator[str]:
         yield f"  {costs}"
     for remark in best.capacity.remarks:
         yield f"  Note: {remark}."
+    if not best.capacity.is_measured and _has_ttft(answer.question):
+        yield f"  Note: {TTFT_IS_LOW}"
     if best.is_server_busy:
         yield (
             "  Note: one HTTP server would be over half busy at this load, where measured TPOT was"
@@ -122,6 +128,10 @@ def _best(best: Offer, answer: Answer) -> Iterator[str]:
         )
     if answer.question.objective == COST and best.usd is None:
         yield "  No price is known (`prices` of the config): by GPUs per request/s."
+
+
+def _has_ttft(question: Question) -> bool:
+    return question.slo is not None and any(n.startswith("ttft") for n in question.slo.by_name)
 
 
 def sentence(best: Offer) -> str:

@@ -88,14 +88,14 @@ function layoutOf(offer) {
 
 // [heading, lines] of an answer.
 function reasons(choices, answer) {
-  const { best, model } = answer;
+  const { best } = answer;
   if (!best) return [["Why", answer.refused.map(({ engine, reason }) => `${engine.layout}: ${reason}.`)]];
   const missing = answer.wanted.map(({ engine, rates, why }) => {
     return `${engine.layout} at ${rates.map(short).join(" and ")} requests/s per engine: ${why.join("; ")}.`;
   });
   return [
     ["Why", why(choices, answer)],
-    ["How sure", sure(model, best)],
+    ["How sure", sure(choices.data, answer)],
     ["Not measured, and would change the answer", missing.length ? missing : ["Nothing."]],
   ];
 }
@@ -116,7 +116,7 @@ function why(choices, { question, best, offers, refused }) {
     seen.add(other.engine);
     lines.push(against(best, other));
   }
-  lines.push(...refused.map(({ engine, reason }) => `${engine.layout} does not fit: ${reason}.`));
+  lines.push(...refused.map(({ engine, reason }) => `${engine.layout}: ${reason}.`));
   return lines.slice(0, 4);
 }
 
@@ -133,7 +133,7 @@ function against(best, other) {
   return `${needs}, too: ${left} (${basis}).`;
 }
 
-function sure(model, best) {
+function sure(data, { model, best, question }) {
   const { capacity } = best;
   const least = capacity.basis === "rates" ? "at least " : "";
   const who = best.count > 1 ? "Each engine" : "It";
@@ -143,8 +143,9 @@ function sure(model, best) {
   const lines = [`${basis}. ${who} holds ${least}${short(capacity.rate)} requests/s${fails}: ${left}.`];
   lines.push(...capacity.remarks.map((remark) => `Note: ${remark}.`));
   if (!best.isMeasured) lines.push(model.errors);
+  if (!best.isMeasured && question.limits.some(([name]) => name.startsWith("ttft"))) lines.push(data.ttft_is_low);
   if (best.isBusy) lines.push("The HTTP server would be over half busy, where measured TPOT was up to 1.6 times the expectation.");
-  if (best.isMeasured && best.count > 1) lines.push(model.uneven);
+  if (best.isMeasured && best.count > 1) lines.push(data.uneven);
   if (best.isMeasured) lines.push(...model.warnings);
   return lines;
 }

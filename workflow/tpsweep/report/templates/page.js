@@ -48,7 +48,7 @@ function filter(table, words, counter) {
   counter.textContent = words.length ? `${shown} of ${rows.length} lines` : "";
 }
 
-for (const box of document.querySelectorAll(".box")) {
+for (const box of document.querySelectorAll(".box:not(.matrices *)")) {
   const table = box.querySelector("table");
   if (table.tBodies[0].rows.length < 2) continue;
   [...table.tHead.rows[0].cells].forEach((header, column) => {

@@ -194,7 +194,7 @@ function wanted(offers) {
   };
   if (!best.isMeasured) add(best, best.load, "it is recommended, and only expected");
   else if (best.capacity.starts < ENOUGH_STARTS) {
-    add(best, best.capacity.rate, "a second engine start, which may differ");
+    add(best, best.capacity.rate, "a second engine start, to confirm it");
   }
   const rivals = others.filter((one) => !one.isMeasured).sort((a, b) => order([a.score], [b.score]));
   for (const rival of rivals) {
