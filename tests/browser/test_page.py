@@ -15,15 +15,19 @@ from tpsweep.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "results" / "smoke"
-TABLES = (
-    *("TP comparison", "Metrics", "Models at increasing TP", "TP against TP", "Crossover"),
-    *("Batch scaling", "Serving", "Communication", "What TP divides, and what it does not"),
-    *("Layouts on the same GPUs", "Floors", "Expected and measured", "Cost: planned and taken"),
-    "Validity",
-)
+SUBJECT = "llama-3.1-8b on H200"
 CAPTIONS = [
-    *("Where it ran", "Models", "Questions", "Expectations"),
-    *(f"{table}: llama-3.1-8b on H200" for table in TABLES),
+    *("Decode (ms/token)", "Prefill (ms)", "Output per GPU (tok/s)"),
+    *(f"{table}: {SUBJECT}" for table in ("TP comparison", "Models at increasing TP")),
+    *(f"{table}: {SUBJECT}" for table in ("TP against TP", "Batch scaling", "Serving")),
+    *(f"{table}: {SUBJECT}" for table in ("Layouts on the same GPUs", "Crossover")),
+    *(
+        f"{table}: {SUBJECT}"
+        for table in ("Communication", "What TP divides, and what it does not")
+    ),
+    f"Cost: planned and taken: {SUBJECT}",
+    *("Where it ran", "Models"),
+    *(f"{table}: {SUBJECT}" for table in ("Validity", "Floors", "Expected and measured")),
 ]
 GROUPS = ["fast", "much", "why", "spent", "trust"]
 SECTIONS = [
@@ -33,6 +37,7 @@ SECTIONS = [
     *("ran", "validity", "floors", "expected", "failures", "holes"),
 ]
 
+HOSTILE = "</script><b class=evil>x</b>'"
 LINES = "#tp details"
 """All lines of the comparison, below its matrices."""
 
@@ -71,6 +76,7 @@ def test_every_table_and_figure_is_there(browser: Any, page: Path, open_page: Op
         browser.execute_script("return [...document.querySelectorAll('section')].map(s => s.id)")
         == SECTIONS
     )
+    unfold(browser)
     lines = browser.execute_script(
         "return [...document.querySelectorAll('#tp details tbody tr')]"
         ".map(r => [...r.cells].map(c => c.textContent))"
@@ -82,6 +88,8 @@ def test_every_table_and_figure_is_there(browser: Any, page: Path, open_page: Op
         ("32", "1", "5.83"),
         ("32", "2", "4.12"),
     ]
+    matrix = browser.find_element("css selector", ".matrices table").text
+    assert matrix.splitlines()[1:] == ["Batch TP=1 TP=2", "1 4.936 3.513", "32 5.833 4.123"]
     drawn = "const b = document.querySelector('section figure svg').getBoundingClientRect();"
     assert browser.execute_script(f"{drawn} return b.width > 400 && b.height > 200")
     assert "TP=1" in texts(browser, "svg text")
@@ -159,15 +167,20 @@ def test_a_table_filters_by_words(browser: Any, page: Path, open_page: Opener) -
     assert len(column(browser, "#communication", 0)) == 6
 
 
-def test_made_up_rows_carry_a_watermark(
+def test_made_up_rows_carry_a_watermark_and_names_stay_text(
     browser: Any, page: Path, open_page: Opener, tmp_path: Path
 ) -> None:
     mark = "return getComputedStyle(document.body, '::after').content"
     open_page(page, 1440)
     assert browser.execute_script(mark) == "none"
     made = Sweep(tmp_path / "made-up")
-    made.add(1, tpot=5.0)
+    made.add(1, tpot=5.0, model=HOSTILE)
     made.write_manifest()
     assert main(["report", str(made.root)]) == 0
     open_page(made.root / "report.html", 1440)
     assert "SYNTHETIC" in browser.execute_script(mark)
+    # Nor is a model's name anything but text, in what the script adds too.
+    answer = browser.find_element("class name", "answer").text
+    assert answer == f"No layout of {HOSTILE} carries 10 requests/s within these limits."
+    assert not browser.find_elements("class name", "evil")
+    assert browser.get_log("browser") == []

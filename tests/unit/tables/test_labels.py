@@ -18,8 +18,8 @@ from tpsweep.tables import write_tables
 
 MODEL, WORKLOAD = "Llama of the paper", "Decode | for *Figure 3*"
 NAMES = {column.name for column in LABELS}
-WITHOUT = {"machines", "failures", "cost"}
-"""Tables that compare nothing."""
+WITHOUT = {"machines", "failures", "cost", "choices"}
+"""Tables that compare no workloads."""
 
 
 @pytest.fixture
@@ -50,6 +50,14 @@ def test_every_table_that_names_a_model_shows_its_label(sweep: Sweep) -> None:
         assert MODEL in text and r"Decode \| for \*Figure 3\*" in text, builder.name
         assert {line["model"] for line in lines} == {"llama"}, "what identifies is the name"
         assert {line["model_label"] for line in lines} == {MODEL}, builder.name
+
+
+def test_the_choice_calls_models_by_their_labels(sweep: Sweep) -> None:
+    labelled(sweep).tables()
+    assert MODEL in sweep.markdown("choices")
+    assert main(["page", str(sweep.root)]) == 0
+    html = (sweep.root / "report.html").read_text("utf-8")
+    assert f'"label": "{MODEL}"' in html and "<h2>" + MODEL in html
 
 
 def test_without_labels_no_table_has_the_columns(sweep: Sweep) -> None:

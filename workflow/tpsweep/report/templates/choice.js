@@ -326,15 +326,16 @@ function choose(root) {
   }
 
   let pause;
-  form.addEventListener("input", (event) => {
-    if (event.target === form.model) fillSlos(form, choices.model(form.model.value));
+  form.addEventListener("input", () => {
     clearTimeout(pause);
     pause = setTimeout(() => update(true), PAUSE_MS);
   });
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
+  form.addEventListener("change", (event) => {
+    if (event.target === form.model) fillSlos(form, choices.model(form.model.value));
+    clearTimeout(pause);
     update(true);
   });
+  form.addEventListener("submit", (event) => event.preventDefault());
   addEventListener("hashchange", follow);
   root.classList.add("ready");
   update(false);
