@@ -3,6 +3,8 @@
 const OWN = "own limits", NONE = "no limit";
 const MOST_RATE = 1e6;
 const TYPED = ["ttft_p99_ms", "tpot_p99_ms"];
+const MEDIANS = ["ttft_p50_ms", "tpot_p50_ms"];
+const MOST_REASONS = 5;
 const PAUSE_MS = 150;  // of typing, before the answer changes and is read aloud
 
 function element(name, attributes = {}, ...children) {
@@ -96,7 +98,7 @@ function reasons(choices, answer) {
   return [
     ["Why", why(choices, answer)],
     ["How sure", sure(choices.data, answer)],
-    ["Not measured, and would change the answer", missing.length ? missing : ["Nothing."]],
+    ["Not measured, and could change the answer", missing.length ? missing : ["Nothing."]],
   ];
 }
 
@@ -110,6 +112,7 @@ function why(choices, { question, best, offers, refused }) {
     return `${title(name)} is ${short(choices.ms(best.point, name))} ms, limit ${short(limit)} ms`;
   });
   const lines = kept.length ? [`${kept.join("; ")} (${at}).`] : [];
+  lines.push(first(choices, best, offers));
   const seen = new Set([best.engine]);
   for (const other of offers) {
     if (seen.has(other.engine)) continue;
@@ -117,7 +120,18 @@ function why(choices, { question, best, offers, refused }) {
     lines.push(against(best, other));
   }
   lines.push(...refused.map(({ engine, reason }) => `${engine.layout}: ${reason}.`));
-  return lines.slice(0, 4);
+  return lines.slice(0, MOST_REASONS);
+}
+
+// Why it comes before other layouts.
+function first(choices, best, offers) {
+  const others = offers.filter((one) => one.engine !== best.engine && one.isMeasured === best.isMeasured);
+  const least = choices.data.objective === "cost" ? "costs least" : "takes the fewest GPUs";
+  if (best.isMeasured) {
+    return others.length ? `Of the measured layouts it ${least}.` : "It is the only measured layout known to carry this load.";
+  }
+  const known = "No layout is known from measurements to carry this load";
+  return others.length ? `${known}; by expectation, this one ${least}.` : `${known}; this one is expected to.`;
 }
 
 function against(best, other) {
@@ -150,10 +164,12 @@ function sure(data, { model, best, question }) {
   return lines;
 }
 
-function sentence({ best, model, question }) {
+function sentence({ best, offers, model, question }) {
   const load = `${short(question.rate)} requests/s`;
   if (!best) return `No layout of ${model.label} carries ${load} within these limits.`;
-  return `Use ${best.engine.layout}: ${layoutOf(best)} (${best.isMeasured ? "measured" : "expected"}).`;
+  const fewer = Math.min(...offers.filter((one) => !one.isMeasured).map((one) => one.gpus));
+  const hope = best.isMeasured && fewer < best.gpus ? `; ${count(fewer, "GPU")} if the expectation holds` : "";
+  return `Use ${best.engine.layout}: ${layoutOf(best)} (${best.isMeasured ? "measured" : "expected"})${hope}.`;
 }
 
 function command(data, { model, rate, slo }) {
@@ -200,7 +216,6 @@ function panel(choices, answer, name) {
     if (isNew) seen.add(engine);
     return isNew;
   }).map((offer) => ({ offer, ...place(offer.engine, offer.point) }));
-  if (!points.length) return null;
   const right = 1.25 * Math.max(...points.map((point) => point.x), limit ?? 0);
   const curves = [...seen].flatMap((engine) => [
     { engine, at: curve(engine, engine.expected), isExpected: true },
@@ -263,9 +278,11 @@ function legend(answer) {
 
 function picture(choices, answer) {
   const limited = answer.question.limits.map(([name]) => name).filter((name) => choices.index.has(name));
-  const names = [...new Set([...limited, ...TYPED])].slice(0, 2);
-  const panels = answer.best ? names.map((name) => panel(choices, answer, name)).filter(Boolean) : [];
-  if (!panels.length) return [];
+  const { best } = answer;
+  if (!best?.point) return [];
+  // A p99 needs many requests: where it is not known, medians are.
+  const names = [...new Set([...limited, ...TYPED, ...MEDIANS])].filter((name) => choices.ms(best.point, name) !== null);
+  const panels = names.slice(0, 2).map((name) => panel(choices, answer, name));
   const note = "Up and to the left is better. Solid line: measured; dashed: expected.";
   return [element("div", { class: "panels" }, ...panels), legend(answer), element("figcaption", {}, note)];
 }
