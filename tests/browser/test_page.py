@@ -181,6 +181,6 @@ def test_made_up_rows_carry_a_watermark_and_names_stay_text(
     assert "SYNTHETIC" in browser.execute_script(mark)
     # Nor is a model's name anything but text, in what the script adds too.
     answer = browser.find_element("class name", "answer").text
-    assert answer == f"No layout of {HOSTILE} carries 10 requests/s within these limits."
+    assert answer == f"No layout of {HOSTILE} is known to carry 10 requests/s within these limits."
     assert not browser.find_elements("class name", "evil")
     assert browser.get_log("browser") == []

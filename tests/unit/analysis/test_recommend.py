@@ -298,7 +298,7 @@ def test_the_expected_capacity_is_where_a_limit_is_met(inputs: Inputs) -> None:
 
 
 def test_between_its_points_the_expectation_is_near_the_model(inputs: Inputs) -> None:
-    """Lines stand for 46 points of the queueing model; TTFT jumps with the steps of a prompt."""
+    """Lines stand for 47 points of the queueing model; TTFT jumps with the steps of a prompt."""
     for engine in inputs.others(EIGHT):
         found = Expectation(engine, SERVED, inputs.shape(EIGHT))
         model = Serving(

@@ -166,7 +166,7 @@ function sure(data, { model, best, question }) {
 
 function sentence({ best, offers, model, question }) {
   const load = `${short(question.rate)} requests/s`;
-  if (!best) return `No layout of ${model.label} carries ${load} within these limits.`;
+  if (!best) return `No layout of ${model.label} is known to carry ${load} within these limits.`;
   const fewer = Math.min(...offers.filter((one) => !one.isMeasured).map((one) => one.gpus));
   const hope = best.isMeasured && fewer < best.gpus ? `; ${count(fewer, "GPU")} if the expectation holds` : "";
   return `Use ${best.engine.layout}: ${layoutOf(best)} (${best.isMeasured ? "measured" : "expected"})${hope}.`;
