@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from tests.browser.conftest import Opener
 from tests.unit.made_up import Sweep
@@ -174,13 +175,23 @@ def test_made_up_rows_carry_a_watermark_and_names_stay_text(
     open_page(page, 1440)
     assert browser.execute_script(mark) == "none"
     made = Sweep(tmp_path / "made-up")
-    made.add(1, tpot=5.0, model=HOSTILE)
+    made.searched(1, {HOSTILE: (40.0, 42.0)}, model=HOSTILE)
     made.write_manifest()
     assert main(["report", str(made.root)]) == 0
     open_page(made.root / "report.html", 1440)
     assert "SYNTHETIC" in browser.execute_script(mark)
     # Nor is a model's name anything but text, in what the script adds too.
-    answer = browser.find_element("class name", "answer").text
-    assert answer == f"No layout of {HOSTILE} is known to carry 10 requests/s within these limits."
+    answer = browser.find_element("class name", "answer")
+    asked = Select(browser.find_element("name", "slo"))
+    assert asked.first_selected_option.text == f"{HOSTILE}: TTFT p99 <= 500 ms"
+    assert answer.text == "Use TP=1 on H200: 1 engine on 1 GPU (measured)."
+    asked.select_by_visible_text("no limit")
+    none = f"No layout of {HOSTILE} is known to carry 10 requests/s within these limits."
+    assert answer.text == none
+    asked.select_by_index(0)
+    fragment = browser.execute_script("return location.hash.slice(1)")
+    open_page(made.root / "report.html", 400, fragment=fragment)
+    answer = browser.find_element("class name", "answer")
+    assert answer.text == "Use TP=1 on H200: 1 engine on 1 GPU (measured)."
     assert not browser.find_elements("class name", "evil")
     assert browser.get_log("browser") == []

@@ -116,7 +116,7 @@ def build(source: Source) -> Table:
         if line["gpu_hour_usd"] is not None
     }
     inputs = Inputs(rows, prices, source.results.folders)
-    names = {row["model"]: row.get("model_label") for row in rows if not row["imported"]}
+    names = {row["model"]: row.get("model_label") for row in inputs.own}
     lines: list[Record] = []
     for model, label in names.items():
         traffic = inputs.traffic(model)
