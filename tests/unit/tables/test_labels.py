@@ -69,6 +69,7 @@ def test_without_labels_no_table_has_the_columns(sweep: Sweep) -> None:
 
 
 def test_figures_and_page_show_them(sweep: Sweep) -> None:
+    sweep.add(4)
     drawn, _ = files.pictures(labelled(sweep).built())
     assert len({picture.name.rstrip("0123456789") for picture in drawn}) >= 6
     for picture in drawn:
@@ -81,7 +82,7 @@ def test_figures_and_page_show_them(sweep: Sweep) -> None:
     assert main(["page", str(sweep.root)]) == 0
     page = (sweep.root / "report.html").read_text("utf-8")
     assert f"TP comparison: {MODEL} on H200" in page and "<dd>Decode | for *Figure 3*</dd>" in page
-    assert "llama on" not in page, "nor in the answers"
+    assert "llama on" not in page and "<td>llama</td>" not in page, "nor in any list"
 
 
 def test_a_label_of_some_lines_is_a_column(sweep: Sweep) -> None:

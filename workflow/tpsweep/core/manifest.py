@@ -12,6 +12,7 @@ LABELS = (
     Column("model_label", TEXT, "for people, from the config", optional=True),
 )
 """What people call workload and model; no identity, in tables only where the config has them."""
+MODEL_LABEL = LABELS[1]
 LAB = Column("lab", BOOL, "true: the page answers the lab's questions, too", optional=True)
 COLUMNS = (
     *IDENTITY,

@@ -28,14 +28,14 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core.cell import Engine
-from tpsweep.core.manifest import LABELS
+from tpsweep.core.manifest import MODEL_LABEL
 from tpsweep.core.schema import BOOLS, FLOAT, FLOATS, INT, INTS, TEXT, TEXTS, Column
 from tpsweep.core.slo import LIMITS
 from tpsweep.results.load import records
 
 COLUMNS = (
     Column("model", TEXT, "the model's name in the config"),
-    *(column for column in LABELS if column.name == "model_label"),
+    MODEL_LABEL,
     Column("input_len", INT, "tokens of a prompt"),
     Column("output_len", INT, "tokens of an answer"),
     Column("gpu", TEXT, "the site's name of the node class"),
