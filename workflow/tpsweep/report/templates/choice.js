@@ -112,6 +112,9 @@ function why(choices, { question, best, offers, refused }) {
     return `${title(name)} is ${short(choices.ms(best.point, name))} ms, limit ${short(limit)} ms`;
   });
   const lines = kept.length ? [`${kept.join("; ")} (${at}).`] : [];
+  if (best.capacity.basis === "searched" && known.length < question.limits.length) {
+    lines.push(`A search confirmed the limits at ${short(best.capacity.rate)} requests/s per engine.`);
+  }
   lines.push(first(choices, best, offers));
   const seen = new Set([best.engine]);
   for (const other of offers) {
@@ -204,6 +207,12 @@ function ticks(most) {
   return Array.from({ length: Math.floor(most / step + 1e-9) + 1 }, (_, at) => at * step);
 }
 
+// Whether a layout has a point: its percentile is known, or a search confirmed the limit.
+function isPlaced(choices, { point, capacity }, name, limit) {
+  const isKnown = point && choices.ms(point, name) !== null;
+  return isKnown || (capacity.basis === "searched" && limit !== null);
+}
+
 // A percentile against requests/s per GPU: a curve per engine, a point per layout that answers.
 function panel(choices, answer, name) {
   const limit = answer.question.limits.find(([one]) => one === name)?.[1] ?? null;
@@ -211,11 +220,15 @@ function panel(choices, answer, name) {
   const isKnown = (point) => choices.ms(point, name) !== null;
   const curve = (engine, points) => points.filter(isKnown).map((point) => place(engine, point));
   const seen = new Set();
-  const points = answer.offers.filter(({ engine, point, isSeen }) => {
-    const isNew = point && isKnown(point) && !seen.has(engine);
-    if (isNew) seen.add(engine);
+  const points = answer.offers.filter((offer) => {
+    const isNew = isPlaced(choices, offer, name, limit) && !seen.has(offer.engine);
+    if (isNew) seen.add(offer.engine);
     return isNew;
-  }).map((offer) => ({ offer, ...place(offer.engine, offer.point) }));
+  }).map((offer) => {
+    const { engine, point, capacity } = offer;
+    if (point && isKnown(point)) return { offer, ...place(engine, point), at: "" };
+    return { offer, x: limit, y: capacity.rate / engine.gpus, at: "at most " };
+  });
   const right = 1.25 * Math.max(...points.map((point) => point.x), limit ?? 0);
   const curves = [...seen].flatMap((engine) => [
     { engine, at: curve(engine, engine.expected), isExpected: true },
@@ -226,7 +239,7 @@ function panel(choices, answer, name) {
   const { width, height, left, top, bottom } = SIZE;
   const X = (x) => left + x / right * (width - left - SIZE.right);
   const Y = (y) => height - bottom - y / up * (height - top - bottom);
-  const words = points.map(({ offer, x, y }) => `${offer.engine.layout}: ${short(x)} ms at ${short(y)} requests/s per GPU`);
+  const words = points.map(({ offer, x, y, at }) => `${offer.engine.layout}: ${at}${short(x)} ms at ${short(y)} requests/s per GPU`);
   const limited = limit === null ? "" : ` Limit: ${short(limit)} ms.`;
   const label = `${title(name)} against requests/s per GPU. ${words.join("; ")}.${limited}`;
   const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
@@ -252,9 +265,10 @@ function panel(choices, answer, name) {
     frame.append(...dots.map(({ x, y }) => drawn("circle", { cx: X(x), cy: Y(y), r: 2.5, fill: colour(engine) })));
   }
   svg.append(frame);
-  for (const { offer, x, y } of points) {
+  for (const { offer, x, y, at } of points) {
+    if (at) svg.append(drawn("line", { class: "bound", x1: X(0), x2: X(x), y1: Y(y), y2: Y(y), stroke: colour(offer.engine) }));
     const dot = drawn("circle", { cx: X(x), cy: Y(y), r: 4.5, fill: offer.isMeasured ? colour(offer.engine) : "var(--paper)", stroke: colour(offer.engine), "stroke-width": 2 });
-    dot.append(drawn("title", {}, `${offer.engine.layout}: ${short(x)} ms at ${short(y)} requests/s per GPU`));
+    dot.append(drawn("title", {}, `${offer.engine.layout}: ${at}${short(x)} ms at ${short(y)} requests/s per GPU`));
     svg.append(dot);
     if (offer === answer.best) svg.append(drawn("circle", { class: "best", cx: X(x), cy: Y(y), r: 9 }));
   }
@@ -277,13 +291,17 @@ function legend(answer) {
 }
 
 function picture(choices, answer) {
-  const limited = answer.question.limits.map(([name]) => name).filter((name) => choices.index.has(name));
-  const { best } = answer;
-  if (!best?.point) return [];
+  const { best, question } = answer;
+  if (!best) return [];
+  const limits = new Map(question.limits.filter(([name]) => choices.index.has(name)));
   // A p99 needs many requests: where it is not known, medians are.
-  const names = [...new Set([...limited, ...TYPED, ...MEDIANS])].filter((name) => choices.ms(best.point, name) !== null);
-  const panels = names.slice(0, 2).map((name) => panel(choices, answer, name));
-  const note = "Up and to the left is better. Solid line: measured; dashed: expected.";
+  const names = [...new Set([...limits.keys(), ...TYPED, ...MEDIANS])];
+  const placed = names.filter((name) => isPlaced(choices, best, name, limits.get(name) ?? null));
+  const panels = placed.slice(0, 2).map((name) => panel(choices, answer, name));
+  if (!panels.length) return [];
+  const isBound = panels.some((one) => one.querySelector(".bound"));
+  const bound = isBound ? " A bar ends at the limit that a search confirmed; the value below it was not recorded." : "";
+  const note = `Up and to the left is better. Solid line: measured; dashed: expected.${bound}`;
   return [element("div", { class: "panels" }, ...panels), legend(answer), element("figcaption", {}, note)];
 }
 
