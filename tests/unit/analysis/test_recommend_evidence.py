@@ -32,7 +32,7 @@ from tpsweep.analysis.recommend.question import (
     Question,
     labels_of,
 )
-from tpsweep.analysis.recommend.unmeasured import config_of, wanted
+from tpsweep.analysis.recommend.unmeasured import config_of, to_measure
 from tpsweep.core.slo import Slo
 from tpsweep.plan import serve_script
 
@@ -200,7 +200,7 @@ def test_energy_is_known_only_up_to_the_rates_that_were_measured(inputs: Inputs)
     asked = ask(replace(inputs, rows=nothing), EIGHT, LOOSE, 20, objective=ENERGY)
     assert asked.best is None
     assert {one.reason for one in asked.refused} == {"no row tells its power at such a load"}
-    config = config_of(wanted(asked), asked.question, inputs.model_entry(EIGHT))
+    config = config_of(to_measure(asked), asked.question, inputs.model_entry(EIGHT))
     assert {entry["kind"] for entry in config["workloads"].values()} == {"capacity", "serve"}
 
 
@@ -307,7 +307,7 @@ def test_layouts_of_experts_that_were_not_measured_are_named(inputs: Inputs) -> 
     rows = [row | {"node_gpu_uuids": ["a", "b", "c", "d"]} for row in experts(inputs, tp=2)]
     found = of_experts(rows, 4, 40)
     assert found.best is not None and found.best.gpus == 2
-    cells = wanted(found)
+    cells = to_measure(found)
     assert [cell.label for cell in cells] == [
         "TP=2 on H200",
         "TP=1 on H200",
@@ -343,8 +343,8 @@ def test_a_bound_that_nothing_closes_is_worth_a_search(inputs: Inputs) -> None:
     found = ask(replace(inputs, rows=low), EIGHT, TIGHT, 60)
     assert found.best is not None and found.best.engine.tp == 1
     assert not found.best.is_open  # 64/s failed
-    why = {cell.label: cell.why for cell in wanted(found)}
-    assert "no rate that was measured failed" in why["TP=2 on H200 (custom)"]
+    why = {cell.label: cell.why for cell in to_measure(found)}
+    assert "no rate that was measured failed" in why["TP=2 on H200 (custom all-reduce)"]
     # With an expectation (45 or so) there is nothing to hope for.
     known = [row for row in inputs.rows if row["tp"] == 1 or (row["request_rate"] or 0) <= 32]
     assert not any(
@@ -352,7 +352,7 @@ def test_a_bound_that_nothing_closes_is_worth_a_search(inputs: Inputs) -> None:
     )
     # Of the answer itself, if it takes several.
     alone = [row for row in low if row["tp"] == 2]
-    asked = wanted(ask(replace(inputs, rows=alone), EIGHT, TIGHT, 60))
+    asked = to_measure(ask(replace(inputs, rows=alone), EIGHT, TIGHT, 60))
     assert "no rate that was measured failed" in asked[0].why
-    few = wanted(ask(replace(inputs, rows=alone), EIGHT, TIGHT, 20))
+    few = to_measure(ask(replace(inputs, rows=alone), EIGHT, TIGHT, 20))
     assert all("no rate" not in cell.why for cell in few)

@@ -196,7 +196,7 @@ def test_what_is_known_to_be_wrong_with_an_expectation_is_said(
     assert main([*words, "--rate", "20", "--slo", "tpot_p99_ms=50"]) == 0
     assert "TTFT p99 was" not in capsys.readouterr().out
     assert main([*words, "--rate", "20", "--slo", "ttft_p99_ms=300"]) == 0
-    assert "expected TTFT p99 was 0.6 of what was measured" in capsys.readouterr().out
+    assert "Expected TTFT p99 was 0.6 of what was measured" in capsys.readouterr().out
 
 
 def test_nothing_to_measure_is_said_and_nothing_written(

@@ -51,9 +51,14 @@ class Inputs:
     site: Site | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def own(self) -> list[Record]:
+        """The rows without imported ones: nothing is known of the machines of those."""
+        return [row for row in self.rows if not row.get("imported")]
+
     def check(self, model: str) -> None:
         """Raise ``InputError`` unless something is known of ``model``."""
-        names = {row["model"]: None for row in self.rows}
+        names = {row["model"]: None for row in self.own}
         names |= dict.fromkeys(self.config.models) if self.config else {}
         if not names:
             said = "no rows, allowed: a results folder with rows, or --profile cluster/<site>"
@@ -69,7 +74,7 @@ class Inputs:
         for kinds in ((CAPACITY, SERVE), None):
             found = Counter(
                 traffic
-                for row in self.rows
+                for row in self.own
                 if row["model"] == model and (kinds is None or row["workload"] in kinds)
                 if (traffic := traffic_of(row)) and traffic.output_len > 1
             )
@@ -104,10 +109,15 @@ class Inputs:
         return slos[0]
 
     @cached_property
+    def slos(self) -> dict[str, Any]:
+        """Limits by the SLO's name in the config or in a row."""
+        return {name: found[-1] for name, found in self._slos.items()}
+
+    @cached_property
     def _slos(self) -> dict[str, list[Mapping[str, Any]]]:
         """Limits by name: the config's, else all that rows have."""
         found: dict[str, list[Mapping[str, Any]]] = {}
-        for row in self.rows:
+        for row in self.own:
             for name, limits in json.loads(row.get("slos") or "{}").items():
                 found.setdefault(name, []).append(limits)
         named = self.raw.get("slos")
@@ -118,7 +128,7 @@ class Inputs:
         """Node classes by name: the site's, and those that rows were measured on."""
         prices = {**self.prices, **(self.config.settings.prices if self.config else {})}
         found: dict[str, NodeClass] = {}
-        for row in self.rows:
+        for row in self.own:
             uuids = row.get("node_gpu_uuids")
             held = (row["gpus"] or 0) // (row.get("nodes") or 1)
             seen = max(0 if uuids is None else len(uuids), held)
@@ -190,7 +200,7 @@ class Inputs:
 
     def _like(self, model: str) -> Engine | None:
         """An engine whose arguments the others have: of a served row, else the config's pins."""
-        rows = [row for row in self.rows if row["model"] == model and not row.get("imported")]
+        rows = [row for row in self.own if row["model"] == model]
         rows.sort(key=lambda row: _version(row["vllm_version"]), reverse=True)
         rows.sort(key=lambda row: (row["workload"] not in (CAPACITY, SERVE), row["variant"]))
         if rows:
@@ -230,7 +240,7 @@ class Inputs:
         models = self.raw.get("models")
         if isinstance(models, dict) and isinstance(models.get(model), dict):
             return dict(models[model])
-        known = next(engine_of(row).model for row in self.rows if row["model"] == model)
+        known = next(engine_of(row).model for row in self.own if row["model"] == model)
         entry: dict[str, Any] = {"dtype": known.dtype, "weights": known.weights}
         shape = SHAPES / f"{slug(model)}.json"
         if known.weights == "dummy" and shape.exists():

@@ -79,12 +79,20 @@ class Offer:
 
 @dataclass(frozen=True)
 class Refused:
-    """An engine that is no answer, and why. ``would_tell``: a measurement could make it one."""
+    """An engine that is no answer, and why. ``is_open``: a measurement could make it one;
+    ``is_of_objective``: of what the objective asks for. ``is_expected``: something is of others."""
 
     engine: Engine
     label: str
     reason: str
-    would_tell: bool = False
+    is_open: bool = False
+    is_of_objective: bool = False
+    is_expected: bool = False
+
+    @property
+    def would_tell(self) -> bool:
+        """Whether it is worth a measurement."""
+        return self.is_open and (self.is_of_objective or not self.is_expected)
 
 
 @dataclass(frozen=True)
@@ -125,13 +133,13 @@ class Candidates:
 
 def answer(question: Question, candidates: Candidates) -> Answer:
     """Every engine that can answer, ranked; pure."""
-    found, untold = Answer(question, [], [], []), list[Refused]()
+    found = Answer(question, [], [], [])
     measured, is_expected = set(), False
     for evidence in candidates.evidence.values():
         if not question.allows(evidence.engine.gpu):
             continue
         expectation = Expectation(evidence.engine, question.traffic, candidates.shape)
-        found.errors.extend(_errors(evidence, expectation))
+        found.errors.extend(errors_of(evidence, expectation))
         capacity = evidence.capacity(question.slo)
         if capacity is None:
             continue
@@ -139,43 +147,42 @@ def answer(question: Question, candidates: Candidates) -> Answer:
         _offer(found, evidence, expectation, capacity, candidates)
         if (higher := _higher(question, evidence, expectation, capacity)) is not None:
             _offer(replace(found, refused=[]), evidence, expectation, higher, candidates)
-    for engine in _unmeasured(candidates, measured):
-        if not question.allows(engine.gpu):
+    for engine in unmeasured(candidates):
+        if not question.allows(engine.gpu) or place_of(engine) in measured:
             continue
+        measured.add(place_of(engine))
         expectation = Expectation(engine, question.traffic, candidates.shape)
         evidence = candidates.evidence.get(key_of(engine), Evidence(engine))
         expected = _below_failed(expectation.capacity(question.slo), evidence, question)
         if expected is None:
             said = "not measured; of a share of requests nothing is expected"
             reason, is_open = expectation.problem or said, expectation.misfit is None
-            untold.append(Refused(engine, candidates.label(engine), reason, is_open))
+            found.refused.append(Refused(engine, candidates.label(engine), reason, is_open))
             continue
         is_expected = True
         _offer(found, evidence, expectation, expected, candidates)
-    # Where others are expected, one of which nothing is does not stand out.
-    is_open = not (found.offers and is_expected)
-    found.refused.extend(replace(one, would_tell=one.would_tell and is_open) for one in untold)
+    if found.offers and is_expected:  # one of which nothing is does not stand out
+        found.refused[:] = [replace(one, is_expected=True) for one in found.refused]
     found.offers.sort(key=lambda offer: _order(offer, question))
     return found
 
 
 def _order(offer: Offer, question: Question) -> tuple[Any, ...]:
     score = offer.score(question.objective)
-    more = -offer.headroom, offer.score(LATENCY)
+    more = -offer.headroom, offer.percentiles.get("e2e_p50_ms", math.inf)
     return (not offer.capacity.is_measured, score, offer.gpus, *more, offer.label)
 
 
-def _unmeasured(candidates: Candidates, measured: set[Any]) -> list[Engine]:
-    """One engine for each layout of which no capacity is known: one with rows before others."""
-    found: dict[Any, Engine] = {}
+def unmeasured(candidates: Candidates) -> list[Engine]:
+    """Every engine, in the order in which it speaks for its layout if no capacity of that is known:
+    those with rows first, most served ones before others."""
     with_rows = sorted(
         candidates.evidence.values(),
         key=lambda one: (-len(one.served), one.engine.variant != "default", -one.rows),
     )
-    for engine in (*(one.engine for one in with_rows), *candidates.others):
-        if place_of(engine) not in measured:
-            found.setdefault(place_of(engine), engine)
-    return list(found.values())
+    places = {place_of(one.engine) for one in with_rows}
+    others = (engine for engine in candidates.others if place_of(engine) not in places)
+    return [*(one.engine for one in with_rows), *others]
 
 
 def _higher(
@@ -202,15 +209,13 @@ def _below_failed(
     return replace(expected, request_s=below, fails_at=failed)
 
 
-def _errors(evidence: Evidence, expectation: Expectation) -> list[float]:
+def errors_of(evidence: Evidence, expectation: Expectation) -> list[float]:
+    """Expected over measured TPOT of each served row."""
     found: list[float] = []
-    most = expectation.capacity(None)
-    if most is None:
-        return found
     for rate in evidence.served:
-        load = expectation.at(rate)
-        if load is not None and rate <= most.request_s:
-            found += evidence.error(rate, load.tpot_ms)
+        expected = expectation.at(rate)
+        if expected is not None:
+            found += evidence.error(rate, expected["tpot_p50_ms"])
     return found
 
 
@@ -226,8 +231,8 @@ def _offer(
     label = candidates.label(engine)
     known = candidates.classes.get(engine.gpu) or NodeClass(engine.gpu, engine.gpu_card)
 
-    def refuse(reason: str, *, would_tell: bool = False) -> None:
-        found.refused.append(Refused(engine, label, reason, would_tell))
+    def refuse(reason: str, *, is_open: bool = False) -> None:
+        found.refused.append(Refused(engine, label, reason, is_open, is_of_objective=is_open))
 
     if capacity.request_s <= 0:
         refuse(_too_slow(question, evidence, expectation, capacity))
@@ -261,12 +266,12 @@ def _offer(
         percentiles=percentiles,
         latency_at=latency_at,
         request_ms=_request_ms(percentiles, question.traffic.output_len),
-        has_long_steps=not capacity.is_measured and expectation.has_long_steps(load),
+        has_long_steps=not capacity.is_measured and load > expectation.busy_from,
         is_open=_is_open(capacity, expectation),
     )
     if math.isinf(offer.score(question.objective)):
         is_open = question.objective != COST
-        refuse(_UNTOLD[question.objective].format(engine.gpu), would_tell=is_open)
+        refuse(_UNTOLD[question.objective].format(engine.gpu), is_open=is_open)
         return
     found.offers.append(offer)
 
@@ -328,8 +333,7 @@ def _latency(
     found, fails_at = evidence.latency(load, question.slo), capacity.fails_at
     if found is not None and (fails_at is None or found[0] < fails_at):
         return found[1], found[0]
-    expected = expectation.at(load)
-    return ({}, None) if expected is None else (expected.percentiles, None)
+    return expectation.at(load) or {}, None
 
 
 def _too_slow(
@@ -345,8 +349,7 @@ def _too_slow(
             return "the search: nothing passes"
         found = evidence.latency(lowest)
         return f"{_missed(slo, found[1] if found else {})} at {lowest:g} requests/s, measured"
-    load = expectation.at(0.0)
-    return f"{_missed(slo, load.percentiles if load else {})} for a single request, expected"
+    return f"{_missed(slo, expectation.at(0.0) or {})} for a single request, expected"
 
 
 def _missed(slo: Any, percentiles: Mapping[str, float]) -> str:

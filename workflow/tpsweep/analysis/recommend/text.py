@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tabulate import tabulate
 
@@ -12,13 +13,16 @@ from tpsweep.analysis.recommend.offers import Answer, Offer
 from tpsweep.analysis.recommend.question import Question
 from tpsweep.analysis.recommend.unmeasured import Wanted, has_rates, has_search
 from tpsweep.analysis.table import digits
+from tpsweep.core.method import FIRST
 from tpsweep.core.slo import Slo
+from tpsweep.core.workloads import CAPACITY, SERVE
 from tpsweep.perfmodel.constants import document
 
 NOTHING = "Nothing fits."
 SHOWN = 8
 """Offers in the table; ``--json`` has all."""
 UNKNOWN = "n/a"
+UNEVEN = "Servers were measured one at a time: an uneven load balancer is not in this."
 _WANTED = {
     "cost": "at the lowest cost",
     "gpus": "on the fewest GPUs",
@@ -36,6 +40,43 @@ class Trust:
     starts: int
     warnings: tuple[str, ...]
     errors: str
+
+    @classmethod
+    def of(
+        cls, used: Sequence[Mapping[str, Any]], errors: Sequence[float], best: Offer | None
+    ) -> Trust:
+        """Of the rows that were used, and the errors of the expectation for them."""
+        starts = {row.get("engine_id") or row["cell_id"] for row in used}
+        warnings = [*warnings_of(used)]
+        if best is not None and best.engines > 1 and best.capacity.is_measured:
+            warnings.append(UNEVEN)
+        return cls(len(used), len(starts), tuple(warnings), errors_of(errors) or published_errors())
+
+
+def warnings_of(used: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What must be known of the rows."""
+    if any(row.get("synthetic") for row in used):
+        yield "SYNTHETIC: made-up rows, never measured."
+    if any(row["gpu_card"] == "CPU" for row in used):
+        yield "CPU timings only demonstrate the pipeline."
+    if any(row["weights"] == "dummy" for row in used):
+        yield "Dummy weights: prefill, and so TTFT, and joules depend on the data."
+    for kind in (SERVE, CAPACITY):
+        of_kind = (row for row in used if row.get("workload") == kind)
+        methods = sorted({row.get("method") or FIRST for row in of_kind})
+        if len(methods) > 1:
+            shown = " and ".join(map(str, methods))
+            yield f"Rows of `{kind}` were measured by methods {shown}: values may differ."
+
+
+def published_errors() -> str:
+    """How good the expectation was for the published rows; held by a test."""
+    seen = document()["serving_seen"]
+    return (
+        f"Expectation against {seen['rows']} published serving rows of 8B on H200: TPOT within"
+        f" {seen['tpot_within_pct']} % up to 0.9 of capacity, capacity under an SLO within"
+        f" {seen['capacity_within_pct']} %. Other models and cards are extrapolations."
+    )
 
 
 def lines(answer: Answer, trust: Trust, cells: list[Wanted]) -> Iterator[str]:
@@ -95,7 +136,7 @@ def _best(best: Offer, answer: Answer) -> Iterator[str]:
         )
     slo = answer.question.slo
     if slo is not None and not best.capacity.is_measured and _is_of_ttft(slo):
-        yield f"  Note: {ttft_errors()}."
+        yield f"  Note: {ttft_errors()}"
 
 
 def _is_of_ttft(slo: Slo) -> bool:
@@ -106,8 +147,8 @@ def ttft_errors() -> str:
     """How good the expectation of TTFT was for the published rows; held by a test."""
     seen = document()["serving_seen"]
     return (
-        f"expected TTFT p99 was {seen['ttft_p99_half']:g} of what was measured at half of capacity,"
-        f" and {seen['ttft_p99_most']:g} near it: measure before you promise it"
+        f"Expected TTFT p99 was {seen['ttft_p99_half']:g} of what was measured at half of capacity,"
+        f" and {seen['ttft_p99_most']:g} near it: measure before you promise it."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,15 +50,27 @@ class Wanted:
 
 
 def wanted(answer: Answer) -> list[Wanted]:
-    """What would change ``answer``, the most telling first; of one version of vLLM."""
-    best, found = answer.best, dict[Any, Wanted]()
-    for one in (*_of_best(best, answer.question), *_rivals(best, answer), *_untold(best, answer)):
+    """What would change ``answer``, the most telling first; the page names the same."""
+    best = answer.best
+    return _together((*_of_best(best, answer.question), *_rivals(best, answer)))[:MOST]
+
+
+def to_measure(answer: Answer) -> list[Wanted]:
+    """The same, and engines of which nothing tells what they could do; of one vLLM version."""
+    more = (*_at_least(answer), *_untold(answer.best, answer))
+    cells = _together((*wanted(answer), *more))
+    return [c for c in cells if c.engine.vllm_version == cells[0].engine.vllm_version][:MOST]
+
+
+def _together(cells: Iterable[Wanted]) -> list[Wanted]:
+    """One of each engine."""
+    found: dict[Any, Wanted] = {}
+    for one in cells:
         known = found.get(key_of(one.engine))
         rates = one.rates if known is None else tuple(sorted({*known.rates, *one.rates}))
         why = one.why if known is None else f"{known.why}; {one.why}"
         found[key_of(one.engine)] = replace(one, rates=rates, why=why)
-    cells = list(found.values())
-    return [c for c in cells if c.engine.vllm_version == cells[0].engine.vllm_version][:MOST]
+    return list(found.values())
 
 
 def _of_best(best: Offer | None, question: Question) -> Iterator[Wanted]:
@@ -71,8 +83,6 @@ def _of_best(best: Offer | None, question: Question) -> Iterator[Wanted]:
         rates = (load,) if is_asked else _parts(best.capacity.request_s)
         yield Wanted(best.engine, best.label, rates, "it is recommended, and only expected")
         return
-    if best.is_open and best.engines > 1:
-        yield Wanted(best.engine, best.label, (best.rate,), _AT_LEAST)
     if best.capacity.starts < STARTS:
         rates = (best.capacity.request_s,)
         yield Wanted(best.engine, best.label, rates, "its capacity is of one engine start")
@@ -92,9 +102,17 @@ def _rivals(best: Offer | None, answer: Answer) -> Iterator[Wanted]:
                 rates = _parts(rival.capacity.request_s)
             why = f"expected to be better: {_gain(rival, best)}"
             yield Wanted(rival.engine, rival.label, rates, why)
-    for rival in answer.offers:
-        if rival.is_open and rival is not best and rival.engine.gpus <= best.gpus:
-            yield Wanted(rival.engine, rival.label, (rival.rate,), _AT_LEAST)
+
+
+def _at_least(answer: Answer) -> Iterator[Wanted]:
+    """Lower bounds that nothing closes: of the best if it takes several, of others as small."""
+    best = answer.best
+    if best is None:
+        return
+    for one in answer.offers:
+        is_small = best.engines > 1 if one is best else one.engine.gpus <= best.gpus
+        if one.is_open and is_small:
+            yield Wanted(one.engine, one.label, (one.rate,), _AT_LEAST)
 
 
 def _untold(best: Offer | None, answer: Answer) -> Iterator[Wanted]:
