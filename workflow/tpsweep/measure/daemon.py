@@ -98,9 +98,7 @@ class Daemon:
             host=provenance.host(os.environ),
             gpus=gpus,
             shape=self.loaded.shape,
-            tp_ran=self.loaded.tp,
-            pp_ran=self.loaded.pp,
-            ep_ran=self.loaded.ep,
+            ran=self.loaded.ran,
             nodes=_nodes(place),
         )
         # pyarrow's first write takes 0.2 s: not in the gap between the first two cells.
