@@ -95,7 +95,7 @@ json.dump({
     "arguments": [llm_arguments(cell.engine).get("stripe_size") for cell in (cells[0], new[0])],
     "ran": [
         ran_of(SimpleNamespace(parallel_config=SimpleNamespace(stripe_size=2)))["stripes"],
-        log_facts("Initializing a V1 LLM engine (v1) with config: stripe_size=4, x", 1).ran["stripes"],
+        log_facts("Initializing a V1 LLM engine (v1): stripe_size=4, x", 1).ran["stripes"],
     ],
     "old_rows": sorted(set(load(old).rows["stripes"])),
     "old_manifest": sorted(set(load(old).manifest["stripes"])),

@@ -226,7 +226,7 @@ def test_wrong_lengths_are_refused_in_both_parts(part: str) -> None:
 
 def test_every_reason_is_given() -> None:
     idle: list[GpuWindow | None] = [gpu_window(uuid, utilisation_pct=0.0) for uuid in UUIDS]
-    assert len(refused(record=engine_record(tp_ran=1), windows=idle)) == 3
+    assert len(refused(record=engine_record(ran={**RAN, "tp": 1}), windows=idle)) == 3
 
 
 def test_a_row_goes_through_its_file_unchanged(tmp_path: Path) -> None:

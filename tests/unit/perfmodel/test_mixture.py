@@ -18,7 +18,7 @@ MLP = QWEN.decoder[0].mlp
 H200 = cards()["NVIDIA H200"]
 KNOWN = constants()
 BYTES_MS = 4.8e12 * KNOWN.weight_bandwidth_share / 1e3
-FLOPS_MS = 989e12 * KNOWN.expert_flops_share / 1e3
+FLOPS_MS = 989.5e12 * KNOWN.expert_flops_share / 1e3
 
 
 def routed(tokens: float, **more: int) -> Routed:

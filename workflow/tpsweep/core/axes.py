@@ -57,7 +57,8 @@ class Axis:
     than the first published rows; it is left out of identity, session key and files at its
     default. ``vllm_arg``: the engine argument that it sets, left out at the default.
     ``ran``: of a layout axis: the meaning of ``<name>_ran``, what the loaded engine says of that
-    argument; None: no such column. ``short``: letters before the value in a file name. ``label``: the value as a figure has it,
+    argument; None: no such column.
+    ``short``: letters before the value in a file name. ``label``: the value as a figure has it,
     ``{}`` in its place; ``heading``: of its column in Markdown, "" for none.
     """
 

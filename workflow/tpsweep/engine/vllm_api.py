@@ -435,8 +435,9 @@ def request_times(output: Any) -> RequestTimes:
 def can_hold_requests(llm: Any) -> bool:
     """Whether the engine's scheduler can be paused while requests are queued.
 
-    Not tried, and not done, with pipeline parallelism, where it hung once on 0.25.1, nor with
-    data parallelism, where the engines must agree on a pause.
+    Not done with pipeline parallelism: a held batch would be one group, and idle each stage half of
+    the time; it also hung once on 0.25.1, for a reason that its code does not tell
+    (docs/measuring.md). Nor with data parallelism, where the engines must agree on a pause.
     """
     return is_one_engine(llm.llm_engine.vllm_config) and hasattr(
         llm.llm_engine.engine_core, "call_utility"

@@ -6,7 +6,7 @@ Everything that was measured or read comes in, a dict of ``tpsweep.core.schema``
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path

@@ -7,6 +7,7 @@ the second step; by the third all are there. Pure; docs/expectation.md has vLLM'
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,24 +28,30 @@ def filled(batch: int, input_len: int, step_tokens: int, pp: int, behind: int) -
     ``pp``-th step from that of its last prompt token on, and so is one whose prompt ended ``pp``
     steps later: the two are one group.
     """
+    return _filled((1, 1 + behind), batch, input_len, step_tokens, pp)
+
+
+def at_once(batch: int, input_len: int, step_tokens: int) -> Filled:
+    """The same of a batch that was held until all of it was queued, on one stage."""
+    return _filled((), batch, input_len, step_tokens, pp=1)
+
+
+def _filled(come: Sequence[int], batch: int, input_len: int, step_tokens: int, pp: int) -> Filled:
+    """``come``: requests that are there by the first steps; by the next ones all are."""
     prompts: list[float] = []
     groups = [0] * pp
-    done = 0
-    while done < batch * input_len:
-        here = (1, min(batch, 1 + behind), batch)[min(len(prompts), 2)]
-        tokens = min(here * input_len - done, step_tokens)
-        if tokens == 0:  # nobody came behind the first
-            here, tokens = batch, min(batch * input_len - done, step_tokens)
+    done, whole = 0, batch * input_len
+    for here in itertools.chain(come, itertools.repeat(batch)):
+        if done == whole:
+            break
+        tokens = min(min(here, batch) * input_len - done, step_tokens)
+        if tokens == 0:  # nobody came behind the first: the step is the next ones'
+            continue
         ended = (done + tokens) // input_len - done // input_len
         groups[len(prompts) % pp] += ended
         prompts.append(tokens / input_len)
         done += tokens
     return Filled(tuple(prompts), max(groups))
-
-
-def at_once(batch: int, input_len: int, step_tokens: int) -> Filled:
-    """The same of a batch that was held until all of it was queued, on one stage."""
-    return filled(batch, input_len, step_tokens, pp=1, behind=batch)
 
 
 def last_end(times: Sequence[Sequence[float]], sends: Sequence[float]) -> float:

@@ -234,7 +234,8 @@ def hold_problem(cell: Cell, config: Config, site: Site) -> str | None:
 
 def _layout_problem(engine: Engine, config: Config, site: Site) -> str | None:
     """Why no node can have the engine's layout, or vLLM not run it; None if nothing is known."""
-    if problem := _node_problem(engine, site) or _cpu_problem(engine):
+    problem = _node_problem(engine, site) or _cpu_problem(engine) or _executor_problem(engine)
+    if problem:
         return problem
     shape = config.shapes[engine.model.name]
     found = layout_problem(engine, shape) if shape else None
@@ -259,6 +260,15 @@ def _node_problem(engine: Engine, site: Site) -> str | None:
     if engine.replicas > 1:
         return f"{engine.product} > {gpu.per_node}: replicas share a node of {engine.gpu}"
     return _span_problem(engine)
+
+
+def _executor_problem(engine: Engine) -> str | None:
+    """Why vLLM's executor cannot start all ranks of an engine; None if it can."""
+    ranks = engine.gpus // engine.engines
+    if engine.args.get("distributed_executor_backend") == "uni" and ranks > 1:
+        said = f"it runs one GPU, and an engine of {engine.label} has {ranks}; allowed: mp"
+        return f"variant {engine.variant}: distributed_executor_backend uni: {said}"
+    return None
 
 
 def _span_problem(engine: Engine) -> str | None:

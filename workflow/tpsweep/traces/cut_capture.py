@@ -277,11 +277,7 @@ def _self_check(
         _per_step(found, cut, "reduce_scatter") if shared else None,
     )
     expected = _expected(known.model, group, exchanged, shared)
-    equal = all(
-        isinstance(value, int)
-        for value in asdict(counts).values()
-        if value is not None
-    )
+    equal = all(isinstance(value, int) for value in asdict(counts).values() if value is not None)
     if expected is None:
         return SelfCheck(expected, counts, equal)
     as_expected = all(
@@ -295,9 +291,7 @@ def _self_check(
     return SelfCheck(expected, counts, equal and as_expected)
 
 
-def _expected(
-    model: Sizes | None, group: Group, exchanged: bool, shared: bool
-) -> Counts | None:
+def _expected(model: Sizes | None, group: Group, exchanged: bool, shared: bool) -> Counts | None:
     """Per step and rank at TP > 1: an all-reduce for the embedding, two for each layer (o_proj and
     down_proj), an all-gather of the logits; none at TP=1.
 
