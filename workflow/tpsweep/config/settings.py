@@ -144,7 +144,7 @@ OWNED: Mapping[str, str] = {
         f"nothing (not measured; allowed: {', '.join(axis.name for axis in LAYOUT)})"
     ),
     **dict.fromkeys(
-        ("nnodes", "node_rank", "master_addr", "master_port"),
+        ("nnodes", "node_rank", "master_addr", "master_port", "world_size"),
         "tp, pp and the site's per_node (an engine takes as many nodes as it needs)",
     ),
     **_owners(),

@@ -256,9 +256,13 @@ def _node_problem(engine: Engine, site: Site) -> str | None:
         most = f"{gpu.nodes} nodes of {engine.gpu}, the most for a session"
         return f"{engine.product} > {gpu.most_gpus} on {most}"
     if nodes != engine.nodes:
-        return f"{engine.product}: no equal parts on {nodes} nodes of {engine.gpu}"
-    if engine.replicas > 1:
-        return f"{engine.product} > {gpu.per_node}: replicas share a node of {engine.gpu}"
+        said = f"no equal parts on {nodes} nodes of {engine.gpu}; allowed: a multiple of {nodes}"
+        return f"{engine.product}: {said}"
+    if engine.engines > 1:
+        # Their server starts them all on its own node.
+        kind = "replicas" if engine.replicas > 1 else "engines with joined experts"
+        said = f"{kind} share a node of {engine.gpu}; allowed: up to {gpu.per_node} GPUs"
+        return f"{engine.product} > {gpu.per_node}: {said}"
     return _span_problem(engine)
 
 
