@@ -153,7 +153,7 @@ def _broken(cell: Record) -> Iterator[tuple[str, str]]:
         yield "vLLM", f"{asked} was asked, {ran} ran"
     for axis in RAN:
         asked, ran = cell[axis.name], cell[f"{axis.name}_ran"]
-        if ran is not None and asked != ran:
+        if None not in (asked, ran) and asked != ran:
             yield axis.heading, f"{asked} was asked, {ran} ran"
 
 
