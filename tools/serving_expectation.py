@@ -25,11 +25,13 @@ from tpsweep.perfmodel.engine_steps import EngineSteps
 from tpsweep.perfmodel.serving import ServedLoad, Serving
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = (ROOT / "results" / "smoke", ROOT / "results" / "published" / "h200x2")
-PACKED = {
+SOURCES = {
+    "smoke": ROOT / "results/smoke",
+    "published": ROOT / "results/published/h200x2",
     "one-engine": ROOT / "tests/data/published/h200x2-one-engine.tar.xz",
-    "layouts": ROOT / "results/published/h200x2-layouts.tar.xz",
+    "layouts": ROOT / "results/published/h200x2-layouts",
 }
+"""Results folders, or one in an archive."""
 UP_TO = 0.9
 """Of the expected capacity: where TPOT is held against rows."""
 ROUNDS = 24
@@ -94,8 +96,10 @@ class Row:
 def published() -> list[Row]:
     """All published rows of served requests and request sets."""
     with tempfile.TemporaryDirectory() as folder:
-        sources = {"smoke": FOLDERS[0], "published": FOLDERS[1]}
-        for name, file in PACKED.items():
+        sources = dict(SOURCES)
+        for name, file in SOURCES.items():
+            if file.is_dir():
+                continue
             with tarfile.open(file) as archive:
                 kinds = (f"/{SERVE}/", f"/{THROUGHPUT}/")
                 wanted = [m for m in archive if any(kind in m.name for kind in kinds)]

@@ -1,6 +1,5 @@
 """Layouts measured on two H200s (results/published) beside today's expectation."""
 
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,15 @@ from tpsweep.perfmodel.step_time import decode
 from tpsweep.results.load import Results, load, records
 
 ROOT = Path(__file__).parents[2]
-ARCHIVE = ROOT / "results/published/h200x2-layouts.tar.xz"
+FOLDER = ROOT / "results/published/h200x2-layouts"
 MEASURED = [
     row for row in read_measured(ROOT / "tests/data/measured.yaml") if "layouts" in row.note
 ]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    folder = tmp_path_factory.mktemp("layouts")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
-    return load(folder / "h200x2-layouts")
+def found() -> Results:
+    return load(FOLDER)
 
 
 def test_no_row_is_made_up(found: Results) -> None:

@@ -26,7 +26,9 @@ def write_row(row: dict[str, Any], path: Path) -> None:
     with replacing(path) as temporary:
         # For one row, dictionaries and statistics only repeat its values: without them, and with
         # snappy instead of zstd, a file is a quarter smaller and reads in a third of the time.
-        # Checksums: a flipped bit would silently change a value.
+        # What the columns mean, in Arrow's own schema, would take more than half of what is left:
+        # rows.parquet and docs/columns.md have it. Checksums: a flipped bit would silently change
+        # a value.
         pq.write_table(
             table,
             temporary,
@@ -34,6 +36,7 @@ def write_row(row: dict[str, Any], path: Path) -> None:
             use_dictionary=False,
             write_statistics=False,
             write_page_checksum=True,
+            store_schema=False,
         )
 
 
