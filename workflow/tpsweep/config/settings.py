@@ -501,6 +501,7 @@ class Settings(AxisLists):
     exclude: list[Exclusion] = []
     prices: dict[Name, Price] = {}
     slos: dict[Name, SloLimits] = {}
+    lab: bool = False
 
 
 def json_schema() -> str:
