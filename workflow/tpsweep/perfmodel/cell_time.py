@@ -66,16 +66,15 @@ def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> 
 def _static(
     cell: Cell, step: EngineSteps, batch: int, input_len: int, output_len: int
 ) -> CellExpectation:
-    chunks = step.chunks(batch, input_len)
-    first = step.prefill(batch, input_len, output_len, chunks)
-    each = step.decode(batch, input_len, output_len, chunks)
+    run = step.static(batch, input_len, output_len)
+    first, each = step.prefill(run), step.decode(run)
     whole = first + (output_len - 1) * each
     repeats = cell.repeats * whole / 1e3
     seconds = cell.warmups * whole / 1e3 + repeats
     if cell.workload == LATENCY:  # it goes on for the energy; and its cross-check: one token each
         seconds += max(0.0, LEAST_ENERGY_S - repeats) + (1 + cell.repeats) * first / 1e3
     tpot = each if output_len > 1 else None
-    return CellExpectation(step.known_prefill(first), tpot, seconds + cost("cell_gap_s"))
+    return CellExpectation(step.known_prefill(run, first), tpot, seconds + cost("cell_gap_s"))
 
 
 def _requests(cell: Cell, step: EngineSteps, shape: Shape) -> CellExpectation:
@@ -95,10 +94,11 @@ def _requests(cell: Cell, step: EngineSteps, shape: Shape) -> CellExpectation:
         load = serving.at(rate)
         tpot = serving.saturated_tpot_ms if load is None else load.tpot_ms
         duration = serving.seconds_of(requests, rate)
-    alone = step.known_prefill(step.prefill(1, input_len, output_len))
-    # The prefills of others are a part of every token's time.
-    known = None if alone is None or output_len == 1 else tpot
-    return CellExpectation(alone, known, times * duration + cost("cell_gap_s"))
+    seconds = times * duration + cost("cell_gap_s")
+    if step.work.shape.experts:  # the prefills of others are a part of every token's time
+        return CellExpectation(seconds=seconds)
+    alone = step.prefill(step.static(1, input_len, output_len))
+    return CellExpectation(alone, None if output_len == 1 else tpot, seconds)
 
 
 @lru_cache(maxsize=64)

@@ -152,7 +152,7 @@ class Serving:
         each = math.ceil(requests / self._replicas)
         wave = min(each, self._slots)
         prompts, last = self._prompts_ms(wave), max(0, self.output_len - 1)
-        step = self.steps.decode(wave, self.input_len, self.output_len, self._groups)
+        step = self.steps.decode(self.steps.served(wave, self.input_len, self.output_len))
         # The last wave has fewer requests; its steps are hardly shorter.
         seconds = each / wave * (prompts + last * step) / 1e3
         if is_served:
@@ -172,7 +172,8 @@ class Serving:
     def _prompts_ms(self, wave: int) -> float:
         """The prompts of a wave, in steps as long as the engine allows."""
         together = max(1, min(wave, self.steps.batched_tokens // self.input_len))
-        of_step = self.steps.prefill(together, self.input_len, self.output_len) / together
+        run = self.steps.served(together, self.input_len, self.output_len)
+        of_step = self.steps.prefill(run) / together
         return wave * of_step / self._groups
 
     @property
@@ -284,8 +285,8 @@ class Serving:
         key = decoding, chunks
         if key not in self._known:
             tokens = chunks * self.input_len / self._chunks
-            lengths = self.input_len, self.output_len
-            whole = self.steps.step(decoding, *lengths, self._groups, tokens)
+            run = self.steps.served(decoding, self.input_len, self.output_len, tokens)
+            whole = self.steps.step(run)
             gpu = whole.gpu + (self._prompt_ms if chunks else 0.0)
             self._known[key] = max(gpu, whole.host), whole.host > gpu and not self._is_eager
         return self._known[key]
