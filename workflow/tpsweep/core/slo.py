@@ -23,6 +23,8 @@ OF_REQUESTS = (*PER_REQUEST, GOODPUT)
 BRACKET, NOTHING_PASSES, NOTHING_FAILS = "bracket", "nothing passes", "nothing fails"
 NOT_MONOTONIC, UNFINISHED = "not monotonic", "unfinished"
 """Verdicts of a search for the highest rate."""
+PER_TOKEN = ("tpot", "itl")
+"""Metrics of the tokens after the first: an answer of one token has none."""
 ALLOWED = "(ttft|tpot|itl|e2e)_p(50|90|95|99)_ms"
 _PAIR = re.compile(r"\s*([\w]+)\s*=\s*(\S+)\s*")
 
