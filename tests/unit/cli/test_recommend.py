@@ -117,13 +117,18 @@ def test_slos_by_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--gpus", "H300"], "--gpus: 'H300', allowed: a number, or some of H100, H200"),
         (["--gpus", "H200=0"], "--gpus: 'H200=0', allowed"),
         (["--input-len", "0"], "--input-len: 0, allowed"),
-        (["--model", "llama"], "--model: 'llama', allowed: llama-3.1-8b, llama-3.1-70b"),
     ],
 )
 def test_bad_usage(
     words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in refusal(capsys, str(tmp_path), *SEVENTY, *words)
+
+
+def test_a_model_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["llama" if word == "llama-3.1-70b" else word for word in SEVENTY]
+    said = "--model: 'llama', allowed: llama-3.1-8b, llama-3.1-70b"
+    assert said in refusal(capsys, str(tmp_path), *words)
 
 
 def test_neither_rows_nor_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,18 @@ LONG = {"decode": {**DECODE, "minutes": 2880}}
             "weights 141.1 GB / tp 1 = 141.1 GB a GPU > 77.3 GB (80 GiB x 0.9 of H100); "
             "it fits from tp 2",
         ),
+        (  # what stands in the way where there are enough GPUs, not the class that has too few
+            {},
+            {"gpus": ["A100", "H100"], "tp": [8], "dcp": [3]},
+            "models: '8b': no class of site made-up that it is requested on can hold it: "
+            "8b: dcp 3: ",
+        ),
+        (
+            {},
+            {"gpus": ["A100", "H100"], "pp": [16]},
+            "can hold it: tp 1 x pp 16 x replicas 1 = 16 GPUs > 2 on a node of A100; "
+            "tp 1 x pp 16 x replicas 1 = 16 GPUs > 8 on a node of H100",
+        ),
         (
             {},
             {"gpus": ["H2O0", "X"]},
