@@ -461,6 +461,7 @@ class Settings(AxisLists):
     exclude: list[Exclusion] = []
     prices: dict[Name, Price] = {}
     slos: dict[SloName, SloLimits] = {}
+    lab: bool = False
 
 
 def json_schema() -> str:
