@@ -30,9 +30,13 @@ LONG = {"decode": {**DECODE, "minutes": 2880}}
         ),
         (  # what stands in the way where there are enough GPUs, not the class that has too few
             {},
-            {"gpus": ["A100", "H100"], "tp": [8], "dcp": [3]},
-            "models: '8b': no class of site made-up that it is requested on can hold it: "
-            "8b: dcp 3: ",
+            {
+                "gpus": ["A100", "H100"],
+                "models": {"70b": model("70b")},
+                "tp": [8],
+                "workloads": {"decode": {**DECODE, "engine": {"gpu_memory_utilization": 0.05}}},
+            },
+            "can hold it: weights 141.1 GB / tp 8 = 17.6 GB a GPU > 4.3 GB (80 GiB x 0.05 of H100)",
         ),
         (
             {},

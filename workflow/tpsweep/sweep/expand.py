@@ -146,7 +146,7 @@ def _engines(entry: WorkloadEntry, config: Config, site: Site) -> Iterator[Engin
 
 
 def _nodes(layout: Layout, known: GpuClass | None) -> int:
-    """The fewest nodes of a class that hold a layout; 1 where that cannot be (``node_problem``
+    """The fewest nodes of a class that hold a layout; 1 where that cannot be (``_node_problem``
     says why)."""
     if known is None:
         return 1
@@ -234,14 +234,14 @@ def hold_problem(cell: Cell, config: Config, site: Site) -> str | None:
 
 def _layout_problem(engine: Engine, config: Config, site: Site) -> str | None:
     """Why no node can have the engine's layout, or vLLM not run it; None if nothing is known."""
-    if problem := node_problem(engine, site) or _cpu_problem(engine):
+    if problem := _node_problem(engine, site) or _cpu_problem(engine):
         return problem
     shape = config.shapes[engine.model.name]
     found = layout_problem(engine, shape) if shape else None
     return found and f"{engine.model.name}: {found}"
 
 
-def node_problem(engine: Engine, site: Site) -> str | None:
+def _node_problem(engine: Engine, site: Site) -> str | None:
     """Why no node of the site can hold the engine; None if one can."""
     gpu = site.gpus.get(engine.gpu)
     if gpu is None:

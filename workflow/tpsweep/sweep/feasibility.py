@@ -14,7 +14,7 @@ from snakemake_executor_plugin_submitit.site import Site
 from tpsweep.config.errors import ConfigError
 from tpsweep.config.load import Config
 from tpsweep.perfmodel.memory import FITS_FROM
-from tpsweep.sweep.expand import Planned, hold_problem, node_problem
+from tpsweep.sweep.expand import Planned, hold_problem
 
 
 def refuse(config: Config, site: Site, planned: Sequence[Planned]) -> None:
@@ -65,7 +65,7 @@ def _refuse_models(config: Config, site: Site, planned: Sequence[Planned]) -> No
             if problem is None:
                 runs.add(name)
             else:
-                few = node_problem(engine, site) is not None
+                few = engine.gpus > site.gpus[engine.gpu].most_gpus
                 problems.setdefault(name, []).append(_Hold(engine.gpu, problem, few_gpus=few))
     for name, found in problems.items():
         if name not in runs:
