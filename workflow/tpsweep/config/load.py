@@ -31,7 +31,7 @@ from tpsweep.config.settings import (
 from tpsweep.core import cell
 from tpsweep.core.axes import LAYOUT, LISTED, REQUIRED, SWEEP, Axis
 from tpsweep.core.layout import Layout
-from tpsweep.core.slo import PER_TOKEN
+from tpsweep.core.slo_counts import PER_TOKEN
 from tpsweep.perfmodel.model_shape import (
     Shape,
     UnknownShapeError,

@@ -33,7 +33,8 @@ from tpsweep.config.axis_fields import (
 from tpsweep.config.types import LEAST_RATE, Closed, Count, Name, PathText, Several, Whole
 from tpsweep.core.axes import BY_NAME, LAYOUT, LISTED, Axis
 from tpsweep.core.layout import Layout
-from tpsweep.core.slo import LIMITS, MOST_SHARE, SHARE_TOGETHER, share_is_whole
+from tpsweep.core.slo import LIMITS, PER_REQUEST
+from tpsweep.core.slo_counts import MOST_SHARE
 from tpsweep.core.workloads import CAPACITY, CAPTURE, LATENCY, SERVE, THROUGHPUT
 from tpsweep.perfmodel.model_shape import CACHE_BYTES
 
@@ -425,8 +426,11 @@ class SloLimits(Slo):
 
     @model_validator(mode="after")
     def _some_limit(self) -> SloLimits:
-        if not share_is_whole(self.limits):
-            raise PydanticCustomError("slo", SHARE_TOGETHER)
+        each = any(getattr(self, name) is not None for name in PER_REQUEST)
+        if each != (self.goodput_share is not None):
+            raise PydanticCustomError(
+                "slo", "allowed: goodput_share together with ttft_ms, tpot_ms or e2e_ms"
+            )
         if not self.limits:
             raise PydanticCustomError(
                 "slo",

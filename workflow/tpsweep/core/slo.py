@@ -18,23 +18,13 @@ LIMITS = tuple(f"{metric}_p{p}_ms" for metric in METRICS for p in PERCENTILES)
 PER_REQUEST = ("ttft_ms", "tpot_ms", "e2e_ms")
 """Limits of one request, for ``GOODPUT``."""
 GOODPUT = "goodput_share"
-MOST_SHARE = 0.999
-"""Of requests: to know of a larger share that it holds would take more of them than a run sends."""
-SHARE_TOGETHER = f"allowed: {GOODPUT} together with ttft_ms, tpot_ms or e2e_ms"
 OF_REQUESTS = (*PER_REQUEST, GOODPUT)
 """Limits of single requests and the share that keeps them: only a search counts these."""
 BRACKET, NOTHING_PASSES, NOTHING_FAILS = "bracket", "nothing passes", "nothing fails"
 NOT_MONOTONIC, UNFINISHED = "not monotonic", "unfinished"
 """Verdicts of a search for the highest rate."""
-PER_TOKEN = ("tpot", "itl")
-"""Metrics of the tokens after the first: an answer of one token has none."""
-ALLOWED = f"(ttft|tpot|itl|e2e)_p(50|90|95|99)_ms, {GOODPUT} with {', '.join(PER_REQUEST)}"
+ALLOWED = "(ttft|tpot|itl|e2e)_p(50|90|95|99)_ms"
 _PAIR = re.compile(r"\s*([\w]+)\s*=\s*(\S+)\s*")
-
-
-def share_is_whole(limits: Mapping[str, Any]) -> bool:
-    """Whether a share of requests and limits of one request are there together, or neither is."""
-    return any(name in limits for name in PER_REQUEST) == (GOODPUT in limits)
 
 
 @dataclass(frozen=True)
@@ -48,17 +38,13 @@ class Slo:
     def of(cls, name: str, limits: Mapping[str, Any]) -> Slo:
         """Of a mapping as the config has it. Raises ``ValueError`` (one line)."""
         if not limits:
-            raise ValueError(f"{name}: no limit, allowed: {ALLOWED}")
+            raise ValueError(f"{name}: no limit, allowed: {ALLOWED}: milliseconds")
         for key, value in limits.items():
             if key not in (*LIMITS, *OF_REQUESTS):
                 raise ValueError(f"{key}: unknown, allowed: {ALLOWED}")
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value <= 0:
                 raise ValueError(f"{key}: {value!r}, allowed: milliseconds above 0")
-            if key == GOODPUT and value > MOST_SHARE:
-                raise ValueError(f"{key}: {value!r}, allowed: above 0, up to {MOST_SHARE}")
-        if not share_is_whole(limits):
-            raise ValueError(f"{name!r}: {SHARE_TOGETHER}")
         ordered = (key for key in (*LIMITS, *OF_REQUESTS) if key in limits)
         return cls(name, tuple((key, float(limits[key])) for key in ordered))
 
@@ -72,8 +58,6 @@ class Slo:
                 raise ValueError(
                     f"{part!r}, allowed: limits such as ttft_p99_ms=500,tpot_p99_ms=50"
                 )
-            if found[1] in limits:
-                raise ValueError(f"{found[1]}: given twice, allowed: once")
             try:
                 limits[found[1]] = float(found[2])
             except ValueError:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tpsweep.core.slo import GOODPUT, MOST_SHARE, PER_REQUEST
+from tpsweep.core.slo import GOODPUT, PER_REQUEST
 
 TAIL = 20
 """Requests that must lie beyond a limit's share, for the share to be known at all."""
@@ -22,6 +22,10 @@ FLYING = 0.5
 PATIENCE = 6.0
 """So many times what a request takes must have passed before many under way are called a queue: of
 a rate that is served, a sixth of all are then under way."""
+MOST_SHARE = 0.999
+"""Of a limit: ``TAIL`` requests beyond a larger one are more than a run can send."""
+PER_TOKEN = ("tpot", "itl")
+"""Metrics of the tokens after the first: an answer of one token has none."""
 _ROUND = 1e-9
 """Of shares: 0.99 of 1,000 requests allows 10 beyond, whatever 1 - 0.99 is in binary."""
 
