@@ -137,7 +137,7 @@ def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "said"),
     [
         ([*SWEEP, "--tp", "3"], "config: tp: 3: it does not divide the model's 32 attention heads"),
-        ([*SWEEP, "--vllm-version", "new"], "config: vllm_version: 'new'"),
+        ([w.replace("0.32.0", "new") for w in SWEEP], "config: vllm_version: 'new'"),
         ([*SWEEP, "--model", SHAPE], "allowed: models of unequal names"),
         (
             ["site", "x", "--card", "H100", "--per-node", "8"],

@@ -72,3 +72,28 @@ def test_help_imports_the_standard_library_only(word: str) -> None:
     imported = set(done.stderr.split())
     assert "tpsweep" in imported
     assert imported - {"tpsweep"} <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["plan", "--explain", "m", "--tp", "4", "--tp=2"], "--tp"),
+        (["init", "site", "here", "--gpu", "A100", "--per-node", "2", "--gpu", "H100"], "--gpu"),
+        (["init", "sweep", "--model", "a/b", "--gpus", "A100", "--gpus", "H100"], "--gpus"),
+        (["recommend", "results", "--model", "a", "--model", "b"], "--model"),
+    ],
+)
+def test_a_flag_whose_first_value_would_be_lost_is_refused(
+    words: list[str], flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = said(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].endswith(f"argument {flag}: given twice, allowed: once")
+
+
+def test_a_flag_that_may_be_given_again_keeps_every_value(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--model", "a/b", "--model", "c/d", "--gpus", "H100", "--vllm-version", "0.32.0"]
+    assert main(["init", "sweep", *words, "--output", "-"]) == 0
+    assert {"a/b", "c/d"} <= set(re.findall(r"\w/\w", capsys.readouterr().out))

@@ -154,7 +154,6 @@ def test_slos_by_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--gpus", "H300"], "--gpus: 'H300', allowed: a number, or some of H100, H200"),
         (["--gpus", "H200=0"], "--gpus: 'H200=0', allowed"),
         (["--input-len", "0"], "--input-len: 0, allowed"),
-        (["--model", "llama"], "--model: 'llama', allowed: llama-3.1-8b, llama-3.1-70b"),
     ],
 )
 def test_bad_usage(
@@ -214,6 +213,12 @@ def test_nothing_to_measure_is_said_and_nothing_written(
     assert main(words) == 0
     assert f"No cell would change the answer: {file} was not written." in capsys.readouterr().out
     assert not file.exists()
+
+
+def test_a_model_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["llama" if word == "llama-3.1-70b" else word for word in SEVENTY]
+    said = "--model: 'llama', allowed: llama-3.1-8b, llama-3.1-70b"
+    assert said in refusal(capsys, str(tmp_path), *words)
 
 
 def test_neither_rows_nor_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tpsweep.config.load import Config, ConfigError, load_config
 from tpsweep.config.settings import OWNED, json_schema
 from tpsweep.core.axes import BACKENDS
 from tpsweep.core.layout import Layout
+from tpsweep.core.workloads import WORKLOADS
 from tpsweep.engine.vllm_api import ALLREDUCE
 
 ROOT = Path(__file__).parents[3]
@@ -482,7 +484,7 @@ def test_slos_load_in_the_order_of_the_config() -> None:
         ({"chat": {"goodput_share": 0.9}}, "allowed: goodput_share together with ttft_ms, tpot_"),
         (
             {"chat": {"goodput_share": 1.0, "ttft_ms": 5}},
-            "slos.chat.goodput_share: 1.0: allowed: less than 1",
+            "slos.chat.goodput_share: 1.0: allowed: less than or equal to 0.999",
         ),
     ],
 )
@@ -496,7 +498,10 @@ def test_slos_that_cannot_be_judged_are_refused(slos: Any, said: str) -> None:
     ("changes", "said"),
     [
         ({"repeats": 1}, "workloads.most.repeats: 1: allowed: greater than or equal to 2"),
-        ({"request_rate": [4]}, "workloads.most.request_rate: [4]: unknown key; allowed: "),
+        (
+            {"request_rate": [4]},
+            "workloads.most.request_rate: [4]: unknown key here; known: ",
+        ),
         ({"probe_requests": 3}, "workloads.most.probe_requests: 3: allowed: greater than or eq"),
         (
             {"dataset": "trace", "dataset_path": "x", "input_len": None, "output_len": None},
@@ -508,3 +513,130 @@ def test_capacity_keys_that_make_no_search_are_refused(changes: Any, said: str) 
     with pytest.raises(ConfigError) as raised:
         with_capacity({"chat": {"ttft_p90_ms": 5}}, **changes)
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["capcity", None])
+def test_every_kind_of_workload_is_named_when_one_is_mistyped(kind: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("workloads/decode/kind", kind)
+    assert str(caught.value).endswith(f"allowed: {', '.join(WORKLOADS)}")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (
+            "replicas",
+            [2],
+            "replicas: [2]: unknown key here; known: workloads.<name> (serve, capacity), layouts; "
+            "allowed: results",
+        ),
+        ("layout", [{"tp": 1}], "layout: [{'tp': 1}]: unknown key; allowed: results"),
+        (
+            "workloads/decode/request_rate",
+            [4],
+            "workloads.decode.request_rate: [4]: unknown key here; known: workloads.<name> (serve)",
+        ),
+        (
+            "workloads/decode/max_num_seqs",
+            8,
+            "workloads.decode.max_num_seqs: 8: unknown key here; known: workloads.<name>.engine;",
+        ),
+        (
+            "workloads/load/slos",
+            {"chat": {"ttft_p99_ms": 5}},
+            "unknown key here; known: the top level;",
+        ),
+        (
+            "workloads/load/slo",
+            {"ttft_p99_ms": 5},
+            "workloads.load.slo.ttft_p99_ms: 5: unknown key here; known: slos.<name>;",
+        ),
+        (
+            "models/tiny/tp",
+            [1],
+            "models.tiny.tp: [1]: unknown key here; known: the top level, workloads.<name>, "
+            "layouts;",
+        ),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_told_its_place(path: str, value: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load(path, value)
+
+
+@pytest.mark.parametrize("name", ["chat ", " chat", "a\tb"])
+def test_two_names_never_look_the_same(name: str) -> None:
+    with pytest.raises(ConfigError, match="allowed: 1 to 100 characters"):
+        with_capacity({name: {"ttft_p99_ms": 5}})
+    with pytest.raises(ConfigError, match="allowed: 1 to 100 characters"):
+        load("variants", {"default": {}, "eager": {}, name: {}})
+
+
+@pytest.mark.parametrize(
+    ("slos", "changes", "said"),
+    [
+        (
+            {"chat": {"tpot_p99_ms": 5}},
+            {"output_len": [8, 1]},
+            "workloads.most.output_len: 1: allowed: 2 and more tokens with slos.chat.tpot_p99_ms",
+        ),
+        (
+            {"a": {"ttft_p90_ms": 5}, "b": {"itl_p50_ms": 5}},
+            {"output_len": [1]},
+            "workloads.most.output_len: 1: allowed: 2 and more tokens with slos.b.itl_p50_ms",
+        ),
+        (
+            {"a": {"goodput_share": 0.9, "tpot_ms": 5}},
+            {"output_len": [1]},
+            "workloads.most.output_len: 1: allowed: 2 and more tokens with slos.a.tpot_ms",
+        ),
+    ],
+)
+def test_an_answer_of_one_token_has_no_time_per_token_to_limit(
+    slos: Any, changes: Any, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        with_capacity(slos, **changes)
+    with_capacity({"chat": {"ttft_p99_ms": 5}}, **changes)
+
+
+def test_an_answer_of_one_token_has_no_tpot_for_goodput() -> None:
+    said = "workloads.load.output_len: 1: allowed: 2 and more tokens with slo.tpot_ms"
+    data = copy.deepcopy(GOOD)
+    data["workloads"]["load"] |= {"output_len": [1], "slo": {"tpot_ms": 5}}
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_config(data, ROOT)
+    data["workloads"]["load"]["slo"] = {"ttft_ms": 5}
+    load_config(data, ROOT)
+
+
+def test_two_slos_of_the_same_limits_are_refused() -> None:
+    said = (
+        "slos.b: {'tpot_p50_ms': 5.0, 'ttft_p99_ms': 9.0}: allowed: limits that no other SLO has; "
+        "slos.a has the same"
+    )
+    a, b = {"ttft_p99_ms": 9, "tpot_p50_ms": 5}, {"tpot_p50_ms": 5.0, "ttft_p99_ms": 9.0}
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        with_capacity({"a": a, "b": b})
+    with_capacity({"a": a, "b": b | {"tpot_p50_ms": 6}})
+
+
+def test_an_slo_can_be_asked_for_by_its_name() -> None:
+    with pytest.raises(ConfigError, match=r"slos.*: 'a=b': allowed: a name without ="):
+        with_capacity({"a=b": {"ttft_p99_ms": 5}})
+
+
+@pytest.mark.parametrize(("repeats", "least"), [(2, 5), (4, 7)])
+def test_a_search_may_take_the_probes_that_its_answer_needs(repeats: int, least: int) -> None:
+    slos = {"chat": {"ttft_p99_ms": 5}}
+    with_capacity(slos, repeats=repeats, max_probes=least)
+    said = f"workloads.most.max_probes: {least - 1}: allowed: from {least} with repeats: {repeats}"
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        with_capacity(slos, repeats=repeats, max_probes=least - 1)
+
+
+def test_a_share_leaves_a_tail_that_a_probe_can_count() -> None:
+    with_capacity({"a": {"goodput_share": 0.999, "ttft_ms": 5}})
+    with pytest.raises(ConfigError, match=r"goodput_share: 0.9991: allowed: .* 0.999"):
+        with_capacity({"a": {"goodput_share": 0.9991, "ttft_ms": 5}})

@@ -215,6 +215,14 @@ def test_ranks_that_share_a_cache_exchange_queries_and_sums() -> None:
     assert moved(found)[0, "reduce-scatter", "attention's outputs"] == (3 * 8 * 128 * 2, 48)
 
 
+def test_ranks_that_share_a_latent_cache_exchange_queries_in_its_width() -> None:
+    found = moved(spread(shape("deepseek-v3"), "bfloat16", Layout(tp=16, dcp=4), batch=3))
+    # 8 of 128 heads a rank, whose queries meet a latent of 512 and 64 rotary numbers
+    assert found[0, "all-gather", "queries"] == (3 * 8 * (512 + 64) * 2, 61)
+    assert found[0, "all-gather", "sums of weights"] == (3 * 32 * 4, 61)
+    assert found[0, "reduce-scatter", "attention's outputs"] == (3 * 32 * 512 * 2, 61)
+
+
 def test_without_a_layout_each_of_the_config(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,6 +170,20 @@ def test_what_cannot_run_is_grouped_by_reason(folder: Path) -> None:
     assert sum(hole.cells for hole in plan.holes) == plan.cells["infeasible"]
 
 
+def test_what_cannot_run_is_called_by_its_layout(folder: Path) -> None:
+    said = text(make_plan(sweep(folder, gpus=["H100", "A100"], tp=[1, 2], pp=[1, 2])))
+    assert "2 cells of 8b at TP=2 x PP=2 on A100: infeasible: tp 2 x pp 2" in said
+    left_out = [{"pp": 2, "reason": "later"}]
+    said = text(make_plan(sweep(folder, tp=[1, 2], pp=[1, 2], exclude=left_out)))
+    assert "4 cells of 8b at TP=1 x PP=2, TP=2 x PP=2 on H100: excluded: later" in said
+
+
+def test_a_sweep_that_packs_nothing_is_not_called_a_saving(folder: Path) -> None:
+    said = text(make_plan(sweep(folder, workloads={"decode": {**DECODE, "batch": [1]}})))
+    assert "times less" not in said
+    assert "Packing: each of 2 sessions has one cell.\n" in said
+
+
 def test_the_text_says_all_of_it(folder: Path) -> None:
     plan = make_plan(sweep(folder, gpus=["H100", "cpu"]))
     said = text(plan)

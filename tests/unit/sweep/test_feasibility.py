@@ -29,6 +29,22 @@ LONG = {"decode": {**DECODE, "minutes": 2880}}
             "weights 141.1 GB / tp 1 = 141.1 GB a GPU > 77.3 GB (80 GiB x 0.9 of H100); "
             "it fits from tp 2",
         ),
+        (  # what stands in the way where there are enough GPUs, not the class that has too few
+            {},
+            {
+                "gpus": ["A100", "H100"],
+                "models": {"70b": model("70b")},
+                "tp": [8],
+                "workloads": {"decode": {**DECODE, "engine": {"gpu_memory_utilization": 0.05}}},
+            },
+            "can hold it: weights 141.1 GB / tp 8 = 17.6 GB a GPU > 4.3 GB (80 GiB x 0.05 of H100)",
+        ),
+        (
+            {},
+            {"gpus": ["A100", "H100"], "pp": [16]},
+            "can hold it: tp 1 x pp 16 x replicas 1 = 16 GPUs > 2 on a node of A100; "
+            "tp 1 x pp 16 x replicas 1 = 16 GPUs > 8 on a node of H100",
+        ),
         (
             {},
             {"gpus": ["H2O0", "X"]},

@@ -62,7 +62,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     site = what.add_parser("site", help="a profile folder: where and how to run")
     site.add_argument("name", help="of the cluster or host")
     site.add_argument("--local", action="store_true", help="a host without Slurm")
-    site.add_argument("--gpu", default="gpu", help="your name of the node class, such as H100")
+    site.add_argument(
+        "--gpu",
+        default="gpu",
+        help="your name of the node class, such as H100; others go into site.yaml, beside it",
+    )
     site.add_argument("--card", help="as nvidia-smi -L prints it; default with --local: auto")
     site.add_argument("--memory-gib", type=float, help="of a GPU; default: the datasheet's")
     site.add_argument("--per-node", type=int, help="GPUs of a node; default with --local: auto")

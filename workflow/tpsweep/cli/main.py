@@ -61,9 +61,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+class _Once(argparse.Action):
+    """Keeps a value, and refuses a second one: argparse would lose the first."""
+
+    is_given = False
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if option_string is not None and self.is_given:
+            raise argparse.ArgumentError(self, "given twice, allowed: once")
+        self.is_given = True
+        setattr(namespace, self.dest, values)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Of this program and its commands: flags with a value are given once, unless they append."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        for name in (None, "store"):
+            self.register("action", name, _Once)
+
+
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """A parser that knows every command, and the arguments of the one that was typed."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tpsweep", description="Tensor-parallel benchmark sweeps of vLLM on Slurm."
     )
     parser.add_argument("--version", action="version", version=f"tpsweep {tpsweep.__version__}")

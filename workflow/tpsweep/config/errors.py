@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic_core import ErrorDetails
 
+from tpsweep.config.places import places_of
+from tpsweep.core.workloads import WORKLOADS
+
 _VALUE_LIMIT = 120
 _WORDS = {
     "dict_type": "allowed: a mapping",
@@ -39,12 +42,14 @@ def of_pydantic(error: ErrorDetails, *above: str) -> ConfigError:
     if error["type"] == "unknown_key":
         path.append(context["key"])
         value = value.get(context["key"], value) if isinstance(value, dict) else value
+        if known := places_of(context["key"]):
+            message = message.replace("key;", f"key here; known: {', '.join(known)};", 1)
     elif error["type"] == "missing":
         value = None
     elif error["type"].startswith("union_tag"):
         path.append("kind")
         value = value.get("kind") if isinstance(value, dict) else value
-        message = "allowed: latency, throughput, serve, capture"
+        message = f"allowed: {', '.join(WORKLOADS)}"
     if path and path[-1] == "[key]":
         del path[-1]
     message = _WORDS.get(error["type"], message)

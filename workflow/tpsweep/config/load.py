@@ -22,13 +22,16 @@ from tpsweep.config.settings import (
     LayoutEntry,
     ModelEntry,
     RequestSet,
+    Serve,
     Settings,
+    SloLimits,
     StaticBatch,
     WorkloadEntry,
 )
 from tpsweep.core import cell
 from tpsweep.core.axes import LAYOUT, LISTED, REQUIRED, SWEEP, Axis
 from tpsweep.core.layout import Layout
+from tpsweep.core.slo_counts import PER_TOKEN
 from tpsweep.perfmodel.model_shape import (
     Shape,
     UnknownShapeError,
@@ -238,6 +241,7 @@ def _check(config: Config) -> None:
     _check_layouts(config)
     _check_size(config)
     _check_labels(settings.models)
+    _check_slos(settings.slos)
     slugs: dict[str, str] = {}
     for name in settings.models:
         if PERIODIC.search(cell.slug(name)):
@@ -259,6 +263,8 @@ def _check(config: Config) -> None:
             if axis not in LAYOUT or settings.layouts is None:
                 _known(f"{key}.{axis.config_key}", entry.listed(axis), config.listed(axis))
         _check_lengths(key, entry)
+        _check_answers(key, entry, settings.slos)
+        _check_probes(key, entry)
         if isinstance(entry, Capacity) and not settings.slos:
             allowed = "allowed with slos at the top level, such as {chat: {ttft_p99_ms: 500}}"
             raise ConfigError(f"{key}.kind", entry.kind, allowed)
@@ -345,6 +351,40 @@ def _check_lengths(key: str, entry: WorkloadEntry) -> None:
         if longest > limit:
             allowed = f"allowed: input + output up to engine.max_model_len = {limit}"
             raise ConfigError(f"{key}.input_len + output_len", longest, allowed)
+
+
+def _check_slos(slos: Mapping[str, SloLimits]) -> None:
+    """Two names of the same limits are one search more, for the same answer."""
+    seen: dict[frozenset[tuple[str, float]], str] = {}
+    for name, slo in slos.items():
+        other = seen.setdefault(frozenset(slo.limits.items()), name)
+        if other != name:
+            said = f"allowed: limits that no other SLO has; slos.{other} has the same"
+            raise ConfigError(f"slos.{name}", dict(sorted(slo.limits.items())), said)
+
+
+def _check_answers(key: str, entry: WorkloadEntry, slos: Mapping[str, SloLimits]) -> None:
+    """An answer of one token keeps every limit of TPOT, and none of ITL."""
+    if isinstance(entry, Capacity):
+        limits = [(f"slos.{name}.{limit}", limit) for name in slos for limit in slos[name].limits]
+    elif isinstance(entry, Serve):
+        limits = [(f"slo.{limit}", limit) for limit in entry.slo.model_dump(exclude_none=True)]
+    else:
+        return
+    for where, limit in limits:
+        if limit.startswith(PER_TOKEN) and 1 in (entry.output_len or ()):
+            raise ConfigError(f"{key}.output_len", 1, f"allowed: 2 and more tokens with {where}")
+
+
+def _check_probes(key: str, entry: WorkloadEntry) -> None:
+    """A bracket takes a rate that holds, a lower one that does, one that fails, and the seeds that
+    confirm it."""
+    if not isinstance(entry, Capacity):
+        return
+    least = 3 + entry.repeats
+    if entry.max_probes < least:
+        said = f"allowed: from {least} with repeats: {entry.repeats}"
+        raise ConfigError(f"{key}.max_probes", entry.max_probes, said)
 
 
 def _check_model(key: str, entry: WorkloadEntry, name: str, config: Config) -> None:

@@ -34,6 +34,7 @@ from tpsweep.config.types import LEAST_RATE, Closed, Count, Name, PathText, Seve
 from tpsweep.core.axes import BY_NAME, LAYOUT, LISTED, Axis
 from tpsweep.core.layout import Layout
 from tpsweep.core.slo import LIMITS, PER_REQUEST
+from tpsweep.core.slo_counts import MOST_SHARE
 from tpsweep.core.workloads import CAPACITY, CAPTURE, LATENCY, SERVE, THROUGHPUT
 from tpsweep.perfmodel.model_shape import CACHE_BYTES
 
@@ -450,7 +451,18 @@ class Exclusion(Axes):
         return self
 
 
-Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=MOST_SHARE, allow_inf_nan=False)]
+
+
+def _slo_name(name: str) -> str:
+    if "=" in name:
+        raise PydanticCustomError(
+            "slo_name", "allowed: a name without =, which `tpsweep recommend --slo` reads as limits"
+        )
+    return name
+
+
+SloName = Annotated[Name, AfterValidator(_slo_name)]
 
 
 @with_fields({name: (Milliseconds | None, None) for name in LIMITS})
@@ -500,7 +512,7 @@ class Settings(AxisLists):
     one_start: bool = True
     exclude: list[Exclusion] = []
     prices: dict[Name, Price] = {}
-    slos: dict[Name, SloLimits] = {}
+    slos: dict[SloName, SloLimits] = {}
     lab: bool = False
 
 

@@ -32,6 +32,17 @@ def _printable(limit: int, text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    """Two names that differ in a blank at the end look the same in every table."""
+    if text != text.strip():
+        raise PydanticCustomError(
+            "name",
+            "allowed: 1 to {limit} characters, no blanks at the ends",
+            {"limit": NAME_LIMIT},
+        )
+    return _printable(NAME_LIMIT, text)
+
+
 def _path(text: str) -> str:
     """``~`` as a shell has it: nobody else would fill it in."""
     text = _printable(PATH_LIMIT, text)
@@ -63,7 +74,7 @@ def _a_number(value: float) -> float:
     return value
 
 
-Name = Annotated[str, AfterValidator(lambda text: _printable(NAME_LIMIT, text))]
+Name = Annotated[str, AfterValidator(_name)]
 PathText = Annotated[str, AfterValidator(_path)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Whole = Annotated[int, Field(ge=0)]

@@ -22,6 +22,10 @@ FLYING = 0.5
 PATIENCE = 6.0
 """So many times what a request takes must have passed before many under way are called a queue: of
 a rate that is served, a sixth of all are then under way."""
+MOST_SHARE = 0.999
+"""Of a limit: ``TAIL`` requests beyond a larger one are more than a run can send."""
+PER_TOKEN = ("tpot", "itl")
+"""Metrics of the tokens after the first: an answer of one token has none."""
 _ROUND = 1e-9
 """Of shares: 0.99 of 1,000 requests allows 10 beyond, whatever 1 - 0.99 is in binary."""
 
@@ -82,7 +86,7 @@ class Limit:
     @property
     def least_requests(self) -> int:
         """Requests that a run needs for the share to be known: ``TAIL`` beyond it."""
-        return math.ceil(TAIL / max(1 - self.share, 1e-3) - _ROUND)
+        return math.ceil(TAIL / max(1 - self.share, 1 - MOST_SHARE) - _ROUND)
 
 
 @dataclass(frozen=True)

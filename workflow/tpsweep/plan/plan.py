@@ -27,7 +27,8 @@ from tpsweep.sweep.sweep import Job, Sweep
 
 @dataclass(frozen=True)
 class Hole:
-    """Cells that will not run, for one reason."""
+    """Cells that will not run, for one reason. ``layouts``: their labels; ``is_tp_alone``: the TPs
+    say it, too."""
 
     status: str
     reason: str
@@ -35,6 +36,8 @@ class Hole:
     models: tuple[str, ...]
     gpus: tuple[str, ...]
     tps: tuple[int, ...]
+    layouts: tuple[str, ...]
+    is_tp_alone: bool
 
 
 @dataclass(frozen=True)
@@ -267,6 +270,8 @@ def _holes(planned: list[Planned]) -> list[Hole]:
             models=tuple(dict.fromkeys(cell.engine.model.name for cell in cells)),
             gpus=tuple(dict.fromkeys(cell.engine.gpu for cell in cells)),
             tps=tuple(dict.fromkeys(cell.engine.tp for cell in cells)),
+            layouts=tuple(dict.fromkeys(cell.engine.layout.label for cell in cells)),
+            is_tp_alone=all(cell.engine.is_tp_alone for cell in cells),
         )
         for (status, reason), cells in groups.items()
     ]

@@ -12,7 +12,7 @@ from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.layout_problem import layout_problem
 from tpsweep.perfmodel.memory import weights_of_rank
 from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
-from tpsweep.perfmodel.modules import Grouped
+from tpsweep.perfmodel.modules import Grouped, Latent
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _in_stage(shape: Shape, stage: int, dtype: str, layout: Layout, batch: int) 
     group = f"{tp} GPUs of TP"
     chunked = layout.ep and tp > 1 and layout.dp > 1  # each TP rank sends its part of the tokens
     sparse = shape.sparse_layers
-    if layout.dcp > 1 and isinstance(shape.attention, Grouped):
+    if layout.dcp > 1 and isinstance(shape.attention, Grouped | Latent):
         yield from _context(shape, stage, dtype, layout, batch)
     if tp > 1:
         reduces = [("the embedding", int(shape.stage.is_first)), ("attention", shape.layers)]
@@ -155,12 +155,16 @@ def _in_stage(shape: Shape, stage: int, dtype: str, layout: Layout, batch: int) 
 def _context(shape: Shape, stage: int, dtype: str, layout: Layout, batch: int) -> Iterator[Move]:
     """Ranks that each have a part of a sequence's cache: all attend with the queries of all."""
     attention, among = shape.attention, f"{layout.dcp} GPUs of DCP"
-    assert isinstance(attention, Grouped)
+    assert isinstance(attention, Grouped | Latent)
+    if isinstance(attention, Latent):  # in the width of the cache, not of the heads
+        query, value = attention.kv_rank + attention.rope_dim, attention.kv_rank
+    else:
+        query = value = attention.head_dim
     heads = batch * attention.heads / layout.tp
-    queries = heads * attention.head_dim * DTYPE_BYTES[dtype]
+    queries = heads * query * DTYPE_BYTES[dtype]
     yield Move(stage, "all-gather", "queries", among, queries, shape.layers)
     yield Move(stage, "all-gather", "sums of weights", among, heads * layout.dcp * 4, shape.layers)
-    out = queries * layout.dcp
+    out = heads * layout.dcp * value * DTYPE_BYTES[dtype]
     yield Move(stage, "reduce-scatter", "attention's outputs", among, out, shape.layers)
 
 

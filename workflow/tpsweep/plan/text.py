@@ -51,10 +51,14 @@ def _not_run(holes: list[Hole]) -> str:
         return ""
     lines = [
         f"  {hole.cells} {_plural('cell', hole.cells)} of {', '.join(hole.models)}"
-        f" at TP {_list(hole.tps)} on {', '.join(hole.gpus)}: {hole.status}: {hole.reason}"
+        f" at {_layouts(hole)} on {', '.join(hole.gpus)}: {hole.status}: {hole.reason}"
         for hole in holes
     ]
     return "\n".join(["Not run:", *lines])
+
+
+def _layouts(hole: Hole) -> str:
+    return f"TP {_list(hole.tps)}" if hole.is_tp_alone else ", ".join(hole.layouts)
 
 
 def _unchecked(lines: list[str]) -> str:
@@ -75,7 +79,7 @@ def _cost(plan: Plan) -> str:
         "Cost (GPU h: GPUs held x time, expected; start per cell: without packing; asked for: the"
         " limits' sum):",
         tabulate(rows, headers=heads, tablefmt="plain", disable_numparse=True),
-        f"Packing: {cost.sessions} engine starts instead of {plan.to_run}{_saved(cost)}.",
+        _packing(plan),
         f"If nothing waits in a queue it takes {'at most ' * bool(cost.at_limit)}"
         f"{_time(cost.hours)}.",
     ]
@@ -93,6 +97,14 @@ def _cost(plan: Plan) -> str:
             f"{cost.at_limit} {have} no expected time and count with their own limit: {makes}."
         )
     return "\n".join(lines)
+
+
+def _packing(plan: Plan) -> str:
+    cost = plan.cost
+    if cost.sessions == plan.to_run:
+        sessions = f"each of {cost.sessions} sessions" if cost.sessions > 1 else "the session"
+        return f"Packing: {sessions} has one cell."
+    return f"Packing: {cost.sessions} engine starts instead of {plan.to_run}{_saved(cost)}."
 
 
 def _saved(cost: Cost) -> str:

@@ -8,6 +8,7 @@ QOS allows, is one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from snakemake_executor_plugin_submitit.site import Site
 from tpsweep.config.errors import ConfigError
@@ -82,7 +83,7 @@ def _of_model(item: Planned, config: Config) -> str | None:
 
 def _refuse_models(config: Config, site: Site, planned: Sequence[Planned]) -> None:
     """A model none of whose cells runs, on classes that the site has, for nodes or memory."""
-    problems: dict[str, list[str]] = {}
+    problems: dict[str, list[_Hold]] = {}
     runs = set()
     for item in planned:
         engine = item.cell.engine
@@ -94,12 +95,31 @@ def _refuse_models(config: Config, site: Site, planned: Sequence[Planned]) -> No
             if problem is None:
                 runs.add(name)
             else:
-                problems.setdefault(name, []).append(problem)
+                few = engine.gpus > site.gpus[engine.gpu].most_gpus
+                problems.setdefault(name, []).append(_Hold(engine.gpu, problem, few_gpus=few))
     for name, found in problems.items():
         if name not in runs:
-            telling = next((said for said in found if FITS_FROM in said), found[0])
-            allowed = f"no class of site {site.name} that it is requested on can hold it: {telling}"
-            raise ConfigError("models", name, allowed)
+            no_class = f"no class of site {site.name} that it is requested on can hold it"
+            raise ConfigError("models", name, f"{no_class}: {_telling(found)}")
+
+
+@dataclass(frozen=True)
+class _Hold:
+    """Why a class cannot hold an engine. ``few_gpus``: its nodes have not enough."""
+
+    gpu: str
+    problem: str
+    few_gpus: bool
+
+
+def _telling(found: Sequence[_Hold]) -> str:
+    """What would help: a TP that fits; else what stands in the way where GPUs are enough, else that
+    they are not. Of each class its first."""
+    if fits := next((one.problem for one in found if FITS_FROM in one.problem), None):
+        return fits
+    near = [one for one in found if not one.few_gpus] or found
+    first = {one.gpu: one.problem for one in reversed(near)}
+    return "; ".join(dict.fromkeys(first[one.gpu] for one in near))
 
 
 def _others(site: Site) -> dict[str, Site]:
