@@ -15,10 +15,11 @@ import pytest
 from tests.unit.cells import engine, latency_cell
 from tests.unit.measure.simulated import Batching, Fixed, Server
 from tpsweep.core.cell import Cell
+from tpsweep.core.failure import STOPPED
 from tpsweep.core.row_file import read_row, write_row
 from tpsweep.core.slo_counts import Stop, Watch, slos_of
 from tpsweep.engine.api_server import Counters
-from tpsweep.engine.load_generator import STOPPED, Sent, times_of
+from tpsweep.engine.load_generator import Sent, times_of
 from tpsweep.measure import capacity
 from tpsweep.measure.capacity_search import CHECK, CONFIRM, SEARCH, Ask
 from tpsweep.measure.measurement import Measurement

@@ -18,10 +18,11 @@ import numpy as np
 
 from tpsweep.core import saturation
 from tpsweep.core.cell import Cell
+from tpsweep.core.failure import STOPPED
 from tpsweep.core.slo_counts import PATIENCE, SATURATED, Counts, JudgedSlo, Stop, Times, slos_of
 from tpsweep.core.stats import percentile
 from tpsweep.engine.api_server import Counters
-from tpsweep.engine.load_generator import STOPPED, Sent, times_of
+from tpsweep.engine.load_generator import Sent, times_of
 from tpsweep.measure import measurement, serving
 from tpsweep.measure.capacity_search import (
     Answer,
