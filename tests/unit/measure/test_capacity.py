@@ -208,7 +208,14 @@ def test_probes_of_anything_else_are_not_believed(tmp_path: Path) -> None:
     same = Client(Batching())
     run(tmp_path, same, short, about=about)
     assert same.rates == []  # all were there: the row was not
-    for text in ("", "[]\n", "not JSON\n"):
+    head = json.dumps({"about": ABOUT, "start_request_s": 5.0})
+    for text in (
+        "",
+        "[]\n",
+        "not JSON\n",
+        json.dumps({"about": ABOUT}) + "\n",
+        *(f'{head}\n{{"probe": {probe}}}\n' for probe in ("1", '"x"', '{"counts": []}')),
+    ):
         (tmp_path / "probes.jsonl").write_text(text)
         after = Client(Batching())
         run(tmp_path, after, short)

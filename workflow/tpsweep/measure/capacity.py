@@ -326,10 +326,11 @@ def _first_look(cell: Cell, requests: RequestSet, send: Send) -> tuple[Sent, lis
 
 
 def _resume(log: ProbeLog) -> tuple[float | None, list[Probed]]:
-    start, lines = log.read()
+    """Where the search started, and its probes; None and none if they are not as we write them."""
     try:
+        start, lines = log.read()
         return start, [Probed.from_line(line) for line in lines]
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None, []
 
 
