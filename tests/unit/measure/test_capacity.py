@@ -256,6 +256,20 @@ def test_a_client_that_is_the_limit_is_named(
     )
 
 
+def test_a_client_that_sent_in_time_is_not_blamed_for_few_arrivals() -> None:
+    slos = slos_of({"never": {"ttft_p90_ms": 1.0}})
+    for seed in range(20):  # each is stopped after 21 requests, whose rate is 15 to 35/s
+        client, ask = Client(Fixed(100.0, 4)), Ask(20.0, seed, SEARCH, ("never",))
+        load = capacity.make_load(ask, SET, 200, 100.0)
+        stop = Stop(slos, load.first, load.last, load.tokens, 2.0)
+        sent = client(load.requests, 20.0, None, seed, stop=stop)
+        found = capacity.judge(ask, load, slos, sent, "e1")
+        assert found.probe.stopped and found.client_problem is None
+        slow = replace(sent, start_s=[100 + 1.2 * (start - 100) for start in sent.start_s])
+        late = capacity.judge(ask, load, slos, slow, "e1").client_problem
+        assert late == "the client sent 16.7/s at 20/s"
+
+
 def test_failed_requests_and_other_lengths_refuse_the_cell(tmp_path: Path) -> None:
     failing = Client(Fixed(100.0, 4), errors=["connection lost"] * 8)
     measured = run(tmp_path, failing)
