@@ -248,6 +248,7 @@ def test_throughput_of_a_sharegpt_file_with_real_weights(run: Run) -> None:
 def test_a_sharegpt_file_served_at_tp_1_is_that_of_the_offline_cell(run: Run) -> None:
     (found,) = run.rows("talks").to_dict("records")
     assert (found["tp"], found["model"], found["weights"]) == (1, SECOND, "real")
+    assert json.loads(found["engine_args"])["model"].endswith(f"/{SECOND}")
     assert 5 <= found["output_tok_s"] / found["request_s"] <= 18
     assert found["request_set_digest"] == run.rows("sharegpt")["request_set_digest"].item()
 
