@@ -91,12 +91,18 @@ bench-loops: install  ## compare with shell loops around vLLM's benchmark; print
 	$(BIN)/python -m tests.bench.loops tests/bench/loops.yaml
 
 lint: install  ## run ruff, mypy, lint-imports, snakefmt, snakemake --lint and the link check
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint-types lint-workflow lint-style
+
+.PHONY: lint-types lint-workflow lint-style
+lint-types:
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+lint-workflow:
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/python tests/lint_workflow.py --profile cluster/local
+lint-style:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/python tools/check_links.py README.md CONTRIBUTING.md docs cluster results
 
 # NO_MKDOCS_2_WARNING: no advertisement among the warnings that --strict looks for.

@@ -48,13 +48,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not any(map(item.get_closest_marker, REAL_PARTS)))
 
 
+BROWSER = "tests/browser/"
+
+
 class ByFile(LoadFileScheduling):
     """A worker takes a file at a time, and one worker nearly all that start engines: the ranks of
-    an engine spin on their processors, and two engines at a time take twice as long each."""
+    an engine spin on their processors, and two engines at a time take twice as long each. Tests of
+    the page share a browser."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return "engines" if path.startswith(WITH_ENGINES) else path
+        if path.startswith(WITH_ENGINES):
+            return "engines"
+        return BROWSER if path.startswith(BROWSER) else path
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -3,7 +3,8 @@
     install/browser.sh                                            (Debian's chromium and its driver)
     python tools/page_picture.py results/smoke/report.html docs/report.png
 
-The picture starts at the page's top and ends where the section named by ``--before`` begins.
+The picture starts at the page's top and ends where ``--before`` begins, by default the second of
+the questions that fold.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hid
 
 
 def take(page: Path, before: str, width: int) -> bytes:
-    """PNG of the page from its top to a section, by the section's id.
+    """PNG of the page from its top to a part, by the part's id.
 
-    Raises ``LookupError`` without that section, ``FileNotFoundError`` without a browser.
+    Raises ``LookupError`` without that part, ``FileNotFoundError`` without a browser.
     """
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
@@ -60,7 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("page", type=Path, help="a report.html")
     parser.add_argument("picture", type=Path, help="the .png to write")
-    parser.add_argument("--before", default="metrics", help="id of the first section left out")
+    parser.add_argument("--before", default="much", help="id of what is left out first")
     parser.add_argument("--width", type=int, default=1280, help="of the window, in pixels")
     options = parser.parse_args()
     try:

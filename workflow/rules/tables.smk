@@ -1,7 +1,7 @@
 # From the rows and the manifest to the tables. Figures and page are made from their Parquet files.
 TABLES = expand(
     f"{RESULTS}/tables/{{table}}",
-    table=["cells", "machines", "failures"]
+    table=["cells", "machines", "failures", "choices"]
     + ["tp_comparison", "throughput", "serving", "capacity", "communication", "terms"]
     + ["batch_scaling", "tp_pairs", "crossover", "floors", "layouts"]
     + ["expected", "cost", "models", "metrics", "validity"],

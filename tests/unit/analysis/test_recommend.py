@@ -21,6 +21,8 @@ from tpsweep.analysis.recommend.offers import Answer, Candidates, answer
 from tpsweep.analysis.recommend.question import ENERGY, LATENCY, NodeClass, Question, Traffic
 from tpsweep.analysis.recommend.unmeasured import config_of, wanted
 from tpsweep.core.slo import Slo
+from tpsweep.perfmodel.engine_steps import EngineSteps
+from tpsweep.perfmodel.serving import Serving
 from tpsweep.results.load import load, records
 from tpsweep.sweep.sweep import load_sweep
 
@@ -75,8 +77,8 @@ BY_HAND = [
     (TIGHT, 100, "TP=1 on H200", RATES, 32, 64, 4, 4),
     # TP=1 fails at 16/s in one of its two starts (6.14 ms), and below nothing is known of its p99:
     # TP=2 is what is measured.
-    (FAST, 20, "TP=2 on H200 (custom)", RATES, 32, 64, 1, 2),
-    (FAST, 100, "TP=2 on H200 (custom)", RATES, 32, 64, 4, 8),
+    (FAST, 20, "TP=2 on H200 (custom all-reduce)", RATES, 32, 64, 1, 2),
+    (FAST, 100, "TP=2 on H200 (custom all-reduce)", RATES, 32, 64, 4, 8),
 ]
 
 
@@ -140,7 +142,7 @@ def test_a_better_engine_that_was_not_measured_is_named_not_recommended(inputs: 
     asked = {cell.label: cell for cell in cells}
     assert asked["TP=1 on H200"].rates == (pytest.approx(100 / 7),)
     assert "7 GPUs, not 8" in asked["TP=1 on H200"].why
-    assert "one engine start" in asked["TP=2 on H200 (custom)"].why
+    assert "one engine start" in asked["TP=2 on H200 (custom all-reduce)"].why
 
 
 def test_what_would_save_gpus_is_named(inputs: Inputs) -> None:
@@ -239,11 +241,11 @@ def test_70b_by_hand(inputs: Inputs, limit: float, rate: float, engines: int) ->
     if not engines:  # a token takes 21 ms in a batch of one
         assert static.decode(1) > limit
         assert found.best is None
-        assert "for a single request" in refused["TP=2 on H200 (custom)"]
+        assert "for a single request" in refused["TP=2 on H200 (custom all-reduce)"]
         return
     best = found.best
     assert best is not None
-    assert (best.label, best.capacity.basis) == ("TP=2 on H200 (custom)", EXPECTED)
+    assert (best.label, best.capacity.basis) == ("TP=2 on H200 (custom all-reduce)", EXPECTED)
     assert (best.engines, best.gpus) == (engines, 2 * engines)
     # So many are enough whatever a step does with its prompts; with one less there is no time.
     each = rate / engines
@@ -258,7 +260,10 @@ def test_70b_by_hand(inputs: Inputs, limit: float, rate: float, engines: int) ->
 def test_objectives_order_by_what_they_name(inputs: Inputs) -> None:
     fastest = ask(inputs, EIGHT, LOOSE, 20, objective=LATENCY)
     # At 32/s a request takes 1,276 ms at TP=1 and 824 at TP=2.
-    assert [offer.label for offer in fastest.offers] == ["TP=2 on H200 (custom)", "TP=1 on H200"]
+    assert [offer.label for offer in fastest.offers] == [
+        "TP=2 on H200 (custom all-reduce)",
+        "TP=1 on H200",
+    ]
     assert round(fastest.offers[0].percentiles["e2e_p50_ms"]) == 824
     frugal = ask(inputs, EIGHT, LOOSE, 32, objective=ENERGY)
     assert [offer.engine.tp for offer in frugal.offers] == [1, 2]
@@ -280,6 +285,32 @@ def test_nobody_is_sent_to_the_edge_of_saturation(inputs: Inputs) -> None:
         assert found.request_s == pytest.approx(0.9 * 68.9, rel=2e-3)
 
 
+def test_the_expected_capacity_is_where_a_limit_is_met(inputs: Inputs) -> None:
+    found = Expectation(inputs.others(EIGHT)[1], SERVED, inputs.shape(EIGHT))
+    slo = Slo.parse("ttft_p99_ms=40,tpot_p50_ms=4.2")
+    capacity = found.capacity(slo)
+    assert capacity is not None
+    below, above = (found.at(part * capacity.request_s) for part in (0.999, 1.001))
+    assert below is not None and slo.keeps(below)
+    assert above is not None and not slo.keeps(above)
+    none = found.capacity(Slo.parse("tpot_p50_ms=1"))
+    assert none is not None and none.request_s == 0
+
+
+def test_between_its_points_the_expectation_is_near_the_model(inputs: Inputs) -> None:
+    """Lines stand for 47 points of the queueing model; TTFT jumps with the steps of a prompt."""
+    for engine in inputs.others(EIGHT):
+        found = Expectation(engine, SERVED, inputs.shape(EIGHT))
+        model = Serving(
+            EngineSteps.of(engine, inputs.shape(EIGHT)), SERVED.input_len, SERVED.output_len
+        )
+        for rate in (0.3, 7.0, 23.0, 41.0, 55.0):
+            exact, near = model.at(rate), found.at(rate)
+            assert exact is not None and near is not None
+            for name, most in (("tpot_p99_ms", 0.01), ("ttft_p99_ms", 0.1)):
+                assert near[name] == pytest.approx(exact.percentiles[name], rel=most)
+
+
 def test_experts_have_no_expectation_under_load(inputs: Inputs) -> None:
     found = Expectation(inputs.others(EIGHT)[0], SERVED, shape_named("qwen3-30b-a3b"))
     assert found.capacity(None) is None
@@ -297,7 +328,7 @@ def test_gpus_that_are_allowed(inputs: Inputs) -> None:
     spread = ask(inputs, EIGHT, LOOSE, 20, most=4, objective=LATENCY)
     assert {offer.label: offer.engines for offer in spread.offers} == {
         "TP=1 on H200": 4,
-        "TP=2 on H200 (custom)": 2,
+        "TP=2 on H200 (custom all-reduce)": 2,
     }
 
 

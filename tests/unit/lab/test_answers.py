@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tests.unit.made_up import Record, Sweep, report
 from tpsweep.analysis.builder import build_tables
 from tpsweep.analysis.nvlink_traffic import decode_part
+from tpsweep.cli.main import main
 from tpsweep.cli.tables import BUILDERS
 from tpsweep.lab.answers import answer_questions, check_expectations, lines_of
 from tpsweep.lab.answers.expectations import FAILS, HOLDS, PARTLY, UNKNOWN
 from tpsweep.lab.answers.questions import CROSSOVER, NO_CAPTURE, NO_PAIR
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.results.load import load
+from tpsweep.sweep.sweep import load_sweep
 
 ROOT = Path(__file__).parents[3]
 SMOKE, PUBLISHED = ROOT / "results" / "smoke", ROOT / "results" / "published" / "h200x2"
@@ -152,3 +156,26 @@ def test_every_number_of_the_smoke_rows_is_in_a_table() -> None:
     assert [check.verdict for check in check_expectations(lines)] == [
         *(FAILS, PARTLY, PARTLY, FAILS, UNKNOWN)
     ]
+
+
+def test_only_a_sweep_of_the_lab_has_its_questions_on_the_page(sweep: Sweep) -> None:
+    sweep.add(1, tpot=8.0)
+    found = []
+    for lab in (None, True):
+        sweep.manifest[0]["lab"] = lab
+        sweep.tables()
+        assert main(["page", str(sweep.root)]) == 0
+        html = (sweep.root / "report.html").read_text("utf-8")
+        found.append(
+            [words in html for words in ("What the lab asked", "<caption><span>Questions")]
+        )
+    assert found == [[False, False], [True, True]]
+
+
+def test_the_config_says_that_a_sweep_is_the_labs(tmp_path: Path) -> None:
+    raw = yaml.safe_load((ROOT / "config.yaml").read_text())
+    for lab in (True, False):
+        sweep = load_sweep({**raw, "lab": lab, "site": "cluster/pace/site.yaml"}, ROOT)
+        assert main(["manifest", sweep.raw, str(tmp_path / "matrix.parquet")]) == 0
+        column = pq.read_table(tmp_path / "matrix.parquet", columns=["lab"])["lab"].to_pylist()
+        assert set(column) == {True if lab else None}

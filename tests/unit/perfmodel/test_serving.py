@@ -18,7 +18,6 @@ from tools.serving_expectation import (
     ratio_table,
 )
 from tpsweep.core.cell import Engine, Model
-from tpsweep.core.slo import Slo
 from tpsweep.perfmodel.constants import document, serving_constants
 from tpsweep.perfmodel.engine_steps import EngineSteps
 from tpsweep.perfmodel.serving import PROMPTS, SERVER, Serving, _erlang_c, _poisson
@@ -173,18 +172,6 @@ def test_the_kv_cache_limits_what_runs() -> None:
     assert load is not None
     assert load.running == pytest.approx(held, abs=2)
     assert found.at(found.capacity) is None
-
-
-def test_the_highest_rate_of_an_slo_is_where_its_limit_is_met() -> None:
-    found = serving(tp=2)
-    slo = Slo.parse("ttft_p99_ms=100,tpot_p50_ms=4.2")
-    rate = found.highest_rate(slo)
-    assert rate is not None
-    below, above = found.at(0.999 * rate), found.at(1.001 * rate)
-    assert below is not None and slo.keeps(below.percentiles)
-    assert above is not None and not slo.keeps(above.percentiles)
-    assert found.highest_rate(Slo.parse("tpot_p50_ms=1")) is None
-    assert found.highest_rate(Slo.parse("tpot_p50_ms=1000")) == pytest.approx(found.capacity)
 
 
 @pytest.mark.parametrize(("mean", "most"), [(0.3, 30), (2.0, 3), (0.9, 1), (2.9, 3)])

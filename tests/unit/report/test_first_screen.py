@@ -58,11 +58,10 @@ def test_layouts_are_compared_at_the_smallest_batch_that_all_have(sweep: Sweep) 
     assert fast.text.startswith("TP=2 on H200: 5.000 ms per token at batch 4")
 
 
-def test_one_layout_says_so_and_has_no_picture(sweep: Sweep) -> None:
+def test_one_layout_says_so(sweep: Sweep) -> None:
     started(sweep, 1, 10.0, 100.0)
     found = only(sweep)
     assert found.sentences[0].sure == "The only layout measured, 1 engine start."
-    assert found.picture is None
 
 
 def test_the_setting_with_most_layouts_speaks_for_a_model(sweep: Sweep) -> None:
@@ -73,8 +72,6 @@ def test_the_setting_with_most_layouts_speaks_for_a_model(sweep: Sweep) -> None:
     first, second = headlines(sweep.built())
     assert (first.model, second.model) == ("llama", "alone")
     assert first.sentences[0].text.startswith("TP=2 on H200: 5.000 ms")
-    assert first.picture is not None
-    assert "TP=2 on H200: 5.000 ms, 50.00 tok/s per GPU" in first.picture.description
 
 
 def test_each_slo_that_was_searched_has_a_sentence(sweep: Sweep) -> None:
@@ -110,9 +107,8 @@ def test_on_the_page_it_comes_before_the_sections(sweep: Sweep) -> None:
     sweep.tables()
     assert main(["page", str(sweep.root)]) == 0
     html = (sweep.root / "report.html").read_text()
-    first, rest = html.split('<nav aria-label="Sections">')
+    first, rest = html.split('<nav aria-label="Questions">')
     assert "CPU timings only demonstrate the pipeline." in first
     assert "TP=2 on H200: 5.000 ms per token at batch 1" in first
-    assert first.count("<svg") == 1
     assert "tpsweep recommend results --model" in first
     assert "CPU timings" not in rest

@@ -31,7 +31,16 @@ TABLES = {
         "metrics",
         "layouts",
     ),
-    *("floors", "validity", "throughput", "serving", "capacity", "communication", "terms"),
+    *(
+        "floors",
+        "validity",
+        "throughput",
+        "serving",
+        "capacity",
+        "choices",
+        "communication",
+        "terms",
+    ),
     "crossover",
     *("expected", "cost"),
 }

@@ -18,8 +18,8 @@ from tpsweep.tables import write_tables
 
 MODEL, WORKLOAD = "Llama of the paper", "Decode | for *Figure 3*"
 NAMES = {column.name for column in LABELS}
-WITHOUT = {"machines", "failures", "cost"}
-"""Tables that compare nothing."""
+WITHOUT = {"machines", "failures", "cost", "choices"}
+"""Tables that compare no workloads."""
 
 
 @pytest.fixture
@@ -52,6 +52,14 @@ def test_every_table_that_names_a_model_shows_its_label(sweep: Sweep) -> None:
         assert {line["model_label"] for line in lines} == {MODEL}, builder.name
 
 
+def test_the_choice_calls_models_by_their_labels(sweep: Sweep) -> None:
+    labelled(sweep).tables()
+    assert MODEL in sweep.markdown("choices")
+    assert main(["page", str(sweep.root)]) == 0
+    html = (sweep.root / "report.html").read_text("utf-8")
+    assert f'"label": "{MODEL}"' in html and "<h2>" + MODEL in html
+
+
 def test_without_labels_no_table_has_the_columns(sweep: Sweep) -> None:
     sweep.tables()
     for builder in BUILDERS:
@@ -61,6 +69,7 @@ def test_without_labels_no_table_has_the_columns(sweep: Sweep) -> None:
 
 
 def test_figures_and_page_show_them(sweep: Sweep) -> None:
+    sweep.add(4)
     drawn, _ = files.pictures(labelled(sweep).built())
     assert len({picture.name.rstrip("0123456789") for picture in drawn}) >= 6
     for picture in drawn:
@@ -73,7 +82,7 @@ def test_figures_and_page_show_them(sweep: Sweep) -> None:
     assert main(["page", str(sweep.root)]) == 0
     page = (sweep.root / "report.html").read_text("utf-8")
     assert f"TP comparison: {MODEL} on H200" in page and "<dd>Decode | for *Figure 3*</dd>" in page
-    assert "llama on" not in page, "nor in the answers"
+    assert "llama on" not in page and "<td>llama</td>" not in page, "nor in any list"
 
 
 def test_a_label_of_some_lines_is_a_column(sweep: Sweep) -> None:

@@ -24,8 +24,8 @@ from tpsweep.tables import cells as cells_table
 Record = dict[str, Any]
 NAMES = (
     *("cells", "machines", "failures"),
-    *("tp_comparison", "throughput", "serving", "capacity", "communication", "terms"),
-    *("batch_scaling", "tp_pairs", "crossover", "floors", "layouts"),
+    *("tp_comparison", "throughput", "serving", "capacity", "choices", "communication"),
+    *("terms", "batch_scaling", "tp_pairs", "crossover", "floors", "layouts"),
     *("expected", "cost", "models", "metrics", "validity"),
 )
 

@@ -356,6 +356,12 @@ class Source:
             found[bool(record["imported"])].append(record)
         return found
 
+    @property
+    def measured(self) -> list[Record]:
+        """The cells with a row, imported ones too, in the order of the rows."""
+        by_id = {cell["cell_id"]: cell for cells in self._both.values() for cell in cells}
+        return [by_id[cell_id] for cell_id in self.results.rows["cell_id"]]
+
     def of(self, workload: str) -> list[Record]:
         """The cells of a workload."""
         return [cell for cell in self.cells if cell["workload"] == workload]

@@ -23,7 +23,13 @@ def call(options: argparse.Namespace) -> int:
         sweep = load_sweep(json.loads(options.sweep), Path.cwd())
         shapes, prices = sweep.config.shapes, sweep.config.settings.prices
         write_manifest(
-            sweep.planned, options.output, sweep.raw, shapes, prices, sweep.config.unknown
+            sweep.planned,
+            options.output,
+            sweep.raw,
+            shapes,
+            prices,
+            sweep.config.unknown,
+            lab=sweep.config.settings.lab,
         )
     except InputError as error:
         print(f"tpsweep: {error}", file=sys.stderr)

@@ -51,7 +51,7 @@ def write(output: Path, folders: Sequence[Path], builders: Sequence[Builder]) ->
     """
     found = read_tables(output / tables.FOLDER, builders, columns={"cells": CELL_COLUMNS})
     name = " + ".join(folder.resolve().name for folder in folders)
-    write_page(output / PAGE, found, name, lab.sections(found), _steps(found, folders))
+    write_page(output / PAGE, found, name, lab.groups(found), _steps(found, folders))
 
 
 def _steps(found: Mapping[str, Table], folders: Sequence[Path]) -> dict[str, Path]:

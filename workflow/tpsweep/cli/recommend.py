@@ -25,7 +25,6 @@ from tpsweep.config.load import load_config
 from tpsweep.core import results_paths
 from tpsweep.core.atomic import replacing
 from tpsweep.core.errors import one_line
-from tpsweep.perfmodel.constants import document
 from tpsweep.plan import serve_script
 from tpsweep.sweep.snakemake_profile import (
     configfile_of,
@@ -107,12 +106,8 @@ def _find(options: argparse.Namespace) -> Found:
     if cells:
         entry, version = inputs.model_entry(question.model), cells[0].engine.vllm_version
         config = config_of(cells, question, entry, version)
-    used = [
-        row
-        for one in evidence.values()
-        for row in (*(row for rows in one.served.values() for row in rows), *one.searched)
-    ]
-    trust = _trust(used, found, inputs)
+    used = [row for one in evidence.values() for row in one.used]
+    trust = text.Trust.of(used, found.errors, best=found.best)
     command, environment, script = _start(found.best, inputs)
     return Found(found, trust, cells, config, command, environment, script)
 
@@ -202,39 +197,6 @@ def _gpus(asked: str | None, inputs: Inputs) -> tuple[dict[str, int | None], int
             raise InputError(f"--gpus: {part!r}, allowed: {allowed}")
         found[name] = int(number) if given else None
     return found, None
-
-
-def _trust(used: Sequence[Record], found: Answer, inputs: Inputs) -> text.Trust:
-    starts = {row.get("engine_id") or row["cell_id"] for row in used}
-    return text.Trust(
-        len(used),
-        len(starts),
-        tuple(_warnings(used, found)),
-        text.errors_of(found.errors) or published_errors(),
-    )
-
-
-def _warnings(used: Sequence[Record], found: Answer) -> Iterator[str]:
-    if any(row.get("synthetic") for row in used):
-        yield "SYNTHETIC: made-up rows, never measured."
-    if any(row["gpu_card"] == "CPU" for row in used):
-        yield "CPU timings only demonstrate the pipeline."
-    if any(row["weights"] == "dummy" for row in used):
-        yield "Dummy weights: prefill, and so TTFT, and joules depend on the data."
-    best = found.best
-    if best is not None and best.engines > 1 and best.capacity.is_measured:
-        yield "Engines were measured one at a time: an uneven load balancer is not in this."
-
-
-def published_errors() -> str:
-    """How good the expectation was for the published rows; held by a test."""
-    seen = document()["serving_seen"]
-    return (
-        f"Expectation against {seen['rows']} published serving rows of 8B on H200: TPOT within"
-        f" {seen['tpot_within_pct']} % up to 0.9 of capacity in all but {seen['outside']}"
-        f" ({seen['outside_ratio']} of what was measured: the HTTP server was busy), capacity"
-        f" within {seen['capacity_within_pct']} %. Other models and cards are extrapolations."
-    )
 
 
 def _start(

@@ -453,6 +453,7 @@ class Settings(AxisLists):
     exclude: list[Exclusion] = []
     prices: dict[Name, Price] = {}
     slos: dict[Name, SloLimits] = {}
+    lab: bool = False
 
 
 def json_schema() -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pyarrow as pa
 
 from tpsweep.core.axes import AXES
-from tpsweep.core.schema import FLOAT, IDENTITY, INT, TEXT, Column
+from tpsweep.core.schema import BOOL, FLOAT, IDENTITY, INT, TEXT, Column
 
 LABELS = (
     Column("workload_label", TEXT, "for people, from the config", optional=True),
     Column("model_label", TEXT, "for people, from the config", optional=True),
 )
 """What people call workload and model; no identity, in tables only where the config has them."""
+MODEL_LABEL = LABELS[1]
+LAB = Column("lab", BOOL, "true: the page answers the lab's questions, too", optional=True)
 COLUMNS = (
     *IDENTITY,
     Column("path", TEXT, "the row's place below the results root"),
@@ -29,6 +31,7 @@ COLUMNS = (
     Column("expected_start_s", FLOAT, "what its engine's start should take"),
     Column("expectation_note", TEXT, "reason why there is no expectation"),
     Column("gpu_hour_usd", FLOAT, "price of an hour of one GPU, from the config; null without"),
+    LAB,
 )
 SCHEMA = pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in COLUMNS])
 _FIRST = (*(axis.name for axis in AXES if not axis.added), "cell_id", "path", "status", "reason")

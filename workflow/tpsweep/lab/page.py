@@ -1,4 +1,4 @@
-"""The lab's sections of the page, and where they go."""
+"""What the lab adds to the page."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ from collections.abc import Mapping
 from tpsweep.analysis.table import Table
 from tpsweep.lab.questions import make_questions
 from tpsweep.report.boxes import make_part, make_plain
-from tpsweep.report.page import FEWER_LINES, LINES, Placed, Section
+from tpsweep.report.page import FEWER_LINES, LINES, Group, Section
 
 
-def sections(tables: Mapping[str, Table]) -> list[Placed]:
-    """Questions and metrics; published results, if ``tables`` has them, at the end."""
-    questions = Section("questions", "Questions and expectations", make_questions(tables, LINES))
-    found = [Placed("ran", questions), Placed("tp", _section(tables["metrics"]))]
-    beside = [tables[name] for name in ("reference", "reference_findings") if name in tables]
-    return [*found, *(Placed(None, _section(table)) for table in beside)]
+def groups(tables: Mapping[str, Table]) -> list[Group]:
+    """Its questions, if its config made the matrix (`lab: true`); published results, if ``tables``
+    has them."""
+    found = []
+    if any(cell.get("lab") for cell in tables["cells"].records):
+        questions = Section(
+            "questions", "Questions and expectations", make_questions(tables, LINES)
+        )
+        found.append(Group("lab", "What the lab asked", (questions,)))
+    names = [name for name in ("reference", "reference_findings") if name in tables]
+    if names:
+        beside = tuple(_section(tables[name]) for name in names)
+        found.append(Group("published", "What did others publish?", beside))
+    return found
 
 
 def _section(table: Table) -> Section:

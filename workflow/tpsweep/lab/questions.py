@@ -10,8 +10,8 @@ from tpsweep.lab.answers import answer_questions, check_expectations, lines_of
 from tpsweep.report.boxes import Box, Part
 
 LEGEND = (
-    "The sentences are generated from the tables below, which have every number. An expectation"
-    " holds in part if some of the measured batches and series keep it.",
+    "The sentences are generated from the tables of this page, which have every number. An"
+    " expectation holds in part if some of the measured batches and series keep it.",
 )
 
 

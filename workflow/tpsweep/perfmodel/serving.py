@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from tpsweep.core.slo import METRICS, PERCENTILES, Slo
+from tpsweep.core.slo import METRICS, PERCENTILES
 from tpsweep.perfmodel.constants import ServingConstants, serving_constants
 from tpsweep.perfmodel.engine_steps import EngineSteps
 
@@ -110,21 +110,6 @@ class Serving:
             for p in PERCENTILES
         }
         return ServedLoad(rate, point.running, share, percentiles)
-
-    def highest_rate(self, slo: Slo) -> float | None:
-        """The highest rate at which ``slo`` holds; None if it holds for no single request."""
-        low, high = self._rate(LEAST) * self._replicas, self.capacity
-        alone = self.at(low)
-        if alone is None or not slo.keeps(alone.percentiles):
-            return None
-        for _ in range(ROUNDS):
-            middle = (low + high) / 2
-            load = self.at(middle)
-            if load is not None and slo.keeps(load.percentiles):
-                low = middle
-            else:
-                high = middle
-        return low
 
     @property
     def _replicas(self) -> int:

@@ -6,19 +6,14 @@ From the tables alone. Static batches of one setting answer; a model without the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tpsweep.analysis import verdicts
 from tpsweep.analysis.series import KEY
 from tpsweep.analysis.table import Record, Table, digits, joined, model_name
 from tpsweep.core.layout import Layout
-from tpsweep.figures import plot
-from tpsweep.figures.groups import series_name
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MOST, MOST_SLOS = 4, 3
 """Models that have a headline, and SLOs of a model: more are below."""
@@ -38,12 +33,11 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Headline:
-    """A model's sentences, what they rest on, and a picture."""
+    """A model's sentences, and what they rest on."""
 
     model: str
     sentences: tuple[Sentence, ...]
     trust: str
-    picture: plot.Picture | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ def headlines(tables: Mapping[str, Table]) -> list[Headline]:
         if _weight(group) > _weight(known):
             best[group[0]["model"]] = group
     telling = sorted(best.values(), key=lambda group: -_weight(group)[0])[:MOST]
-    found = [_headline(f"first{at}", group, tables) for at, group in enumerate(telling)]
+    found = [_headline(group, tables) for group in telling]
     return [headline for headline in found if headline is not None]
 
 
@@ -85,7 +79,7 @@ def _weight(group: list[Record]) -> tuple[int, bool, int]:
     return len(layouts), bool(group) and group[0]["variant"] == "default", len(group)
 
 
-def _headline(name: str, group: list[Record], tables: Mapping[str, Table]) -> Headline | None:
+def _headline(group: list[Record], tables: Mapping[str, Table]) -> Headline | None:
     by_layout: dict[Any, list[Record]] = defaultdict(list)
     for line in group:
         by_layout[line["gpu"], Layout.of(line)].append(line)
@@ -108,7 +102,6 @@ def _headline(name: str, group: list[Record], tables: Mapping[str, Table]) -> He
         model_name(group[0]),
         (_latency(fast, pairs), _throughput(full), *_slos(group[0]["model"], tables)),
         _trust(group, tables),
-        _picture(name, choices, group),
     )
 
 
@@ -192,36 +185,3 @@ def _trust(group: list[Record], tables: Mapping[str, Table]) -> str:
     cell_count = f"{len(cells)} cells" if len(cells) != 1 else "1 cell"
     start_count = f"{starts} engine starts" if starts != 1 else "1 engine start"
     return f"Rests on {cell_count} of {start_count}; {weights} weights; {cards}."
-
-
-def _picture(name: str, choices: list[_Choice], group: list[Record]) -> plot.Picture | None:
-    """Latency against throughput per GPU, a point per layout."""
-    if len(choices) < 2:
-        return None
-    ordered = sorted(choices, key=lambda one: (one.light["gpu"], Layout.of(one.light).order))
-    curves = [
-        plot.Curve(one.label, [plot.Point(one.light["tpot_ms"], one.full[_PER_GPU])], at)
-        for at, one in enumerate(ordered)
-    ]
-    batch = choices[0].light["batch"]
-    caption = (
-        f"{series_name(group[0], 'gpu')}. A point per layout: decode time per token at batch"
-        f" {batch}, and the most output tokens/s per GPU. Up and to the left is better."
-    )
-    words = "; ".join(
-        f"{curve.label}: {digits(point.x)} ms, {digits(point.y)} tok/s per GPU"
-        for curve in curves
-        for point in curve.points
-    )
-    return plot.Picture(name, caption, f"{caption} {words}.", (_panel(curves, batch),))
-
-
-def _panel(curves: list[plot.Curve], batch: int) -> Callable[[Axes], None]:
-    def paint(axes: Axes) -> None:
-        plot.draw_curves(axes, curves)
-        axes.margins(x=0.15)
-        axes.set_xlim(left=0)
-        axes.set_xlabel(f"Decode at batch {batch} (ms/token)")
-        axes.set_ylabel("Per GPU (output tok/s)")
-
-    return paint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-from tpsweep.analysis.table import Record, Table, joined, make_grid
+from tpsweep.analysis.table import Record, Table, joined, make_grid, model_name
 from tpsweep.report.boxes import Box, Part
 
 NO_HOLES = "Every cell of the matrix is planned and measured."
@@ -36,7 +36,8 @@ def make_holes(cells: list[Record], limit: int) -> Part:
             state,
             reason or ("not run yet" if state == "missing" else ""),
             str(len(found)),
-            *(joined(cell[name] for cell in found) for name in ("model", "gpu", "tp", "workload")),
+            joined(map(model_name, found)),
+            *(joined(cell[name] for cell in found) for name in ("gpu", "tp", "workload")),
         ]
         for (state, reason), found in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -27,12 +27,15 @@ from tpsweep.figures.pareto import draw_pareto
 from tpsweep.figures.serving import draw_serving
 from tpsweep.figures.speedup import draw_speedup
 from tpsweep.report.boxes import Part, make_part
-from tpsweep.report.first_screen import Headline, headlines
+from tpsweep.report.choices import choices_of
+from tpsweep.report.first_screen import headlines
 from tpsweep.report.holes import make_failures, make_holes
+from tpsweep.report.matrices import Matrices, make_matrices
 from tpsweep.report.provenance import make_provenance
 from tpsweep.tables import Summary
 
 PAGE = "report.html"
+SCRIPTS = ("page", "recommend", "choice")
 LINES = 400
 """Most lines of a section's tables: 10,000 cells must make a page that opens at once."""
 FEWER_LINES = 100
@@ -43,7 +46,7 @@ FEWER_FIGURES = 6
 CELL_COLUMNS = (
     *("cell_id", "workload", "site", "gpu", "model", "model_revision", "dtype", "weights", "tp"),
     "gpu_card",
-    *("model_label",),
+    *("model_label", "lab"),
     *("vllm_version", "state", "reason", "path"),
     *("engine_id", "vllm_version_ran", "started_at", "ended_at", "synthetic"),
 )
@@ -59,21 +62,25 @@ NO_LATENCY = "The matrix has no latency cells."
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what is below it; ``anchor`` is its id in the page."""
+    """A heading with what is below it; ``anchor`` is its id in the page. With ``matrices`` its
+    tables are folded below these."""
 
     anchor: str
     title: str
     part: Part
     drawings: tuple[plot.Drawing, ...] = ()
     figure_note: str = ""
+    matrices: tuple[Matrices, ...] = ()
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A section that another room adds: it comes after the anchor ``after``; None: at the end."""
+class Group:
+    """Sections that answer a question, folded; ``anchor`` is its id in the page."""
 
-    after: str | None
-    section: Section
+    anchor: str
+    title: str
+    sections: tuple[Section, ...]
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ def write_page(
     path: Path,
     tables: Mapping[str, Table],
     name: str,
-    added: Sequence[Placed] = (),
+    added: Sequence[Group] = (),
     steps: Mapping[str, Path] | None = None,
 ) -> None:
     """Write the page. Arguments as those of ``render``. Raises ``OSError``."""
@@ -98,7 +105,7 @@ def write_page(
 
 
 def render(
-    tables: Mapping[str, Table], name: str, added: Sequence[Placed], steps: Mapping[str, Path]
+    tables: Mapping[str, Table], name: str, added: Sequence[Group], steps: Mapping[str, Path]
 ) -> str:
     """The page as HTML.
 
@@ -113,16 +120,18 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style, script = (_source(environment, name) for name in ("page.css", "page.js"))
+    style = _source(environment, "page.css")
+    script = "\n".join(_source(environment, f"{name}.js") for name in SCRIPTS)
     cells = tables["cells"].records
     summary = Summary.of(cell["state"] for cell in cells)
     return environment.get_template("page.html").render(
         name=name,
         summary=str(summary),
+        complete=summary.complete,
         warnings=_warnings(cells, summary, tables["failures"].records),
-        headlines=_first(headlines(tables)),
-        facts=_facts(cells, summary),
-        sections=_placed(_sections(tables, steps), added),
+        choices=choices_of(tables["choices"], name),
+        headlines=headlines(tables),
+        groups=[*_groups(tables, steps, _facts(cells, summary)), *added],
         tables=list(tables),
         published="reference" in tables,
         style=Markup(style),
@@ -131,13 +140,6 @@ def render(
         synthetic=_is_synthetic(cells),
         version=__version__,
     )
-
-
-def _first(found: Sequence[Headline]) -> list[tuple[Headline, plot.Drawing | None]]:
-    """Headlines with their pictures drawn; without matplotlib the sentences stand alone."""
-    pictures = [one.picture for one in found if one.picture] if plot.available() else []
-    drawn = iter(plot.in_processes(plot.draw, pictures))
-    return [(one, next(drawn) if one.picture in pictures else None) for one in found]
 
 
 def _source(environment: Environment, name: str) -> str:
@@ -151,7 +153,9 @@ def _hash(script: str) -> str:
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-def _sections(tables: Mapping[str, Table], steps: Mapping[str, Path]) -> list[Section]:
+def _groups(
+    tables: Mapping[str, Table], steps: Mapping[str, Path], facts: Sequence[tuple[str, str]]
+) -> list[Group]:
     compared, online, captured, split, floor = (
         tables[name] for name in ("tp_comparison", "serving", "communication", "terms", "floors")
     )
@@ -172,41 +176,47 @@ def _sections(tables: Mapping[str, Table], steps: Mapping[str, Path]) -> list[Se
         }
     )
     communication = _of_table(captured, LINES, figures["communication"])
-    return [
-        Section("ran", "What ran on what", make_provenance(tables["machines"], cells, LINES)),
+    ran = Section("ran", "What ran on what", make_provenance(tables["machines"], cells, LINES))
+    fast = (
         replace(
             _of_table(compared, LINES, figures["decode"]),
             anchor="tp",
             part=make_part(compared, LINES, NO_LATENCY),
+            matrices=make_matrices(compared.records, FEWER_LINES),
         ),
         _of_table(tables["models"], FEWER_LINES, figures["models"]),
         _of_table(tables["tp_pairs"], FEWER_LINES, figures["speedup"]),
-        _of_table(tables["crossover"], FEWER_LINES, figures["equal_sequences"]),
         _of_table(tables["batch_scaling"], FEWER_LINES, figures["batches"], figures["classes"]),
-        _of_table(tables["throughput"]),
+    )
+    much = (
         _of_table(online, LINES, figures["serving"], figures["served_classes"]),
+        _of_table(tables["capacity"]),
+        _of_table(tables["throughput"]),
+        _of_table(tables["layouts"], FEWER_LINES, figures["pareto"]),
+        _of_table(tables["crossover"], FEWER_LINES, figures["equal_sequences"]),
+    )
+    why = (
         replace(
             communication,
             drawings=(*communication.drawings, *step_picture(captured.records, steps)),
         ),
         _of_table(split),
-        _of_table(tables["layouts"], FEWER_LINES, figures["pareto"]),
+    )
+    trust = (
+        ran,
+        _of_table(tables["validity"]),
         _of_table(floor),
         _of_table(tables["expected"]),
-        _of_table(tables["cost"]),
-        _of_table(tables["validity"]),
         Section("failures", "Failures", make_failures(tables["failures"], LINES)),
         Section("holes", "Not measured", make_holes(cells, LINES)),
+    )
+    return [
+        Group("fast", "How fast?", fast),
+        Group("much", "How much?", much),
+        Group("why", "Why not twice as fast?", why),
+        Group("spent", "What did it cost?", (_of_table(tables["cost"]),)),
+        Group("trust", "Can I trust it?", trust, tuple(facts)),
     ]
-
-
-def _placed(sections: Iterable[Section], added: Sequence[Placed]) -> list[Section]:
-    """``sections`` with those that are ``added`` in their places."""
-    found = []
-    for section in sections:
-        found.append(section)
-        found += [one.section for one in added if one.after == section.anchor]
-    return [*found, *(one.section for one in added if one.after is None)]
 
 
 def _drawings(kinds: Mapping[str, tuple[list[plot.Picture], int]]) -> dict[str, Drawn]:
@@ -240,10 +250,7 @@ def _warnings(cells: list[Record], summary: Summary, failed: list[Record]) -> li
     if _is_synthetic(cells):
         found.append(Caution("SYNTHETIC: made-up rows, never measured.", bad=True))
     if not summary.complete:
-        text = (
-            f"INCOMPLETE {summary.measured}/{summary.planned}: some cells failed or have not run."
-        )
-        found.append(Caution(text, bad=True))
+        found.append(Caution(f"{summary}.", bad=True))
     refused = Counter(one["message"] or "" for one in failed if one["type"] == PREFLIGHT)
     for message, count in refused.most_common(MOST_REFUSED):
         found.append(Caution(f"Not submitted, {count} cells: {message}", bad=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from tpsweep.analysis.table import Record, Table, make_grid, sort_key
+from tpsweep.analysis.table import Record, Table, make_grid, model_name, sort_key
 from tpsweep.report.boxes import Box, Part
 
 _MODEL = ("model", "model_revision", "dtype", "weights")
@@ -31,5 +31,5 @@ def make_provenance(machines: Table, cells: list[Record], limit: int) -> Part:
 
 def _line(cells: list[Record]) -> list[str]:
     measured = sum(cell["state"] == "measured" for cell in cells)
-    names = ("none" if cells[0][name] is None else str(cells[0][name]) for name in _MODEL)
-    return [*names, str(measured), str(len(cells))]
+    rest = ("none" if cells[0][name] is None else str(cells[0][name]) for name in _MODEL[1:])
+    return [model_name(cells[0]), *rest, str(measured), str(len(cells))]

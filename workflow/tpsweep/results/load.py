@@ -58,7 +58,7 @@ class Results:
     the plan). ``rows``: the schema of ``row``. ``failures``: the fields of ``FailureLine``,
     of planned cells without a row. ``communication``: what the analysis said of the captures, by
     ``cell_id``; those that are not analysed are not in it. ``shapes``: of the models that have a
-    measured capture, by name, as far as they can be counted.
+    measured capture, by name, as far as they can be counted. ``folders``: where all this is from.
     """
 
     manifest: pd.DataFrame
@@ -66,6 +66,7 @@ class Results:
     failures: pd.DataFrame
     communication: dict[str, list[Communication]] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
+    folders: tuple[Path, ...] = ()
 
     def count(self, *states: str) -> int:
         """Cells in any of ``states``."""
@@ -95,7 +96,8 @@ def load(results: Path, *, keep: bool = False) -> Results:
     captures = manifest[(manifest["workload"] == CAPTURE) & (manifest["state"] == "measured")]
     communication = _load_communication(results, captures)
     shapes = _load_shapes(results, captures)
-    return Results(_with_experts(manifest, shapes), rows, failed, communication, shapes)
+    told = _with_experts(manifest, shapes)
+    return Results(told, rows, failed, communication, shapes, (results,))
 
 
 def _failures(results: Path, planned: pd.DataFrame, read: Read) -> Iterator[FailureLine]:

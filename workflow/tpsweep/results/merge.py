@@ -55,7 +55,7 @@ def _without(results: Results, cell_ids: Sequence[str]) -> Results:
 
     kept = {i: found for i, found in results.communication.items() if i not in set(cell_ids)}
     frames = (rest(results.manifest), rest(results.rows), rest(results.failures))
-    return Results(*frames, kept, results.shapes)
+    return Results(*frames, kept, results.shapes, results.folders)
 
 
 def _as_runs(results: Results, cell_ids: Sequence[str], first: Results, name: str) -> Results:
@@ -77,6 +77,7 @@ def _as_runs(results: Results, cell_ids: Sequence[str], first: Results, name: st
         renamed(results.failures),
         {names.get(i, i): found for i, found in results.communication.items()},
         results.shapes,
+        results.folders,
     )
 
 
@@ -91,4 +92,5 @@ def _appended(first: Results, second: Results) -> Results:
         both(first.failures, second.failures),
         {**first.communication, **second.communication},
         {**first.shapes, **second.shapes},
+        (*first.folders, *second.folders),
     )

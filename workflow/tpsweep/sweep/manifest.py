@@ -28,11 +28,13 @@ def write_manifest(
     shapes: Mapping[str, Shape | None] | None = None,
     prices: Mapping[str, float] | None = None,
     unknown: Mapping[str, str] | None = None,
+    *,
+    lab: bool = False,
 ) -> None:
     """Write every cell to ``path``, atomically; ``sweep`` (config and site) is kept as a digest.
 
     ``shapes`` of the models, by name, are what the expectations need, and ``unknown`` why one has
-    none; ``prices`` are USD per GPU hour by node class.
+    none; ``prices`` are USD per GPU hour by node class. ``lab``: the sweep is of the lab.
     """
     sessions: dict[int, str] = {}
     records = []
@@ -43,6 +45,7 @@ def write_manifest(
         price = (prices or {}).get(engine.gpu)
         shape = (shapes or {}).get(engine.model.name)
         more = {"gpu_hour_usd": price, "experts": shape.experts if shape else None}
+        more["lab"] = lab or None
         records.append(_record(item, session) | _expected(item, shapes, unknown or {}) | more)
     schema = SCHEMA.with_metadata({_SWEEP: _digest(sweep)})
     table = pa.Table.from_pylist(records, schema=schema)

@@ -21,7 +21,7 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core import schema
-from tpsweep.core.manifest import LABELS
+from tpsweep.core.manifest import LAB, LABELS
 from tpsweep.core.schema import TEXT, Column
 from tpsweep.core.stats import MIN_REPEATS
 from tpsweep.core.workloads import CAPACITY, SERVE
@@ -38,7 +38,7 @@ _PROVENANCE = tuple(
     if column.name not in ("model_path", "cpu_model") and not pa.types.is_list(column.type)
 )
 """Without lists: a CSV file cannot hold them."""
-COLUMNS = (*schema.IDENTITY, *LABELS, *STATE, *schema.FIGURES, *_PROVENANCE)
+COLUMNS = (*schema.IDENTITY, *LABELS, LAB, *STATE, *schema.FIGURES, *_PROVENANCE)
 
 _ENDS = tuple(c.name for c in schema.FIGURES if c.name.endswith(("_lo", "_hi")))
 

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 
 from tpsweep.analysis.series import Source
-from tpsweep.analysis.table import SYNTHETIC, Record, Table, View, figure, identity, text
+from tpsweep.analysis.table import (
+    SYNTHETIC,
+    Record,
+    Table,
+    View,
+    figure,
+    identity,
+    model_name,
+    text,
+)
+from tpsweep.core.manifest import MODEL_LABEL
 from tpsweep.core.schema import FLOAT, INT, START_PHASES, TEXT, Column
 from tpsweep.core.workloads import LATENCY, THROUGHPUT
 from tpsweep.perfmodel.cell_time import cost
@@ -22,6 +32,7 @@ COLUMNS = (
     Column("gpu_card", TEXT, "the card that the site file names for it"),
     Column("gpus", INT, "GPUs that each engine holds"),
     Column("model", TEXT, "the model's name in the config"),
+    MODEL_LABEL,
     Column("cells", INT, "planned cells"),
     Column("sessions", INT, "engines that they need; more starts only if a session is split"),
     Column("at_limit", INT, "cells without an expected time, counted with their time limit"),
@@ -46,7 +57,7 @@ VIEWS = (
     identity("Site", "site"),
     identity("GPU", "gpu"),
     identity("Card", "gpu_card"),
-    identity("Model", "model"),
+    View("Model", model_name, once=True),
     View("GPUs", text("gpus")),
     View("Cells", text("cells")),
     View("Engines", text("sessions")),
@@ -122,6 +133,7 @@ def _line(cells: list[Record], rows: list[Record]) -> Record:
     hours = first["gpus"] / 3600
     return {
         **{name: first[name] for name in ("site", "gpu", "gpu_card", "gpus", "model")},
+        "model_label": first["model_label"],
         "cells": len(cells),
         "sessions": len(starts),
         "at_limit": sum(cell["expected_s"] is None for cell in cells),

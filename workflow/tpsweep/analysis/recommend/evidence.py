@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from tpsweep.analysis.recommend.question import Traffic, key_of
@@ -54,6 +55,47 @@ class Capacity:
         return self.basis != EXPECTED
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A rate that was measured: the worst of its starts. ``percentiles``: ms, by name; ``unknown``:
+    those that not every start has enough requests for. ``is_unsure``: a run was too short to
+    exclude saturation. ``watts``: mean power of all GPUs, None: not known."""
+
+    rate: float
+    starts: int
+    is_saturated: bool
+    is_unsure: bool
+    percentiles: Mapping[str, float]
+    unknown: frozenset[str]
+    watts: float | None
+
+    @classmethod
+    def of(cls, rate: float, rows: Sequence[Record]) -> Measured:
+        """Of the ``serve`` rows at a rate."""
+        verdicts = {saturation.judge_row(row) for row in rows}
+        watts = [known for row in rows if (known := _watts(row)) is not None]
+        return cls(
+            rate,
+            len(_starts(rows)),
+            saturation.YES in verdicts,
+            verdicts != {saturation.NO},
+            _worst(rows),
+            frozenset(name for name in LIMITS if any(row.get(name) is None for row in rows)),
+            sum(watts) / len(watts) if watts else None,
+        )
+
+    def keeps(self, slo: Slo | None) -> bool | None:
+        """Whether every start kept the SLO; None: too few requests to know."""
+        if self.is_saturated:
+            return False
+        if slo is None:
+            return True
+        if slo.failed(self.percentiles):
+            return False
+        is_known = all(name in LIMITS and name not in self.unknown for name, _ in slo.limits)
+        return True if is_known else None
+
+
 @dataclass
 class Evidence:
     """Rows of one engine at the question's lengths: of ``serve`` by offered rate, and searches."""
@@ -63,17 +105,37 @@ class Evidence:
     searched: list[Record] = field(default_factory=list)
     rows: int = 0
 
+    @cached_property
+    def rates(self) -> list[Measured]:
+        """What was served, in rising rates."""
+        return [Measured.of(rate, rows) for rate, rows in sorted(self.served.items())]
+
+    @property
+    def used(self) -> list[Record]:
+        """All rows that say something of a load."""
+        return [*(row for rows in self.served.values() for row in rows), *self.searched]
+
+    @property
+    def slos(self) -> list[Slo]:
+        """Those that were searched for, equal limits once."""
+        found: dict[Any, Slo] = {}
+        for row in self.searched:
+            for name, limits in json.loads(row.get("slos") or "{}").items():
+                slo = Slo.of(name, limits)
+                found.setdefault(slo.limits, slo)
+        return list(found.values())
+
     def capacity(self, slo: Slo | None) -> Capacity | None:
         """What rows say; ``request_s`` 0: the SLO fails at the lowest rate that was measured. None:
         at no rate is it known to hold, and it may at lower ones."""
-        return self._searched(slo) or self._by_rates(slo)
+        return self.of_search(slo) or self._by_rates(slo)
 
     def fails_at(self, slo: Slo | None) -> float | None:
         """The lowest measured rate that fails."""
-        failed = (rate for rate, rows in self.served.items() if _judge(rows, slo) is False)
-        return min(failed, default=None)
+        return next((one.rate for one in self.rates if one.keeps(slo) is False), None)
 
-    def _searched(self, slo: Slo | None) -> Capacity | None:
+    def of_search(self, slo: Slo | None) -> Capacity | None:
+        """What searches for these limits say; None without one."""
         pairs = [(row, one) for row in self.searched if slo and (one := _of_search(row, slo))]
         if not pairs:
             return None
@@ -84,48 +146,41 @@ class Evidence:
 
     def _by_rates(self, slo: Slo | None) -> Capacity | None:
         """The highest rate below the first that fails."""
-        judged = {rate: _judge(rows, slo) for rate, rows in sorted(self.served.items())}
-        failed = [rate for rate, kept in judged.items() if kept is False]
-        first = min(failed, default=ENDLESS)
-        kept = [rate for rate, kept in judged.items() if kept and rate < first]
+        failed = next((one for one in self.rates if one.keeps(slo) is False), None)
+        first = failed.rate if failed else ENDLESS
+        kept = [one for one in self.rates if one.rate < first and one.keeps(slo)]
         if not kept:
-            is_lowest = bool(failed) and first == min(judged)
-            starts = len(_starts(self.served[first])) if failed else 0
-            return Capacity(0.0, RATES, first, starts) if is_lowest else None
-        rate = max(kept)
-        rows = self.served[rate]
+            is_lowest = failed is not None and failed is self.rates[0]
+            return Capacity(0.0, RATES, first, failed.starts) if failed and is_lowest else None
+        best = kept[-1]
         remarks = []
-        if any(saturation.judge_row(row) != saturation.NO for row in rows):
-            remarks.append(f"at {rate:g} requests/s the run was too short to exclude saturation")
-        if any(kept for rate, kept in judged.items() if rate > first):
+        if best.is_unsure:
+            remarks.append(
+                f"at {best.rate:g} requests/s the run was too short to exclude saturation"
+            )
+        if any(one.keeps(slo) for one in self.rates if one.rate > first):
             remarks.append(f"it held at higher rates than {first:g} requests/s, where it failed")
-        return Capacity(
-            rate,
-            RATES,
-            first if failed else None,
-            len(_starts(rows)),
-            tuple(remarks),
-        )
+        fails_at = failed.rate if failed else None
+        return Capacity(best.rate, RATES, fails_at, best.starts, tuple(remarks))
 
-    def latency(self, rate: float, slo: Slo | None = None) -> tuple[float, dict[str, float]] | None:
-        """The lowest measured rate at or above ``rate``, and the percentiles there: the worst of
-        its starts. Measured are the rates of rows, and what a search of ``slo`` confirmed. None:
-        no such rate."""
-        known: dict[float, list[Record]] = {at: list(rows) for at, rows in self.served.items()}
+    def latencies(self, slo: Slo | None = None) -> dict[float, Mapping[str, float]]:
+        """The worst start's percentiles by rate, rising: of served rates, and of what a search of
+        ``slo`` confirmed."""
+        found = {one.rate: one.percentiles for one in self.rates}
+        at_capacity: dict[float, list[Record]] = defaultdict(list)
         for row in self.searched:
             if slo is not None and (place := _place(row, slo)) is not None:
                 at = _item(row.get("capacity_request_s"), place)
-                known.setdefault(at or 0.0, []).append(_at_capacity(row, place))
-        above = [at for at in known if at >= rate]
-        if not above:
-            return None
-        at = min(above)
-        found = {
-            name: max(values)
-            for name in LIMITS
-            if (values := [row[name] for row in known[at] if row.get(name) is not None])
-        }
-        return at, found
+                at_capacity[at or 0.0].append(_at_capacity(row, place))
+        for rate, rows in at_capacity.items():
+            found[rate] = _worst([*rows, found.get(rate, {})])
+        return dict(sorted(found.items()))
+
+    def latency(
+        self, rate: float, slo: Slo | None = None
+    ) -> tuple[float, Mapping[str, float]] | None:
+        """The lowest rate at or above ``rate`` that ``latencies`` has; None: no such rate."""
+        return next((found for found in self.latencies(slo).items() if found[0] >= rate), None)
 
     def lowest_rate(self) -> float | None:
         """The lightest load that was measured."""
@@ -134,11 +189,7 @@ class Evidence:
     def watts(self, rate: float) -> float | None:
         """Mean power of the engine's GPUs at ``rate``: between the measured rates on a line, beyond
         them that of the nearest."""
-        points = sorted(
-            (at, sum(known) / len(known))
-            for at, rows in self.served.items()
-            if (known := [w for row in rows if (w := _watts(row)) is not None])
-        )
+        points = [(one.rate, one.watts) for one in self.rates if one.watts is not None]
         if not points:
             return None
         below = [point for point in points if point[0] <= rate] or points[:1]
@@ -254,15 +305,13 @@ def _asks(row: Record, name: str, slo: Slo) -> bool:
     return bool(limits) and dict(limits) == slo.by_name
 
 
-def _judge(rows: Sequence[Record], slo: Slo | None) -> bool | None:
-    """Whether every start kept the SLO at a rate; None: too few requests to know."""
-    if any(saturation.judge_row(row) == saturation.YES for row in rows):
-        return False
-    if slo is None:
-        return True
-    if any(slo.failed(row) for row in rows):
-        return False
-    return None if any(slo.unknown(row) for row in rows) else True
+def _worst(rows: Sequence[Record]) -> dict[str, float]:
+    """The largest of each percentile that any of the rows has."""
+    return {
+        name: max(values)
+        for name in LIMITS
+        if (values := [row[name] for row in rows if row.get(name) is not None])
+    }
 
 
 def _starts(rows: Iterable[Record]) -> set[Any]:

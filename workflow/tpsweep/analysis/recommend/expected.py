@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 from tpsweep.analysis.recommend.evidence import EXPECTED, Capacity
 from tpsweep.analysis.recommend.question import Traffic
@@ -24,6 +26,13 @@ has 1.6 times its TPOT at 0.76 (docs/expectation.md)."""
 
 STEADY = 0.9
 """Of capacity: up to here the queue is short, and the expectation was held against rows."""
+_LOADS = (
+    1e-3,
+    *(0.01 * 50 ** (at / 15) for at in range(15)),
+    *(0.5 + at / 60 for at in range(31)),
+)
+"""Loads that the model is asked for, as parts of ``STEADY``: hardly any, then rising by 30 % each,
+and from half on by a sixtieth."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ class Expectation:
             serving.at(0.0)  # curves and constants are looked up here
         except (NoExpectationError, NoWorkError) as error:
             return str(error)
+        except KeyError as error:
+            return f"the rows do not say the engine's {error.args[0]}"
         return serving
 
     def _misfit(self, steps: EngineSteps) -> str | None:
@@ -79,20 +90,62 @@ class Expectation:
         """Why nothing can be expected, or the engine cannot run; None if all is well."""
         return self._serving if isinstance(self._serving, str) else None
 
+    @cached_property
+    def loads(self) -> tuple[ServedLoad, ...]:
+        """What is expected at rising rates; in between, everything lies on lines. The page has
+        these points, too, and so finds the same answers. Empty if nothing can be expected."""
+        return tuple(self._loads())
+
+    def _loads(self) -> Iterator[ServedLoad]:
+        if isinstance(self._serving, str):
+            return
+        steady = STEADY * self._serving.capacity
+        for part in _LOADS:
+            load = self._serving.at(_short(part * steady))
+            if load is not None:
+                values = {name: _short(value) for name, value in load.percentiles.items()}
+                yield replace(load, percentiles=values)
+
     def capacity(self, slo: Slo | None) -> Capacity | None:
         """The expected capacity, with or without an SLO at most ``STEADY`` of what would saturate;
         ``request_s`` 0: not even one request keeps the SLO."""
-        if isinstance(self._serving, str) or (slo and not slo.is_of_percentiles):
+        if not self.loads or (slo and not slo.is_of_percentiles):
             return None
-        steady = STEADY * self._serving.capacity
-        kept = steady if slo is None else self._serving.highest_rate(slo) or 0.0
-        return Capacity(min(kept, steady), EXPECTED)
+        limits = slo.limits if slo else ()
+        kept = (self._highest(name, limit) for name, limit in limits)
+        return Capacity(min(kept, default=self.loads[-1].rate), EXPECTED)
 
-    def at(self, rate: float) -> ServedLoad | None:
-        """What to expect at a rate; None beyond capacity, or of nothing."""
-        return None if isinstance(self._serving, str) else self._serving.at(rate)
+    def _highest(self, name: str, limit: float) -> float:
+        """The rate at which a percentile first meets its limit."""
+        if self.loads[0].percentiles[name] > limit:
+            return 0.0
+        for low, high in pairwise(self.loads):
+            left, right = low.percentiles[name], high.percentiles[name]
+            if right > limit:
+                return low.rate + (high.rate - low.rate) * (limit - left) / (right - left)
+        return self.loads[-1].rate
 
-    def is_server_busy(self, rate: float) -> bool:
-        """Whether the HTTP server would be so busy that the expectation is not to be trusted."""
-        load = self.at(rate)
-        return load is None or load.server_share > BUSY_SERVER
+    def at(self, rate: float) -> dict[str, float] | None:
+        """Percentiles at a rate; None beyond ``STEADY`` of capacity, or of nothing."""
+        if not self.loads or rate > self.loads[-1].rate:
+            return None
+        if rate <= self.loads[0].rate:
+            return self.loads[0].percentiles
+        low, high = next(pair for pair in pairwise(self.loads) if pair[1].rate >= rate)
+        part = (rate - low.rate) / (high.rate - low.rate)
+        return {
+            name: left + (high.percentiles[name] - left) * part
+            for name, left in low.percentiles.items()
+        }
+
+    @property
+    def busy_from(self) -> float:
+        """The rate from which on the HTTP server is so busy that the expectation is not to be
+        trusted."""
+        last = self.loads[-1]
+        return BUSY_SERVER * last.rate / last.server_share
+
+
+def _short(value: float) -> float:
+    """To six digits: the model knows far fewer, and the page holds thousands."""
+    return float(f"{value:.6g}")

@@ -45,9 +45,14 @@ class Inputs:
     site: Site | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def own(self) -> list[Record]:
+        """The rows without imported ones: nothing is known of the machines of those."""
+        return [row for row in self.rows if not row.get("imported")]
+
     def check(self, model: str) -> None:
         """Raise ``InputError`` unless something is known of ``model``."""
-        names = {row["model"]: None for row in self.rows}
+        names = {row["model"]: None for row in self.own}
         names |= dict.fromkeys(self.config.models) if self.config else {}
         if not names:
             said = "no rows, allowed: a results folder with rows, or --profile cluster/<site>"
@@ -61,7 +66,7 @@ class Inputs:
         for kinds in ((CAPACITY, SERVE), None):
             found = Counter(
                 traffic
-                for row in self.rows
+                for row in self.own
                 if row["model"] == model and (kinds is None or row["workload"] in kinds)
                 if (traffic := traffic_of(row)) and traffic.output_len > 1
             )
@@ -79,7 +84,7 @@ class Inputs:
         try:
             if "=" in asked:
                 return Slo.parse(asked)
-            named = self._slos
+            named = self.slos
             if asked in named:
                 return Slo.of(asked, named[asked])
         except ValueError as error:
@@ -88,9 +93,10 @@ class Inputs:
         raise InputError(f"--slo: {asked!r}, allowed: {known} such as ttft_p99_ms=500")
 
     @cached_property
-    def _slos(self) -> dict[str, Any]:
+    def slos(self) -> dict[str, Any]:
+        """Limits by the SLO's name in the config or in a row."""
         found: dict[str, Any] = {}
-        for row in self.rows:
+        for row in self.own:
             found |= json.loads(row.get("slos") or "{}")
         named = self.raw.get("slos")
         return found | (named if isinstance(named, dict) else {})
@@ -100,7 +106,7 @@ class Inputs:
         """Node classes by name: the site's, and those that rows were measured on."""
         prices = {**self.prices, **(self.config.settings.prices if self.config else {})}
         found: dict[str, NodeClass] = {}
-        for row in self.rows:
+        for row in self.own:
             uuids = row.get("node_gpu_uuids")
             seen = max(0 if uuids is None else len(uuids), row["gpus"] or 0)
             known = found.get(row["gpu"])
@@ -159,7 +165,7 @@ class Inputs:
 
     def _like(self, model: str) -> Engine | None:
         """An engine whose arguments the others have: of a served row, else the config's pins."""
-        rows = [row for row in self.rows if row["model"] == model and not row.get("imported")]
+        rows = [row for row in self.own if row["model"] == model]
         rows.sort(key=lambda row: (row["workload"] not in (CAPACITY, SERVE), row["variant"]))
         if rows:
             return engine_of(rows[0])
@@ -198,7 +204,7 @@ class Inputs:
         models = self.raw.get("models")
         if isinstance(models, dict) and isinstance(models.get(model), dict):
             return dict(models[model])
-        known = next(engine_of(row).model for row in self.rows if row["model"] == model)
+        known = next(engine_of(row).model for row in self.own if row["model"] == model)
         entry: dict[str, Any] = {"dtype": known.dtype, "weights": known.weights}
         shape = SHAPES / f"{slug(model)}.json"
         if known.weights == "dummy" and shape.exists():

@@ -130,7 +130,7 @@ def answer(question: Question, candidates: Candidates) -> Answer:
         if not question.allows(evidence.engine.gpu):
             continue
         expectation = Expectation(evidence.engine, question.traffic, candidates.shape)
-        errors += _errors(evidence, expectation)
+        errors += errors_of(evidence, expectation)
         capacity = evidence.capacity(question.slo)
         if capacity is None:
             continue
@@ -138,9 +138,10 @@ def answer(question: Question, candidates: Candidates) -> Answer:
         _offer(question, evidence, expectation, capacity, candidates, offers, refused)
         if (higher := _higher(question, evidence, expectation, capacity)) is not None:
             _offer(question, evidence, expectation, higher, candidates, offers, [])
-    for engine in _unmeasured(candidates, measured):
-        if not question.allows(engine.gpu):
+    for engine in unmeasured(candidates):
+        if not question.allows(engine.gpu) or place_of(engine) in measured:
             continue
+        measured.add(place_of(engine))
         expectation = Expectation(engine, question.traffic, candidates.shape)
         evidence = candidates.evidence.get(key_of(engine), Evidence(engine))
         expected = _below_failed(expectation.capacity(question.slo), evidence, question)
@@ -159,17 +160,16 @@ def _order(offer: Offer, question: Question) -> tuple[Any, ...]:
     return (not offer.capacity.is_measured, score, offer.gpus, *more, offer.label)
 
 
-def _unmeasured(candidates: Candidates, measured: set[Any]) -> list[Engine]:
-    """One engine for each layout of which no capacity is known: one with rows before others."""
-    found: dict[Any, Engine] = {}
+def unmeasured(candidates: Candidates) -> list[Engine]:
+    """Every engine, in the order in which it speaks for its layout if no capacity of that is known:
+    those with rows first, most served ones before others."""
     with_rows = sorted(
         candidates.evidence.values(),
         key=lambda one: (-len(one.served), one.engine.variant != "default", -one.rows),
     )
-    for engine in (*(one.engine for one in with_rows), *candidates.others):
-        if place_of(engine) not in measured:
-            found.setdefault(place_of(engine), engine)
-    return list(found.values())
+    places = {place_of(one.engine) for one in with_rows}
+    others = (engine for engine in candidates.others if place_of(engine) not in places)
+    return [*(one.engine for one in with_rows), *others]
 
 
 def _higher(
@@ -196,15 +196,13 @@ def _below_failed(
     return replace(expected, request_s=below, fails_at=failed)
 
 
-def _errors(evidence: Evidence, expectation: Expectation) -> list[float]:
+def errors_of(evidence: Evidence, expectation: Expectation) -> list[float]:
+    """Expected over measured TPOT of each served row."""
     found: list[float] = []
-    most = expectation.capacity(None)
-    if most is None:
-        return found
     for rate in evidence.served:
-        load = expectation.at(rate)
-        if load is not None and rate <= most.request_s:
-            found += evidence.error(rate, load.tpot_ms)
+        expected = expectation.at(rate)
+        if expected is not None:
+            found += evidence.error(rate, expected["tpot_p50_ms"])
     return found
 
 
@@ -250,7 +248,7 @@ def _offer(
             joules=None if watts is None else watts * engines / tokens_s * _MILLION,
             percentiles=percentiles,
             latency_at=latency_at,
-            is_server_busy=not capacity.is_measured and expectation.is_server_busy(load),
+            is_server_busy=not capacity.is_measured and load > expectation.busy_from,
         )
     )
 
@@ -288,8 +286,7 @@ def _latency(
     found, fails_at = evidence.latency(load, question.slo), capacity.fails_at
     if found is not None and (fails_at is None or found[0] < fails_at):
         return found[1], found[0]
-    expected = expectation.at(load)
-    return ({}, None) if expected is None else (expected.percentiles, None)
+    return expectation.at(load) or {}, None
 
 
 def _too_slow(
@@ -305,8 +302,7 @@ def _too_slow(
             return "the search: nothing passes"
         found = evidence.latency(lowest)
         return f"{_missed(slo, found[1] if found else {})} at {lowest:g} requests/s, measured"
-    load = expectation.at(0.0)
-    return f"{_missed(slo, load.percentiles if load else {})} for a single request, expected"
+    return f"{_missed(slo, expectation.at(0.0) or {})} for a single request, expected"
 
 
 def _missed(slo: Any, percentiles: Mapping[str, float]) -> str:

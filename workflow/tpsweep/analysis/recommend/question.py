@@ -77,5 +77,6 @@ def label_of(engine: Engine) -> str:
     """``TP=2 on H200``, and what of it is not the default."""
     more = [] if engine.variant == "default" else [engine.variant]
     more += [] if engine.precision == "bf16" else [engine.precision]
-    more += [] if engine.allreduce_backend in ("auto", "none") else [engine.allreduce_backend]
+    if engine.allreduce_backend not in ("auto", "none"):
+        more.append(f"{engine.allreduce_backend} all-reduce")
     return f"{engine.label} on {engine.gpu}" + (f" ({', '.join(more)})" if more else "")

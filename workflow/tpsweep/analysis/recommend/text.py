@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tabulate import tabulate
 
@@ -12,11 +13,17 @@ from tpsweep.analysis.recommend.offers import Answer, Offer
 from tpsweep.analysis.recommend.question import COST, Question
 from tpsweep.analysis.recommend.unmeasured import Wanted
 from tpsweep.analysis.table import digits
+from tpsweep.perfmodel.constants import document
 
 NOTHING = "Nothing fits."
 SHOWN = 8
 """Offers in the table; ``--json`` has all."""
 UNKNOWN = "n/a"
+TTFT_IS_LOW = (
+    "Expected TTFT p99 is too low under load: 0.7 of what was measured at half of capacity, a third"
+    " near saturation."
+)
+UNEVEN = "Engines were measured one at a time: an uneven load balancer is not in this."
 _WANTED = {
     "cost": "at the lowest cost",
     "gpus": "on the fewest GPUs",
@@ -34,6 +41,38 @@ class Trust:
     starts: int
     warnings: tuple[str, ...]
     errors: str
+
+    @classmethod
+    def of(
+        cls, used: Sequence[Mapping[str, Any]], errors: Sequence[float], best: Offer | None
+    ) -> Trust:
+        """Of the rows that were used, and the errors of the expectation for them."""
+        starts = {row.get("engine_id") or row["cell_id"] for row in used}
+        warnings = [*warnings_of(used)]
+        if best is not None and best.engines > 1 and best.capacity.is_measured:
+            warnings.append(UNEVEN)
+        return cls(len(used), len(starts), tuple(warnings), errors_of(errors) or published_errors())
+
+
+def warnings_of(used: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What must be known of the rows."""
+    if any(row.get("synthetic") for row in used):
+        yield "SYNTHETIC: made-up rows, never measured."
+    if any(row["gpu_card"] == "CPU" for row in used):
+        yield "CPU timings only demonstrate the pipeline."
+    if any(row["weights"] == "dummy" for row in used):
+        yield "Dummy weights: prefill, and so TTFT, and joules depend on the data."
+
+
+def published_errors() -> str:
+    """How good the expectation was for the published rows; held by a test."""
+    seen = document()["serving_seen"]
+    return (
+        f"Expectation against {seen['rows']} published serving rows of 8B on H200: TPOT within"
+        f" {seen['tpot_within_pct']} % up to 0.9 of capacity in all but {seen['outside']}"
+        f" ({seen['outside_ratio']} of what was measured: the HTTP server was busy), capacity"
+        f" within {seen['capacity_within_pct']} %. Other models and cards are extrapolations."
+    )
 
 
 def lines(answer: Answer, trust: Trust, cells: list[Wanted]) -> Iterator[str]:
@@ -80,6 +119,8 @@ def _best(best: Offer, answer: Answer) -> Iterator[str]:
         yield f"  {costs}"
     for remark in best.capacity.remarks:
         yield f"  Note: {remark}."
+    if not best.capacity.is_measured and _has_ttft(answer.question):
+        yield f"  Note: {TTFT_IS_LOW}"
     if best.is_server_busy:
         yield (
             "  Note: one HTTP server would be over half busy at this load, where measured TPOT was"
@@ -87,6 +128,10 @@ def _best(best: Offer, answer: Answer) -> Iterator[str]:
         )
     if answer.question.objective == COST and best.usd is None:
         yield "  No price is known (`prices` of the config): by GPUs per request/s."
+
+
+def _has_ttft(question: Question) -> bool:
+    return question.slo is not None and any(n.startswith("ttft") for n in question.slo.by_name)
 
 
 def sentence(best: Offer) -> str:

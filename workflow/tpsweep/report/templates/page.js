@@ -1,4 +1,4 @@
-// Sorting and filtering of the page's tables. Without it the page is whole: this only adds.
+// Folded parts, sorting and filtering of the page's tables. Without it the page is whole: this only adds.
 "use strict";
 
 const NUMBER = /^[-+]?\d[\d.]*(?![-\d])/;
@@ -48,7 +48,7 @@ function filter(table, words, counter) {
   counter.textContent = words.length ? `${shown} of ${rows.length} lines` : "";
 }
 
-for (const box of document.querySelectorAll(".box")) {
+for (const box of document.querySelectorAll(".box:not(.matrices *)")) {
   const table = box.querySelector("table");
   if (table.tBodies[0].rows.length < 2) continue;
   [...table.tHead.rows[0].cells].forEach((header, column) => {
@@ -72,3 +72,19 @@ for (const box of document.querySelectorAll(".box")) {
   line.append(search, counter);
   box.prepend(line);
 }
+
+// What a link leads to is unfolded, and on paper everything is.
+function unfold() {
+  const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+  for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+  if (target) target.scrollIntoView();
+}
+
+addEventListener("hashchange", unfold);
+unfold();
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details:not([open])")) {
+    folded.open = true;
+    addEventListener("afterprint", () => { folded.open = false; }, { once: true });
+  }
+});
