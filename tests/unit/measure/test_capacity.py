@@ -320,6 +320,18 @@ def test_a_probe_warms_up_at_its_own_load_and_keeps_it_up() -> None:
     assert again.requests.digest == load.requests.digest
 
 
+def test_answers_of_one_token_keep_every_itl() -> None:
+    client, ask = Client(Fixed(100.0, 4)), Ask(15.0, 2, SEARCH, ("itl",))
+    slos = slos_of({"itl": {"itl_p99_ms": 1.0}})
+    load = capacity.make_load(ask, SET, 100, 100.0)
+    sent = client(load.requests, 15.0, None, 2)
+    assert capacity.judge(ask, load, slos, sent, "e1").probe.counts["itl"]["itl_p99_ms"].kept == 0
+    count = len(sent.errors)
+    single = replace(sent, output_lens=[1] * count, itl_s=[[] for _ in range(count)])
+    found = capacity.judge(ask, load, slos, single, "e1").probe.counts["itl"]["itl_p99_ms"]
+    assert (found.kept, found.of) == (100, 100) and slos[0].limits[0].is_kept(found.kept, found.of)
+
+
 def test_judged_requests_are_enough_for_every_share() -> None:
     slos = slos_of({"a": {"ttft_p99_ms": 1.0}, "b": {"goodput_share": 0.9, "ttft_ms": 1.0}})
     assert capacity.judged_requests(capacity_cell(), slos, 20.0) == 2000

@@ -345,6 +345,9 @@ def _latency_ms(probed: Sequence[Probed], look_ms: float) -> float:
 
 
 def _counts(limit: Any, times: Sequence[Times]) -> Counts:
+    """Answers of one token have no gap: they keep an ITL, as they keep every TPOT."""
+    if limit.is_per_token and times and not any(one.itl for one in times):
+        return Counts(len(times), len(times))
     counted = [limit.count(one) for one in times]
     return Counts(
         sum(kept for kept, _ in counted), sum(of for _, of in counted), _value(limit, times)
