@@ -20,11 +20,15 @@ from tpsweep.core.cell import BF16, FP8_CACHE
 from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.constants import Constants, constants
 from tpsweep.perfmodel.gpu_specs import Card, cards
+from tpsweep.perfmodel.mixture import is_known
 from tpsweep.perfmodel.model_shape import Shape, read_config
+from tpsweep.perfmodel.pipeline import at_once, filled
 from tpsweep.perfmodel.step_time import Batch, decode, kv_reads, prefill
 
 DTYPE = "bfloat16"
 INPUT_LEN = 512
+STEP_TOKENS = 16384
+"""``max_num_batched_tokens`` of the rows with stages or experts."""
 MODELS = Path(__file__).parents[1] / "workflow" / "models"
 
 
@@ -135,7 +139,7 @@ def ratio_table(rows: Sequence[Measured]) -> str:
     for row in rows:
         run = row.run
         step = decode(row.shape, DTYPE, row.card, run)
-        first = prefill(row.shape, DTYPE, row.card, run)
+        first = expected_prefill_ms(row)
         lines.append(
             {
                 "Model": row.model,
@@ -146,8 +150,8 @@ def ratio_table(rows: Sequence[Measured]) -> str:
                 "expected": f"{step.ms:.2f}",
                 "Decode ratio": f"{step.ms / row.decode_ms:.2f}",
                 "Prefill measured (ms)": row.prefill_ms,
-                "expected ": f"{first.ms:.1f}",
-                "Prefill ratio": f"{first.ms / row.prefill_ms:.2f}",
+                "expected ": f"{first:.1f}" if first else "n/a",
+                "Prefill ratio": f"{first / row.prefill_ms:.2f}" if first else "n/a",
                 "Decode is": (
                     "fitted" if row.fitted or row.cache_fitted or row.experts_fitted else "held out"
                 )
@@ -155,6 +159,13 @@ def ratio_table(rows: Sequence[Measured]) -> str:
             }
         )
     return tabulate(lines, headers="keys", tablefmt="pipe", disable_numparse=True)
+
+
+def expected_prefill_ms(row: Measured) -> float | None:
+    """What the prefill should take; None where the host decides."""
+    ms = prefill(row.shape, DTYPE, row.card, row.run).ms
+    steps = max(1, len(row.run.prompts))
+    return ms if is_known(row.shape, ms / steps, constants()) else None
 
 
 def settings(run: Batch, precision: str = BF16) -> str:
@@ -176,7 +187,7 @@ def _prefill_share(rows: Sequence[Measured], known: Constants) -> float:
 
 
 def _measured(row: dict[str, object], card: Card) -> Measured:
-    fields = ("tp", "batch", "output_len", "backend", "eager", "pp", "chunks", "ep")
+    fields = ("tp", "batch", "output_len", "backend", "eager", "pp", "ep")
     precision = str(row.get("precision", BF16))
     run = Batch(
         input_len=INPUT_LEN,
@@ -187,7 +198,7 @@ def _measured(row: dict[str, object], card: Card) -> Measured:
     return Measured(
         model=str(row["model"]),
         card=card,
-        run=run,
+        run=_in_steps(run, str(row["model"])),
         decode_ms=float(str(row["decode_ms"])),
         prefill_ms=float(str(row["prefill_ms"])),
         fitted=bool(row.get("fitted")),
@@ -197,6 +208,19 @@ def _measured(row: dict[str, object], card: Card) -> Measured:
         cache_fitted=bool(row.get("cache_fitted")),
         experts_fitted=bool(row.get("experts_fitted")),
     )
+
+
+def _in_steps(run: Batch, model: str) -> Batch:
+    """As ``EngineSteps.static`` has it."""
+    batch = int(run.batch)
+    if run.pp > 1:
+        behind = constants().behind_first
+        steps = filled(batch, run.input_len, STEP_TOKENS, run.pp, behind)
+    elif shape_named(model).experts:
+        steps = at_once(batch, run.input_len, STEP_TOKENS)
+    else:
+        return run
+    return replace(run, prompts=steps.prompts, group=steps.group)
 
 
 def main() -> None:

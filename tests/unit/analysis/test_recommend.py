@@ -314,7 +314,7 @@ def test_between_its_points_the_expectation_is_near_the_model(inputs: Inputs) ->
 def test_experts_have_no_expectation_under_load(inputs: Inputs) -> None:
     found = Expectation(inputs.others(EIGHT)[0], SERVED, shape_named("qwen3-30b-a3b"))
     assert found.capacity(None) is None
-    assert found.problem == "no expectation for the prefill of a mixture of experts"
+    assert found.problem == "no expectation for serving a mixture of experts"
 
 
 def test_gpus_that_are_allowed(inputs: Inputs) -> None:

@@ -192,6 +192,35 @@ def test_a_good_config_loads() -> None:
             {"distributed_executor_backend": "ray"},
             "distributed_executor_backend: 'ray'; allowed: mp, uni (no Ray)",
         ),
+        (
+            "variants/eager",
+            {"distributed_exec": "ray"},
+            "distributed_exec is short for another name; allowed: distributed_executor_backend",
+        ),
+        *(
+            ("variants/eager", {given: 2}, f"{given!r} ({name}) is set by {owner}")
+            for given, name, owner in (
+                ("tp", "tensor_parallel_size", "tp; allowed"),
+                ("-tp", "tensor_parallel_size", "tp; allowed"),
+                ("--tensor-parallel-size", "tensor_parallel_size", "tp; allowed"),
+                ("Tensor-Parallel-Size", "tensor_parallel_size", "tp; allowed"),
+                ("--pipeline-parallel", "pipeline_parallel_size", "pp; allowed"),
+                ("-pp", "pipeline_parallel_size", "pp; allowed"),
+                ("-n", "nnodes", "tp, pp and the site's per_node"),
+                ("-pcp", "prefill_context_parallel_size", "nothing (not measured; allowed: tp,"),
+                ("-dcp", "decode_context_parallel_size", "dcp; allowed"),
+                ("dp", "data_parallel_size", "dp or replicas; allowed"),
+                ("-dpl", "data_parallel_size_local", "dp or replicas; allowed"),
+                ("no_enable_expert_parallel", "enable_expert_parallel", "ep; allowed"),
+                ("--no-enable-expert-parallel", "enable_expert_parallel", "ep; allowed"),
+                ("profiler-config.profiler", "profiler_config", "the capture workload"),
+            )
+        ),
+        (
+            "workloads/decode/engine/pipeline_parallel_size",
+            2,
+            "unknown key; allowed: max_model_len",
+        ),
         ("pp", [0], "allowed"),
         ("tp", MISSING, "tp: None: missing: give it, or layouts"),
         # layouts

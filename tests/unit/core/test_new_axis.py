@@ -30,6 +30,7 @@ ENTRY = """    Axis(
         added=True,
         multiplies_gpus=True,
         vllm_arg="stripe_size",
+        ran="stripes of the loaded engine",
     ),
 """
 PROGRAM = """
@@ -39,7 +40,8 @@ import pyarrow.parquet as pq
 import yaml
 from tools import columns
 from tpsweep.core.row_file import write_row
-from tpsweep.engine.vllm_api import llm_arguments
+from types import SimpleNamespace
+from tpsweep.engine.vllm_api import llm_arguments, log_facts, ran_of
 from tpsweep.results.load import load
 from tpsweep.sweep.manifest import write_manifest
 from tpsweep.sweep.sweep import InputError, load_sweep
@@ -91,6 +93,10 @@ json.dump({
     "refused": refused,
     "by_layouts": [item.cell.cell_id for item in ways.planned],
     "arguments": [llm_arguments(cell.engine).get("stripe_size") for cell in (cells[0], new[0])],
+    "ran": [
+        ran_of(SimpleNamespace(parallel_config=SimpleNamespace(stripe_size=2)))["stripes"],
+        log_facts("Initializing a V1 LLM engine (v1): stripe_size=4, x", 1).ran["stripes"],
+    ],
     "old_rows": sorted(set(load(old).rows["stripes"])),
     "old_manifest": sorted(set(load(old).manifest["stripes"])),
     "lines": sorted({(line["stripes"], line["gpus"]) for line in table.records}),
@@ -155,6 +161,11 @@ def test_it_is_in_the_file_name_and_the_world_size(found: dict[str, Any]) -> Non
 
 def test_vllm_gets_its_argument_unless_it_is_the_default(found: dict[str, Any]) -> None:
     assert found["arguments"] == [None, 2]
+
+
+def test_what_ran_of_it_is_asked_of_the_engine(found: dict[str, Any]) -> None:
+    assert found["ran"] == [2, 4]
+    assert "`stripes_ran`" in found["docs"]
 
 
 def test_rows_and_manifests_that_are_older_have_its_default(found: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from tests.unit.cells import engine, model
@@ -127,11 +129,34 @@ def test_a_servers_arguments_are_words_of_a_command_line() -> None:
     assert words[-2:] == ['--a-map={"x": [1]}', "--odd=--x $(y)"]
 
 
-def test_the_tp_that_runs_is_read_from_the_log() -> None:
-    said = "INFO core.py:1 Initializing a V1 LLM engine (v0.32.0) with config: model='m', "
-    said += "load_format=dummy, tensor_parallel_size=2, pipeline_parallel_size=1"
-    assert vllm_api.log_facts(said, 2).tp == 2
-    assert vllm_api.log_facts("nothing", 2).tp is None
+ALONE = {"tp": 2, "pp": 1, "ep": None, "dcp": 1, "dp": 1}
+
+
+def test_the_layout_that_runs_is_read_from_the_log() -> None:
+    said = "INFO core.py:1 Initializing a V1 LLM engine (v0.25.1) with config: model='m', "
+    said += "load_format=dummy, tensor_parallel_size=2, pipeline_parallel_size=1, "
+    said += "data_parallel_size=1, decode_context_parallel_size=1, dcp_comm_backend=ag_rs\n"
+    assert vllm_api.log_facts(said, 2).ran == ALONE
+    assert vllm_api.log_facts("nothing", 2).ran == dict.fromkeys(ALONE)
+    # Engines with joined experts; arguments on other lines are of something else.
+    two = said.replace("data_parallel_size=1", "data_parallel_size=2")
+    assert vllm_api.log_facts(two, 2).ran == {**ALONE, "dp": 2}
+    before = "Namespace(tensor_parallel_size=8, decode_context_parallel_size=4)\n"
+    assert vllm_api.log_facts(before + said, 2).ran == ALONE
+
+
+def test_the_layout_that_runs_is_in_the_engines_own_configuration() -> None:
+    parallel = SimpleNamespace(
+        tensor_parallel_size=4,
+        pipeline_parallel_size=2,
+        enable_expert_parallel=True,
+        decode_context_parallel_size=2,
+        data_parallel_size=1,
+    )
+    config = SimpleNamespace(parallel_config=parallel)
+    assert vllm_api.ran_of(config) == {"tp": 4, "pp": 2, "ep": True, "dcp": 2, "dp": 1}
+    del parallel.decode_context_parallel_size
+    assert vllm_api.ran_of(config)["dcp"] is None
 
 
 def test_each_node_starts_its_part_of_an_engine() -> None:

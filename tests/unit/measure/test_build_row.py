@@ -70,6 +70,9 @@ GPUS = GpuGroup(
 )
 
 
+RAN = {"tp": 2, "pp": 1, "ep": False, "dcp": 1, "dp": 1}
+
+
 def engine_record(**changes: Any) -> EngineRecord:
     fields: dict[str, Any] = {
         "engine_id": "e1",
@@ -81,9 +84,7 @@ def engine_record(**changes: Any) -> EngineRecord:
         "host": Host("node1", None, None),
         "gpus": GPUS,
         "shape": SHAPE,
-        "tp_ran": 2,
-        "pp_ran": 1,
-        "ep_ran": False,
+        "ran": RAN,
         "phases": StartPhases(9.0, 20.0, 11.0, 30.0, 10.0, 9.0, 1.0),
     }
     return EngineRecord(**{**fields, **changes})
@@ -136,11 +137,17 @@ def test_a_sound_measurement_is_not_refused() -> None:
     assert refused() == []
 
 
-def test_another_tp_is_refused() -> None:
-    assert refused(record=engine_record(tp_ran=1)) == ["tp=2 was requested, 1 ran"]
-    assert refused(record=engine_record(pp_ran=2)) == ["pp=1 was requested, 2 ran"]
-    assert refused(record=engine_record(ep_ran=True)) == ["ep=False was requested, True ran"]
-    assert refused(record=engine_record(ep_ran=None)) == []  # a server's log does not say
+@pytest.mark.parametrize(
+    ("axis", "asked", "ran"),
+    [("tp", 2, 1), ("pp", 1, 2), ("ep", False, True), ("dcp", 1, 2), ("dp", 1, 2)],
+)
+def test_another_layout_is_refused(axis: str, asked: object, ran: object) -> None:
+    record = engine_record(ran={**RAN, axis: ran})
+    assert refused(record=record) == [f"{axis}={asked} was requested, {ran} ran"]
+    # A server's log does not say whether experts are whole.
+    assert refused(record=engine_record(ran={**RAN, axis: None})) == []
+    made = make_row(CELL, record, measurement(), [*WINDOWS], CONTEXT)
+    assert made[f"{axis}_ran"] == ran
 
 
 def with_backend(asked: str) -> Cell:
@@ -219,7 +226,7 @@ def test_wrong_lengths_are_refused_in_both_parts(part: str) -> None:
 
 def test_every_reason_is_given() -> None:
     idle: list[GpuWindow | None] = [gpu_window(uuid, utilisation_pct=0.0) for uuid in UUIDS]
-    assert len(refused(record=engine_record(tp_ran=1), windows=idle)) == 3
+    assert len(refused(record=engine_record(ran={**RAN, "tp": 1}), windows=idle)) == 3
 
 
 def test_a_row_goes_through_its_file_unchanged(tmp_path: Path) -> None:

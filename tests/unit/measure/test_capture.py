@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.unit.cells import engine, latency_cell, model
-from tests.unit.measure.test_build_row import engine_record
+from tests.unit.measure.test_build_row import RAN, engine_record
 from tpsweep.core import results_paths, row_file
 from tpsweep.core.cell import Cell
 from tpsweep.engine.repeat import Finished, Repeat
@@ -124,6 +124,9 @@ def test_the_sidecar_says_what_was_asked_and_what_ran(tmp_path: Path) -> None:
     measured, _ = run(tmp_path)
     known = sidecar.find(tmp_path / measured.figures["capture_files"][0])
     assert (known.tp, known.batch, known.input_len, known.output_len) == (2, 1, 256, 16)
+    assert (known.pp, known.dcp) == (1, 1)
+    ran = engine_record(ran={**RAN, "pp": 4, "dcp": 2})
+    assert [capture._sidecar(CELL, ran)[name] for name in ("tp", "pp", "dcp")] == [2, 4, 2]
     assert (known.dtype, known.link, known.link_gb_s) == ("bfloat16", "NV18", 450.0)
     said = json.loads((tmp_path / measured.figures["capture_files"][-1]).read_text())
     assert said["cell_id"] == CELL.cell_id

@@ -123,13 +123,17 @@ def test_littles_law_and_the_steps_agree() -> None:
     assert load.running == pytest.approx(40 * 190 * load.tpot_ms / 1e3, rel=1e-6)
 
 
+def step_ms(of: Serving, running: int, input_len: int, output_len: int, prompts: int = 0) -> float:
+    return of.steps.decode(of.steps.served(running, input_len, output_len, prompts))
+
+
 def test_a_light_load_is_a_static_batch_of_one() -> None:
     found = serving()
     load = found.at(1e-6)
     assert load is not None
-    assert load.tpot_ms == pytest.approx(found.steps.decode(1, 220, 190, 1), rel=1e-3)
+    assert load.tpot_ms == pytest.approx(step_ms(found, 1, 220, 190), rel=1e-3)
     # Half a step to wait, the prompt's own step, and HTTP.
-    own = found.steps.decode(1, 220, 190, 1, 220) + 32 * KNOWN.prompt_layer_us / 1e3
+    own = step_ms(found, 1, 220, 190, 220) + 32 * KNOWN.prompt_layer_us / 1e3
     first = load.tpot_ms / 2 + own + KNOWN.http_ms
     assert load.percentiles["ttft_p50_ms"] == pytest.approx(first, rel=1e-2)
 
@@ -138,12 +142,12 @@ def test_capacity_ends_at_what_runs_out_first() -> None:
     # 16 slots: an engine that has all of them busy does 16 / (190 steps).
     few = serving(max_num_seqs=16)
     step = 16 / 190 / few.engines_capacity * 1e3
-    assert few.steps.decode(16, 220, 190, 1) < step < few.steps.decode(16, 220, 190, 1, 220)
+    assert step_ms(few, 16, 220, 190) < step < step_ms(few, 16, 220, 190, 220)
     # Long prompts and short answers: the tokens of a step run out before the slots do.
     prompts = serving(4096, 4)
     assert prompts.limited_by == PROMPTS
     tokens = 4096 * prompts.engines_capacity
-    assert tokens < 8192 * 1e3 / prompts.steps.decode(1, 4096, 4, 1, 8192)
+    assert tokens < 8192 * 1e3 / step_ms(prompts, 1, 4096, 4, 8192)
     # A tiny answer time: one HTTP server for two replicas, which does not double.
     two = serving(tp=2, replicas=2)
     assert two.limited_by == SERVER

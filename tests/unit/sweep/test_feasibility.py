@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tests.unit.sweep.test_expand import DECODE, model
 from tpsweep.cli.main import main
 from tpsweep.config.load import ConfigError
 from tpsweep.sweep.feasibility import refuse_times
-from tpsweep.sweep.sweep import InputError
+from tpsweep.sweep.sweep import InputError, Sweep, load_sweep
 
 __all__ = ["folder"]
 LONG = {"decode": {**DECODE, "minutes": 2880}}
@@ -67,6 +68,94 @@ def test_one_line_says_what_and_what_is_allowed(
         sweep(folder, site, **changes)
     assert said in str(caught.value).replace("config: ", "")
     assert len(str(caught.value).splitlines()) == 1
+
+
+MOE = {"moe": {**model("8b"), "shape": "workflow/models/qwen3-30b-a3b.json"}}
+SERVED = {"kind": "serve", "num_prompts": [200], "input_len": [64], "output_len": [8]}
+SERVED |= {"request_rate": [1.0]}
+
+
+def laid_out(folder: Path, **changes: Any) -> Sweep:
+    """A sweep whose layouts are given by ``layouts``, or by lists."""
+    made = sweep(folder, tp=[1], results=str(folder / "results"))
+    data = {**json.loads(made.raw), **changes}
+    if "layouts" in changes:
+        del data["tp"]
+    return load_sweep(data, ROOT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        # Lists: named by the axis.
+        ({"pp": [33]}, "pp: 33: 8b: the model has 32 layers; allowed: up to 32"),
+        ({"ep": [True]}, "ep: True: 8b: the model has no experts; allowed: false"),
+        ({"tp": [1], "ep": [True], "models": MOE}, "ep: True: moe: one GPU has all experts; allo"),
+        ({"tp": [8], "dcp": [3]}, "dcp: 3: 8b: it does not divide tp 8; allowed: 1, 2, 4, 8"),
+        ({"tp": [8], "dcp": [2]}, "dcp: 2: 8b: it needs 2 ranks with the same of the model's 8 KV"),
+        (
+            {"workloads": {"s": {**SERVED, "replicas": [2]}}, "models": MOE},
+            "replicas: 2: moe: vLLM joins the experts of data-parallel engines; allowed: dp 2",
+        ),
+        (
+            {"workloads": {"s": {**SERVED, "dp": [2]}}},
+            "dp: 2: 8b: the model has no experts to join; allowed: replicas 2",
+        ),
+        # Entries of layouts: each is meant.
+        (
+            {"layouts": [{"tp": 2}, {"tp": 2, "ep": True}]},
+            "layouts: 'TP=2 + EP': 8b: ep true: the model has no experts; allowed: false",
+        ),
+        (
+            {"layouts": [{"tp": 1}, {"tp": 1, "ep": True}], "models": MOE},
+            "layouts: 'TP=1 + EP': moe: ep true: one GPU has all experts; allowed: with tp or dp",
+        ),
+    ],
+)
+def test_a_layout_that_no_model_can_have_is_a_mistake(
+    folder: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        laid_out(folder, **changes)
+    assert str(caught.value).startswith(f"config: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_layouts_of_which_some_run_are_no_mistake(folder: Path) -> None:
+    """Corners of a product, a layout that another model can have, and one that is excluded."""
+    product = sweep(folder, tp=[1, 2], ep=[False, True], models=MOE)
+    assert sum(item.status == "infeasible" for item in product.planned) == 2  # TP=1 with EP
+    layouts = [{"tp": 2}, {"tp": 2, "ep": True}]
+    both = {"8b": model("8b"), **MOE}
+    assert len(laid_out(folder, layouts=layouts, models=both).jobs) == 6
+    exclude = [{"ep": True, "reason": "no experts"}]
+    assert len(laid_out(folder, layouts=layouts, exclude=exclude).jobs) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("VLLM_DP_SIZE", "the axes dp and replicas"),
+        ("VLLM_PP_LAYER_PARTITION", "the axis pp"),
+        ("CUDA_VISIBLE_DEVICES", "the executor"),
+    ],
+)
+def test_a_site_changes_no_layout_behind_our_back(folder: Path, name: str, owner: str) -> None:
+    with pytest.raises(InputError) as caught:
+        sweep(folder, {"environment": {name: "2"}})
+    said = f"environment: {name}: '2': what it changes is set by {owner}"
+    assert said in str(caught.value)
+    assert len(sweep(folder, {"environment": {"VLLM_LOGGING_LEVEL": "DEBUG"}}).jobs) == 4
+
+
+def test_an_executor_of_one_gpu_runs_no_more(folder: Path) -> None:
+    variants = {"one": {"distributed_executor_backend": "uni"}}
+    found = {i.cell.engine.tp: i.reason for i in sweep(folder, variants=variants).planned}
+    assert found[1] is None
+    assert found[2] == (
+        "variant one: distributed_executor_backend uni: it runs one GPU, and an engine of TP=2 "
+        "has 2; allowed: mp"
+    )
 
 
 def test_corners_of_a_matrix_are_no_mistake(folder: Path) -> None:

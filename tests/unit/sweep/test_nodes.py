@@ -96,7 +96,8 @@ def test_what_fits_a_node_is_as_before(folder: Path) -> None:
     [
         (
             {"tp": [1], "pp": [3]},
-            "tp 1 x pp 3 x replicas 1 = 3 GPUs: no equal parts on 2 nodes of A100",
+            "tp 1 x pp 3 x replicas 1 = 3 GPUs: no equal parts on 2 nodes of A100; allowed: a "
+            "multiple of 2",
         ),
         (
             {"tp": [4], "pp": [2]},
@@ -119,13 +120,24 @@ def test_what_cannot_span_nodes(folder: Path, changes: dict[str, Any], reason: s
     assert {one.reason for one in matrix(folder, **changes)} == {reason}
 
 
-def test_replicas_share_a_node(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("axis", "shape", "said"),
+    [
+        ("replicas", "workflow/models/llama-3.1-8b.json", "replicas 4 = 4 GPUs > 2: replicas"),
+        (
+            "dp",
+            "workflow/models/qwen3-30b-a3b.json",
+            "dp 4 x replicas 1 = 4 GPUs > 2: engines with joined experts",
+        ),
+    ],
+)
+def test_engines_side_by_side_share_a_node(folder: Path, axis: str, shape: str, said: str) -> None:
     serve = {"kind": "serve", "num_prompts": [8], "input_len": [64], "output_len": [8]}
-    serve |= {"request_rate": [1.0], "replicas": [4]}
-    planned = matrix(folder, tp=[1], workloads={"s": serve})
-    assert {one.reason for one in planned} == {
-        "tp 1 x replicas 4 = 4 GPUs > 2: replicas share a node of A100"
-    }
+    serve |= {"request_rate": [1.0], axis: [4]}
+    models = {"one": {**model("8b"), "shape": shape}}
+    planned = matrix(folder, tp=[1], models=models, workloads={"s": serve})
+    whole = f"tp 1 x {said} share a node of A100; allowed: up to 2 GPUs"
+    assert {one.reason for one in planned} == {whole}
 
 
 def test_only_an_engine_of_one_start_serves_from_several_nodes(folder: Path) -> None:

@@ -54,6 +54,8 @@ def test_refused_rows_are_named_with_their_reason(sweep: Sweep) -> None:
         ),
         (1, {}, {"vllm_version_ran": "0.31.0"}, "vLLM", "0.32.0 was asked, 0.31.0 ran"),
         (4, {}, {"tp_ran": 2}, "TP", "4 was asked, 2 ran"),
+        (4, {"dcp": 2}, {"dcp_ran": 1}, "DCP", "2 was asked, 1 ran"),
+        (4, {"ep": True}, {"ep_ran": False}, "EP", "True was asked, False ran"),
     ],
 )
 def test_a_row_that_breaks_a_rule_is_named(
@@ -67,6 +69,7 @@ def test_a_row_that_breaks_a_rule_is_named(
 
 def test_rows_that_keep_the_rules_are_not_refused(sweep: Sweep) -> None:
     kept = {"decode_floor_ratio": 1.0, "prefill_floor_ratio": 1.5, "tp_ran": 2}
+    kept |= {"pp_ran": 1, "ep_ran": False, "dcp_ran": 1, "dp_ran": 1}
     ran = {"vllm_version_ran": "0.32.0+cpu", "allreduce_backend_ran": "nccl"}
     sweep.add(2, tpot=8.0, measured={**kept, **ran})  # auto was asked: whatever ran is right
     sweep.add(1, tpot=8.0)

@@ -598,3 +598,82 @@ def test_arguments_that_are_no_object_are_refused(tmp_path: Path) -> None:
         CaptureError, match=r"not a PyTorch profiler trace \(TypeError\('args: \[1\]"
     ):
         analyse_groups([trace.write(tmp_path / "rank0.trace.json", info(0, 1))])
+
+
+LOGITS = GATHER.replace("RING_LL", "TREE_LL")
+
+
+def shared_cache(
+    folder: Path,
+    gathers: int = 2,
+    scatters: int = 1,
+    dcp: int | None = 2,
+    ranks: int = 2,
+) -> list[Path]:
+    """SYNTHETIC: a model of two layers whose ranks share a cache: in each layer queries and the
+    sums of scores are gathered, the results scattered."""
+    paths = []
+    reduce = CUSTOM.replace("2>", f"{ranks}>")
+    for rank in range(ranks):
+        trace = Trace()
+        for _ in range(4):
+            trace.step()
+            trace.run(reduce, 4)
+            for _ in range(2):
+                trace.run(GEMM, 20)
+                for _ in range(gathers):
+                    trace.run(GATHER, 3)
+                for _ in range(scatters):
+                    trace.run(SCATTER, 5 + rank)
+                for _ in range(2):
+                    trace.run(reduce, 4)
+            trace.run(LOGITS, 6)
+        path = folder / f"b1.rank{rank}.pt.trace.json"
+        groups = [("tp", list(range(ranks))), ("dcp", [rank // 2 * 2, rank // 2 * 2 + 1])]
+        paths.append(trace.write(path, info(rank, ranks, *groups)))
+    known = {"tp": ranks, "pp": 1, "dcp": dcp, "synthetic": True}
+    (folder / "b1.json").write_text(json.dumps(known))
+    return paths
+
+
+def test_ranks_that_share_a_cache_have_their_own_counts(tmp_path: Path) -> None:
+    """By hand, 2 layers: 2 x 2 + 1 all-reduces and all-gathers, 2 reduce-scatters."""
+    report = analyse(shared_cache(tmp_path), ModelSizes(2, 1000))
+    found = report.self_check.found
+    assert report.ok and report.warnings == []
+    assert (found.all_reduce, found.all_gather, found.reduce_scatter) == (5, 5, 2)
+    decode = report.phases["decode"]
+    # Not of all-reduces alone: what is scattered takes 5 us on the faster rank.
+    assert decode.transfer_ms_per_step == pytest.approx(5 * 0.004 + 2 * 0.005)
+    assert decode.all_gather_ms_per_step == pytest.approx(4 * 0.003 + 0.006)
+    assert report.to_dict()["self_check"]["expected"]["reduce_scatter"] == 2
+
+
+@pytest.mark.parametrize(
+    ("gathers", "scatters", "dcp"), [(1, 1, 2), (2, 2, 2), (2, 0, 2), (2, 1, 1), (2, 1, None)]
+)
+def test_counts_of_another_sharing_fail(
+    gathers: int, scatters: int, dcp: int | None, tmp_path: Path
+) -> None:
+    """Another exchange, or a capture that says that nothing is shared."""
+    report = analyse(shared_cache(tmp_path, gathers, scatters, dcp), ModelSizes(2, 1000))
+    assert not report.ok
+    assert report.phases["decode"].transfer_us is None
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_cache_that_parts_of_the_ranks_share_has_no_times(is_named: bool, tmp_path: Path) -> None:
+    """Also where the trace names the parts: they are of no experts."""
+    paths = shared_cache(tmp_path, ranks=4)
+    if is_named:
+        for rank, path in enumerate(paths):
+            said = json.loads(path.read_text())
+            for event in said["traceEvents"]:
+                if event["name"] in (GATHER, SCATTER):
+                    event["args"]["Process Group Ranks"] = str([rank // 2 * 2, rank // 2 * 2 + 1])
+            path.write_text(json.dumps(said))
+    report = analyse(paths, ModelSizes(2, 1000))
+    assert not report.ok
+    found = report.self_check.found
+    assert (found.all_gather, found.reduce_scatter, found.dispatch) == (5, 2, None)
+    assert "dcp 2 of tp 4: parts of the ranks share their cache" in report.warnings[-1]

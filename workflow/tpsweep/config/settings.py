@@ -40,19 +40,25 @@ from tpsweep.perfmodel.model_shape import CACHE_BYTES
 
 def _engine_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
     for given in arguments:
-        # vLLM's command line takes abbreviations: `hos` would be `host`.
-        name = next((owned for owned in OWNED if given and owned.startswith(given)), given)
-        if name in OWNED:
+        name = _owned(given)
+        if name is not None:
             raise PydanticCustomError(
                 "owned",
                 "{name} is set by {owner}; allowed: vLLM's other engine arguments",
-                {"name": name, "owner": OWNED[name]},
+                {"name": _as_given(name, given), "owner": OWNED[name]},
             )
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", given):
             raise PydanticCustomError(
                 "engine_argument",
                 "{name} is not an engine argument; allowed: Python names, such as enforce_eager",
-                {"name": repr(name)},
+                {"name": repr(given)},
+            )
+        whole = next((name for name in JUDGED if name.startswith(given)), given)
+        if whole != given:  # its value would not be judged, and vLLM's server takes it
+            raise PydanticCustomError(
+                "engine_argument",
+                "{name} is short for another name; allowed: {whole}",
+                {"name": given, "whole": whole},
             )
     cache = arguments.get("kv_cache_dtype", "auto")
     if cache not in ("auto", *CACHE_BYTES):
@@ -76,6 +82,20 @@ def _engine_arguments(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
             "owned", "fuse_allreduce_rms is set by allreduce_backends; allowed there"
         )
     return arguments
+
+
+def _owned(given: str) -> str | None:
+    """The argument of ``OWNED`` that a name stands for, as vLLM's command line would read it: with
+    dashes, negated, short (``-tp``), or abbreviated (``hos`` is ``host``); None if none."""
+    name = given.lower().strip("-").replace("-", "_").partition(".")[0]
+    name = name.removeprefix("no_")
+    if name in SHORT:
+        return SHORT[name]
+    return next((owned for owned in OWNED if name and owned.startswith(name)), None)
+
+
+def _as_given(name: str, given: str) -> str:
+    return name if name == given else f"{given!r} ({name})"
 
 
 def _values(arguments: dict[str, JsonValue]) -> Iterator[tuple[str, JsonValue, str]]:
@@ -124,7 +144,7 @@ OWNED: Mapping[str, str] = {
         f"nothing (not measured; allowed: {', '.join(axis.name for axis in LAYOUT)})"
     ),
     **dict.fromkeys(
-        ("nnodes", "node_rank", "master_addr", "master_port"),
+        ("nnodes", "node_rank", "master_addr", "master_port", "world_size"),
         "tp, pp and the site's per_node (an engine takes as many nodes as it needs)",
     ),
     **_owners(),
@@ -149,12 +169,40 @@ OWNED: Mapping[str, str] = {
         (
             *("data_parallel_rank", "data_parallel_start_rank", "data_parallel_size_local"),
             *("data_parallel_hybrid_lb", "data_parallel_external_lb", "data_parallel_backend"),
-            "data_parallel_multi_port_external_lb",
+            *("data_parallel_multi_port_external_lb", "enable_elastic_ep"),
         ),
         "dp or replicas",
     ),
 }
 """Engine arguments that a variant must not hold, and where they are set instead."""
+SHORT: Mapping[str, str] = {
+    "tp": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "ep": "enable_expert_parallel",
+    "dcp": "decode_context_parallel_size",
+    "pcp": "prefill_context_parallel_size",
+    "n": "nnodes",
+    "r": "node_rank",
+    "q": "quantization",
+    "dp": "data_parallel_size",
+    "dpn": "data_parallel_rank",
+    "dpr": "data_parallel_start_rank",
+    "dpl": "data_parallel_size_local",
+    "dpa": "data_parallel_address",
+    "dpp": "data_parallel_rpc_port",
+    "dpb": "data_parallel_backend",
+    "dph": "data_parallel_hybrid_lb",
+    "dpe": "data_parallel_external_lb",
+    "dpm": "data_parallel_multi_port_external_lb",
+}
+"""Short options of vLLM's command line for arguments of ``OWNED``."""
+JUDGED = (
+    "distributed_executor_backend",
+    "kv_cache_dtype",
+    "cpu_offload_gb",
+    "speculative_config",
+)
+"""Arguments whose values are judged."""
 
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 EngineArguments = Annotated[dict[str, JsonValue], AfterValidator(_engine_arguments)]

@@ -2,8 +2,8 @@
 
 Derived: the config's lists and their narrowing by a workload, the product that expands the matrix,
 the identity columns of row and manifest, ``only`` and ``exclude``, vLLM's arguments, the file name,
-headings and labels of tables, figures and ``compare``, docs/columns.md and the list in
-docs/config.md.
+headings and labels of tables, figures and ``compare``, what is held against the loaded engine,
+docs/columns.md and the list in docs/config.md.
 
 A new axis is an entry below and a field of ``Layout`` (a way to spread a model over GPUs), of
 ``Engine`` (anything else that needs an engine start of its own) or of ``Cell``. What it does to
@@ -56,6 +56,8 @@ class Axis:
     ``default``: the value of a cell that does not name the axis. ``added``: the axis is younger
     than the first published rows; it is left out of identity, session key and files at its
     default. ``vllm_arg``: the engine argument that it sets, left out at the default.
+    ``ran``: of a layout axis: the meaning of ``<name>_ran``, what the loaded engine says of that
+    argument; None: no such column.
     ``short``: letters before the value in a file name. ``label``: the value as a figure has it,
     ``{}`` in its place; ``heading``: of its column in Markdown, "" for none.
     """
@@ -77,6 +79,7 @@ class Axis:
     added: bool = False
     multiplies_gpus: bool = False
     vllm_arg: str | None = None
+    ran: str | None = None
 
     @property
     def is_sweep_wide(self) -> bool:
@@ -164,6 +167,7 @@ AXES = (
         lists={SWEEP: REQUIRED},
         multiplies_gpus=True,
         vllm_arg="tensor_parallel_size",
+        ran="tensor-parallel size of the loaded engine",
     ),
     Axis(
         "pp",
@@ -179,6 +183,7 @@ AXES = (
         added=True,
         multiplies_gpus=True,
         vllm_arg="pipeline_parallel_size",
+        ran="pipeline-parallel size of the loaded engine; null in older rows: 1",
     ),
     Axis(
         "ep",
@@ -193,6 +198,7 @@ AXES = (
         default=False,
         added=True,
         vllm_arg="enable_expert_parallel",
+        ran="expert parallelism of the loaded engine; null: its log does not say",
     ),
     Axis(
         "dcp",
@@ -208,6 +214,7 @@ AXES = (
         default=1,
         added=True,
         vllm_arg="decode_context_parallel_size",
+        ran="decode context parallelism of the loaded engine; null: not known",
     ),
     Axis(
         "dp",
@@ -224,6 +231,7 @@ AXES = (
         added=True,
         multiplies_gpus=True,
         vllm_arg="data_parallel_size",
+        ran="engines whose experts the loaded engine joins with its own; null: not known",
     ),
     Axis(
         "replicas",
@@ -403,6 +411,8 @@ FILTERS = tuple(
     axis for axis in AXES if axis in LISTED or axis.name in ("workload", "dataset", "run")
 )
 """The axes that ``only`` and ``exclude`` may name."""
+RAN = tuple(axis for axis in LAYOUT if axis.ran)
+"""Those of which a row also has what the engine says that it runs."""
 READ = tuple(axis for group in Group for axis in AXES if axis.group is group and axis.heading)
 """The axes with a column in Markdown tables, in reading order."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from tpsweep.core import slo
-from tpsweep.core.axes import AXES
+from tpsweep.core.axes import AXES, RAN
 
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 FLOATS, TEXTS, INTS, BOOLS = (pa.list_(kind) for kind in (FLOAT, TEXT, INT, BOOL))
@@ -270,9 +270,7 @@ PROVENANCE = (
     ),
     Column("engine_args", TEXT, "every engine argument given, as JSON"),
     Column("engine_env", TEXT, "environment set for the engine, as JSON"),
-    Column("tp_ran", INT, "tensor-parallel size of the loaded engine"),
-    Column("pp_ran", INT, "pipeline-parallel size of the loaded engine; null in older rows: 1"),
-    Column("ep_ran", BOOL, "expert parallelism of the loaded engine; null: its log does not say"),
+    *(Column(f"{axis.name}_ran", _ARROW[axis.type], axis.ran or "") for axis in RAN),
     Column(
         "kv_cache_tokens",
         INT,

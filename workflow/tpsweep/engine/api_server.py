@@ -197,8 +197,6 @@ class Server:
             raise StartError("invalid", problem)  # not known when it was planned
         self.vocabulary = int(config.vocab_size)
         self.tokenizer = get_tokenizer(model, revision=revision)
-        facts = vllm_api.log_facts(said, self.engine.tp)
-        if facts.tp is None or facts.pp is None:
+        self.ran = vllm_api.log_facts(said, self.engine.tp).ran
+        if self.ran["tp"] is None or self.ran["pp"] is None:
             raise StartError("invalid", "tp, pp: vLLM's log does not say which ones run")
-        self.tp, self.pp = facts.tp, facts.pp
-        self.ep: bool | None = None  # its log does not say

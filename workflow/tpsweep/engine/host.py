@@ -75,9 +75,7 @@ class EngineHost:
             raise StartError("engine_start", f"{said}; allowed: one_start: false") from error
         self.alive = True
         config = self.engine.vllm_config
-        self.tp = int(config.parallel_config.tensor_parallel_size)
-        self.pp = int(config.parallel_config.pipeline_parallel_size)
-        self.ep: bool | None = bool(config.parallel_config.enable_expert_parallel)
+        self.ran = vllm_api.ran_of(config)
         hf_config = config.model_config.hf_config
         self.config: dict[str, Any] = json.loads(hf_config.to_json_string(use_diff=False))
         self.shape = shape_of(self.config)

@@ -35,9 +35,7 @@ class OfflineEngine:
         self.llm: Any = LLM(**self.arguments, **more)
         self.alive = True
         config = self.llm.llm_engine.vllm_config
-        self.tp = int(config.parallel_config.tensor_parallel_size)
-        self.pp = int(config.parallel_config.pipeline_parallel_size)
-        self.ep: bool | None = bool(config.parallel_config.enable_expert_parallel)
+        self.ran = vllm_api.ran_of(config)
         hf_config = config.model_config.hf_config
         self.config: dict[str, Any] = json.loads(hf_config.to_json_string(use_diff=False))
         self.shape = shape_of(self.config)

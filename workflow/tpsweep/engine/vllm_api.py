@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tpsweep.core.axes import ENGINE_AXES
+from tpsweep.core.axes import ENGINE_AXES, RAN
 from tpsweep.core.cell import BF16, FP8, FP8_CACHE, Engine
 from tpsweep.core.place import Place
 from tpsweep.core.workloads import ENGINE, SERVER
@@ -137,6 +137,9 @@ RELIED_ON: Mapping[str, tuple[str, ...]] = {
         "node_rank_within_dp",
     ),
     "vllm/config/parallel.py": (
+        "    data_parallel_size: int",
+        "    decode_context_parallel_size: int",
+        "    enable_expert_parallel: bool",
         "nnodes: int",
         "node_rank: int",
         "master_addr: str",
@@ -208,10 +211,7 @@ PROCESS_TITLE = "VLLM::"
 
 _DISPATCH = re.compile(r"Using \[(?P<names>[^\]]*)\] all-reduce backends \(in dispatch order\)")
 _NCCL = re.compile(r"vLLM is using nccl==(?P<version>[\w.]+)")
-_SIZES = re.compile(
-    r"Initializing a V1 LLM engine .*?\btensor_parallel_size=(?P<tp>\d+)"
-    r".*?\bpipeline_parallel_size=(?P<pp>\d+)"
-)
+_ENGINE = re.compile(r"Initializing a V1 LLM engine .*")
 _CACHE = re.compile(r"KV cache size: ([\d,]+) tokens")
 _FUSIONS = re.compile(r"Enabled custom fusions: (?P<names>.+?)\s*$", re.MULTILINE)
 _COMPILED = "Compiling a graph for compile range"
@@ -270,13 +270,13 @@ PRECISION: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class LogFacts:
-    """What a vLLM start says of itself in its log; None where it says nothing."""
+    """What a vLLM start says of itself in its log; None where it says nothing. ``ran``: the axes of
+    ``axes.RAN``."""
 
     allreduce_backend: str | None
     nccl_version: str | None
     fusions: str | None
-    tp: int | None = None
-    pp: int | None = None
+    ran: Mapping[str, int | bool | None] = field(default_factory=dict)
     kv_cache_tokens: int | None = None  # of all engine cores together
     graphs: str | None = None  # "compiled" at this start | "loaded" from vLLM's cache | "none"
 
@@ -435,8 +435,9 @@ def request_times(output: Any) -> RequestTimes:
 def can_hold_requests(llm: Any) -> bool:
     """Whether the engine's scheduler can be paused while requests are queued.
 
-    Not tried, and not done, with pipeline parallelism, where it hung once on 0.25.1, nor with
-    data parallelism, where the engines must agree on a pause.
+    Not done with pipeline parallelism: a held batch would be one group, and idle each stage half of
+    the time; it also hung once on 0.25.1, for a reason that its code does not tell
+    (docs/measuring.md). Nor with data parallelism, where the engines must agree on a pause.
     """
     return is_one_engine(llm.llm_engine.vllm_config) and hasattr(
         llm.llm_engine.engine_core, "call_utility"
@@ -626,12 +627,32 @@ def log_facts(text: str, tp: int) -> LogFacts:
     elif dispatch:
         first = dispatch["names"].split(",")[0].strip(" '\"")
         backend = _BACKEND_NAMES.get(first, first.lower())
-    found = _SIZES.search(text)
-    tp_ran, pp_ran = (int(found["tp"]), int(found["pp"])) if found else (None, None)
     nccl_version = nccl["version"] if nccl else None
     caches = [int(size.replace(",", "")) for size in _CACHE.findall(text)]
-    sizes = tp_ran, pp_ran, sum(caches) or None
-    return LogFacts(backend, nccl_version, fused, *sizes, _graphs(text))
+    return LogFacts(
+        backend, nccl_version, fused, ran_in_log(text), sum(caches) or None, _graphs(text)
+    )
+
+
+def ran_of(config: Any) -> dict[str, int | bool | None]:
+    """The axes of ``axes.RAN`` as a ``VllmConfig`` has them; None for one that it does not have."""
+    found = {axis.name: getattr(config.parallel_config, axis.vllm_arg or "", None) for axis in RAN}
+    types = {axis.name: axis.type for axis in RAN}
+    return {name: None if size is None else types[name](size) for name, size in found.items()}
+
+
+def ran_in_log(text: str) -> dict[str, int | bool | None]:
+    """The same by the line with which the first engine core begins. Cores of a dense model beside
+    each other are on their own: each says that data parallelism is 1."""
+    line = _ENGINE.search(text)
+    found = {
+        axis.name: line and re.search(rf"\b{axis.vllm_arg}=(\d+|True|False)\b", line[0])
+        for axis in RAN
+    }
+    return {
+        name: None if match is None else match[1] == "True" if match[1].isalpha() else int(match[1])
+        for name, match in found.items()
+    }
 
 
 def _graphs(text: str) -> str | None:

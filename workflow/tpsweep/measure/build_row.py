@@ -6,7 +6,7 @@ Everything that was measured or read comes in, a dict of ``tpsweep.core.schema``
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -48,7 +48,8 @@ class Nodes:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What was known once an engine was ready; ``start_s`` is process start to ready."""
+    """What was known once an engine was ready; ``start_s`` is process start to ready, ``ran`` the
+    axes of ``axes.RAN`` as the engine says that it runs them (None: it does not say)."""
 
     engine_id: str
     start_s: float
@@ -59,9 +60,7 @@ class EngineRecord:
     host: Host
     gpus: GpuGroup = field(repr=False)
     shape: Shape | None
-    tp_ran: int
-    pp_ran: int
-    ep_ran: bool | None
+    ran: Mapping[str, Any]
     phases: StartPhases
     nodes: Nodes = field(default_factory=Nodes)
 
@@ -112,11 +111,8 @@ def refusals(
 ) -> list[str]:
     """Why a row is refused, whatever its workload (measuring rules 2 to 4); empty if it may."""
     reasons = []
-    for name, size, ran_size in (
-        ("tp", cell.engine.tp, engine.tp_ran),
-        ("pp", cell.engine.pp, engine.pp_ran),
-        ("ep", cell.engine.ep, engine.ep_ran),
-    ):
+    for name, ran_size in engine.ran.items():
+        size = getattr(cell.engine, name)
         if ran_size is not None and size != ran_size:
             reasons.append(f"{name}={size} was requested, {ran_size} ran")
     asked, ran = cell.engine.allreduce_backend, engine.log_facts.allreduce_backend
@@ -234,9 +230,7 @@ def _provenance(cell: Cell, engine: EngineRecord, times: Times, context: Context
         "graphs": engine.log_facts.graphs,
         "engine_args": json.dumps(engine.arguments, sort_keys=True),
         "engine_env": json.dumps(engine.environment, sort_keys=True),
-        "tp_ran": engine.tp_ran,
-        "pp_ran": engine.pp_ran,
-        "ep_ran": engine.ep_ran,
+        **{f"{name}_ran": size for name, size in engine.ran.items()},
         "kv_cache_tokens": engine.log_facts.kv_cache_tokens,
         "model_path": engine.arguments["model"],
         "model_digest": cell.engine.model.digest,

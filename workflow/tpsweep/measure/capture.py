@@ -108,8 +108,7 @@ def _sidecar(cell: Cell, about: EngineRecord) -> dict[str, Any]:
         # What ``capture_match`` compares, so that `tpsweep comm --latency` can tell a wrong row.
         **{name: columns[name] for name in capture_match.COMPARED if columns[name] is not None},
         "model_name": columns["model"],
-        "tp": about.tp_ran,
-        "pp": about.pp_ran,
+        **{name: about.ran[name] for name in ("tp", "pp", "dcp")},
         "output_len": cell.output_len,
         "repeats": cell.repeats,
         "steady_from": steady_from(cell),

@@ -31,6 +31,7 @@ from tpsweep.core.cell import Cell, Engine
 from tpsweep.core.errors import EngineDiedError, StartError
 from tpsweep.core.failure import classify, log_since, log_size
 from tpsweep.core.joined_rows import keep_part
+from tpsweep.core.owned_environment import owned_problem
 from tpsweep.core.place import Place
 from tpsweep.core.program import same_version
 from tpsweep.core.request import SOCKET_NAME, Answer, Request, StartFailure
@@ -98,9 +99,7 @@ class Daemon:
             host=provenance.host(os.environ),
             gpus=gpus,
             shape=self.loaded.shape,
-            tp_ran=self.loaded.tp,
-            pp_ran=self.loaded.pp,
-            ep_ran=self.loaded.ep,
+            ran=self.loaded.ran,
             nodes=_nodes(place),
         )
         # pyarrow's first write takes 0.2 s: not in the gap between the first two cells.
@@ -197,6 +196,8 @@ def _prepare(engine: Engine, place: Place | None) -> dict[str, str]:
     if nodes != engine.nodes:
         said = f"nodes: {engine.nodes} were planned, the session has {nodes}"
         raise StartError("engine_start", said)
+    if problem := owned_problem(os.environ):
+        raise StartError("engine_start", problem)
     environment = vllm_api.engine_env(engine, provenance.usable_cpus(), place)
     os.environ.update(environment)
     _check_version(engine)

@@ -70,16 +70,15 @@ def expected_of(cell: Cell, shape: Shape | None, unknown: str | None = None) -> 
 def _static(
     cell: Cell, step: EngineSteps, batch: int, input_len: int, output_len: int
 ) -> CellExpectation:
-    chunks = step.chunks(batch, input_len)
-    first = step.prefill(batch, input_len, output_len, chunks)
-    each = step.decode(batch, input_len, output_len, chunks)
+    run = step.static(batch, input_len, output_len)
+    first, each = step.prefill(run), step.decode(run)
     whole = first + (output_len - 1) * each
     repeats = cell.repeats * whole / 1e3
     seconds = cell.warmups * whole / 1e3 + repeats
     if cell.workload == LATENCY:  # it goes on for the energy; and its cross-check: one token each
         seconds += max(0.0, LEAST_ENERGY_S - repeats) + (1 + cell.repeats) * first / 1e3
     tpot = each if output_len > 1 else None
-    return CellExpectation(step.known_prefill(first), tpot, seconds + cost("cell_gap_s"))
+    return CellExpectation(step.known_prefill(run, first), tpot, seconds + cost("cell_gap_s"))
 
 
 def _requests(cell: Cell, step: EngineSteps, input_len: int, output_len: int) -> CellExpectation:
@@ -101,9 +100,9 @@ def _requests(cell: Cell, step: EngineSteps, input_len: int, output_len: int) ->
         duration = requests / rate + output_len * tpot / 1e3
     times = cell.repeats + (cell.warmups if cell.workload == THROUGHPUT else 0)
     seconds = times * duration + cost("cell_gap_s")
-    alone = step.known_prefill(step.prefill(1, input_len, output_len))
-    # The prefills of others are a part of every token's time.
-    return CellExpectation(alone, None if alone is None else tpot, seconds)
+    if step.work.shape.experts:  # the prefills of others are a part of every token's time
+        return CellExpectation(seconds=seconds)
+    return CellExpectation(step.prefill(step.static(1, input_len, output_len)), tpot, seconds)
 
 
 def _each(step: EngineSteps, input_len: int, output_len: int, most: int) -> tuple[float, float]:
@@ -112,8 +111,8 @@ def _each(step: EngineSteps, input_len: int, output_len: int, most: int) -> tupl
     together = max(1, min(most, int(step.engine.args["max_num_batched_tokens"]) // input_len))
     # Of requests that come and go, all stages of a pipeline have some.
     stages = step.engine.pp
-    first = step.prefill(together, input_len, output_len) / together / stages
-    return first, first + output_len * step.decode(most, input_len, output_len, stages) / most
+    first = step.prefill(step.served(together, input_len, output_len)) / together / stages
+    return first, first + output_len * step.decode(step.served(most, input_len, output_len)) / most
 
 
 PROBES, MORE_PROBES = 10, 4
@@ -152,11 +151,10 @@ def _in_flight(
     """Decode time per token at ``rate`` requests/s: requests in flight by Little's law, and the
     prefills of others in between."""
     share = min(rate * first / 1e3, 0.99)
-    stages = step.engine.pp
-    tpot = step.decode(1, input_len, output_len, stages)
+    tpot = step.decode(step.served(1, input_len, output_len))
     for _ in range(SETTLED):
         flying = min(most, max(1, round(rate * (first + output_len * tpot) / 1e3)))
-        now = step.decode(flying, input_len, output_len, stages) / (1 - share)
+        now = step.decode(step.served(flying, input_len, output_len)) / (1 - share)
         if now == tpot:
             break
         tpot = now

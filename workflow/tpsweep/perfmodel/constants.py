@@ -17,7 +17,9 @@ class NoExpectationError(ValueError):
 @dataclass(frozen=True)
 class Constants:
     """Shares are of a datasheet figure. ``layer_us``, ``eager_layer_us`` (the host's, at TP above
-    1) and ``eager_layer_tp1_us`` are per layer and step, ``experts_us`` per layer with experts."""
+    1) and ``eager_layer_tp1_us`` are per layer and step, ``experts_us`` and ``launch_layer_us``
+    (the host's, in a prefill) per layer with experts. ``behind_first``: requests of a batch that
+    come to a pipeline while its first step is handed out."""
 
     weight_bandwidth_share: float
     kv_bandwidth_share: float
@@ -29,6 +31,9 @@ class Constants:
     prefill_flops_share: float
     stage_us: float
     experts_us: float
+    expert_flops_share: float
+    launch_layer_us: float
+    behind_first: int
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tpsweep.core.cell import Engine
-from tpsweep.perfmodel.constants import NoExpectationError
+from tpsweep.perfmodel.constants import NoExpectationError, constants
 from tpsweep.perfmodel.gpu_specs import Card, card_by_name, unknown_card
 from tpsweep.perfmodel.memory import Limits, Load, fit, in_blocks
+from tpsweep.perfmodel.mixture import is_known
 from tpsweep.perfmodel.model_shape import Shape
+from tpsweep.perfmodel.pipeline import at_once, filled
 from tpsweep.perfmodel.step_time import Batch, decode, prefill
 from tpsweep.perfmodel.work import Work, work_of
 
@@ -38,18 +40,44 @@ class EngineSteps:
         """Tokens of a step, prompts included."""
         return int(self.engine.args["max_num_batched_tokens"])
 
-    def batch(
-        self, batch: int, input_len: int, output_len: int, chunks: int, prompt_tokens: float = 0
+    def static(self, batch: int, input_len: int, output_len: int) -> Batch:
+        """A static batch of these lengths on this engine."""
+        engine, budget = self.engine, self.batched_tokens
+        if engine.pp > 1:
+            steps = filled(batch, input_len, budget, engine.pp, constants().behind_first)
+        else:
+            steps = at_once(batch, input_len, budget)
+        # A dense model's prefill is as long in one step as in several, but for a millisecond each.
+        is_one = engine.pp == 1 and not self.work.shape.experts
+        prompts = () if is_one else steps.prompts
+        return replace(
+            self._batch(batch, input_len, output_len), prompts=prompts, group=steps.group
+        )
+
+    def served(
+        self, running: int, input_len: int, output_len: int, prompt_tokens: float = 0
     ) -> Batch:
-        """A batch of these lengths on this engine."""
+        """Requests that come and go: all stages of a pipeline have some at a time."""
+        return replace(
+            self._batch(running, input_len, output_len),
+            group=math.ceil(running / self.engine.pp),
+            prompt_tokens=prompt_tokens,
+        )
+
+    def _batch(self, batch: int, input_len: int, output_len: int) -> Batch:
         # What vLLM takes by itself is taken to be its custom all-reduce.
         asked = self.engine.allreduce_backend
-        backend = "custom" if asked in ("auto", "none") else asked
-        eager = bool(self.engine.args.get("enforce_eager"))
-        lengths = batch, input_len, output_len
-        cache = self.work.cache_dtype
-        layout = self.engine.pp, chunks, self.engine.ep
-        return Batch(self.engine.tp, *lengths, backend, eager, cache, *layout, prompt_tokens)
+        return Batch(
+            tp=self.engine.tp,
+            batch=batch,
+            input_len=input_len,
+            output_len=output_len,
+            backend="custom" if asked in ("auto", "none") else asked,
+            eager=bool(self.engine.args.get("enforce_eager")),
+            cache_dtype=self.work.cache_dtype,
+            pp=self.engine.pp,
+            ep=self.engine.ep,
+        )
 
     def sequences(self, tokens: int) -> int:
         """How many sequences of ``tokens`` tokens run at a time: as many as the engine allows, and
@@ -61,28 +89,19 @@ class EngineSteps:
         held = fit(load, limits, self.engine.layout).expected_cache_tokens // in_blocks(tokens)
         return max(1, min(limits.sequences, held))
 
-    def chunks(self, batch: int, input_len: int) -> int:
-        """Steps in which a pipeline computes the prompts of a static batch."""
-        if self.engine.pp == 1:
-            return 1
-        return math.ceil(batch * input_len / self.batched_tokens)
-
-    def decode(
-        self, batch: int, input_len: int, output_len: int, chunks: int, prompt_tokens: float = 0
-    ) -> float:
+    def decode(self, run: Batch) -> float:
         """One decode step, at the middle of the output."""
-        run = self.batch(batch, input_len, output_len, chunks, prompt_tokens)
         return decode(self.work.shape, self.work.dtype, self.card, run).ms
 
-    def prefill(self, batch: int, input_len: int, output_len: int, chunks: int = 1) -> float:
+    def prefill(self, run: Batch) -> float:
         """The prefill of a whole batch."""
-        run = self.batch(batch, input_len, output_len, chunks)
         return prefill(self.work.shape, self.work.dtype, self.card, run).ms
 
-    def known_prefill(self, ms: float) -> float | None:
-        """``ms`` of a prefill, if the constants are of such a model: those of a mixture of experts
-        took 1.5 to 4 times as long, and it only serves to plan."""
-        return None if self.work.shape.experts else ms
+    def known_prefill(self, run: Batch, ms: float) -> float | None:
+        """``ms`` of a prefill, where there is an expectation of it: of a mixture of experts only
+        if its steps are long enough. Else it serves to plan alone."""
+        steps = max(1, len(run.prompts))
+        return ms if is_known(self.work.shape, ms / steps, constants()) else None
 
 
 def _exchanged(engine: Engine) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.modules import Grouped
@@ -19,7 +21,7 @@ def layout_problem(layout: Layout, shape: Shape) -> str | None:
 
 def _pipeline_problem(layout: Layout, shape: Shape) -> str | None:
     if layout.pp > shape.layers:
-        return f"pp {layout.pp}: the model has {shape.layers} layers"
+        return f"pp {layout.pp}: the model has {shape.layers} layers; allowed: up to {shape.layers}"
     return None
 
 
@@ -28,11 +30,12 @@ def _experts_problem(layout: Layout, shape: Shape) -> str | None:
     if not layout.ep:
         return None
     if not shape.experts:
-        return "ep true: the model has no experts"
+        return "ep true: the model has no experts; allowed: false"
     if layout.expert_ranks == 1:
         return "ep true: one GPU has all experts; allowed: with tp or dp above 1"
     if layout.expert_ranks > shape.experts:
-        return f"ep true: {shape.experts} experts a layer on {layout.expert_ranks} GPUs"
+        said = f"{shape.experts} experts a layer on {layout.expert_ranks} GPUs"
+        return f"ep true: {said}; allowed: up to {shape.experts}"
     return None
 
 
@@ -60,7 +63,7 @@ def dcp_problem(layout: Layout, shape: Shape) -> str | None:
     if dcp == 1:
         return None
     if tp % dcp:
-        return f"dcp {dcp}: it does not divide tp {tp}"
+        return f"dcp {dcp}: it does not divide tp {tp}; allowed: {_divisors(tp)}"
     if not isinstance(attention, Grouped):
         return None
     heads = attention.kv_heads
@@ -69,5 +72,10 @@ def dcp_problem(layout: Layout, shape: Shape) -> str | None:
         return f"dcp {dcp}: it needs {same}; allowed: from tp {heads * dcp}"
     group = attention.heads // heads
     if group % dcp:
-        return f"dcp {dcp}: it does not divide the {group} query heads of a KV head"
+        said = f"it does not divide the {group} query heads of a KV head"
+        return f"dcp {dcp}: {said}; allowed: {_divisors(math.gcd(group, tp // heads))}"
     return None
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(one) for one in range(1, number + 1) if not number % one)

@@ -273,6 +273,15 @@ class Shape:
             if module.part not in (EMBEDDING, HEAD)
         )
 
+    @cached_property
+    def routed_parameters_per_token(self) -> float:
+        """Of ``fast_parameters_per_token``, those of the experts that a router chooses."""
+        return sum(
+            module.read * module.parameters / (stored.peak_factor if stored else 1)
+            for module, stored in self.weights
+            if module.count > 1
+        )
+
     @property
     def head_peak_factor(self) -> int:
         """How many times faster than in BF16 the output head may be, by its format."""
@@ -325,6 +334,15 @@ class Shape:
             hit = _hit(count, read, tokens) if count > 1 else read
             total += hit * (bits / 8 + plain * each)
         return round(total)
+
+    def bytes_read_beside_experts(self, dtype: str) -> float:
+        """Of ``bytes_read_per_step``, those of what a router does not choose."""
+        each = DTYPE_BYTES[dtype]
+        return sum(
+            read * (bits / 8 + plain * each)
+            for (count, read), (bits, plain) in self._sums.items()
+            if count == 1
+        )
 
     def experts_hit(self, tokens: float) -> int:
         """Experts of a sparse layer that ``tokens`` random choices are expected to hit."""

@@ -188,8 +188,8 @@ class Serving:
         key = decoding, chunks
         if key not in self._known:
             tokens = chunks * self.input_len / self._chunks
-            lengths = self.input_len, self.output_len
-            whole = self.steps.decode(decoding, *lengths, self._groups, tokens)
+            run = self.steps.served(decoding, self.input_len, self.output_len, tokens)
+            whole = self.steps.decode(run)
             self._known[key] = whole + (self._prompt_ms if chunks else 0.0)
         return self._known[key]
 

@@ -10,38 +10,36 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from statistics import NormalDist
 
 from tpsweep.perfmodel.allreduce import all_reduce_us, curve
 from tpsweep.perfmodel.constants import Constants, NoExpectationError, constants
 from tpsweep.perfmodel.gpu_specs import Card
+from tpsweep.perfmodel.mixture import around_ms, fullest, routed_ms
 from tpsweep.perfmodel.model_shape import CACHE_BYTES, DTYPE_BYTES, Shape
+from tpsweep.perfmodel.pipeline import last_end
 
 
 @dataclass(frozen=True)
 class Batch:
     """A static batch and how it is run; lengths in tokens. ``backend`` is the all-reduce that runs
     (of no meaning at TP=1), ``cache_dtype`` the KV cache's (None: the weights'). ``pp``: pipeline
-    stages; ``chunks``: steps in which the prompts are computed; ``ep``: whole experts a rank.
-    ``prompt_tokens``: of other requests' prompts, in the same decode step (continuous batching)."""
+    stages; ``ep``: whole experts a rank. ``prompts``: how many each step of the prefill computes,
+    a part of a prompt counting in part (none: all at once); ``group``: sequences of a decode step
+    of a pipeline (None: all). ``prompt_tokens``: of other requests' prompts, in the same decode
+    step (continuous batching)."""
 
     tp: int
-    batch: int
+    batch: float
     input_len: int
     output_len: int
     backend: str = "custom"
     eager: bool = False
     cache_dtype: str | None = None
     pp: int = 1
-    chunks: int = 1
     ep: bool = False
+    prompts: tuple[float, ...] = ()
+    group: int | None = None
     prompt_tokens: float = 0
-
-    @property
-    def groups(self) -> int:
-        """Parts of the batch that are in different stages at a time: sequences whose prefill was
-        one chunk stay together."""
-        return min(self.pp, self.chunks, self.batch)
 
     @property
     def context(self) -> float:
@@ -87,7 +85,7 @@ def decode(
     """
     known = known or constants()
     _refuse(shape, dtype, card)
-    group = replace(run, batch=math.ceil(run.batch / run.groups))
+    group = replace(run, batch=run.group or run.batch)
     stages = [_decode(stage, dtype, card, group, known) for stage in shape.stages(run.pp)]
     return _passed(stages, _sends(shape, dtype, card, run, known, tokens=group.batch))
 
@@ -114,26 +112,39 @@ def _decode(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants) 
 def prefill(
     shape: Shape, dtype: str, card: Card, run: Batch, known: Constants | None = None
 ) -> Expected:
-    """The prefill of the whole batch in one go. Raises as ``decode`` does."""
+    """The prefill of the whole batch, step after step. Raises as ``decode`` does."""
     known = known or constants()
     _refuse(shape, dtype, card)
-    stages = [_prefill(stage, dtype, card, run, known) for stage in shape.stages(run.pp)]
-    tokens = run.batch * run.input_len
-    whole = _passed(stages, _sends(shape, dtype, card, run, known, tokens=tokens))
-    # Chunks follow each other: all stages work at a time, but at the two ends.
-    return whole.times((run.chunks + run.pp - 1) / (run.chunks * run.pp))
+    passes, sends = [], []
+    for prompts in run.prompts or (run.batch,):
+        step = replace(run, batch=prompts)
+        passes.append([_prefill(stage, dtype, card, step, known) for stage in shape.stages(run.pp)])
+        sent = _sends(shape, dtype, card, run, known, tokens=prompts * run.input_len)
+        sends.append(sent)
+    whole = _added([_passed(stages, sent) for stages, sent in zip(passes, sends, strict=True)])
+    if run.pp == 1:
+        return whole
+    # Stages work at a time, each on another step; what a step costs the engine is paid once.
+    times = [[first.ms, *(one.ms - one.step for one in others)] for first, *others in passes]
+    end = last_end(times, [sent / (run.pp - 1) for sent in sends])
+    return whole.times(end / whole.ms)
 
 
 def _prefill(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants) -> Expected:
-    """Of one stage."""
+    """Of one step on one stage."""
     tokens = run.batch * run.input_len
     head = _head(shape) * run.batch
     # Attention: scores and values, half of them masked.
     attention = shape.score_width * run.input_len * tokens
-    flops = (2 * (shape.fast_parameters_per_token * tokens + head) + attention) / run.tp
-    reads = rank_reads(shape, dtype, run, tokens) / (card.bandwidth_tb_s * 1e12)
+    products = shape.fast_parameters_per_token - shape.routed_parameters_per_token
+    flops = (2 * (products * tokens + head) + attention) / run.tp
+    reads = shape.bytes_read_beside_experts(dtype) / run.tp / (card.bandwidth_tb_s * 1e12)
+    body = 1e3 * max(flops / _flop_s(card, known), reads / known.weight_bandwidth_share)
+    if shape.experts:
+        body += routed_ms(shape, dtype, tokens, run.tp, run.ep, card, known)
+        body += around_ms(shape, dtype, tokens, run.tp, card, known)
     return Expected(
-        body=1e3 * max(flops / _flop_s(card, known), reads / known.weight_bandwidth_share),
+        body=body,
         kv=0.0,
         layers=_layers(shape, known),
         step=known.step_us / 1e3,
@@ -159,7 +170,7 @@ def communication(shape: Shape, dtype: str, card: Card, run: Batch, *, tokens: f
 
 
 def _sends(
-    shape: Shape, dtype: str, card: Card, run: Batch, known: Constants, *, tokens: int
+    shape: Shape, dtype: str, card: Card, run: Batch, known: Constants, *, tokens: float
 ) -> float:
     """Handing hidden state and residual of ``tokens`` tokens from stage to stage, in ms. Latency
     and bandwidth are taken to be those of NCCL's all-reduce of two ranks."""
@@ -181,6 +192,13 @@ def _passed(stages: Sequence[Expected], sends: float) -> Expected:
         communication=math.fsum(stage.communication for stage in stages) + sends,
         host=math.fsum(stage.host for stage in stages),
     )
+
+
+def _added(steps: Sequence[Expected]) -> Expected:
+    """Steps that follow each other."""
+    if len(steps) == 1:
+        return steps[0]
+    return Expected(*(math.fsum(getattr(s, term.name) for s in steps) for term in fields(Expected)))
 
 
 def _layers(shape: Shape, known: Constants) -> float:
@@ -215,14 +233,10 @@ def rank_reads(shape: Shape, dtype: str, run: Batch, tokens: float) -> float:
 
 
 def _most_hit(hit: float, experts: int, ranks: int) -> float:
-    """Of ``hit`` experts out of ``experts``, how many the fullest of ``ranks`` is expected to have.
-
-    Choices are taken as independent, and their number on a rank as normal; the largest of n normal
-    numbers by G. Blom, Statistical Estimates and Transformed Beta-Variables (1958).
-    """
-    mean, missed = hit / ranks, 1 - hit / experts
-    largest = NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))
-    return min(mean + largest * math.sqrt(mean * missed), hit, math.ceil(experts / ranks))
+    """Of ``hit`` experts out of ``experts``, how many the fullest of ``ranks`` is expected to have;
+    choices are taken as independent."""
+    most = fullest(hit / ranks, 1 - hit / experts, ranks)
+    return min(most, hit, math.ceil(experts / ranks))
 
 
 def kv_reads(shape: Shape, dtype: str, run: Batch) -> float:

@@ -234,7 +234,8 @@ def hold_problem(cell: Cell, config: Config, site: Site) -> str | None:
 
 def _layout_problem(engine: Engine, config: Config, site: Site) -> str | None:
     """Why no node can have the engine's layout, or vLLM not run it; None if nothing is known."""
-    if problem := _node_problem(engine, site) or _cpu_problem(engine):
+    problem = _node_problem(engine, site) or _cpu_problem(engine) or _executor_problem(engine)
+    if problem:
         return problem
     shape = config.shapes[engine.model.name]
     found = layout_problem(engine, shape) if shape else None
@@ -255,10 +256,23 @@ def _node_problem(engine: Engine, site: Site) -> str | None:
         most = f"{gpu.nodes} nodes of {engine.gpu}, the most for a session"
         return f"{engine.product} > {gpu.most_gpus} on {most}"
     if nodes != engine.nodes:
-        return f"{engine.product}: no equal parts on {nodes} nodes of {engine.gpu}"
-    if engine.replicas > 1:
-        return f"{engine.product} > {gpu.per_node}: replicas share a node of {engine.gpu}"
+        said = f"no equal parts on {nodes} nodes of {engine.gpu}; allowed: a multiple of {nodes}"
+        return f"{engine.product}: {said}"
+    if engine.engines > 1:
+        # Their server starts them all on its own node.
+        kind = "replicas" if engine.replicas > 1 else "engines with joined experts"
+        said = f"{kind} share a node of {engine.gpu}; allowed: up to {gpu.per_node} GPUs"
+        return f"{engine.product} > {gpu.per_node}: {said}"
     return _span_problem(engine)
+
+
+def _executor_problem(engine: Engine) -> str | None:
+    """Why vLLM's executor cannot start all ranks of an engine; None if it can."""
+    ranks = engine.gpus // engine.engines
+    if engine.args.get("distributed_executor_backend") == "uni" and ranks > 1:
+        said = f"it runs one GPU, and an engine of {engine.label} has {ranks}; allowed: mp"
+        return f"variant {engine.variant}: distributed_executor_backend uni: {said}"
+    return None
 
 
 def _span_problem(engine: Engine) -> str | None:

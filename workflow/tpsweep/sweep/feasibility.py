@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from snakemake_executor_plugin_submitit.site import Site
 from tpsweep.config.errors import ConfigError
 from tpsweep.config.load import Config
+from tpsweep.core.axes import BY_NAME
+from tpsweep.perfmodel.layout_problem import layout_problem
 from tpsweep.perfmodel.memory import FITS_FROM
 from tpsweep.sweep.expand import Planned, hold_problem
 
@@ -20,6 +22,7 @@ def refuse(config: Config, site: Site, planned: Sequence[Planned]) -> None:
     """Raise ``ConfigError`` for what the site can never do."""
     _refuse_gpus(site, planned)
     _refuse_tp(site, planned)
+    _refuse_layouts(config, planned)
     _refuse_models(config, site, planned)
     _refuse_times(config, {site.qos or "": site, **_others(site)}, planned)
 
@@ -48,6 +51,33 @@ def _refuse_tp(site: Site, planned: Sequence[Planned]) -> None:
             on = "the largest node" if largest.nodes == 1 else f"{largest.nodes} nodes"
             allowed = f"allowed: up to {most}, the GPUs of {on} of site {site.name}"
             raise ConfigError("tp", tp, allowed)
+
+
+def _refuse_layouts(config: Config, planned: Sequence[Planned]) -> None:
+    """A layout that vLLM can have of none of its models, on any site: an entry of ``layouts``, or
+    all that a model is asked in (of a product of lists, single layouts are corners)."""
+    by: dict[str, list[Planned]] = {}
+    listed = config.settings.layouts is not None
+    for item in planned:
+        engine = item.cell.engine
+        if item.status != "excluded":
+            by.setdefault(engine.label if listed else engine.model.name, []).append(item)
+    for items in by.values():
+        problems = [_of_model(item, config) for item in items]
+        if problem := next(iter(problems)) if all(problems) else None:
+            engine = items[0].cell.engine
+            named, _, said = problem.partition(": ")
+            axis = BY_NAME[named.split()[0]]
+            key, value = str(axis.config_key), getattr(engine, axis.name)
+            if listed:
+                key, value, said = "layouts", engine.label, problem
+            raise ConfigError(key, value, f"{engine.model.name}: {said}")
+
+
+def _of_model(item: Planned, config: Config) -> str | None:
+    """What vLLM refuses of the item's layout, for its model; None if nothing is known."""
+    shape = config.shapes[item.cell.engine.model.name]
+    return layout_problem(item.cell.engine, shape) if shape else None
 
 
 def _refuse_models(config: Config, site: Site, planned: Sequence[Planned]) -> None:

@@ -20,6 +20,7 @@ from tpsweep.config.settings import ModelEntry
 from tpsweep.core import results_paths
 from tpsweep.core.capture_report import is_report
 from tpsweep.core.cell import Cell, Engine, slug
+from tpsweep.core.owned_environment import owned_problem
 from tpsweep.core.preflight_record import Request, class_name, marker
 from tpsweep.core.program import Program
 from tpsweep.core.workloads import CAPTURE, ENGINE, KINDS, SERVER
@@ -377,6 +378,8 @@ def load_sweep(raw: Mapping[str, Any], base: Path) -> Sweep:
         )
     try:
         site = load_site(base / Path(site_file).expanduser())
+        if problem := owned_problem(site.environment, of_site=True):
+            raise SiteError(f"{site_file}: {problem}")
         config = load_config(data, base)
         planned = expand(config, site)
         refuse(config, site, planned)

@@ -27,6 +27,7 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core import schema
+from tpsweep.core.axes import RAN
 from tpsweep.core.manifest import LABELS
 from tpsweep.core.program import same_version
 from tpsweep.core.schema import BOOL, TEXT, Column
@@ -150,8 +151,10 @@ def _broken(cell: Record) -> Iterator[tuple[str, str]]:
     asked, ran = cell["vllm_version"], cell["vllm_version_ran"]
     if ran is not None and not same_version(asked, ran):
         yield "vLLM", f"{asked} was asked, {ran} ran"
-    if cell["tp_ran"] is not None and cell["tp_ran"] != cell["tp"]:
-        yield "TP", f"{cell['tp']} was asked, {cell['tp_ran']} ran"
+    for axis in RAN:
+        asked, ran = cell[axis.name], cell[f"{axis.name}_ran"]
+        if None not in (asked, ran) and asked != ran:
+            yield axis.heading, f"{asked} was asked, {ran} ran"
 
 
 def _uncounted(cell: Record, results: Results) -> Iterator[tuple[str, str]]:

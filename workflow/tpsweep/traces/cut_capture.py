@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,13 @@ from tpsweep.traces.sidecar import Sidecar, Sizes
 class Counts:
     """Collectives per step. Of what was found a list holds all values where steps or ranks
     differ; of what is expected, all that are right. Dispatches and combines are None where
-    nothing is exchanged between experts."""
+    nothing is exchanged between experts, reduce-scatters where no cache is shared (DCP)."""
 
     all_reduce: int | list[int]
     all_gather: int | list[int]
     dispatch: int | list[int] | None = None
     combine: int | list[int] | None = None
+    reduce_scatter: int | list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,12 @@ def _cut(
         )
     if not exchanged:
         check = replace(check, ok=False)
+    if 1 < (known.dcp or 1) < len(group.ranks):
+        check = replace(check, ok=False)
+        warnings.append(
+            f"dcp {known.dcp} of tp {len(group.ranks)}: parts of the ranks share their cache, and "
+            "which of them met is not told: times are omitted"
+        )
     return CutCapture(
         ranks=ranks,
         classes=classes,
@@ -261,18 +268,16 @@ def _self_check(
     found: list[Collectives], cut: steps.Steps, known: Sidecar, group: Group
 ) -> SelfCheck:
     exchanged = any(one.of("dispatch", "combine").any() for one in found)
+    shared = (known.dcp or 1) > 1
     counts = Counts(
         _per_step(found, cut, "all_reduce"),
         _per_step(found, cut, "all_gather"),
         _per_step(found, cut, "dispatch") if exchanged else None,
         _per_step(found, cut, "combine") if exchanged else None,
+        _per_step(found, cut, "reduce_scatter") if shared else None,
     )
-    expected = _expected(known.model, group, exchanged)
-    equal = all(
-        isinstance(value, int)
-        for value in (counts.all_reduce, counts.all_gather, counts.dispatch, counts.combine)
-        if value is not None
-    )
+    expected = _expected(known.model, group, exchanged, shared)
+    equal = all(isinstance(value, int) for value in asdict(counts).values() if value is not None)
     if expected is None:
         return SelfCheck(expected, counts, equal)
     as_expected = all(
@@ -280,18 +285,21 @@ def _self_check(
         for value, right in (
             (counts.all_reduce, expected.all_reduce),
             (counts.all_gather, expected.all_gather),
+            (counts.reduce_scatter, expected.reduce_scatter),
         )
     )
     return SelfCheck(expected, counts, equal and as_expected)
 
 
-def _expected(model: Sizes | None, group: Group, exchanged: bool) -> Counts | None:
+def _expected(model: Sizes | None, group: Group, exchanged: bool, shared: bool) -> Counts | None:
     """Per step and rank at TP > 1: an all-reduce for the embedding, two for each layer (o_proj and
     down_proj), an all-gather of the logits; none at TP=1.
 
     With pipeline stages the embedding is in the first, the logits in the last, the layers spread
     over all, and a stage that gets its input in parts gathers them (hidden states and residual).
     Experts that exchange tokens need no all-reduce after them; shared experts may still have one.
+    Ranks that share a sequence's cache (``shared``: DCP, grouped attention, vLLM's default
+    exchange) gather queries and the sums of their scores in each layer, and scatter the results.
     """
     if len(group.ranks) == 1:
         return Counts(0, 0)
@@ -306,7 +314,13 @@ def _expected(model: Sizes | None, group: Group, exchanged: bool) -> Counts | No
     gathers = [int(last)] if first else [int(last), int(last) + 2]
     if exchanged:  # tokens that were cut over TP for the experts are put together again
         gathers += [gathers[0] + layers, gathers[0] + layers - dense]
-    return Counts(_one_or_all(reduces), _one_or_all(sorted(set(gathers))))
+    if shared:
+        gathers = [count + 2 * layers for count in gathers]
+    return Counts(
+        _one_or_all(reduces),
+        _one_or_all(sorted(set(gathers))),
+        reduce_scatter=layers if shared else None,
+    )
 
 
 def _layers(layers: int, group: Group) -> int:

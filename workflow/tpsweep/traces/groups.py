@@ -379,8 +379,9 @@ def _as_experts(one: Collectives, rank: RankEvents, home: Group, copies: bool) -
 
 
 def _expert_wide(rank: RankEvents, joined: Ranks) -> bool:
-    """Whether a group of ranks is not that of a pipeline."""
-    return not any(group.is_of("pp") and group.ranks == joined for group in rank.groups)
+    """Whether a group of ranks is not that of a pipeline, or of a cache that they share."""
+    of_others = [group for group in rank.groups if group.is_of("pp") or group.is_of("dcp")]
+    return not any(group.ranks == joined for group in of_others)
 
 
 def _experts_of(

@@ -41,11 +41,12 @@ class Found:
 _SPARSE = {
     "dispatch",
     "combine",
+    "reduce_scatter",
     "experts_us",
     "experts_ms_per_step",
     "pipeline_ms_per_step",
 }
-"""Keys that only captures with expert or pipeline parallelism have."""
+"""Keys that only captures with expert, pipeline or context parallelism have."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class CommReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; rank numbers are strings. No ``steady_from`` if no step is left out,
-        no ``group`` if there is one, no key of expert and pipeline parallelism without them:
+        no ``group`` if there is one, no key of a kind of parallelism that it lacks:
         reports on captures that are older than these keys stay as they are."""
         found = asdict(self)
         if not self.steady_from:

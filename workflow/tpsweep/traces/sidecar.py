@@ -70,6 +70,7 @@ class Sidecar:
     dtype: str | None = None
     tp: int | None = None
     pp: int | None = None
+    dcp: int | None = None
     batch: int | None = None
     input_len: int | None = None
     output_len: int | None = None
@@ -113,7 +114,7 @@ def find(capture: Path) -> Sidecar:
     data = read_json(path)
     model = data.get("model")
     numbers: dict[str, int | None] = {}
-    for key in ("tp", "pp", "batch", "input_len", "output_len"):
+    for key in ("tp", "pp", "dcp", "batch", "input_len", "output_len"):
         numbers[key] = value = data.get(key)
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and (not whole or value < 1):

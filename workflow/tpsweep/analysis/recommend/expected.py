@@ -52,8 +52,8 @@ class Expectation:
             steps = EngineSteps.of(self.engine, self.shape)
             if problem := self._misfit(steps):
                 return problem
-            if steps.known_prefill(1.0) is None:
-                return "no expectation for the prefill of a mixture of experts"
+            if steps.work.shape.experts:
+                return "no expectation for serving a mixture of experts"
             serving = Serving(steps, self.traffic.input_len, self.traffic.output_len)
             serving.at(0.0)  # curves and constants are looked up here
         except (NoExpectationError, NoWorkError) as error:
