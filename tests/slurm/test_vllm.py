@@ -158,9 +158,9 @@ def test_a_cell_a_class_and_a_session_are_lost_alone(project: Project) -> None:
     failures = [json.loads(f.read_text()) for f in project.results.glob("failures/*.json")]
     assert sorted(failure["type"] for failure in failures) == ["cancelled", "timeout"]
 
-    # The engine goes with the cell that is cut off; it is started again if more cells follow.
+    # The engine goes with the cell that is cut off, and is started again for the cell behind it.
     (session,) = sessions_at(project, tp=1)
-    assert session["starts"] <= 2
+    assert session["starts"] == 2, "no cell is behind the slow one: give it another batch"
     starts = project.lines("results/slurm-demo/engine_starts.jsonl")
     print(f"engine starts {len(starts)}, sessions 2")
     assert len(starts) == session["starts"] + 1

@@ -140,6 +140,8 @@ def test_each_death_is_one_line(killed: Killed) -> None:
     crashes = {line for line in lines if "ends: crash: " in line}
     assert len(crashes) == len(DEATHS), crashes
     assert all(any(name in line for line in crashes) for name in DEATHS), crashes
+    for failure in killed.failures:  # which process died: the line says what the record says
+        assert any(line.endswith(f"ends: crash: {failure['message']}") for line in crashes), crashes
     assert not [line for line in lines if line.startswith(("Traceback", '  File "'))]
     assert killed.code == 1
 

@@ -23,9 +23,13 @@ pytestmark = pytest.mark.vllm
 
 ENGINE = {"max_model_len": 512, "max_num_seqs": 16, "max_num_batched_tokens": 2048}
 LENGTHS = [(40 + i, 4 + i % 5) for i in range(12)]
+SECOND = f"2: {AWKWARD}"
+"""A second model, of the same shape."""
+AT_TP_2 = {"models": [AWKWARD], "tp": [2]}
+AT_TP_1 = {"models": [SECOND], "tp": [1], "replicas": [2], "max_concurrency": [4]}
 SERVE = {
     "kind": "serve",
-    "tp": [2],
+    **AT_TP_2,
     "num_prompts": [24],
     "input_len": [32],
     "output_len": [8],
@@ -36,15 +40,24 @@ SERVE = {
     "engine": ENGINE,
     "slo": {"ttft_ms": 60_000},
 }
+SHAREGPT = {
+    "dataset": "sharegpt",
+    "dataset_path": "it's a $(touch pwned) sharegpt.json",
+    "num_prompts": [10],
+    "repeats": 3,
+    "minutes": 3,
+    "engine": ENGINE,
+}
 SLOS = {"chat": {"ttft_p50_ms": 1000.0}}
 WORKLOADS = {
     "serve": SERVE,
     "serve-at-once": SERVE | {"request_rate": ["inf"]},
-    "replicas": SERVE | {"tp": [1], "replicas": [2], "max_concurrency": [4]},
+    "replicas": SERVE | AT_TP_1,
+    "talks": SHAREGPT | {"kind": "serve", "request_rate": ["inf"], "warmups": 2} | AT_TP_1,
     # A whole search in short probes: what it finds is coarse.
     "capacity": {
         "kind": "capacity",
-        "tp": [2],
+        **AT_TP_2,
         "input_len": [32],
         "output_len": [8],
         "warmups": 16,
@@ -56,7 +69,7 @@ WORKLOADS = {
     },
     "lengths": {
         "kind": "throughput",
-        "tp": [2],
+        **AT_TP_2,
         "dataset": "lengths",
         "dataset_path": "lengths.csv",
         "num_prompts": [len(LENGTHS)],
@@ -65,17 +78,7 @@ WORKLOADS = {
         "minutes": 3,
         "engine": ENGINE,
     },
-    "sharegpt": {
-        "kind": "throughput",
-        "tp": [2],
-        "dataset": "sharegpt",
-        "dataset_path": "it's a $(touch pwned) sharegpt.json",
-        "num_prompts": [10],
-        "warmups": 1,
-        "repeats": 3,
-        "minutes": 3,
-        "engine": ENGINE,
-    },
+    "sharegpt": SHAREGPT | {"kind": "throughput", "warmups": 1} | AT_TP_2,
 }
 
 
@@ -118,15 +121,17 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(new_project: Callable[[], Project]) -> Run:
-    """A sweep of served and offline cells; every name that is free, and the model's folder, are
+    """A sweep of served and offline cells; every name that is free, and the models' folders, are
     such that a shell would trip over them."""
     project = new_project()
-    make_real_model(project.folder / AWKWARD)
-    make_sharegpt(project.folder / str(WORKLOADS["sharegpt"]["dataset_path"]))
+    for name in (AWKWARD, SECOND):
+        make_real_model(project.folder / name)
+    make_sharegpt(project.folder / str(SHAREGPT["dataset_path"]))
     (project.folder / "lengths.csv").write_text("".join(f"{a},{b}\n" for a, b in LENGTHS))
     config = yaml.safe_load((project.folder / "sweep.yaml").read_text())
-    real = {"path": f"./{AWKWARD}", "dtype": "float32", "weights": "real"}
-    config |= {"models": {AWKWARD: real}, "variants": {AWKWARD: {"enforce_eager": True}}}
+    real = {"dtype": "float32", "weights": "real"}
+    config |= {"models": {name: real | {"path": f"./{name}"} for name in (AWKWARD, SECOND)}}
+    config |= {"variants": {AWKWARD: {"enforce_eager": True}}}
     config |= {"slos": SLOS, "workloads": WORKLOADS}
     (project.folder / "sweep.yaml").write_text(yaml.safe_dump(config, allow_unicode=True))
     done = project.run()
@@ -135,11 +140,11 @@ def run(new_project: Callable[[], Project]) -> Run:
 
 
 def test_served_and_offline_cells_share_an_engine(run: Run) -> None:
-    # Served and offline cells at TP=2, and the two replicas.
+    # Served and offline cells of a model at TP=2, and the two replicas of another.
     assert run.project.engine_starts() == 2
-    entries = WORKLOADS.keys() - {"replicas"}
-    shared = {run.rows(entry)["engine_id"].item() for entry in entries}
-    assert len(entries) == 5 and len(shared) == 1
+    engines = {entry: run.rows(entry)["engine_id"].item() for entry in WORKLOADS}
+    replicas = {engines.pop(entry) for entry in ("replicas", "talks")}
+    assert len(engines) == 5 and len(set(engines.values())) == len(replicas) == 1
     for row in pd.read_parquet(run.project.results / "cells").to_dict("records"):
         parts = [row[c.name] for c in schema.START_PHASES if pd.notna(row[c.name])]
         assert sum(parts) == pytest.approx(row["engine_start_s"], rel=0.01)
@@ -147,10 +152,11 @@ def test_served_and_offline_cells_share_an_engine(run: Run) -> None:
 
 def test_names_are_taken_as_they_are(run: Run) -> None:
     rows = pd.read_parquet(run.project.results / "cells")
-    assert set(rows["model"]) == set(rows["variant"]) == {AWKWARD}
+    assert set(rows["model"]) == {AWKWARD, SECOND} and set(rows["variant"]) == {AWKWARD}
     lines = run.output.splitlines()
     measured = f"{len(WORKLOADS)}/{len(WORKLOADS)} cells measured"
-    assert len({line for line in lines if f"tpsweep tables: {measured}" in line}) == 1
+    told = {line for line in lines if "tpsweep tables: " in line}
+    assert told == {f"tpsweep tables: {measured}; see results/tables"}
     assert not [line for line in lines if line.startswith(("Traceback", '  File "'))]
     assert not list(run.project.folder.rglob("pwned"))
 
@@ -205,7 +211,7 @@ def test_two_engines_of_tp_1_serve_side_by_side(run: Run) -> None:
     assert found["max_in_flight"] <= 4
 
 
-def test_every_cell_of_a_model_sends_the_same_requests(run: Run) -> None:
+def test_every_cell_of_a_vocabulary_sends_the_same_requests(run: Run) -> None:
     entries = ("serve", "serve-at-once", "replicas")
     digests = {run.rows(entry)["request_set_digest"].item() for entry in entries}
     assert len(digests) == 1
@@ -238,6 +244,14 @@ def test_throughput_of_a_sharegpt_file_with_real_weights(run: Run) -> None:
     assert found["weights"] == "real"
     tokens_per_request = found["output_tok_s"] / found["request_s"]
     assert 5 <= tokens_per_request <= 18  # the answers have 5 to 18 words
+
+
+def test_a_sharegpt_file_served_at_tp_1_is_that_of_the_offline_cell(run: Run) -> None:
+    (found,) = run.rows("talks").to_dict("records")
+    assert (found["tp"], found["model"], found["weights"]) == (1, SECOND, "real")
+    assert json.loads(found["engine_args"])["model"].endswith(f"/{SECOND}")
+    assert 5 <= found["output_tok_s"] / found["request_s"] <= 18
+    assert found["request_set_digest"] == run.rows("sharegpt")["request_set_digest"].item()
 
 
 def test_rows_hold_the_whole_schema(run: Run) -> None:

@@ -130,6 +130,27 @@ def test_a_part_that_does_not_start_is_named(nodes: Nodes) -> None:
     assert spec.spool.starts.read_text().count("\n") == 2
 
 
+def test_a_part_that_dies_without_a_word_gets_none_of_the_start_before(nodes: Nodes) -> None:
+    words = "[ -e told ] || { touch told; echo no link; }"
+    command = f"[ $SESSION_NODE = 1 ] || exec sleep 600; {words}; exit 3"
+    spec = replace(nodes.spec(nodes.cell("a", "cat $SESSION_DIR/failed")), command=command)
+    nodes.start(spec)
+    assert nodes.wait() == [0, 0]
+    assert nodes.text("a.log") == "node 1 (n2): session command exited with 3\n"
+
+
+def test_a_node_that_cannot_write_for_a_moment_stays(nodes: Nodes) -> None:
+    spec = nodes.spec(nodes.cell("a", "true"))
+    in_the_way = spec.folder / ".node-1-7.0.json"  # a folder: nothing can be written there
+    in_the_way.mkdir(parents=True)
+    nodes.start(spec)
+    wait_until(lambda: [*nodes.root.glob("met1.*")])
+    in_the_way.rmdir()
+    assert nodes.wait() == [0, 0]
+    assert nodes.results(spec) == {"a": Result(0)}
+    assert (spec.folder / "node-1-7.0.json").exists()
+
+
 @pytest.mark.parametrize("how", ["signal", "revoked"])
 def test_all_nodes_leave_a_session_that_is_ended(nodes: Nodes, how: str) -> None:
     spec = nodes.spec(nodes.cell("a", "touch going; sleep 60"))

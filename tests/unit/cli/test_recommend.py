@@ -143,7 +143,7 @@ def test_slos_by_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ),
         (
             ["--slo", "ttft_p99_ms=300,ttft_p99_ms=30"],
-            "ttft_p99_ms: twice, allowed: each limit once",
+            "ttft_p99_ms: given twice, allowed: once",
         ),
         (["--gpus", "H200=4,H200=2"], "--gpus: 'H200=2', allowed: a number, or some of H100, H200"),
         (["--gpus", "²"], "--gpus: '²', allowed"),

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tpsweep.core.failure import Failure, classify, log_since, log_size, telling_lines
+from tpsweep.core.failure import (
+    STOPPED,
+    Failure,
+    classify,
+    log_since,
+    log_size,
+    telling_lines,
+)
 from tpsweep.core.request import StartFailure
 from tpsweep.measure import daemon
 
@@ -51,6 +58,14 @@ def test_telling_lines_are_the_last_that_look_like_a_cause() -> None:
     assert telling_lines("a\nb\n\nc\nd\n") == ["b", "c", "d"]
     assert telling_lines("error " + "x" * 1000) == [("error " + "x" * 1000)[:300]]
     assert telling_lines("") == []
+
+
+def test_requests_that_we_cut_off_tell_nothing() -> None:
+    cut = "".join(f"Error {k}: {STOPPED}\n" for k in range(10))  # as vLLM's benchmark prints them
+    log = f"RuntimeError: broken\n{cut}Error 9: connection refused\n{cut}"
+    assert telling_lines(log) == ["RuntimeError: broken", "Error 9: connection refused"]
+    assert telling_lines(f"a\n{cut}b\n{cut}") == ["a", "b"]
+    assert telling_lines(cut) == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tpsweep.core.slo import Slo
 from tpsweep.core.slo_counts import SATURATED, JudgedSlo, Stop, Times, Watch, slos_of
 
 FAST = Times(ttft=10.0, tpot=2.0, e2e=30.0, itl=[2.0] * 10)
@@ -58,6 +59,11 @@ def test_so_many_may_be_beyond_a_limit(name: str, of: int, allowed: int, least: 
     assert not limit.is_kept(of - allowed - 1, of)
     assert not limit.is_kept(0, 0)
     assert limit.strain(of - 2 * allowed, of) == pytest.approx(2.0)
+
+
+def test_a_limit_that_is_given_twice_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="ttft_p99_ms: given twice, allowed: once"):
+        Slo.parse("ttft_p99_ms=500,tpot_p50_ms=9,ttft_p99_ms=50")
 
 
 def watch(*slos: JudgedSlo, first: int = 10, last: int = 110) -> Watch:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tpsweep.core.failure import STOPPED
 from tpsweep.core.slo_counts import JudgedSlo, Stop
 from tpsweep.engine import load_generator
 
@@ -102,7 +103,7 @@ def test_a_hopeless_run_is_cut_off(serve: SimpleNamespace, monkeypatch: pytest.M
     assert time.perf_counter() - began < 30
     assert hopeless.is_over and hopeless.watch.lost == {"slow": "ttft_p50_ms"}
     assert 22 <= len(found) < 40
-    assert {output.error for output in found} <= {"", load_generator.STOPPED}
+    assert {output.error for output in found} <= {"", STOPPED}
     assert sum(output.success for output in found) >= 22
 
 
@@ -111,7 +112,7 @@ def test_what_was_under_way_is_marked_as_cut_off(
 ) -> None:
     takes = [0.01 if place % 4 else 60.0 for place in range(80)]
     found, hopeless = sent_to(serve, monkeypatch, [0.2] * 80, takes)
-    cut = [output for output in found if output.error == load_generator.STOPPED]
+    cut = [output for output in found if output.error == STOPPED]
     assert hopeless.watch.lost == {"slow": "ttft_p50_ms"}
     assert len(cut) >= 10 and not any(output.success for output in cut)
     assert all(output.prompt_len == 3 and output.start_time > 0 for output in cut)

@@ -15,10 +15,11 @@ import pytest
 from tests.unit.cells import engine, latency_cell
 from tests.unit.measure.simulated import Batching, Fixed, Server
 from tpsweep.core.cell import Cell
+from tpsweep.core.failure import STOPPED
 from tpsweep.core.row_file import read_row, write_row
 from tpsweep.core.slo_counts import Stop, Watch, slos_of
 from tpsweep.engine.api_server import Counters
-from tpsweep.engine.load_generator import STOPPED, Sent, times_of
+from tpsweep.engine.load_generator import Sent, times_of
 from tpsweep.measure import capacity
 from tpsweep.measure.capacity_search import CHECK, CONFIRM, SEARCH, Ask
 from tpsweep.measure.measurement import Measurement
@@ -207,7 +208,14 @@ def test_probes_of_anything_else_are_not_believed(tmp_path: Path) -> None:
     same = Client(Batching())
     run(tmp_path, same, short, about=about)
     assert same.rates == []  # all were there: the row was not
-    for text in ("", "[]\n", "not JSON\n"):
+    head = json.dumps({"about": ABOUT, "start_request_s": 5.0})
+    for text in (
+        "",
+        "[]\n",
+        "not JSON\n",
+        json.dumps({"about": ABOUT}) + "\n",
+        *(f'{head}\n{{"probe": {probe}}}\n' for probe in ("1", '"x"', '{"counts": []}')),
+    ):
         (tmp_path / "probes.jsonl").write_text(text)
         after = Client(Batching())
         run(tmp_path, after, short)
@@ -246,6 +254,20 @@ def test_a_client_that_is_the_limit_is_named(
     assert all(
         said in note and "may have been the limit" in note for note in made["capacity_notes"]
     )
+
+
+def test_a_client_that_sent_in_time_is_not_blamed_for_few_arrivals() -> None:
+    slos = slos_of({"never": {"ttft_p90_ms": 1.0}})
+    for seed in range(20):  # each is stopped after 21 requests, whose rate is 15 to 35/s
+        client, ask = Client(Fixed(100.0, 4)), Ask(20.0, seed, SEARCH, ("never",))
+        load = capacity.make_load(ask, SET, 200, 100.0)
+        stop = Stop(slos, load.first, load.last, load.tokens, 2.0)
+        sent = client(load.requests, 20.0, None, seed, stop=stop)
+        found = capacity.judge(ask, load, slos, sent, "e1")
+        assert found.probe.stopped and found.client_problem is None
+        slow = replace(sent, start_s=[100 + 1.2 * (start - 100) for start in sent.start_s])
+        late = capacity.judge(ask, load, slos, slow, "e1").client_problem
+        assert late == "the client sent 16.7/s at 20/s"
 
 
 def test_failed_requests_and_other_lengths_refuse_the_cell(tmp_path: Path) -> None:
@@ -296,6 +318,18 @@ def test_a_probe_warms_up_at_its_own_load_and_keeps_it_up() -> None:
     assert sorted(other.requests.prompts[:50]) == sorted(SET.prompts)  # each in turn
     again = capacity.make_load(ask, SET, 400, 3000.0)
     assert again.requests.digest == load.requests.digest
+
+
+def test_answers_of_one_token_keep_every_itl() -> None:
+    client, ask = Client(Fixed(100.0, 4)), Ask(15.0, 2, SEARCH, ("itl",))
+    slos = slos_of({"itl": {"itl_p99_ms": 1.0}})
+    load = capacity.make_load(ask, SET, 100, 100.0)
+    sent = client(load.requests, 15.0, None, 2)
+    assert capacity.judge(ask, load, slos, sent, "e1").probe.counts["itl"]["itl_p99_ms"].kept == 0
+    count = len(sent.errors)
+    single = replace(sent, output_lens=[1] * count, itl_s=[[] for _ in range(count)])
+    found = capacity.judge(ask, load, slos, single, "e1").probe.counts["itl"]["itl_p99_ms"]
+    assert (found.kept, found.of) == (100, 100) and slos[0].limits[0].is_kept(found.kept, found.of)
 
 
 def test_judged_requests_are_enough_for_every_share() -> None:

@@ -37,7 +37,7 @@ def test_each_slo_of_each_layout_has_a_line(sweep: Sweep) -> None:
     assert (one["output_tok_s"], one["ttft_p99_ms"], one["tpot_p50_ms"]) == (2000.0, 450.0, 10.0)
     assert found[1, 1, "bulk"]["ttft_p99_ms"] is None
     text = sweep.markdown("capacity")
-    assert "20 to 21" in text and "66 to 69.3" in text
+    assert "20.00 to 21.00" in text and "66.00 to 69.30" in text
 
 
 def test_of_several_starts_the_lowest_capacity_counts(sweep: Sweep) -> None:
@@ -67,8 +67,34 @@ def test_a_start_without_an_answer_leaves_none(sweep: Sweep) -> None:
     assert chat["capacity_request_s"] is None and chat["capacity_request_s_per_gpu"] is None
     assert chat["verdict"] == "bracket; nothing passes"
     assert "the client used 97%" in chat["note"]
+    assert chat["output_tok_s"] is None and chat["ttft_p50_ms"] is None  # of no capacity
     text = sweep.markdown("capacity")
-    assert "below 1" in text and "30 or more" in text
+    assert "below 1.000" in text and "30.00 or more" in text
+
+
+def test_a_capacity_that_is_only_a_lower_bound_has_no_ratio(sweep: Sweep) -> None:
+    sweep.searched(1, {"chat": (10_000.0, 10_500.0), "bulk": (20_000.0, None)})
+    sweep.searched(2, {"chat": (20_000.0, None), "bulk": (20_000.0, 21_000.0)})
+    found = lines(sweep)
+    assert found[2, 1, "chat"]["per_gpu_ratio"] is None
+    assert found[2, 1, "bulk"]["per_gpu_ratio"] is None
+    text = sweep.markdown("capacity")
+    assert "| 20000 or more | 10000 or more |" in " ".join(text.split())
+    assert "10000 to 10500" in text and "e+" not in text
+
+
+def test_an_unfinished_search_leaves_no_capacity_and_says_so(sweep: Sweep) -> None:
+    sweep.searched(
+        1,
+        {"chat": (None, 56.0), "bulk": (None, None)},
+        measured={"capacity_verdicts": ["unfinished", "unfinished"]},
+    )
+    sweep.searched(2, {"chat": (30.0, 31.5), "bulk": (66.0, 69.3)})
+    found = lines(sweep)
+    assert found[1, 1, "chat"]["verdict"] == found[1, 1, "bulk"]["verdict"] == "unfinished"
+    assert {one["per_gpu_ratio"] for one in found.values()} == {None}
+    text = " ".join(sweep.markdown("capacity").split())
+    assert "| below 56.00 | n/a | unfinished |" in text and "| n/a | n/a | unfinished |" in text
 
 
 def test_layouts_without_a_row_are_lines_too(sweep: Sweep) -> None:

@@ -34,6 +34,9 @@ WOULD_FAIL_AGAIN = ("out_of_memory", "invalid")
 """Types that would fail again: no retry."""
 FINAL_EXIT_CODE = 65
 """EX_DATAERR of sysexits.h: tells the executor not to retry."""
+STOPPED = "stopped: the run was hopeless"
+"""Error of a request that we cut off with its run (``core.slo_counts.Stop``): the server did not
+fail. vLLM's load generator prints it as one, up to ten for each such run."""
 
 _TELLING = re.compile(
     r"error|exception|killed|out of memory|traceback|assert|no space|refused|signal", re.IGNORECASE
@@ -93,8 +96,12 @@ def log_since(path: str, offset: int = 0) -> str:
 
 
 def telling_lines(text: str) -> list[str]:
-    """The last lines of a log that look like a cause, shortened; without one, its last lines."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    """The last lines of a log that look like a cause, shortened; without one, its last lines.
+
+    Requests that we cut off ourselves are no cause.
+    """
+    stripped = (line.strip() for line in text.splitlines())
+    lines = [line for line in stripped if line and not line.endswith(STOPPED)]
     telling = [line for line in lines if _TELLING.search(line)] or lines[-3:]
     return [line[:_LINE_LIMIT] for line in telling[-_TELLING_LINES:]]
 

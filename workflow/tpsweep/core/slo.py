@@ -64,7 +64,7 @@ class Slo:
                     f"{part!r}, allowed: limits such as ttft_p99_ms=500,tpot_p99_ms=50"
                 )
             if found[1] in limits:
-                raise ValueError(f"{found[1]}: twice, allowed: each limit once")
+                raise ValueError(f"{found[1]}: given twice, allowed: once")
             try:
                 limits[found[1]] = float(found[2])
             except ValueError:

@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from tpsweep.core.failure import STOPPED
 from tpsweep.core.schema import PERCENTILES
 from tpsweep.core.slo_counts import Stop, Times, Watch
 from tpsweep.sweep.request_set import RequestSet
 
 MODEL_NAME = "tpsweep"
 """What the server calls its model: a name of the user's might be anything."""
-STOPPED = "stopped: the run was hopeless"
-"""Error of a request that was cut off because its run was: it is no failure of the server."""
 _BACKEND = "openai"
 _LOOK_S = 0.25
 """How long a pause between two requests hides that the run is over."""

@@ -18,10 +18,11 @@ import numpy as np
 
 from tpsweep.core import saturation
 from tpsweep.core.cell import Cell
+from tpsweep.core.failure import STOPPED
 from tpsweep.core.slo_counts import PATIENCE, SATURATED, Counts, JudgedSlo, Stop, Times, slos_of
 from tpsweep.core.stats import percentile
 from tpsweep.engine.api_server import Counters
-from tpsweep.engine.load_generator import STOPPED, Sent, times_of
+from tpsweep.engine.load_generator import Sent, times_of
 from tpsweep.measure import measurement, serving
 from tpsweep.measure.capacity_search import (
     Answer,
@@ -45,7 +46,7 @@ LEAST_PATIENCE_S = 2.0
 CLIENT_BUSY = 0.9
 """Of a processor: from here on the client may have been the limit."""
 CLIENT_LATE = 0.95
-"""Of the offered rate: what the client must have sent."""
+"""Of the pace at which the requests were to be sent: what the client must have kept."""
 
 
 class Send(Protocol):
@@ -64,7 +65,8 @@ class Send(Protocol):
 
 @dataclass(frozen=True)
 class Probed:
-    """A probe and what it showed, of its judged requests. ``queue``: mean requests in flight."""
+    """A probe and what it showed, of its judged requests. ``queue``: mean requests in flight;
+    ``client_pace``: the time in which they were to be sent over the time that it took."""
 
     probe: Probe
     requests: int
@@ -79,6 +81,7 @@ class Probed:
     output_tok_s: float | None
     queue: float | None
     client_cpu_share: float
+    client_pace: float | None
     engine_id: str
 
     def to_line(self) -> Line:
@@ -101,8 +104,9 @@ class Probed:
         at = f"at {self.probe.request_s:g}/s"
         if self.client_cpu_share > CLIENT_BUSY:
             return f"the client used {self.client_cpu_share:.0%} of a processor {at}"
-        if self.sent_request_s and self.sent_request_s < CLIENT_LATE * self.probe.request_s:
-            return f"the client sent {self.sent_request_s:.3g}/s {at}"
+        # Not by the rate of what was sent: that of a few Poisson arrivals is any.
+        if self.client_pace is not None and self.client_pace < CLIENT_LATE:
+            return f"the client sent {self.client_pace * self.probe.request_s:.3g}/s {at}"
         return None
 
 
@@ -263,6 +267,7 @@ def judge(ask: Ask, load: Load, slos: Sequence[JudgedSlo], sent: Sent, engine_id
         output_tok_s=rates.output_tok_s if rates else None,
         queue=_in_flight(sent, *window) if window else None,
         client_cpu_share=sent.client_cpu_s / sent.duration_s,
+        client_pace=_pace(load, len(ended), window[1] - window[0]) if window else None,
         engine_id=engine_id,
     )
 
@@ -325,10 +330,11 @@ def _first_look(cell: Cell, requests: RequestSet, send: Send) -> tuple[Sent, lis
 
 
 def _resume(log: ProbeLog) -> tuple[float | None, list[Probed]]:
-    start, lines = log.read()
+    """Where the search started, and its probes; None and none if they are not as we write them."""
     try:
+        start, lines = log.read()
         return start, [Probed.from_line(line) for line in lines]
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None, []
 
 
@@ -339,6 +345,9 @@ def _latency_ms(probed: Sequence[Probed], look_ms: float) -> float:
 
 
 def _counts(limit: Any, times: Sequence[Times]) -> Counts:
+    """Answers of one token have no gap: they keep an ITL, as they keep every TPOT."""
+    if limit.is_per_token and times and not any(one.itl for one in times):
+        return Counts(len(times), len(times))
     counted = [limit.count(one) for one in times]
     return Counts(
         sum(kept for kept, _ in counted), sum(of for _, of in counted), _value(limit, times)
@@ -362,6 +371,13 @@ def _window(load: Load, sent: Sent) -> tuple[float, float] | None:
     if last <= load.first or sent.start_s[last] <= sent.start_s[load.first]:
         return None
     return sent.start_s[load.first], sent.start_s[last]
+
+
+def _pace(load: Load, count: int, took_s: float) -> float:
+    """When the first ``count`` of the judged requests were to be sent, over when they were."""
+    due_s = load.requests.arrivals_s
+    assert due_s is not None
+    return (due_s[load.first + count - 1] - due_s[load.first]) / took_s
 
 
 def _in_flight(sent: Sent, since: float, until: float) -> float:

@@ -26,6 +26,7 @@ from tpsweep.analysis.table import (
     Record,
     Table,
     View,
+    digits,
     figure,
     sort_records,
     text,
@@ -56,7 +57,11 @@ COLUMNS = (
         for name, doc in AT_CAPACITY.items()
     ),
     BASELINE,
-    Column("per_gpu_ratio", FLOAT, "capacity_request_s_per_gpu / that of the baseline"),
+    Column(
+        "per_gpu_ratio",
+        FLOAT,
+        "capacity_request_s_per_gpu / that of the baseline; null if no rate failed of one of them",
+    ),
     *(replace(column, optional=True) for column in prices.COLUMNS),
     *TAIL,
 )
@@ -66,8 +71,21 @@ def _bracket(record: Record) -> str:
     """``64.3 to 67.5``: confirmed, and failing."""
     low, high = (record[f"capacity_{end}request_s"] for end in ("", "upper_"))
     if low is None:
-        return NA if high is None else f"below {high:.4g}"
-    return f"{low:.4g} to {high:.4g}" if high is not None else f"{low:.4g} or more"
+        return NA if high is None else f"below {digits(high)}"
+    return f"{digits(low)} to {digits(high)}" if high is not None else f"{digits(low)} or more"
+
+
+def _per_gpu(record: Record) -> str:
+    value = record["capacity_request_s_per_gpu"]
+    if value is None:
+        return NA
+    return digits(value) if _is_known(record) else f"{digits(value)} or more"
+
+
+def _is_known(record: Record) -> bool:
+    """Whether there is a capacity: one up to which no rate failed is only a lower bound."""
+    ends = ("capacity_request_s", "capacity_upper_request_s")
+    return all(record[end] is not None for end in ends)
 
 
 VIEWS = (
@@ -75,7 +93,7 @@ VIEWS = (
     View("SLO", text("slo")),
     View("Limits", text("slo_limits"), once=True),
     View("Capacity (requests/s)", _bracket),
-    View("Per GPU (requests/s)", figure("capacity_request_s_per_gpu", NA)),
+    View("Per GPU (requests/s)", _per_gpu),
     View("Verdict", text("verdict", NA)),
     View("Limited by", text("limit", NA)),
     View("TTFT p50 (ms)", figure("ttft_p50_ms", NA)),
@@ -89,9 +107,10 @@ VIEWS = (
 LEGEND = (
     "Capacity: the highest rate of Poisson arrivals at which the SLO held again on other seeds, to"
     " the lowest rate that failed. Of several runs (engine starts) the lowest capacity counts.",
-    "Below: no rate that was tried passed. Or more: no rate failed up to max_request_rate."
-    " Limited by: the limit that failed at the upper rate; saturated: requests waited longer and"
-    " longer, whatever the limits.",
+    "Below: this rate failed and none below it was confirmed (unfinished: max_probes came first)."
+    " Or more: no rate failed up to max_request_rate, and there is no ratio. Limited by: the limit"
+    " that failed at the upper rate; saturated: requests waited longer and longer, whatever the"
+    " limits.",
     "TTFT, TPOT and tokens/s are of the probes that confirmed it. All probes are in the rows.",
 )
 EMPTY = "The matrix has no capacity cells."
@@ -129,11 +148,16 @@ def _records(series: Series) -> Iterator[Record]:
             before = base.get(slo)
             ratio = None
             if before and series.baseline is not None and line is not series.baseline:
-                one = _figures(series.baseline, before)["capacity_request_s_per_gpu"]
-                two = record["capacity_request_s_per_gpu"]
-                ratio = two / one if one and two else None
+                ratio = _ratio(record, _figures(series.baseline, before))
             record["per_gpu_ratio"] = ratio
             yield record | prices.cost_of(line, line.gpus, record["output_tok_s"])
+
+
+def _ratio(record: Record, base: Record) -> float | None:
+    if not _is_known(record) or not _is_known(base):
+        return None
+    one, two = (each["capacity_request_s_per_gpu"] for each in (base, record))
+    return two / one if one and two else None
 
 
 def _by_slo(line: Line) -> dict[str | None, list[_Found]]:
@@ -159,7 +183,11 @@ def _figures(line: Line, found: Sequence[_Found]) -> Record:
         "verdict": _words(one("capacity_verdicts") for one in found),
         "limit": _words(one("capacity_limits") for one in found),
         "probes": sum(len(one.cell["probe_request_s"]) for one in found) or None,
-        **{name: _median(one(f"capacity_{name}") for one in found) for name in AT_CAPACITY},
+        # Of a run that has no capacity there is nothing: the others are not what the line says.
+        **{
+            name: None if lowest is None else _median(one(f"capacity_{name}") for one in found)
+            for name in AT_CAPACITY
+        },
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -21,6 +22,9 @@ from .spec import SessionSpec
 from .spool import REVOKED
 from .task import Task, empty, exit_text
 
+LAST_BYTES = 20_000
+"""Of a log: where its last line is looked for."""
+
 
 class OtherNode(Task):
     """Does what the first node says (see ``nodes``), and runs no cells."""
@@ -32,13 +36,17 @@ class OtherNode(Task):
         self.address = address_of(os.environ)
         self.number = 0
         self.left_at: float | None = None
+        self.untold: Report | None = None
+        self.log_begin = 0
+        """Where the log of this start begins; an earlier one has its lines before."""
 
     def run(self) -> int:
         """Until the session is over, is another's, or this node is taken away; 0."""
         self._guard()
         try:
-            tell(self._report(), self.node, self.spec.spool)
+            self._tell(self._report())
             while not self._must_leave():
+                self._tell(self.untold)
                 order = order_in(self.spec.spool)
                 if order is not None:
                     if order.over:
@@ -49,33 +57,42 @@ class OtherNode(Task):
         finally:
             self._end_command()
             if self.number:
-                tell(self._report(), self.node, self.spec.spool)
+                self._tell(self._report())
             shutil.rmtree(self.folder, ignore_errors=True)
         return 0
 
     def _follow(self, order: Order) -> None:
         if self.command is not None and not (order.run and order.number == self.number):
             self._end_command()
-            tell(self._report(), self.node, self.spec.spool)
+            self._tell(self._report())
         if order.run and order.number != self.number:
             self._start(order)
         elif self.command is not None and self.command.poll() is not None:
             why = f"session command {exit_text(self.command.returncode)}{self._last_words()}"
-            tell(self._report(why, running=True), self.node, self.spec.spool)  # ending takes time
+            self._tell(self._report(why, running=True))  # ending takes time
             self._end_command()
-            tell(self._report(why), self.node, self.spec.spool)
+            self._tell(self._report(why))
 
     def _start(self, order: Order) -> None:
         self.number = order.number
         assert self.spec.command is not None
+        self.log_begin = self.log.stat().st_size if self.log.exists() else 0
         empty(self.folder)
-        tell(self._report(running=True), self.node, self.spec.spool)
+        self._tell(self._report(running=True))
         place = variables(self.node, self.spec.nodes, order, self.address)
         try:
             self.command = self._popen(["bash", "-c", self.spec.command], self.log, place)
         except OSError as error:
-            why = f"session command cannot start: {error}"
-            tell(self._report(why), self.node, self.spec.spool)
+            self._tell(self._report(f"session command cannot start: {error}"))
+
+    def _tell(self, report: Report | None) -> None:
+        """Have the first node know. What cannot be written (a full disk) is told at the next look:
+        for lack of it nobody ends a session that goes on."""
+        self.untold = report
+        if report is not None:
+            with contextlib.suppress(OSError):
+                tell(report, self.node, self.spec.spool)
+                self.untold = None
 
     def _report(self, why: str = "", *, running: bool = False) -> Report:
         return Report(self.name, self.number, running, why)
@@ -89,7 +106,10 @@ class OtherNode(Task):
         return self.stopped == REVOKED or now > self.left_at
 
     def _last_words(self) -> str:
-        """The last line of its log that is not empty, for a message; "" if there is none."""
-        lines = self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        """The last line that this start has logged, for a message; "" if there is none."""
+        text = ""
+        with contextlib.suppress(OSError), self.log.open("rb") as log:
+            log.seek(max(self.log_begin, log.seek(0, os.SEEK_END) - LAST_BYTES))
+            text = log.read().decode("utf-8", "replace")
+        last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
         return f"; its log ends: {last[:300]}" if last else ""
