@@ -225,7 +225,7 @@ FITS = (
     Case(
         "host_in_a_variant",
         "a server's address in a variant, abbreviated",
-        "variants.eager: {'hos': '0.0.0.0'}: host is set by tpsweep ",
+        "variants.eager: {'hos': '0.0.0.0'}: 'hos' (host) is set by tpsweep ",
         change("variants/eager", {"hos": "0.0.0.0"}),
     ),
     Case(

@@ -25,6 +25,7 @@ SITE = "name: testbed\ncluster: local\ngpus: {cpu: {card: CPU, per_node: 2}}\n"
 AWKWARD = """it's "a" $HOME `id` $(id) {x} \\ ; & | * ? ~ #! -e é 漢"""
 LETTERS = st.characters(categories=["L", "M", "N", "P", "S"], include_characters=" ", codec="utf-8")
 TEXTS = st.text(LETTERS, min_size=1, max_size=100).filter(str.strip)
+NAMES = TEXTS.filter(lambda text: text == text.strip())
 
 
 def raw(name: str = "tiny", **changes: Any) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def is_a_root(text: str) -> bool:
 
 
 @settings(deadline=None, max_examples=60)
-@given(name=TEXTS, path=TEXTS, hf_home=TEXTS.filter(is_no_home), results=TEXTS.filter(is_a_root))
+@given(name=NAMES, path=TEXTS, hf_home=TEXTS.filter(is_no_home), results=TEXTS.filter(is_a_root))
 @example(name=AWKWARD, path=AWKWARD, hf_home=AWKWARD, results=AWKWARD.replace("{x}", "x"))
 def test_commands_survive_the_shell(
     site: Path, name: str, path: str, hf_home: str, results: str
