@@ -33,6 +33,7 @@ SLOS = (
     *("", "ttft_p99_ms=30", "ttft_p99_ms=100", "ttft_p99_ms=300", "ttft_p99_ms=600"),
     *("tpot_p99_ms=6", "tpot_p99_ms=9", "tpot_p99_ms=50", "itl_p50_ms=7", "e2e_p95_ms=1500"),
     *("ttft_p99_ms=500,tpot_p99_ms=50", "ttft_p50_ms=40,tpot_p50_ms=6.5", "tpot_p99_ms=0.01"),
+    *("ttft_p95_ms=600,tpot_p95_ms=20", "ttft_p95_ms=600,tpot_p99_ms=50"),
 )
 RATES = (0.3, 5, 20, 33, 64, 90, 1000)
 

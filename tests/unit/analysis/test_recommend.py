@@ -19,7 +19,7 @@ from tests.unit.analysis.recommend_rows import (
     ask,
 )
 from tools.fit_expectation import shape_named
-from tpsweep.analysis.recommend.evidence import EXPECTED, RATES, SEARCHED
+from tpsweep.analysis.recommend.evidence import EXPECTED, RATES, SEARCHED, STRICTER
 from tpsweep.analysis.recommend.expected import Expectation
 from tpsweep.analysis.recommend.inputs import Inputs
 from tpsweep.analysis.recommend.question import (
@@ -288,6 +288,34 @@ def test_searched_capacity_by_hand() -> None:
         assert offers["TP=1 on H200"].capacity.starts == 2
         labels = ("TP=1 on H200", "TP=1 x 2 replicas on H200", "TP=2 on H200 (custom all-reduce)")
         assert tuple(offers[label].gpus for label in labels) == gpus
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        # `chat` is TTFT p95 500 and TPOT p95 20, `fast` 200 and 15 (60.71 and 37.7/s at TP=1).
+        (None, (STRICTER, 60.71, "chat")),
+        ("ttft_p95_ms=500", (STRICTER, 60.71, "chat")),
+        ("ttft_p95_ms=600,tpot_p95_ms=25", (STRICTER, 60.71, "chat")),
+        ("ttft_p95_ms=600,tpot_p95_ms=19", (STRICTER, 37.7, "fast")),
+        ("ttft_p95_ms=199,tpot_p95_ms=19", (EXPECTED, None, None)),
+        ("ttft_p99_ms=9000", (EXPECTED, None, None)),
+    ],
+)
+def test_a_search_for_stricter_limits_is_a_lower_bound(
+    limits: str | None, expected: tuple[str, float | None, str | None]
+) -> None:
+    folder = ROOT / "results" / "published" / "h200x2-capacity"
+    searches = Inputs(records(load(folder).rows), {}, [folder])
+    found = ask(searches, EIGHT, Slo.parse(limits) if limits else None, 100)
+    best = next(one for one in found.offers if one.label == "TP=1 on H200")
+    basis, capacity, name = expected
+    assert best.capacity.basis == basis
+    if capacity is not None:
+        assert round(best.capacity.request_s, 2) == capacity
+        assert best.capacity.remarks == (f"confirmed under {name}, which is stricter",)
+        assert best.capacity.is_measured and best.capacity.is_least
+        assert best.capacity.fails_at is None  # `chat` fails at 63.75, other limits need not
 
 
 def test_objectives_order_by_what_they_name(inputs: Inputs) -> None:

@@ -20,7 +20,7 @@ from tpsweep.analysis.recommend.text import (
     warnings_of,
 )
 from tpsweep.analysis.table import Record, Table, model_name
-from tpsweep.core.slo import LIMITS, OF_REQUESTS, Slo
+from tpsweep.core.slo import GOODPUT, LIMITS, OF_REQUESTS, Slo
 
 Data = dict[str, Any]
 
@@ -37,6 +37,7 @@ def choices_of(table: Table, folder: str) -> Data:
         "ttft_is_low": ttft_errors(),
         "names": [*LIMITS, *OF_REQUESTS],
         "percentiles": len(LIMITS),
+        "share": GOODPUT,
         "objective": COST if is_priced else GPUS,
         "models": [_model(name, lines) for name, lines in by_model.items()],
     }
@@ -93,7 +94,7 @@ def _rates(line: Record) -> list[Data]:
 def _search(line: Record) -> Data:
     found = {name: line[f"{name}_request_s"] for name in ("capacity", "fails_at")}
     own = {"limits": Slo.of("", json.loads(line["slo_limits"])).limits, "rates": _points(line)}
-    return found | own | {name: line[name] for name in ("starts", "remarks")}
+    return found | own | {name: line[name] for name in ("slo", "starts", "remarks")}
 
 
 def _points(line: Record) -> list[Data]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tpsweep.analysis.recommend.evidence import RATES, Capacity, Evidence
+from tpsweep.analysis.recommend.evidence import Capacity, Evidence
 from tpsweep.analysis.recommend.expected import Expectation
 from tpsweep.analysis.recommend.question import (
     COST,
@@ -189,7 +189,7 @@ def _higher(
     question: Question, evidence: Evidence, expectation: Expectation, capacity: Capacity
 ) -> Capacity | None:
     """What is expected of an engine above a lower bound, if fewer engines would be enough."""
-    if capacity.basis != RATES or capacity.request_s <= 0:
+    if not capacity.is_least or capacity.request_s <= 0:
         return None
     expected = _below_failed(expectation.capacity(question.slo), evidence, question)
     if expected is None or question.rate is None or question.objective == LATENCY:
@@ -277,7 +277,7 @@ def _offer(
 
 
 def _is_open(capacity: Capacity, expectation: Expectation) -> bool:
-    is_bound = capacity.basis == RATES and capacity.fails_at is None
+    is_bound = capacity.is_least and capacity.fails_at is None
     return is_bound and expectation.problem is not None
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from tabulate import tabulate
 
-from tpsweep.analysis.recommend.evidence import RATES
 from tpsweep.analysis.recommend.offers import Answer, Offer
 from tpsweep.analysis.recommend.question import Question
 from tpsweep.analysis.recommend.unmeasured import Wanted, has_rates, has_search
@@ -164,7 +163,7 @@ def sentence(best: Offer) -> str:
 
 def _capacity(best: Offer) -> str:
     capacity = best.capacity
-    most = "at least " if capacity.basis == RATES else ""
+    most = "at least " if capacity.is_least else ""
     fails = f", fails at {digits(capacity.fails_at)}" if capacity.fails_at is not None else ""
     each = "A server holds" if best.engines > 1 else "It holds"
     holds = f"{each} {most}{digits(capacity.request_s)} requests/s{fails}"
@@ -202,7 +201,7 @@ def _table(answer: Answer) -> str:
 
 def _line(offer: Offer) -> dict[str, str]:
     capacity = offer.capacity
-    least = ">= " if capacity.basis == RATES else ""
+    least = ">= " if capacity.is_least else ""
 
     def ms(name: str) -> str:
         value = offer.percentiles.get(name)

@@ -112,8 +112,9 @@ function why(choices, { question, best, offers, refused }) {
     return `${title(name)} is ${short(choices.ms(best.point, name))} ms, limit ${short(limit)} ms`;
   });
   const lines = kept.length ? [`${kept.join("; ")} (${at}).`] : [];
+  const rates = `${short(best.capacity.rate)} requests/s per engine`;
   if (best.capacity.basis === "searched" && known.length < question.limits.length) {
-    lines.push(`A search confirmed the limits at ${short(best.capacity.rate)} requests/s per engine.`);
+    lines.push(`Keeps the limits up to ${rates}, by a search.`);
   }
   lines.push(first(choices, best, offers));
   const seen = new Set([best.engine]);
@@ -152,7 +153,7 @@ function against(best, other) {
 
 function sure(data, { model, best, question }) {
   const { capacity } = best;
-  const least = capacity.basis === "rates" ? "at least " : "";
+  const least = isLeast(capacity) ? "at least " : "";
   const who = best.count > 1 ? "Each engine" : "It";
   const fails = capacity.fails === null ? "" : ` and fails at ${short(capacity.fails)}`;
   const left = `headroom ${least}${Math.round(100 * best.headroom)} %`;
@@ -186,7 +187,7 @@ function comparison(choices, { offers, refused, best }) {
   const ms = (offer, name) => (offer.point ? short(choices.ms(offer.point, name)) : "n/a");
   const headings = ["Layout", "Known", "Engines", "GPUs", "Holds (requests/s per engine)", ...TYPED.map((name) => `${title(name)} (ms)`)];
   const lines = offers.map((offer) => {
-    const holds = `${offer.capacity.basis === "rates" ? "≥ " : ""}${short(offer.capacity.rate)}`;
+    const holds = `${isLeast(offer.capacity) ? "≥ " : ""}${short(offer.capacity.rate)}`;
     const known = offer.isMeasured ? "measured" : "expected";
     const cells = [offer.engine.layout, known, offer.count, offer.gpus, holds, ...TYPED.map((name) => ms(offer, name))];
     return element("tr", offer === best ? { class: "best" } : {}, ...cells.map((cell) => element("td", {}, String(cell))));
@@ -210,7 +211,7 @@ function ticks(most) {
 // Whether a layout has a point: its percentile is known, or a search confirmed the limit.
 function isPlaced(choices, { point, capacity }, name, limit) {
   const isKnown = point && choices.ms(point, name) !== null;
-  return isKnown || (capacity.basis === "searched" && limit !== null);
+  return isKnown || (["searched", "stricter"].includes(capacity.basis) && limit !== null);
 }
 
 // A percentile against requests/s per GPU: a curve per engine, a point per layout that answers.

@@ -41,7 +41,7 @@ class Choices {
   measured(engine, limits) {
     const search = engine.searches.find((one) => isEqual(one.limits, limits));
     const byRates = this.byRates(engine, limits);
-    if (!search) return byRates;
+    if (!search) return this.atLeast(engine, limits, byRates);
     const { capacity, fails_at, starts, remarks, rates } = search;
     const fails = byRates?.fails ?? null;
     if (fails === null || fails > capacity) {
@@ -49,6 +49,31 @@ class Choices {
     }
     // Another start failed where the search's start held: the lowest counts.
     return { ...byRates, remarks: [...byRates.remarks, `a search confirmed ${capacity} requests/s`] };
+  }
+
+  // Whether what keeps limits keeps others, too: each of the others is there, as strict or stricter.
+  implies(limits, others) {
+    const own = new Map(limits);
+    const isIn = ([name, limit]) => (name === this.data.share ? own.get(name) >= limit : own.get(name) <= limit);
+    return others.every((pair) => own.has(pair[0]) && isIn(pair));
+  }
+
+  // `byRates`, or more if a search for stricter limits confirmed more.
+  atLeast(engine, limits, byRates) {
+    const [search] = engine.searches
+      .filter((one) => one.capacity && this.implies(one.limits, limits))
+      .sort((one, other) => other.capacity - one.capacity);
+    if (!search) return byRates;
+    const { capacity, starts, rates } = search;
+    const fails = this.failsAt(engine, limits);
+    const under = `under ${search.slo}, which is stricter`;
+    if (fails !== null && fails <= capacity) {
+      const said = `a search confirmed ${capacity} requests/s ${under}`;
+      return byRates && { ...byRates, remarks: [...byRates.remarks, said] };
+    }
+    if (byRates && byRates.rate >= capacity) return byRates;
+    const remarks = [...search.remarks, `confirmed ${under}`];
+    return { basis: "stricter", rate: capacity, fails, starts, remarks, points: rates };
   }
 
   byRates(engine, limits) {
@@ -115,7 +140,7 @@ class Choices {
       places.add(engine.place);
       add(engine, capacity);
       const expected = this.expected(engine, question.limits);
-      const isLower = capacity.basis === "rates" && capacity.rate > 0 && expected?.rate;
+      const isLower = isLeast(capacity) && capacity.rate > 0 && expected?.rate;
       const fewer = isLower && engines(question.rate, expected) < engines(question.rate, capacity);
       if (fewer) offers.push(this.offer(model, engine, expected, question));
     }
@@ -182,6 +207,11 @@ class Choices {
 
 function engines(rate, capacity) {
   return Math.max(1, Math.ceil(rate / capacity.rate - SLACK));
+}
+
+// Whether it is a lower bound.
+function isLeast(capacity) {
+  return capacity.basis === "rates" || capacity.basis === "stricter";
 }
 
 function isEqual(one, other) {
