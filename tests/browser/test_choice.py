@@ -23,7 +23,7 @@ from tpsweep.analysis.recommend.expected import Expectation
 from tpsweep.analysis.recommend.inputs import Inputs
 from tpsweep.analysis.recommend.question import Question
 from tpsweep.analysis.recommend.unmeasured import wanted
-from tpsweep.core.slo import LIMITS
+from tpsweep.core.slo import LIMITS, Slo
 from tpsweep.report.choices import choices_of
 from tpsweep.results.load import load, records
 from tpsweep.tables import BUILDERS
@@ -73,12 +73,13 @@ def made_up(root: Path) -> Path:
     return root
 
 
-def told(offer: offers.Offer) -> list[Any]:
+def told(offer: offers.Offer, slo: Slo | None) -> list[Any]:
     measured = offer.capacity.is_measured
     capacity = offer.capacity.request_s, offer.capacity.fails_at, offer.capacity.starts
     known = [offer.percentiles.get(name) for name in LIMITS]
     return [offer.label, measured, *capacity, offer.engines, offer.gpus, offer.nodes, offer.usd,
-            offer.headroom, offer.latency_at, offer.has_long_steps, known]  # fmt: skip
+            offer.headroom, offer.latency_at, offer.has_long_steps, offer.may_fail(slo),
+            known]  # fmt: skip
 
 
 THEIRS = """
@@ -90,7 +91,7 @@ return arguments[1].map((question) => {
   return {
     offers: offers.map((one) => [one.engine.layout, one.isMeasured, one.capacity.rate,
       one.capacity.fails, one.capacity.starts, one.count, one.gpus, one.nodes, one.usd,
-      one.headroom, one.isSeen ? one.point.rate : null, one.isBusy, known(one)]),
+      one.headroom, one.isSeen ? one.point.rate : null, one.isBusy, one.mayFail, known(one)]),
     refused: refused.map((one) => one.engine.layout),
     wanted: wanted.map((one) => [one.engine.layout, one.rates]),
   };
@@ -135,7 +136,7 @@ def test_the_page_answers_as_the_command_does(
             found = offers.answer(question, candidates)
             ours.append(
                 {
-                    "offers": [told(offer) for offer in found.offers],
+                    "offers": [told(offer, slo) for offer in found.offers],
                     "refused": [one.label for one in found.refused],
                     "wanted": [[one.label, list(one.rates)] for one in wanted(found)],
                 }

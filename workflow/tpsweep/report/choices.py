@@ -11,6 +11,7 @@ from collections import defaultdict
 from typing import Any
 
 from tpsweep.analysis.recommend.evidence import EXPECTED, RATES, SEARCHED
+from tpsweep.analysis.recommend.expected import HALF
 from tpsweep.analysis.recommend.question import COST, GPUS
 from tpsweep.analysis.recommend.text import (
     UNEVEN,
@@ -21,6 +22,7 @@ from tpsweep.analysis.recommend.text import (
 )
 from tpsweep.analysis.table import Record, Table, model_name
 from tpsweep.core.slo import GOODPUT, LIMITS, OF_REQUESTS, Slo
+from tpsweep.perfmodel.constants import document
 
 Data = dict[str, Any]
 
@@ -30,11 +32,14 @@ def choices_of(table: Table, folder: str) -> Data:
     by_model: dict[str, list[Record]] = defaultdict(list)
     for line in table.records:
         by_model[line["model"]].append(line)
+    seen = document()["serving_seen"]
     is_priced = any(line["gpu_hour_usd"] for line in table.records)
     return {
         "folder": folder,
         "uneven": UNEVEN,
         "ttft_is_low": ttft_errors(),
+        "ttft_shares": [seen["ttft_p99_half"], seen["ttft_p99_most"]],
+        "half": HALF,
         "names": [*LIMITS, *OF_REQUESTS],
         "percentiles": len(LIMITS),
         "share": GOODPUT,

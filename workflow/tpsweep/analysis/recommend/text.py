@@ -134,8 +134,21 @@ def _best(best: Offer, answer: Answer) -> Iterator[str]:
             " was up to 1.5 times the expectation."
         )
     slo = answer.question.slo
-    if slo is not None and not best.capacity.is_measured and _is_of_ttft(slo):
+    rests = hope(answer) if best.capacity.is_measured else best
+    if slo is not None and rests is not None and _is_of_ttft(slo):
+        if rests.may_fail(slo):
+            yield f"  Note: {_count(rests.gpus, 'GPU')} may not be enough: TTFT p99 may not hold."
         yield f"  Note: {ttft_errors()}"
+
+
+def hope(answer: Answer) -> Offer | None:
+    """What takes fewest GPUs by expectation, and fewer than a measured answer."""
+    best = answer.best
+    rivals = [one for one in answer.offers if not one.capacity.is_measured]
+    fewest = min(rivals, key=lambda one: one.gpus, default=None)
+    if best is None or fewest is None or not best.capacity.is_measured:
+        return None
+    return fewest if fewest.gpus < best.gpus else None
 
 
 def _is_of_ttft(slo: Slo) -> bool:

@@ -151,7 +151,14 @@ function against(best, other) {
   return `${needs}, too: ${left} (${basis}).`;
 }
 
-function sure(data, { model, best, question }) {
+// What takes fewest GPUs by expectation, and fewer than a measured answer.
+function hope({ best, offers }) {
+  const [fewest] = offers.filter((one) => !one.isMeasured).sort((one, other) => one.gpus - other.gpus);
+  return best.isMeasured && fewest && fewest.gpus < best.gpus ? fewest : null;
+}
+
+function sure(data, answer) {
+  const { model, best, question } = answer;
   const { capacity } = best;
   const least = isLeast(capacity) ? "at least " : "";
   const who = best.count > 1 ? "Each engine" : "It";
@@ -160,20 +167,25 @@ function sure(data, { model, best, question }) {
   const basis = best.isMeasured ? `Measured, ${count(capacity.starts, "engine start")}` : "Expected, not measured";
   const lines = [`${basis}. ${who} holds ${least}${short(capacity.rate)} requests/s${fails}: ${left}.`];
   lines.push(...capacity.remarks.map((remark) => `Note: ${remark}.`));
-  if (!best.isMeasured) lines.push(model.errors);
-  if (!best.isMeasured && question.limits.some(([name]) => name.startsWith("ttft"))) lines.push(data.ttft_is_low);
-  if (best.isBusy) lines.push("Many steps would be too long for CUDA graphs, where measured TPOT was up to 1.5 times the expectation.");
+  const rests = best.isMeasured ? hope(answer) : best;
+  const isOfTtft = question.limits.some(([name]) => name.startsWith("ttft") || name.startsWith("e2e"));
+  if (rests?.mayFail) lines.push(`${count(rests.gpus, "GPU")} may not be enough: TTFT p99 may not hold.`);
+  if (rests) lines.push(model.errors);
+  if (rests && isOfTtft) lines.push(data.ttft_is_low);
+  if (rests?.isBusy) lines.push("Many steps would be too long for CUDA graphs, where measured TPOT was up to 1.5 times the expectation.");
   if (best.isMeasured && best.count > 1) lines.push(data.uneven);
   if (best.isMeasured) lines.push(...model.warnings);
   return lines;
 }
 
-function sentence({ best, offers, model, question }) {
+function sentence(answer) {
+  const { best, model, question } = answer;
   const load = `${short(question.rate)} requests/s`;
   if (!best) return `No layout of ${model.label} is known to carry ${load} within these limits.`;
-  const fewer = Math.min(...offers.filter((one) => !one.isMeasured).map((one) => one.gpus));
-  const hope = best.isMeasured && fewer < best.gpus ? `; ${count(fewer, "GPU")} if the expectation holds` : "";
-  return `Use ${best.engine.layout}: ${layoutOf(best)} (${best.isMeasured ? "measured" : "expected"})${hope}.`;
+  const fewer = best.isMeasured ? hope(answer) : null;
+  const doubt = (offer) => (offer.mayFail ? ", may not hold" : "");
+  const more = fewer ? `; ${count(fewer.gpus, "GPU")} if the expectation holds${fewer.mayFail ? ", which it may not" : ""}` : "";
+  return `Use ${best.engine.layout}: ${layoutOf(best)} (${best.isMeasured ? "measured" : `expected${doubt(best)}`})${more}.`;
 }
 
 function command(data, { model, rate, slo }) {

@@ -97,13 +97,31 @@ class Choices {
   expected(engine, limits) {
     const loads = engine.expected;
     if (!loads.length || !limits.every(([name]) => this.index.has(name))) return null;
-    const rates = limits.map(([name, limit]) => this.highest(loads, name, limit));
+    const rates = limits.map(([name, limit]) => this.highest(loads, name, limit / this.times(engine, name)));
     const rate = Math.min(...rates, loads.at(-1).rate);
     const failed = this.failsAt(engine, limits);
     const base = { basis: "expected", starts: 0, remarks: [], points: engine.rates };
     if (failed === null) return { ...base, rate, fails: null };
     // No rate that is known to fail is expected to hold.
     return { ...base, rate: Math.min(rate, failed * (1 - SLACK)), fails: failed };
+  }
+
+  // How many times what is expected rows have of a percentile, at most; 1 and more.
+  times(engine, name) {
+    const found = engine.rates.filter((point) => !point.saturated && this.ms(point, name) !== null).map((point) => {
+      const expected = this.at(engine.expected, point.rate);
+      return expected ? this.ms(point, name) / this.ms(expected, name) : 1;
+    });
+    return Math.max(1, ...found);
+  }
+
+  // Whether the limit of TTFT p99 is within the known error of what is expected.
+  mayFail(engine, point, load, limits) {
+    const limit = limits.find(([name]) => name === "ttft_p99_ms")?.[1];
+    if (limit === undefined || !point) return false;
+    const [half, most] = this.data.ttft_shares;
+    const share = load <= this.data.half * engine.expected.at(-1).rate ? half : most;
+    return this.ms(point, "ttft_p99_ms") / share > limit;
   }
 
   highest(loads, name, limit) {
@@ -177,9 +195,10 @@ class Choices {
     const score = this.data.objective === "cost" ? usd ?? Infinity : gpus / rate;
     const latency = (point && this.ms(point, "e2e_p50_ms")) ?? Infinity;
     const isBusy = !isMeasured && load > engine.busy_from;
+    const mayFail = !isMeasured && !isSeen && this.mayFail(engine, point, load, limits);
     const key = [isMeasured ? 0 : 1, score, gpus, -headroom, latency, engine.layout];
     const known = { engine, capacity, isMeasured, count, gpus, nodes, load, point, isSeen };
-    return { ...known, usd, headroom, score, latency, isBusy, key };
+    return { ...known, usd, headroom, score, latency, isBusy, mayFail, key };
   }
 
   // Percentiles at the load of one engine: of the next rate that was measured and does not fail,
@@ -200,6 +219,7 @@ class Choices {
     const words = this.failed(point, limits).map(([name, limit]) => {
       return `${title(name)} ${short(this.ms(point, name))} ms, limit ${short(limit)}`;
     });
+    if (!isMeasured && !words.length) return "rows are slower than expected: not even one request would keep the limits";
     const where = isMeasured ? `at ${point.rate} requests/s, measured` : "for a single request, expected";
     return `${words.join(", ") || "saturated"} ${where}`;
   }
