@@ -114,7 +114,7 @@ def test_the_rows_are_those_that_the_answers_were_worked_out_from(inputs: Inputs
 
 @pytest.fixture(scope="module")
 def light(inputs: Inputs) -> Inputs:
-    """TP=1 served 4/s alone, with too few requests for a p99: rows do not refute what is expected."""
+    """TP=1 served 4/s alone, with too few requests for a p99: no row refutes what is expected."""
     heavy = [row for row in inputs.rows if row["workload"] == "serve" and row["tp"] == 1]
     left = [row for row in inputs.rows if row not in heavy or row["request_rate"] <= 4]
     return replace(inputs, rows=left)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from tpsweep.analysis.recommend.evidence import EXPECTED, RATES, SEARCHED
@@ -22,13 +23,16 @@ from tpsweep.analysis.recommend.text import (
 )
 from tpsweep.analysis.table import Record, Table, model_name
 from tpsweep.core.slo import GOODPUT, LIMITS, OF_REQUESTS, Slo
+from tpsweep.core.workloads import CAPACITY, SERVE
 from tpsweep.perfmodel.constants import document
+from tpsweep.tables import Summary
 
 Data = dict[str, Any]
 
 
-def choices_of(table: Table, folder: str) -> Data:
-    """Models with their engines; ``models`` is empty if nothing can be asked."""
+def choices_of(table: Table, folder: str, cells: Sequence[Record]) -> Data:
+    """Models with their engines; ``models`` is empty if nothing can be asked. ``cells``: of the
+    sweep; those that are missing could tell more."""
     by_model: dict[str, list[Record]] = defaultdict(list)
     for line in table.records:
         by_model[line["model"]].append(line)
@@ -44,8 +48,19 @@ def choices_of(table: Table, folder: str) -> Data:
         "percentiles": len(LIMITS),
         "share": GOODPUT,
         "objective": COST if is_priced else GPUS,
-        "models": [_model(name, lines) for name, lines in by_model.items()],
+        "models": [_model(name, lines) | _missing(name, cells) for name, lines in by_model.items()],
     }
+
+
+def _missing(model: str, cells: Sequence[Record]) -> Data:
+    """Cells without a row that would show the model's served load; whether any is without one."""
+    served = Summary.of(
+        cell["state"]
+        for cell in cells
+        if cell["model"] == model and cell["workload"] in (SERVE, CAPACITY)
+    )
+    every = Summary.of(cell["state"] for cell in cells)
+    return {"missing": served.planned - served.measured, "is_incomplete": not every.complete}
 
 
 def _model(name: str, lines: list[Record]) -> Data:

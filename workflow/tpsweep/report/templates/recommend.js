@@ -267,7 +267,7 @@ function wanted(offers) {
 }
 
 function gain(rival, best) {
-  if (rival.gpus !== best.gpus) return `${count(rival.gpus, "GPU")}, not ${best.gpus}`;
+  if (rival.gpus !== best.gpus) return `${count(rival.gpus, "GPU")}, not ${short(best.gpus)}`;
   return `${short(rival.latency)} ms per request, not ${short(best.latency)}`;
 }
 
