@@ -200,7 +200,7 @@ function sure(data, answer) {
 function sentence(answer) {
   const { best, model, question } = answer;
   const load = `${short(question.rate)} requests/s`;
-  if (!best) return `No layout of ${model.label} is known to carry ${load} within these limits.`;
+  if (!best) return `No layout of ${model.label} is known to carry ${load}${question.limits.length ? " within these limits" : ""}.`;
   const fewer = best.isMeasured ? hope(answer) : null;
   const doubt = (offer) => (offer.mayFail ? ", may not hold" : "");
   const more = fewer ? `; ${count(fewer.gpus, "GPU")} if the expectation holds${fewer.mayFail ? ", which it may not" : ""}` : "";
