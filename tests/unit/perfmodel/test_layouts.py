@@ -27,32 +27,38 @@ LIMITS = Limits(memory_gib=80, share=0.9, model_len=8192, batched_tokens=8192, s
 #   Experts 45,097,156,608, all else 1,605,636,096 = 32 x 41,984,000 + 2 x 131,072,000 + 4096.
 # Qwen3: 48 layers of 128 experts of 4,718,592 = 3 x 2048 x 768, and 19,140,864 beside; embedding
 #   and head of 311,164,928 = 151936 x 2048 each. Experts 28,991,029,248, all else 1,541,093,376.
+# Every rank has what is not split, in numbers: norms of 8B 65 x 4096 = 266,240, of 70B 2 x 8192 a
+#   layer; norms and router of Mixtral 10 x 4096 a layer, 1,314,816 with the last norm, of Qwen3
+#   262,144 + 2 x 2048 + 2 x 128 = 266,496 a layer, 12,793,856 with the last norm. More ranks than
+#   KV heads: each has a whole one.
 # Bytes of a token: 2 (key, value) x heads of a GPU x 128 x 2 bytes x layers of the stage.
 BY_HAND = [
-    # 8,030,261,248 / 2 parameters; 4 of 8 KV heads in 32 layers
-    ("llama-3.1-8b", Layout(tp=2), 8_030_261_248, 65_536),
-    # 8,030,261,248 / 16; 1 KV head, on two GPUs: each keeps half of the tokens
-    ("llama-3.1-8b", Layout(tp=16, dcp=2), 1_003_782_656, 8_192),
+    # 8,030,261,248 / 2 parameters, half of the norms; 4 of 8 KV heads in 32 layers
+    ("llama-3.1-8b", Layout(tp=2), 8_030_261_248 + 266_240, 65_536),
+    # 8,030,261,248 / 16, 15 / 16 of the norms, and of 32 layers half of a head's 2 x 128 x 4096;
+    # 1 KV head, on two GPUs: each keeps half of the tokens
+    ("llama-3.1-8b", Layout(tp=16, dcp=2), 1_003_782_656 + 499_200 + 33_554_432, 8_192),
     # Last stage: 40 x 855,654,400 + 1,050,673,152 + 8192; 8 heads in 40 layers
     ("llama-3.1-70b", Layout(tp=1, pp=2), 70_553_714_688, 163_840),
     # 27, 27 and 26 layers. First: (27 x 855,654,400 + 1,050,673,152) / 2; 4 heads in 27 layers
-    ("llama-3.1-70b", Layout(tp=2, pp=3), 24_153_341_952, 55_296),
+    ("llama-3.1-70b", Layout(tp=2, pp=3), 24_153_341_952 + 27 * 2 * 8192, 55_296),
     # (1,605,636,096 + 45,097,156,608) / 8: one expert a GPU; 1 head in 32 layers
-    ("mixtral-8x7b", Layout(tp=8, ep=True), 11_675_698_176, 16_384),
+    ("mixtral-8x7b", Layout(tp=8, ep=True), 11_675_698_176 + 1_314_816 * 7 // 4, 16_384),
     # 1,605,636,096 + 45,097,156,608 / 2: the attention is on both; all 8 heads
     ("mixtral-8x7b", Layout(tp=1, dp=2), 48_308_428_800, 131_072),
     # 8 experts on 3 GPUs, 3 on the fullest: 1,605,636,096 + 32 x 3 x 176,160,768
     ("mixtral-8x7b", Layout(tp=1, dp=3, ep=True), 37_034_139_648, 131_072),
     # 11, 11 and 10 layers. First: (11 x (8 x 176,160,768 + 41,984,000) + 131,072,000) / 2
-    ("mixtral-8x7b", Layout(tp=2, pp=3), 16_095_043_584, 22_528),
+    ("mixtral-8x7b", Layout(tp=2, pp=3), 16_095_043_584 + 11 * 10 * 4096, 22_528),
     # 32 of 128 experts: (1,541,093,376 + 28,991,029,248) / 4; 1 of 4 heads in 48 layers
-    ("qwen3-30b-a3b", Layout(tp=4, ep=True), 15_266_061_312, 24_576),
+    ("qwen3-30b-a3b", Layout(tp=4, ep=True), 15_266_061_312 + 12_793_856 * 3 // 2, 24_576),
     # 1,541,093,376 / 2 + 28,991,029,248 / 4; 2 heads in 48 layers
-    ("qwen3-30b-a3b", Layout(tp=2, dp=2), 16_036_608_000, 49_152),
+    ("qwen3-30b-a3b", Layout(tp=2, dp=2), 16_036_608_000 + 12_793_856, 49_152),
     # 16 of 128 experts: 1,541,093,376 / 2 + 28,991,029,248 / 8
-    ("qwen3-30b-a3b", Layout(tp=2, dp=4, ep=True), 8_788_850_688, 49_152),
-    # (1,541,093,376 + 28,991,029,248) / 8; 1 head, on two GPUs
-    ("qwen3-30b-a3b", Layout(tp=8, dcp=2), 7_633_030_656, 12_288),
+    ("qwen3-30b-a3b", Layout(tp=2, dp=4, ep=True), 8_788_850_688 + 12_793_856, 49_152),
+    # (1,541,093,376 + 28,991,029,248) / 8, and of 48 layers half of a head's 2 x 128 x 2048;
+    # 1 head, on two GPUs
+    ("qwen3-30b-a3b", Layout(tp=8, dcp=2), 7_633_030_656 + 22_389_248 + 25_165_824, 12_288),
 ]
 
 

@@ -127,11 +127,16 @@ EMBEDDING_70B = 128256 * 8192
     ("layout", "parameters", "layers"),
     [
         (Layout(tp=1, pp=2), 40 * LAYER_70B + EMBEDDING_70B + 8192, 40),
-        (Layout(tp=2, pp=2), (40 * LAYER_70B + EMBEDDING_70B + 8192) / 2, 40),
+        # Norms are on both ranks: 81 of them, of which half are in the half of all.
+        (Layout(tp=2, pp=2), (40 * LAYER_70B + EMBEDDING_70B + 8192 + 81 * 8192) / 2, 40),
         (Layout(tp=1, pp=4), 20 * LAYER_70B + EMBEDDING_70B + 8192, 20),
         # 80 layers on 3 stages are 27, 27, 26: the first has the embedding, too.
         (Layout(tp=1, pp=3), 27 * LAYER_70B + EMBEDDING_70B, 27),
-        (Layout(tp=2, pp=2, replicas=2), (40 * LAYER_70B + EMBEDDING_70B + 8192) / 2, 40),
+        (
+            Layout(tp=2, pp=2, replicas=2),
+            (40 * LAYER_70B + EMBEDDING_70B + 8192 + 81 * 8192) / 2,
+            40,
+        ),
     ],
     ids=lambda value: value.label if isinstance(value, Layout) else "",
 )

@@ -13,6 +13,7 @@ import pytest
 from tests.unit.perfmodel.test_quantization import shape
 from tpsweep.cli.main import main
 from tpsweep.core.layout import Layout
+from tpsweep.perfmodel.memory import weights_of_rank
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.modules import WHOLE
 from tpsweep.plan.explain import COMMUNICATION, STATE, explain
@@ -156,9 +157,9 @@ def test_a_pipeline_by_hand() -> None:
     found = spread(shape("llama-3.1-70b"), "bfloat16", Layout(tp=2, pp=3), batch=4)
     held = [(one.first, one.last, one.layers, one.weight_bytes) for one in found.held]
     assert held == [  # as in test_memory_of_a_gpu_by_hand; the middle one has layers alone
-        (0, 1, (0, 26), 24_153_341_952),
-        (2, 3, (27, 53), 27 * 855_654_400),
-        (4, 5, (54, 79), 26 * 855_654_400 + 1_050_673_152 + 8192),
+        (0, 1, (0, 26), 24_153_341_952 + 27 * 2 * 8192),
+        (2, 3, (27, 53), 27 * (855_654_400 + 2 * 8192)),
+        (4, 5, (54, 79), 26 * (855_654_400 + 2 * 8192) + 1_050_673_152 + 2 * 8192),
     ]
     assert moved(found) == {
         (0, "all-reduce", "the embedding"): (65536, 1),
@@ -269,3 +270,14 @@ def test_what_vllm_cannot_load_is_not_explained(
     file.write_text(json.dumps(config | {"torch_dtype": "float8_e4m3fn"}))
     assert main(["plan", "--explain", str(file), "--tp", "1"]) == 2
     assert f"{file}: torch_dtype: 'float8_e4m3fn', allowed: bfloat16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_gpu_holds_what_its_matrices_take(name: str) -> None:
+    """Plan and ``--explain`` count alike: what is not split counts in full on every rank."""
+    found = shape(name)
+    fitting = [tp for tp in (1, 2, 4, 8, 16) if found.tp_problem(tp) is None]
+    assert fitting
+    for tp in fitting:
+        held = weights_of_rank(found, "bfloat16", Layout(tp=tp))
+        assert held == pytest.approx(explain(found, "bfloat16", tp).weight_bytes_per_gpu)

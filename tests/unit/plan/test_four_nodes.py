@@ -24,35 +24,36 @@ SITE: dict[str, Any] = {
 }
 TP8, TP4_PP2, TP2_PP4, PP8 = {"tp": 8}, {"tp": 4, "pp": 2}, {"tp": 2, "pp": 4}, {"pp": 8}
 BY_HAND: dict[tuple[str, str], float | str] = {
-    # Bytes of the fullest GPU; parameters as in tests/unit/perfmodel/test_layouts.py.
+    # Bytes of the fullest GPU, with its even share of all and what every rank has again (norms,
+    # routers, on TP=8 Qwen3's KV heads); parameters as in tests/unit/perfmodel/test_layouts.py.
     # 70,553,706,496 parameters x 2 / 8
-    ("70b", "TP=8"): 17_638_426_624,
+    ("70b", "TP=8"): 17_638_426_624 + 161 * 8192 * 7 // 4,
     # Last stage: (40 x 855,654,400 + 1,050,673,152 + 8192) x 2 / 4
-    ("70b", "TP=4 x PP=2"): 17_638_428_672,
+    ("70b", "TP=4 x PP=2"): 17_638_428_672 + 81 * 8192 * 3 // 2,
     # (20 x 855,654,400 + 1,050,673,152 + 8192) x 2 / 2
-    ("70b", "TP=2 x PP=4"): 18_163_769_344,
+    ("70b", "TP=2 x PP=4"): 18_163_769_344 + 41 * 8192,
     # (10 x 855,654,400 + 1,050,673,152 + 8192) x 2
     ("70b", "TP=1 x PP=8"): 19_214_450_688,
     ("70b", "TP=8 + EP"): "70b: ep true: the model has no experts; allowed: false",
     ("70b", "TP=2 x PP=4 + EP"): "70b: ep true: the model has no experts; allowed: false",
     # 46,702,792,704 x 2 / 8, whole experts or parts of them
-    ("mixtral", "TP=8"): 11_675_698_176,
-    ("mixtral", "TP=8 + EP"): 11_675_698_176,
+    ("mixtral", "TP=8"): 11_675_698_176 + 1_314_816 * 7 // 4,
+    ("mixtral", "TP=8 + EP"): 11_675_698_176 + 1_314_816 * 7 // 4,
     # (16 x (8 x 176,160,768 + 41,984,000) + 131,072,000 + 4096) x 2 / 4
-    ("mixtral", "TP=4 x PP=2"): 11_675_699_200,
+    ("mixtral", "TP=4 x PP=2"): 11_675_699_200 + (16 * 40_960 + 4096) * 3 // 2,
     # (8 x (8 x 176,160,768 + 41,984,000) + 131,072,000 + 4096) x 2 / 2: 4 experts on each of two
-    ("mixtral", "TP=2 x PP=4"): 11_741_237_248,
-    ("mixtral", "TP=2 x PP=4 + EP"): 11_741_237_248,
+    ("mixtral", "TP=2 x PP=4"): 11_741_237_248 + 8 * 40_960 + 4096,
+    ("mixtral", "TP=2 x PP=4 + EP"): 11_741_237_248 + 8 * 40_960 + 4096,
     # (4 x (8 x 176,160,768 + 41,984,000) + 131,072,000 + 4096) x 2
     ("mixtral", "TP=1 x PP=8"): 11_872_313_344,
     # 30,532,122,624 x 2 / 8: parts of 128 experts a layer, or 16 of them
-    ("qwen3", "TP=8"): 7_633_030_656,
-    ("qwen3", "TP=8 + EP"): 7_633_030_656,
+    ("qwen3", "TP=8"): 7_633_030_656 + 22_389_248 + 25_165_824,
+    ("qwen3", "TP=8 + EP"): 7_633_030_656 + 22_389_248 + 25_165_824,
     # (24 x (128 x 4,718,592 + 19,140,864) + 311,164,928 + 2048) x 2 / 4
-    ("qwen3", "TP=4 x PP=2"): 7_633_031_168,
+    ("qwen3", "TP=4 x PP=2"): 7_633_031_168 + (24 * 266_496 + 2048) * 3 // 2,
     # (12 x (128 x 4,718,592 + 19,140,864) + 311,164,928 + 2048) x 2 / 2
-    ("qwen3", "TP=2 x PP=4"): 7_788_614_656,
-    ("qwen3", "TP=2 x PP=4 + EP"): 7_788_614_656,
+    ("qwen3", "TP=2 x PP=4"): 7_788_614_656 + 12 * 266_496 + 2048,
+    ("qwen3", "TP=2 x PP=4 + EP"): 7_788_614_656 + 12 * 266_496 + 2048,
     # (6 x (128 x 4,718,592 + 19,140,864) + 311,164,928 + 2048) x 2
     ("qwen3", "TP=1 x PP=8"): 8_099_781_632,
 }

@@ -121,3 +121,14 @@ def test_a_profile_is_planned_from_any_folder(
     monkeypatch.setattr(readiness, "_engine", lambda *_: iter(()))
     assert main(["plan", "--profile", str(ROOT / "cluster/local")]) == 0
     assert "Site local" in capsys.readouterr().out
+
+
+def test_a_sweep_without_a_cell_that_can_run_is_not_ready(
+    folder: Path, installed: dict[str, str]
+) -> None:
+    """Else a run would end well, with tables that have nothing in them."""
+    installed["vllm"] = "0.32.0"
+    made = make(folder, {}, exclude=[{"workload": "latency", "reason": "later"}])
+    assert not made.jobs
+    (line,) = obstacles(made).certain
+    assert line == "no cell can run: 0 of 2 cells planned (2 excluded: later)"

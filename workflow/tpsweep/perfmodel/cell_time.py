@@ -121,10 +121,12 @@ def _search(cell: Cell, step: EngineSteps, input_len: int, output_len: int) -> C
     """A search for a capacity: so many probes of the time that their requests take to come."""
     most = Serving(step, input_len, output_len).calm
     slos = slos_of(cell.extra["slos"])
-    rate = min(SEARCHED * most, cell.extra["max_request_rate"])
+    rate, probes = SEARCHED * most, PROBES + MORE_PROBES * (len(slos) - 1)
+    if rate >= cell.extra["max_request_rate"]:  # it holds, as does a lower one, and again
+        rate, probes = cell.extra["max_request_rate"], 2 + cell.repeats
     least = max(cell.extra["probe_requests"], *(slo.least_requests for slo in slos))
     probe_s = PROBE_SHARE * max(cell.extra["probe_s"], least / rate)
-    seconds = (PROBES + MORE_PROBES * (len(slos) - 1)) * probe_s
+    seconds = min(probes, cell.extra["max_probes"]) * probe_s
     return CellExpectation(seconds=seconds + cost("cell_gap_s"))
 
 

@@ -19,6 +19,8 @@ from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
 
 GIB = 2**30
 FITS_FROM = "it fits from tp"
+REPEATED_FROM = 5e7
+"""Bytes from which on a refusal names what every rank has again; a dense model's norms are less."""
 BLOCK_TOKENS = 16
 """Tokens of a block of vLLM's KV cache: a sequence takes whole blocks."""
 
@@ -87,10 +89,12 @@ class Load:
 
 @dataclass(frozen=True)
 class Fit:
-    """The memory of one GPU at a TP. ``all_weights``: of its pipeline stage, over all ranks."""
+    """The memory of one GPU at a TP. ``all_weights``: of its pipeline stage, over all ranks;
+    ``repeated``: of ``weights``, what every rank has beside its even share."""
 
     tp: int
     all_weights: float
+    repeated: float
     weights: float
     activations: float
     cache: float
@@ -145,6 +149,7 @@ def _fit(load: Load, limits: Limits, layout: Layout) -> Fit:
     return Fit(
         tp=tp,
         all_weights=weights,
+        repeated=repeated_bytes(shape, load.dtype, layout),
         weights=max(weights_of_rank(shape, load.dtype, layout) + fullest - load.offloaded, 0),
         activations=activations(shape, load.dtype, limits, tp),
         cache=load.cache(limits, tp, layout.dcp),
@@ -159,9 +164,17 @@ def _fit(load: Load, limits: Limits, layout: Layout) -> Fit:
 
 def weights_of_rank(shape: Shape, dtype: str, layout: Layout) -> float:
     """Bytes of weights of one rank of a stage, all ranks alike: the experts over all that join
-    theirs, everything else over TP, the same in each data-parallel engine."""
+    theirs, everything else by TP, the same in each data-parallel engine."""
+    split, ranks = layout.expert_split, layout.expert_ranks
+    experts = shape.rank_bytes(dtype, split, of_experts=True) * split / ranks
+    return shape.rank_bytes(dtype, layout.tp, of_experts=False) + experts
+
+
+def repeated_bytes(shape: Shape, dtype: str, layout: Layout) -> float:
+    """Of ``weights_of_rank``, what even shares of all weights do not have."""
     experts = shape.expert_bytes(dtype)
-    return (shape.weight_bytes(dtype) - experts) / layout.tp + experts / layout.expert_ranks
+    even = (shape.weight_bytes(dtype) - experts) / layout.tp + experts / layout.expert_ranks
+    return weights_of_rank(shape, dtype, layout) - even
 
 
 def activations(shape: Shape, dtype: str, limits: Limits, tp: int) -> float:
@@ -214,12 +227,15 @@ def problem(
         experts = part * found.all_weights
         split = f"{_gb(found.all_weights - experts)}{stage} / tp {tp}"
         split += f" + experts {_gb(experts)} / (tp {tp} x dp {layout.dp})"
+    if found.repeated >= REPEATED_FROM:
+        split += f" + {_gb(found.repeated)} that every rank has"
     if load.offloaded:
         split += f" - {_gb(load.offloaded)} on the host"
     weights = f"weights {split} = {_gb(found.weights)}"
     least = smallest_tp(load, limits, layout, most)
-    node = f"a node of {most}" if nodes == 1 else f"{nodes} nodes with {most}"
-    more = f"{FITS_FROM} {least}" if least else f"no tp fits on {node} {gpu}"
+    where = f"a node of {per_node}" if nodes == 1 else f"{nodes} nodes of {per_node}"
+    up_to = "" if most == per_node * nodes else f" up to {most}"
+    more = f"{FITS_FROM} {least}" if least else f"no tp{up_to} fits on {where} {gpu}"
     if found.weights > found.room:
         return f"{weights} a GPU > {room}; {more}"
     parts = f"{weights} + activations {_gb(found.activations)}"

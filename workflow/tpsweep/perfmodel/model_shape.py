@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -321,6 +322,30 @@ class Shape:
             for (count, _), (bits, plain) in self._sums.items()
             if count > 1
         )
+
+    def rank_bytes(self, dtype: str, ranks: int, *, of_experts: bool) -> float:
+        """Bytes of weights that one of ``ranks`` has if each is split over them: of the experts
+        that a router chooses from, or of all else. What is not split, and KV heads that are fewer
+        than ranks, each rank has again."""
+        key = ranks, of_experts
+        if key not in self._rank_sums:
+            bits = plain = 0
+            for module, stored in self.weights:
+                if (module.count > 1) != of_experts:
+                    continue
+                shard = module.shard(ranks)
+                if stored is None or module.inputs is None:
+                    plain += module.count * math.prod(shard)
+                else:
+                    bits += module.count * stored.size_bits(shard[0], shard[1])
+            self._rank_sums[key] = bits, plain
+        bits, plain = self._rank_sums[key]
+        return bits / 8 + plain * DTYPE_BYTES[dtype]
+
+    @cached_property
+    def _rank_sums(self) -> dict[tuple[int, bool], tuple[int, int]]:
+        """Bits of what is quantized, numbers of what is not."""
+        return {}
 
     def bytes_read_per_step(self, dtype: str, tokens: float = 1) -> int:
         """Bytes of weights that a decode step of ``tokens`` sequences reads, over all ranks.
