@@ -183,15 +183,15 @@ def test_made_up_rows_carry_a_watermark_and_names_stay_text(
     # Nor is a model's name anything but text, in what the script adds too.
     answer = browser.find_element("class name", "answer")
     asked = Select(browser.find_element("name", "slo"))
-    assert asked.first_selected_option.text == f"{HOSTILE}: TTFT p99 <= 500 ms"
-    assert answer.text == "Use TP=1 on H200: 1 engine on 1 GPU (measured)."
-    asked.select_by_visible_text("no limit")
+    assert asked.first_selected_option.text == f"{HOSTILE}: TTFT p99 ≤ 500 ms"
+    assert answer.text == "Use TP=1 on H200: 1 server on 1 GPU (measured)."
+    asked.select_by_visible_text("own limits")
     none = f"No layout of {HOSTILE} is known to carry 10 requests/s within these limits."
     assert answer.text == none
     asked.select_by_index(0)
     fragment = browser.execute_script("return location.hash.slice(1)")
     open_page(made.root / "report.html", 400, fragment=fragment)
     answer = browser.find_element("class name", "answer")
-    assert answer.text == "Use TP=1 on H200: 1 engine on 1 GPU (measured)."
+    assert answer.text == "Use TP=1 on H200: 1 server on 1 GPU (measured)."
     assert not browser.find_elements("class name", "evil")
     assert browser.get_log("browser") == []

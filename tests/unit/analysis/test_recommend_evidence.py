@@ -20,7 +20,7 @@ from tests.unit.analysis.recommend_rows import (
     searched,
 )
 from tools.fit_expectation import shape_named
-from tpsweep.analysis.recommend.evidence import RATES, SEARCHED, engine_of, gather
+from tpsweep.analysis.recommend.evidence import RATES, SEARCHED, STRICTER, engine_of, gather
 from tpsweep.analysis.recommend.inputs import InputError, Inputs
 from tpsweep.analysis.recommend.offers import Answer, Candidates, answer
 from tpsweep.analysis.recommend.question import (
@@ -135,6 +135,31 @@ def test_a_rate_that_fails_below_what_a_search_confirmed_counts(inputs: Inputs) 
     assert capacity is not None
     assert (capacity.basis, capacity.request_s, capacity.fails_at) == (RATES, 32, 64)
     assert capacity.remarks[-1] == "a search confirmed 70 requests/s"
+
+
+def test_a_stricter_search_against_rates(inputs: Inputs) -> None:
+    """Without limits, 64/s are the most that `serve` rows held: 70 of a search for `chat` are more,
+    60 are not. Where a start was saturated at 64/s, neither counts."""
+    rows = served(inputs, 1)
+    calm = [row for row in rows if row["request_rate"] <= 64]
+    more = evidence_of([*calm, searched(rows[0])]).capacity(None)
+    assert more is not None
+    assert (more.basis, more.request_s, more.fails_at) == (STRICTER, 70, None)
+    less = searched(rows[0], capacity_request_s=[60.0])
+    assert evidence_of([*calm, less]).capacity(None) == evidence_of(calm).capacity(None)
+    full = [r | {"saturated": "yes"} if r["request_rate"] == 64 else r for r in calm]
+    found = evidence_of([*full, searched(rows[0])]).capacity(None)
+    assert found is not None
+    assert (found.basis, found.request_s, found.fails_at) == (RATES, 32, 64)
+    assert found.remarks[-1] == "a search confirmed 70 requests/s under chat, which is stricter"
+    # Its latency at what it confirmed goes with it.
+    told = evidence_of([*calm, searched(rows[0], capacity_ttft_p50_ms=[45.0])])
+    assert told.latency(65) == (70, {"ttft_p50_ms": 45})
+
+
+def test_a_share_is_stricter_when_it_is_larger() -> None:
+    most, all_but = (Slo.of("", {"ttft_ms": 300, "goodput_share": n}) for n in (0.95, 0.99))
+    assert all_but.implies(most) and not most.implies(all_but)
 
 
 def test_the_same_file_in_two_folders_is_one_measurement(inputs: Inputs) -> None:

@@ -89,6 +89,15 @@ class Slo:
         said = ([*name.removesuffix("_ms").split("_"), f"{limit:g}"] for name, limit in self.limits)
         return ", ".join(f"{metric.upper()} {p} <= {limit} ms" for metric, p, limit in said)
 
+    def implies(self, other: Slo | None) -> bool:
+        """Whether what keeps this keeps ``other``, too: each limit of ``other`` is here, as strict
+        or stricter. None: no limit."""
+        own = self.by_name
+        return all(
+            name in own and (own[name] >= limit if name == GOODPUT else own[name] <= limit)
+            for name, limit in (other.limits if other else ())
+        )
+
     def keeps(self, percentiles: Mapping[str, Any]) -> bool:
         """Whether every limit is known to hold."""
         return not self.failed(percentiles) and not self.unknown(percentiles)

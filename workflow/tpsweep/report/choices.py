@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from tpsweep.analysis.recommend.evidence import EXPECTED, RATES, SEARCHED
+from tpsweep.analysis.recommend.expected import HALF
 from tpsweep.analysis.recommend.question import COST, GPUS
 from tpsweep.analysis.recommend.text import (
     UNEVEN,
@@ -20,26 +22,45 @@ from tpsweep.analysis.recommend.text import (
     warnings_of,
 )
 from tpsweep.analysis.table import Record, Table, model_name
-from tpsweep.core.slo import LIMITS, OF_REQUESTS, Slo
+from tpsweep.core.slo import GOODPUT, LIMITS, OF_REQUESTS, Slo
+from tpsweep.core.workloads import CAPACITY, SERVE
+from tpsweep.perfmodel.constants import document
+from tpsweep.tables import Summary
 
 Data = dict[str, Any]
 
 
-def choices_of(table: Table, folder: str) -> Data:
-    """Models with their engines; ``models`` is empty if nothing can be asked."""
+def choices_of(table: Table, folder: str, cells: Sequence[Record]) -> Data:
+    """Models with their engines; ``models`` is empty if nothing can be asked. ``cells``: of the
+    sweep; those that are missing could tell more."""
     by_model: dict[str, list[Record]] = defaultdict(list)
     for line in table.records:
         by_model[line["model"]].append(line)
+    seen = document()["serving_seen"]
     is_priced = any(line["gpu_hour_usd"] for line in table.records)
     return {
         "folder": folder,
         "uneven": UNEVEN,
         "ttft_is_low": ttft_errors(),
+        "ttft_shares": [seen["ttft_p99_half"], seen["ttft_p99_most"]],
+        "half": HALF,
         "names": [*LIMITS, *OF_REQUESTS],
         "percentiles": len(LIMITS),
+        "share": GOODPUT,
         "objective": COST if is_priced else GPUS,
-        "models": [_model(name, lines) for name, lines in by_model.items()],
+        "models": [_model(name, lines) | _missing(name, cells) for name, lines in by_model.items()],
     }
+
+
+def _missing(model: str, cells: Sequence[Record]) -> Data:
+    """Cells without a row that would show the model's served load; whether any is without one."""
+    served = Summary.of(
+        cell["state"]
+        for cell in cells
+        if cell["model"] == model and cell["workload"] in (SERVE, CAPACITY)
+    )
+    every = Summary.of(cell["state"] for cell in cells)
+    return {"missing": served.planned - served.measured, "is_incomplete": not every.complete}
 
 
 def _model(name: str, lines: list[Record]) -> Data:
@@ -93,7 +114,7 @@ def _rates(line: Record) -> list[Data]:
 def _search(line: Record) -> Data:
     found = {name: line[f"{name}_request_s"] for name in ("capacity", "fails_at")}
     own = {"limits": Slo.of("", json.loads(line["slo_limits"])).limits, "rates": _points(line)}
-    return found | own | {name: line[name] for name in ("starts", "remarks")}
+    return found | own | {name: line[name] for name in ("slo", "starts", "remarks")}
 
 
 def _points(line: Record) -> list[Data]:

@@ -129,7 +129,7 @@ def render(
         summary=str(summary),
         complete=summary.complete,
         warnings=_warnings(cells, summary, tables["failures"].records),
-        choices=choices_of(tables["choices"], name),
+        choices=choices_of(tables["choices"], name, cells),
         headlines=headlines(tables),
         groups=[*_groups(tables, steps, _facts(cells, summary)), *added],
         tables=list(tables),

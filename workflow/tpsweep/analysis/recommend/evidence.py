@@ -1,8 +1,8 @@
 """What rows say of a load: the capacity of an engine under an SLO, its latency and its power.
 
 Capacity is what a search confirmed (``capacity`` rows), lowest over engine starts; else the highest
-rate that ``serve`` rows kept, which is a lower bound. Rows are records by column name; columns that
-a row does not have count as null.
+rate that ``serve`` rows kept, or a search for stricter limits: a lower bound. Rows are records
+by column name; columns that a row does not have count as null.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from tpsweep.core.workloads import CAPACITY, SERVE, SERVER
 from tpsweep.engine.vllm_api import ALLREDUCE
 
 Record = Mapping[str, Any]
-SEARCHED, RATES, EXPECTED = "searched", "rates", "expected"
-"""What a capacity rests on: a search, rates that were measured, no measurement."""
+SEARCHED, RATES, STRICTER, EXPECTED = "searched", "rates", "stricter", "expected"
+"""What a capacity rests on: a search, rates that were measured, a search for stricter limits, no
+measurement."""
 ENDLESS = float("inf")
 _NOT_CHOSEN = frozenset(
     {axis.vllm_arg for axis in AXES if axis.vllm_arg}
@@ -54,6 +55,11 @@ class Capacity:
     def is_measured(self) -> bool:
         """Whether rows say so."""
         return self.basis != EXPECTED
+
+    @property
+    def is_least(self) -> bool:
+        """Whether it is a lower bound."""
+        return self.basis in (RATES, STRICTER)
 
 
 @dataclass(frozen=True)
@@ -130,13 +136,38 @@ class Evidence:
         """What rows say; ``request_s`` 0: the SLO fails at the lowest rate that was measured. None:
         at no rate is it known to hold, and it may at lower ones."""
         searched, by_rates = self.of_search(slo), self._by_rates(slo)
-        if searched is None or by_rates is None or by_rates.fails_at is None:
-            return searched or by_rates
+        if searched is None:
+            return self._at_least(slo, by_rates)
+        if by_rates is None or by_rates.fails_at is None:
+            return searched
         if by_rates.fails_at > searched.request_s:
             return searched
         # Another start failed where the search's start held: the lowest counts.
         said = f"a search confirmed {searched.request_s:g} requests/s"
         return replace(by_rates, remarks=(*by_rates.remarks, said))
+
+    def _at_least(self, slo: Slo | None, by_rates: Capacity | None) -> Capacity | None:
+        """``by_rates``, or more if a search for stricter limits confirmed more."""
+        found = self._stricter(slo)
+        if found is None:
+            return by_rates
+        strict, bound = found
+        fails_at = self.fails_at(slo)
+        said = f"under {strict.name}, which is stricter"
+        if fails_at is not None and fails_at <= bound.request_s:
+            # Another start failed where the search's start held: the lowest counts.
+            said = f"a search confirmed {bound.request_s:g} requests/s {said}"
+            return by_rates and replace(by_rates, remarks=(*by_rates.remarks, said))
+        if by_rates is not None and by_rates.request_s >= bound.request_s:
+            return by_rates
+        remarks = (*bound.remarks, f"confirmed {said}")
+        return replace(bound, basis=STRICTER, fails_at=fails_at, remarks=remarks)
+
+    def _stricter(self, slo: Slo | None) -> tuple[Slo, Capacity] | None:
+        """The search for limits at least as strict that confirmed most."""
+        strict = ((one, self.of_search(one)) for one in self.slos if one.implies(slo))
+        found = [(one, known) for one, known in strict if known is not None and known.request_s]
+        return max(found, key=lambda pair: pair[1].request_s, default=None)
 
     def fails_at(self, slo: Slo | None) -> float | None:
         """The lowest measured rate that fails."""
@@ -172,12 +203,16 @@ class Evidence:
         return Capacity(best.rate, RATES, fails_at, best.starts, tuple(remarks))
 
     def latencies(self, slo: Slo | None = None) -> dict[float, Mapping[str, float]]:
-        """The worst start's percentiles by rate, rising: of served rates, and of what a search of
-        ``slo`` confirmed."""
+        """The worst start's percentiles by rate, rising: of served rates, and of what the search
+        confirmed that ``capacity`` takes."""
         found = {one.rate: one.percentiles for one in self.rates}
+        searched = slo
+        if self.of_search(slo) is None:
+            capacity, strict = self.capacity(slo), self._stricter(slo)
+            searched = strict[0] if strict and capacity and capacity.basis == STRICTER else None
         at_capacity: dict[float, list[Record]] = defaultdict(list)
         for row in self.searched:
-            if slo is not None and (place := _place(row, slo)) is not None:
+            if searched is not None and (place := _place(row, searched)) is not None:
                 at = _item(row.get("capacity_request_s"), place)
                 at_capacity[at or 0.0].append(_at_capacity(row, place))
         for rate, rows in at_capacity.items():

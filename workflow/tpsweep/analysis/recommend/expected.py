@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -13,7 +13,7 @@ from tpsweep.config.settings import Pins
 from tpsweep.core.cell import Engine
 from tpsweep.core.slo import Slo
 from tpsweep.perfmodel import memory
-from tpsweep.perfmodel.constants import NoExpectationError
+from tpsweep.perfmodel.constants import NoExpectationError, document
 from tpsweep.perfmodel.engine_steps import EngineSteps
 from tpsweep.perfmodel.gpu_specs import card_by_name
 from tpsweep.perfmodel.layout_problem import layout_problem
@@ -27,6 +27,8 @@ the expectation: 8B at TP=2 and 64 requests/s has 1.5 times its TPOT (docs/expec
 _PINNED = frozenset(Pins.model_fields)
 STEADY = 0.9
 """Of capacity: up to here the queue is short, and the expectation was held against rows."""
+HALF = 0.5 / STEADY
+"""Half of capacity, as a part of ``STEADY``."""
 _LOADS = (
     1e-3,
     *(0.01 * 50 ** (at / 15) for at in range(15)),
@@ -122,13 +124,15 @@ class Expectation:
                 values = {name: _short(value) for name, value in load.percentiles.items()}
                 yield replace(load, percentiles=values)
 
-    def capacity(self, slo: Slo | None) -> Capacity | None:
+    def capacity(self, slo: Slo | None, low: Mapping[str, float] | None = None) -> Capacity | None:
         """The expected capacity, with or without an SLO at most ``STEADY`` of what would saturate
-        or stall; ``request_s`` 0: not even one request keeps the SLO."""
+        or stall; ``request_s`` 0: not even one request keeps the SLO. ``low``: by percentile, how
+        many times what is expected rows have: so much less than its limit may be expected."""
         if not self.loads or (slo and not slo.is_of_percentiles):
             return None
         limits = slo.limits if slo else ()
-        kept = (self._highest(name, limit) for name, limit in limits)
+        times = low or {}
+        kept = (self._highest(name, limit / times.get(name, 1.0)) for name, limit in limits)
         return Capacity(min(kept, default=self.loads[-1].rate), EXPECTED)
 
     def _highest(self, name: str, limit: float) -> float:
@@ -153,6 +157,12 @@ class Expectation:
             name: left + (high.percentiles[name] - left) * part
             for name, left in low.percentiles.items()
         }
+
+    def ttft_share(self, rate: float) -> float:
+        """Expected over measured TTFT p99 of the published rows at such a load."""
+        seen = document()["serving_seen"]
+        is_light = rate <= HALF * self.loads[-1].rate
+        return float(seen["ttft_p99_half" if is_light else "ttft_p99_most"])
 
     @property
     def busy_from(self) -> float:

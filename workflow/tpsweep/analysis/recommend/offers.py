@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tpsweep.analysis.recommend.evidence import RATES, Capacity, Evidence
+from tpsweep.analysis.recommend.evidence import Capacity, Evidence
 from tpsweep.analysis.recommend.expected import Expectation
 from tpsweep.analysis.recommend.question import (
     COST,
@@ -24,12 +24,15 @@ from tpsweep.analysis.recommend.question import (
     place_of,
 )
 from tpsweep.core.cell import Engine
+from tpsweep.core.slo import Slo
 from tpsweep.perfmodel.model_shape import Shape
 
 _SLACK = 1e-9
 LIGHT = 0.05
 """Of capacity: hardly a request meets another."""
 _HOUR, _MILLION = 3600, 1e6
+TTFT = "ttft_p99_ms"
+"""What the expectation is known to have too low."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class Offer:
     ``rate``: of all together. ``headroom``: share of the capacity that is left. ``percentiles``:
     at the load, ms; ``latency_at``: the rate per engine at which rows have them, None: expected.
     ``request_ms``: what a request takes. USD and joules are per million output tokens. None where
-    nothing tells. ``has_long_steps``: see ``expected``. ``is_open``: it may do more, and neither a
-    rate that failed nor an expectation says how much.
+    nothing tells. ``has_long_steps``: see ``expected``. ``ttft_share``: expected over measured TTFT
+    p99 of published rows at such a load, None if rows tell it here. ``is_open``: it may do more,
+    and neither a rate that failed nor an expectation says how much.
     """
 
     engine: Engine
@@ -55,6 +59,7 @@ class Offer:
     latency_at: float | None
     request_ms: float | None
     has_long_steps: bool
+    ttft_share: float | None
     is_open: bool
 
     @property
@@ -66,6 +71,14 @@ class Offer:
     def headroom(self) -> float:
         """Of capacity; of a lower bound at least that."""
         return 1 - self.rate / (self.engines * self.capacity.request_s)
+
+    def may_fail(self, slo: Slo | None) -> bool:
+        """Whether the limit of TTFT p99 is within the known error of what is expected."""
+        limit = slo.by_name.get(TTFT) if slo else None
+        expected = self.percentiles.get(TTFT)
+        if limit is None or expected is None or self.ttft_share is None:
+            return False
+        return expected / self.ttft_share > limit
 
     def score(self, objective: str) -> float:
         """What the objective wants small; infinite where nothing tells."""
@@ -153,7 +166,7 @@ def answer(question: Question, candidates: Candidates) -> Answer:
         measured.add(place_of(engine))
         expectation = Expectation(engine, question.traffic, candidates.shape)
         evidence = candidates.evidence.get(key_of(engine), Evidence(engine))
-        expected = _below_failed(expectation.capacity(question.slo), evidence, question)
+        expected = _expected(expectation, evidence, question)
         if expected is None:
             said = "not measured; of a share of requests nothing is expected"
             reason, is_open = expectation.problem or said, expectation.misfit is None
@@ -189,24 +202,35 @@ def _higher(
     question: Question, evidence: Evidence, expectation: Expectation, capacity: Capacity
 ) -> Capacity | None:
     """What is expected of an engine above a lower bound, if fewer engines would be enough."""
-    if capacity.basis != RATES or capacity.request_s <= 0:
+    if not capacity.is_least or capacity.request_s <= 0:
         return None
-    expected = _below_failed(expectation.capacity(question.slo), evidence, question)
+    expected = _expected(expectation, evidence, question)
     if expected is None or question.rate is None or question.objective == LATENCY:
         return None
     fewer = _engines(question, evidence.engine, expected) if expected.request_s else math.inf
     return expected if fewer < _engines(question, evidence.engine, capacity) else None
 
 
-def _below_failed(
-    expected: Capacity | None, evidence: Evidence, question: Question
-) -> Capacity | None:
-    """No rate that is known to fail is expected to hold."""
+def _expected(expectation: Expectation, evidence: Evidence, question: Question) -> Capacity | None:
+    """What is expected where rows do not refute it: as far as they are slower than expected, limits
+    are met earlier; and no rate that is known to fail is expected to hold."""
+    expected = expectation.capacity(question.slo, _times(evidence, expectation))
     failed = evidence.fails_at(question.slo)
     if expected is None or failed is None:
         return expected
     below = min(expected.request_s, failed * (1 - _SLACK))
     return replace(expected, request_s=below, fails_at=failed)
+
+
+def _times(evidence: Evidence, expectation: Expectation) -> dict[str, float]:
+    """How many times what is expected rows have of each percentile, at most; 1 and more."""
+    found: dict[str, float] = {}
+    for one in evidence.rates:
+        expected = None if one.is_saturated else expectation.at(one.rate)
+        if expected is not None:
+            for name, value in one.percentiles.items():
+                found[name] = max(found.get(name, 1.0), value / expected[name])
+    return found
 
 
 def errors_of(evidence: Evidence, expectation: Expectation) -> list[float]:
@@ -254,6 +278,7 @@ def _offer(
     percentiles, latency_at = _latency(evidence, expectation, load, capacity, question)
     tokens_s = rate * question.traffic.output_len
     watts, price = evidence.watts(load), known.gpu_hour_usd
+    is_seen = capacity.is_measured or latency_at is not None
     offer = Offer(
         engine=engine,
         label=label,
@@ -267,6 +292,7 @@ def _offer(
         latency_at=latency_at,
         request_ms=_request_ms(percentiles, question.traffic.output_len),
         has_long_steps=not capacity.is_measured and load > expectation.busy_from,
+        ttft_share=None if is_seen else expectation.ttft_share(load),
         is_open=_is_open(capacity, expectation),
     )
     if math.isinf(offer.score(question.objective)):
@@ -277,7 +303,7 @@ def _offer(
 
 
 def _is_open(capacity: Capacity, expectation: Expectation) -> bool:
-    is_bound = capacity.basis == RATES and capacity.fails_at is None
+    is_bound = capacity.is_least and capacity.fails_at is None
     return is_bound and expectation.problem is not None
 
 
@@ -349,7 +375,10 @@ def _too_slow(
             return "the search: nothing passes"
         found = evidence.latency(lowest)
         return f"{_missed(slo, found[1] if found else {})} at {lowest:g} requests/s, measured"
-    return f"{_missed(slo, expectation.at(0.0) or {})} for a single request, expected"
+    alone = expectation.at(0.0) or {}
+    if not slo.failed(alone):
+        return "rows are slower than expected: not even one request would keep the limits"
+    return f"{_missed(slo, alone)} for a single request, expected"
 
 
 def _missed(slo: Any, percentiles: Mapping[str, float]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 from tabulate import tabulate
 
-from tpsweep.analysis.recommend.evidence import RATES
 from tpsweep.analysis.recommend.offers import Answer, Offer
 from tpsweep.analysis.recommend.question import Question
 from tpsweep.analysis.recommend.unmeasured import Wanted, has_rates, has_search
@@ -22,6 +21,8 @@ NOTHING = "Nothing fits."
 SHOWN = 8
 """Offers in the table; ``--json`` has all."""
 UNKNOWN = "n/a"
+HARDLY_ANY = 0.005
+"""Headroom that is shown as none."""
 UNEVEN = "Servers were measured one at a time: an uneven load balancer is not in this."
 _WANTED = {
     "cost": "at the lowest cost",
@@ -135,8 +136,21 @@ def _best(best: Offer, answer: Answer) -> Iterator[str]:
             " was up to 1.5 times the expectation."
         )
     slo = answer.question.slo
-    if slo is not None and not best.capacity.is_measured and _is_of_ttft(slo):
+    rests = hope(answer) if best.capacity.is_measured else best
+    if slo is not None and rests is not None and _is_of_ttft(slo):
+        if rests.may_fail(slo):
+            yield f"  Note: {_count(rests.gpus, 'GPU')} may not be enough: TTFT p99 may not hold."
         yield f"  Note: {ttft_errors()}"
+
+
+def hope(answer: Answer) -> Offer | None:
+    """What takes fewest GPUs by expectation, and fewer than a measured answer."""
+    best = answer.best
+    rivals = [one for one in answer.offers if not one.capacity.is_measured]
+    fewest = min(rivals, key=lambda one: one.gpus, default=None)
+    if best is None or fewest is None or not best.capacity.is_measured:
+        return None
+    return fewest if fewest.gpus < best.gpus else None
 
 
 def _is_of_ttft(slo: Slo) -> bool:
@@ -146,9 +160,10 @@ def _is_of_ttft(slo: Slo) -> bool:
 def ttft_errors() -> str:
     """How good the expectation of TTFT was for the published rows; held by a test."""
     seen = document()["serving_seen"]
+    half, most = (1 / seen[f"ttft_p99_{name}"] for name in ("half", "most"))
     return (
-        f"Expected TTFT p99 was {seen['ttft_p99_half']:g} of what was measured at half of capacity,"
-        f" and {seen['ttft_p99_most']:g} near it: measure before you promise it."
+        f"Measured TTFT p99 was up to {half:.2g} times the expectation at half of capacity, and"
+        f" {most:.2g} times near it: measure before you promise it."
     )
 
 
@@ -164,11 +179,14 @@ def sentence(best: Offer) -> str:
 
 def _capacity(best: Offer) -> str:
     capacity = best.capacity
-    most = "at least " if capacity.basis == RATES else ""
+    most = "at least " if capacity.is_least else ""
+    left = f"headroom {most}{best.headroom:.0%}"
+    if best.headroom < HARDLY_ANY:
+        left = "no headroom known" if most else "no headroom"
     fails = f", fails at {digits(capacity.fails_at)}" if capacity.fails_at is not None else ""
     each = "A server holds" if best.engines > 1 else "It holds"
     holds = f"{each} {most}{digits(capacity.request_s)} requests/s{fails}"
-    return f"{holds}; headroom {most}{best.headroom:.0%}."
+    return f"{holds}; {left}."
 
 
 def _latency(best: Offer) -> str:
@@ -202,7 +220,7 @@ def _table(answer: Answer) -> str:
 
 def _line(offer: Offer) -> dict[str, str]:
     capacity = offer.capacity
-    least = ">= " if capacity.basis == RATES else ""
+    least = ">= " if capacity.is_least else ""
 
     def ms(name: str) -> str:
         value = offer.percentiles.get(name)
@@ -211,8 +229,8 @@ def _line(offer: Offer) -> dict[str, str]:
     return {
         "Layout": offer.label,
         "Known": "measured" if capacity.is_measured else "expected",
-        "Servers": str(offer.engines),
-        "GPUs": str(offer.gpus),
+        "Servers": f"{offer.engines:,}",
+        "GPUs": f"{offer.gpus:,}",
         "Capacity (requests/s a server)": f"{least}{digits(capacity.request_s)}",
         "Headroom": f"{least}{offer.headroom:.0%}",
         "TTFT p99 (ms)": ms("ttft_p99_ms"),
@@ -239,8 +257,8 @@ def errors_of(found: Iterable[float]) -> str:
     worst = max(known, key=lambda ratio: max(ratio, 1 / ratio))
     within = sum(abs(ratio - 1) <= 0.1 for ratio in known)
     return (
-        f"Expectation against these rows: TPOT within 10 % in {within} of {len(known)} up to 0.9 of"
-        f" capacity; the worst is {worst:.2f} of what was measured."
+        f"Expectation against these rows, up to 0.9 of capacity: TPOT within 10 % in {within} of"
+        f" {len(known)}; in the worst, measured TPOT was {1 / worst:.2f} times the expectation."
     )
 
 
@@ -250,4 +268,4 @@ def _name(column: str) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -128,7 +128,7 @@ def _untold(best: Offer | None, answer: Answer) -> Iterator[Wanted]:
 def _gain(rival: Offer, best: Offer) -> str:
     if rival.gpus != best.gpus and rival.rate == best.rate:
         noun = "GPU" if rival.gpus == 1 else "GPUs"
-        return f"{rival.gpus} {noun}, not {best.gpus}"
+        return f"{rival.gpus:,} {noun}, not {best.gpus:,}"
     one, other = (offer.percentiles.get("e2e_p50_ms") for offer in (rival, best))
     if rival.rate == best.rate and one is not None and other is not None:
         return f"{one:.3g} ms a request, not {other:.3g}"

@@ -32,8 +32,8 @@ function positive(field, text, what, most = Infinity) {
   const value = /^\s*(\d+\.?\d*|\.\d+)\s*$/.test(text) ? Number(text) : NaN;
   if (value > 0 && value <= most) return value;
   const end = most === Infinity ? "" : ` and at most ${most.toLocaleString("en")}`;
-  const given = text.trim() ? `“${text.trim()}” is not` : "is missing; it must be";
-  throw new Mistake(field, `${what}: ${given} a number above 0${end}.`);
+  const given = text.trim() ? `: “${text.trim()}” is not` : " is missing: type";
+  throw new Mistake(field, `${what}${given} a number above 0${end}.`);
 }
 
 // What the form asks; throws Mistake.
@@ -49,9 +49,14 @@ function read(form, choices) {
   return { model: model.name, rate, slo: limits.map((pair) => pair.join("=")).join(","), limits };
 }
 
+// Short: a phone cuts the text of a select.
+function optionOf(slo) {
+  return `${slo.name}: ${slo.words.replaceAll("<=", "≤").replaceAll(" ms,", ",")}`;
+}
+
 function fillSlos(form, model) {
   const chosen = form.slo.value;
-  const named = model.slos.map((slo) => new Option(`${slo.name}: ${slo.words}`, slo.name));
+  const named = model.slos.map((slo) => new Option(optionOf(slo), slo.name));
   form.slo.replaceChildren(...named, new Option(OWN, OWN), new Option(NONE, NONE));
   if ([...form.slo.options].some((option) => option.value === chosen)) form.slo.value = chosen;
 }
@@ -83,9 +88,9 @@ function fill(form, choices, asked) {
 
 function layoutOf(offer) {
   const gpus = count(offer.gpus, "GPU");
-  if (offer.count === 1) return `1 engine on ${gpus}`;
+  if (offer.count === 1) return `1 server on ${gpus}`;
   const nodes = offer.nodes === null ? "" : ` on ${count(offer.nodes, "node")}`;
-  return `${count(offer.count, "engine")} behind a load balancer, ${gpus}${nodes}`;
+  return `${count(offer.count, "server")} behind a load balancer, ${gpus}${nodes}`;
 }
 
 // [heading, lines] of an answer.
@@ -93,19 +98,28 @@ function reasons(choices, answer) {
   const { best } = answer;
   if (!best) return [["Why", answer.refused.map(({ engine, reason }) => `${engine.layout}: ${reason}.`)]];
   const missing = answer.wanted.map(({ engine, rates, why }) => {
-    return `${engine.layout} at ${rates.map(short).join(" and ")} requests/s per engine: ${why.join("; ")}.`;
+    return `${engine.layout} at ${rates.map(short).join(" and ")} requests/s per server: ${why.join("; ")}.`;
   });
   return [
     ["Why", why(choices, answer)],
     ["How sure", sure(choices.data, answer)],
-    ["Not measured, and could change the answer", missing.length ? missing : ["Nothing."]],
+    ["Not measured, and could change the answer", [...missing, ...ofSweep(answer.model, missing)]],
   ];
+}
+
+// What the cells of the sweep that are missing mean for an answer.
+function ofSweep({ missing, is_incomplete }, wanted) {
+  const lines = wanted.length ? [] : ["No other layout is expected to do better, and the answer has several engine starts."];
+  const are = missing === 1 ? "is" : "are";
+  if (missing) lines.push(`${count(missing, "cell")} of this sweep that would show served load ${are} missing, and may change the answer.`);
+  else if (is_incomplete) lines.push("No cell of this sweep that is missing would change the answer: none shows served load of this model.");
+  return lines;
 }
 
 function why(choices, { question, best, offers, refused }) {
   const known = best.point ? question.limits.filter(([name]) => choices.ms(best.point, name) !== null) : [];
   const isNext = best.isSeen && best.point.rate > best.load;
-  const rate = `${short(best.isSeen ? best.point.rate : best.load)} requests/s per engine`;
+  const rate = `${short(best.isSeen ? best.point.rate : best.load)} requests/s per server`;
   const next = isNext ? `, the next measured rate above ${short(best.load)}` : "";
   const at = `${best.isSeen ? "measured" : "expected"} at ${rate}${next}`;
   const kept = known.map(([name, limit]) => {
@@ -113,7 +127,7 @@ function why(choices, { question, best, offers, refused }) {
   });
   const lines = kept.length ? [`${kept.join("; ")} (${at}).`] : [];
   if (best.capacity.basis === "searched" && known.length < question.limits.length) {
-    lines.push(`A search confirmed the limits at ${short(best.capacity.rate)} requests/s per engine.`);
+    lines.push(`Keeps the limits up to ${short(best.capacity.rate)} requests/s per server, by a search.`);
   }
   lines.push(first(choices, best, offers));
   const seen = new Set([best.engine]);
@@ -146,33 +160,51 @@ function against(best, other) {
   const basis = other.isMeasured ? "measured" : "expected";
   if (other.gpus !== best.gpus || cost) return `${needs}${cost} (${basis}).`;
   if (best.isMeasured && !other.isMeasured) return `${needs}, too, but is not measured.`;
-  const left = `headroom ${Math.round(100 * other.headroom)} % instead of ${Math.round(100 * best.headroom)} %`;
+  const left = `${headroom(other)} instead of ${headroom(best).replace("headroom ", "")}`;
   return `${needs}, too: ${left} (${basis}).`;
 }
 
-function sure(data, { model, best, question }) {
+// Of a lower bound at least that; "at least 0 %" would say nothing.
+function headroom({ headroom: left, capacity }) {
+  const least = isLeast(capacity) ? "at least " : "";
+  if (left > 0.995) return "headroom over 99 %";
+  return left < 0.005 ? `no headroom${least && " known"}` : `headroom ${least}${Math.round(100 * left)} %`;
+}
+
+// What takes fewest GPUs by expectation, and fewer than a measured answer.
+function hope({ best, offers }) {
+  const [fewest] = offers.filter((one) => !one.isMeasured).sort((one, other) => one.gpus - other.gpus);
+  return best.isMeasured && fewest && fewest.gpus < best.gpus ? fewest : null;
+}
+
+function sure(data, answer) {
+  const { model, best, question } = answer;
   const { capacity } = best;
-  const least = capacity.basis === "rates" ? "at least " : "";
-  const who = best.count > 1 ? "Each engine" : "It";
+  const least = isLeast(capacity) ? "at least " : "";
+  const who = best.count > 1 ? "Each server" : "It";
   const fails = capacity.fails === null ? "" : ` and fails at ${short(capacity.fails)}`;
-  const left = `headroom ${least}${Math.round(100 * best.headroom)} %`;
   const basis = best.isMeasured ? `Measured, ${count(capacity.starts, "engine start")}` : "Expected, not measured";
-  const lines = [`${basis}. ${who} holds ${least}${short(capacity.rate)} requests/s${fails}: ${left}.`];
+  const lines = [`${basis}. ${who} holds ${least}${short(capacity.rate)} requests/s${fails}: ${headroom(best)}.`];
   lines.push(...capacity.remarks.map((remark) => `Note: ${remark}.`));
-  if (!best.isMeasured) lines.push(model.errors);
-  if (!best.isMeasured && question.limits.some(([name]) => name.startsWith("ttft"))) lines.push(data.ttft_is_low);
-  if (best.isBusy) lines.push("Many steps would be too long for CUDA graphs, where measured TPOT was up to 1.5 times the expectation.");
+  const rests = best.isMeasured ? hope(answer) : best;
+  const isOfTtft = question.limits.some(([name]) => name.startsWith("ttft") || name.startsWith("e2e"));
+  if (rests?.mayFail) lines.push(`${count(rests.gpus, "GPU")} may not be enough: TTFT p99 may not hold.`);
+  if (rests) lines.push(model.errors);
+  if (rests && isOfTtft) lines.push(data.ttft_is_low);
+  if (rests?.isBusy) lines.push("Many steps would be too long for CUDA graphs, where measured TPOT was up to 1.5 times the expectation.");
   if (best.isMeasured && best.count > 1) lines.push(data.uneven);
   if (best.isMeasured) lines.push(...model.warnings);
   return lines;
 }
 
-function sentence({ best, offers, model, question }) {
+function sentence(answer) {
+  const { best, model, question } = answer;
   const load = `${short(question.rate)} requests/s`;
-  if (!best) return `No layout of ${model.label} is known to carry ${load} within these limits.`;
-  const fewer = Math.min(...offers.filter((one) => !one.isMeasured).map((one) => one.gpus));
-  const hope = best.isMeasured && fewer < best.gpus ? `; ${count(fewer, "GPU")} if the expectation holds` : "";
-  return `Use ${best.engine.layout}: ${layoutOf(best)} (${best.isMeasured ? "measured" : "expected"})${hope}.`;
+  if (!best) return `No layout of ${model.label} is known to carry ${load}${question.limits.length ? " within these limits" : ""}.`;
+  const fewer = best.isMeasured ? hope(answer) : null;
+  const doubt = (offer) => (offer.mayFail ? ", may not hold" : "");
+  const more = fewer ? `; ${count(fewer.gpus, "GPU")} if the expectation holds${fewer.mayFail ? ", which it may not" : ""}` : "";
+  return `Use ${best.engine.layout}: ${layoutOf(best)} (${best.isMeasured ? "measured" : `expected${doubt(best)}`})${more}.`;
 }
 
 function command(data, { model, rate, slo }) {
@@ -184,11 +216,11 @@ function command(data, { model, rate, slo }) {
 // Every layout with what it would take, as lines of a table.
 function comparison(choices, { offers, refused, best }) {
   const ms = (offer, name) => (offer.point ? short(choices.ms(offer.point, name)) : "n/a");
-  const headings = ["Layout", "Known", "Engines", "GPUs", "Holds (requests/s per engine)", ...TYPED.map((name) => `${title(name)} (ms)`)];
+  const headings = ["Layout", "Known", "Servers", "GPUs", "Holds (requests/s per server)", ...TYPED.map((name) => `${title(name)} (ms)`)];
   const lines = offers.map((offer) => {
-    const holds = `${offer.capacity.basis === "rates" ? "≥ " : ""}${short(offer.capacity.rate)}`;
+    const holds = `${isLeast(offer.capacity) ? "≥ " : ""}${short(offer.capacity.rate)}`;
     const known = offer.isMeasured ? "measured" : "expected";
-    const cells = [offer.engine.layout, known, offer.count, offer.gpus, holds, ...TYPED.map((name) => ms(offer, name))];
+    const cells = [offer.engine.layout, known, short(offer.count), short(offer.gpus), holds, ...TYPED.map((name) => ms(offer, name))];
     return element("tr", offer === best ? { class: "best" } : {}, ...cells.map((cell) => element("td", {}, String(cell))));
   });
   const no = refused.map(({ engine, reason }) => {
@@ -207,10 +239,18 @@ function ticks(most) {
   return Array.from({ length: Math.floor(most / step + 1e-9) + 1 }, (_, at) => at * step);
 }
 
+// Where a percentile is known: at the load, else at the next measured rate that does not fail.
+function pointOf(choices, { point, capacity, load, isMeasured }, name) {
+  const isKnown = (one) => one && choices.ms(one, name) !== null;
+  if (isKnown(point) || !isMeasured) return isKnown(point) ? point : null;
+  const isKept = (one) => one.rate >= load && one.rate < (capacity.fails ?? Infinity);
+  return capacity.points.find((one) => isKept(one) && isKnown(one)) ?? null;
+}
+
 // Whether a layout has a point: its percentile is known, or a search confirmed the limit.
-function isPlaced(choices, { point, capacity }, name, limit) {
-  const isKnown = point && choices.ms(point, name) !== null;
-  return isKnown || (capacity.basis === "searched" && limit !== null);
+function isPlaced(choices, offer, name, limit) {
+  const { capacity } = offer;
+  return pointOf(choices, offer, name) !== null || (["searched", "stricter"].includes(capacity.basis) && limit !== null);
 }
 
 // A percentile against requests/s per GPU: a curve per engine, a point per layout that answers.
@@ -225,8 +265,9 @@ function panel(choices, answer, name) {
     if (isNew) seen.add(offer.engine);
     return isNew;
   }).map((offer) => {
-    const { engine, point, capacity } = offer;
-    if (point && isKnown(point)) return { offer, ...place(engine, point), at: "" };
+    const { engine, capacity } = offer;
+    const point = pointOf(choices, offer, name);
+    if (point) return { offer, ...place(engine, point), at: "" };
     return { offer, x: limit, y: capacity.rate / engine.gpus, at: "at most " };
   });
   const right = 1.25 * Math.max(...points.map((point) => point.x), limit ?? 0);

@@ -41,7 +41,7 @@ class Choices {
   measured(engine, limits) {
     const search = engine.searches.find((one) => isEqual(one.limits, limits));
     const byRates = this.byRates(engine, limits);
-    if (!search) return byRates;
+    if (!search) return this.atLeast(engine, limits, byRates);
     const { capacity, fails_at, starts, remarks, rates } = search;
     const fails = byRates?.fails ?? null;
     if (fails === null || fails > capacity) {
@@ -49,6 +49,31 @@ class Choices {
     }
     // Another start failed where the search's start held: the lowest counts.
     return { ...byRates, remarks: [...byRates.remarks, `a search confirmed ${capacity} requests/s`] };
+  }
+
+  // Whether what keeps limits keeps others, too: each of the others is there, as strict or stricter.
+  implies(limits, others) {
+    const own = new Map(limits);
+    const isIn = ([name, limit]) => (name === this.data.share ? own.get(name) >= limit : own.get(name) <= limit);
+    return others.every((pair) => own.has(pair[0]) && isIn(pair));
+  }
+
+  // `byRates`, or more if a search for stricter limits confirmed more.
+  atLeast(engine, limits, byRates) {
+    const [search] = engine.searches
+      .filter((one) => one.capacity && this.implies(one.limits, limits))
+      .sort((one, other) => other.capacity - one.capacity);
+    if (!search) return byRates;
+    const { capacity, starts, rates } = search;
+    const fails = this.failsAt(engine, limits);
+    const under = `under ${search.slo}, which is stricter`;
+    if (fails !== null && fails <= capacity) {
+      const said = `a search confirmed ${capacity} requests/s ${under}`;
+      return byRates && { ...byRates, remarks: [...byRates.remarks, said] };
+    }
+    if (byRates && byRates.rate >= capacity) return byRates;
+    const remarks = [...search.remarks, `confirmed ${under}`];
+    return { basis: "stricter", rate: capacity, fails, starts, remarks, points: rates };
   }
 
   byRates(engine, limits) {
@@ -72,13 +97,31 @@ class Choices {
   expected(engine, limits) {
     const loads = engine.expected;
     if (!loads.length || !limits.every(([name]) => this.index.has(name))) return null;
-    const rates = limits.map(([name, limit]) => this.highest(loads, name, limit));
+    const rates = limits.map(([name, limit]) => this.highest(loads, name, limit / this.times(engine, name)));
     const rate = Math.min(...rates, loads.at(-1).rate);
     const failed = this.failsAt(engine, limits);
     const base = { basis: "expected", starts: 0, remarks: [], points: engine.rates };
     if (failed === null) return { ...base, rate, fails: null };
     // No rate that is known to fail is expected to hold.
     return { ...base, rate: Math.min(rate, failed * (1 - SLACK)), fails: failed };
+  }
+
+  // How many times what is expected rows have of a percentile, at most; 1 and more.
+  times(engine, name) {
+    const found = engine.rates.filter((point) => !point.saturated && this.ms(point, name) !== null).map((point) => {
+      const expected = this.at(engine.expected, point.rate);
+      return expected ? this.ms(point, name) / this.ms(expected, name) : 1;
+    });
+    return Math.max(1, ...found);
+  }
+
+  // Whether the limit of TTFT p99 is within the known error of what is expected.
+  mayFail(engine, point, load, limits) {
+    const limit = limits.find(([name]) => name === "ttft_p99_ms")?.[1];
+    if (limit === undefined || !point) return false;
+    const [half, most] = this.data.ttft_shares;
+    const share = load <= this.data.half * engine.expected.at(-1).rate ? half : most;
+    return this.ms(point, "ttft_p99_ms") / share > limit;
   }
 
   highest(loads, name, limit) {
@@ -115,7 +158,7 @@ class Choices {
       places.add(engine.place);
       add(engine, capacity);
       const expected = this.expected(engine, question.limits);
-      const isLower = capacity.basis === "rates" && capacity.rate > 0 && expected?.rate;
+      const isLower = isLeast(capacity) && capacity.rate > 0 && expected?.rate;
       const fewer = isLower && engines(question.rate, expected) < engines(question.rate, capacity);
       if (fewer) offers.push(this.offer(model, engine, expected, question));
     }
@@ -152,9 +195,10 @@ class Choices {
     const score = this.data.objective === "cost" ? usd ?? Infinity : gpus / rate;
     const latency = (point && this.ms(point, "e2e_p50_ms")) ?? Infinity;
     const isBusy = !isMeasured && load > engine.busy_from;
+    const mayFail = !isMeasured && !isSeen && this.mayFail(engine, point, load, limits);
     const key = [isMeasured ? 0 : 1, score, gpus, -headroom, latency, engine.layout];
     const known = { engine, capacity, isMeasured, count, gpus, nodes, load, point, isSeen };
-    return { ...known, usd, headroom, score, latency, isBusy, key };
+    return { ...known, usd, headroom, score, latency, isBusy, mayFail, key };
   }
 
   // Percentiles at the load of one engine: of the next rate that was measured and does not fail,
@@ -175,6 +219,7 @@ class Choices {
     const words = this.failed(point, limits).map(([name, limit]) => {
       return `${title(name)} ${short(this.ms(point, name))} ms, limit ${short(limit)}`;
     });
+    if (!isMeasured && !words.length) return "rows are slower than expected: not even one request would keep the limits";
     const where = isMeasured ? `at ${point.rate} requests/s, measured` : "for a single request, expected";
     return `${words.join(", ") || "saturated"} ${where}`;
   }
@@ -182,6 +227,11 @@ class Choices {
 
 function engines(rate, capacity) {
   return Math.max(1, Math.ceil(rate / capacity.rate - SLACK));
+}
+
+// Whether it is a lower bound.
+function isLeast(capacity) {
+  return capacity.basis === "rates" || capacity.basis === "stricter";
 }
 
 function isEqual(one, other) {
@@ -217,7 +267,7 @@ function wanted(offers) {
 }
 
 function gain(rival, best) {
-  if (rival.gpus !== best.gpus) return `${count(rival.gpus, "GPU")}, not ${best.gpus}`;
+  if (rival.gpus !== best.gpus) return `${count(rival.gpus, "GPU")}, not ${short(best.gpus)}`;
   return `${short(rival.latency)} ms per request, not ${short(best.latency)}`;
 }
 
