@@ -44,8 +44,14 @@ REAL_PARTS = ("vllm", "registry", "slurm", "browser")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with real parts first: they take minutes, and workers must not wait for the last."""
-    items.sort(key=lambda item: not any(map(item.get_closest_marker, REAL_PARTS)))
+    """Tests with real parts first, engines before all: they take minutes, one worker has them in
+    turn, and the other must not wait for it in the end."""
+    items.sort(
+        key=lambda item: (
+            not item.nodeid.startswith(WITH_ENGINES),
+            not any(map(item.get_closest_marker, REAL_PARTS)),
+        )
+    )
 
 
 BROWSER = "tests/browser/"
