@@ -39,6 +39,7 @@ WITH_ENGINES = (
     "tests/slurm/test_vllm.py",
     "tests/slurm/test_own_vllm.py",
     "tests/slurm/test_nodes.py",
+    "tests/bad_input/test_with_engine.py",
 )
 REAL_PARTS = ("vllm", "registry", "slurm", "browser")
 

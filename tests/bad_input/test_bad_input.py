@@ -1,45 +1,30 @@
-"""Every bad input and fault: one line, an exit code that is not 0, no finished row lost."""
+"""Every bad input and fault: one line, an exit code that is not 0, no finished row lost.
+
+Those that start an engine are in test_with_engine.py.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from tests.bad_input.case import Case, Report, copy_of, judge, make_template
 from tests.bad_input.cases import CASES
-from tests.bad_input.table import PAGE, start_all, wrong_of
+from tests.bad_input.table import PAGE, wrong_of
+from tests.bad_input.trying import Tried, marks, trying
 
 ROOT = Path(__file__).resolve().parents[2]
-BY_NAME = {case.name: case for case in CASES}
-ALONE = [case for case in CASES if not case.tested_in]
-Tried = dict[str, Future[Report]]
-
-
-def marks(case: Case) -> list[pytest.MarkDecorator]:
-    real = [pytest.mark.vllm] if case.needs_vllm else []
-    root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
-    return [*real, *([root] if case.needs_root else [])]
+ALONE = [case for case in CASES if not case.tested_in and not case.needs_vllm]
 
 
 @pytest.fixture(scope="module")
 def tried(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Tried]:
-    """The selected cases, several at a time: a start of Snakemake is seconds on one core."""
-    folder = tmp_path_factory.mktemp("bad_input")
-    template = make_template(folder / "template")
-    asked = (getattr(item, "callspec", None) for item in request.session.items)
-    names = {spec.params.get("name") for spec in asked if spec} & set(BY_NAME)
-    selected = [case for case in CASES if case.name in names]
-    with start_all(
-        selected, lambda case: judge(case, copy_of(template, folder / case.name))
-    ) as all_:
-        yield all_
+    with trying(ALONE, request, tmp_path_factory.mktemp("bad_input")) as found:
+        yield found
 
 
 @pytest.mark.parametrize("name", [pytest.param(case.name, marks=marks(case)) for case in ALONE])
@@ -62,4 +47,5 @@ def test_the_page_has_exactly_these_cases() -> None:
 
 
 def test_names_are_unique() -> None:
-    assert len(BY_NAME) == len(CASES) == len({case.wrong for case in CASES})
+    names = {case.name for case in CASES}
+    assert len(names) == len(CASES) == len({case.wrong for case in CASES})
