@@ -54,7 +54,7 @@ class Obstacles:
 
 def obstacles(sweep: Sweep, environ: Mapping[str, str] = os.environ) -> Obstacles:
     """One line each, for what is to be measured still; none where every row is there."""
-    if sweep.planned and not sweep.jobs:
+    if not sweep.jobs and any(item.status == "infeasible" for item in sweep.planned):
         return Obstacles((f"no cell can run: {sweep.left_out}",))
     missing = [
         job for path in sweep.wanted if not Path(path).exists() and (job := sweep.jobs[path])
