@@ -283,3 +283,13 @@ def test_untrusted_names_are_quoted(rows: Path, capsys: pytest.CaptureFixture[st
     assert f"--served-model-name={HOSTILE}" in words
     assert '--speculative-config={"x": "$HOME \'y\'"}' in words
     assert not (rows / "pwned").exists()
+
+
+def test_a_config_may_name_its_site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As published ones do, for Snakemake."""
+    config = ROOT / "cluster/gpu-host/capacity.yaml"
+    assert "\nsite: " in config.read_text("utf-8")
+    words = ["--configfile", str(config), "--profile", str(ROOT / "cluster/gpu-host")]
+    words += ["--model", "llama-3.1-8b", "--slo", "chat", "--rate", "20", "--gpus", "H200=2"]
+    found = answer(capsys, str(tmp_path), *words)
+    assert found["offers"][0]["gpus"] == 1

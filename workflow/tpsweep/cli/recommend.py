@@ -157,7 +157,8 @@ def _inputs(options: argparse.Namespace) -> Inputs:
         return Inputs(rows, prices, folders)
     if site_file is not None:
         site_file, configfile = enter_project(site_file, configfile)
-    raw = read_mapping(configfile)
+    # What names a site or a part of the sweep is for a run: the flags say where this is asked.
+    raw = {k: v for k, v in read_mapping(configfile).items() if k not in ("site", "only")}
     config = load_config(raw, Path.cwd())
     site = load_site(site_file) if site_file else None
     return Inputs(rows, prices, folders, config, site, raw)
