@@ -6,25 +6,16 @@ Those that start an engine are in test_with_engine.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.bad_input.cases import CASES
 from tests.bad_input.table import PAGE, wrong_of
-from tests.bad_input.trying import Tried, marks, trying
+from tests.bad_input.trying import Tried, marks
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = [case for case in CASES if not case.tested_in and not case.needs_vllm]
-
-
-@pytest.fixture(scope="module")
-def tried(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Tried]:
-    with trying(ALONE, request, tmp_path_factory.mktemp("bad_input")) as found:
-        yield found
 
 
 @pytest.mark.parametrize("name", [pytest.param(case.name, marks=marks(case)) for case in ALONE])
