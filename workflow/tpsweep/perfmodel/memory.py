@@ -142,15 +142,16 @@ def _fit(load: Load, limits: Limits, layout: Layout) -> Fit:
     constants = memory_constants()
     runtime = constants["runtime_gib"] + (constants["runtime_tp_gib"] if layout.shards > 1 else 0)
     usable = (limits.memory_gib - constants["driver_gib"]) * limits.share
-    weights, fullest = shape.weight_bytes(load.dtype), 0.0
+    weights, experts, fullest = shape.weight_bytes(load.dtype), shape.expert_bytes(load.dtype), 0.0
+    held = weights_of_rank(shape, load.dtype, layout)
     if layout.ep and shape.experts:  # whole experts: the fullest rank has one more if some are over
         over = -(-shape.experts // layout.expert_ranks) / shape.experts - 1 / layout.expert_ranks
-        fullest = over * shape.expert_bytes(load.dtype)
+        fullest = over * experts
     return Fit(
         tp=tp,
         all_weights=weights,
-        repeated=repeated_bytes(shape, load.dtype, layout),
-        weights=max(weights_of_rank(shape, load.dtype, layout) + fullest - load.offloaded, 0),
+        repeated=held - (weights - experts) / layout.tp - experts / layout.expert_ranks,
+        weights=max(held + fullest - load.offloaded, 0),
         activations=activations(shape, load.dtype, limits, tp),
         cache=load.cache(limits, tp, layout.dcp),
         cache_tokens=load.tokens(limits),
@@ -168,13 +169,6 @@ def weights_of_rank(shape: Shape, dtype: str, layout: Layout) -> float:
     split, ranks = layout.expert_split, layout.expert_ranks
     experts = shape.rank_bytes(dtype, split, of_experts=True) * split / ranks
     return shape.rank_bytes(dtype, layout.tp, of_experts=False) + experts
-
-
-def repeated_bytes(shape: Shape, dtype: str, layout: Layout) -> float:
-    """Of ``weights_of_rank``, what even shares of all weights do not have."""
-    experts = shape.expert_bytes(dtype)
-    even = (shape.weight_bytes(dtype) - experts) / layout.tp + experts / layout.expert_ranks
-    return weights_of_rank(shape, dtype, layout) - even
 
 
 def activations(shape: Shape, dtype: str, limits: Limits, tp: int) -> float:
