@@ -63,16 +63,18 @@ def test_tpot_is_within_a_tenth_up_to_nine_tenths_of_capacity(rows: list[Row]) -
 
 
 def test_probes_of_searches_agree_up_to_nine_tenths(rows: list[Row]) -> None:
-    """31 rates at TP=1, TP=2 and two replicas; no constant of TPOT is of these."""
+    """39 rates at TP=1, TP=2 and two replicas; no constant of TPOT is of these."""
     below, above = [], []
     for row in rows:
         calm = row.serving(KNOWN).calm
         for rate, ratio in probe_ratios(row, KNOWN).items() if row.is_search else ():
             if rate <= UP_TO * calm:
                 (below if rate <= 0.8 * calm else above).append(ratio)
-    assert below == [pytest.approx(1, abs=0.045)] * 21
-    assert len(above) == 10
-    assert min(above) > 0.85
+    # The one that does not: the first of a start at TP=2, 4.91 ms where its other start has 4.44.
+    assert below.pop(below.index(min(below))) == pytest.approx(0.895, abs=0.005)
+    assert below == [pytest.approx(1, abs=0.045)] * 26
+    assert len(above) == 12
+    assert min(above) > 0.83
     assert max(above) < 1.05
 
 
@@ -88,11 +90,11 @@ def test_capacity_is_within_a_seventh_of_what_saturated_rows_served(rows: list[R
 
 
 def test_what_recommend_expects_is_what_searches_found(rows: list[Row]) -> None:
-    """Four searches of two SLOs, TP=1, TP=2 and two replicas; one constant is of these."""
+    """Six searches of two SLOs, TP=1, TP=2 and two replicas; one constant is of these."""
     found = searched(rows)
-    assert len(found) == 8
+    assert len(found) == 12
     ratios = [one.expected / one.low for one in found]
-    assert ratios == [pytest.approx(1, abs=0.15)] * 8
+    assert ratios == [pytest.approx(1, abs=0.15)] * 12
     worst = 100 * max(abs(ratio - 1) for ratio in ratios)
     assert worst <= document()["serving_seen"]["capacity_within_pct"] < worst + 1
 
