@@ -55,7 +55,7 @@ def test_an_empty_folder_is_answered_from_expectation_in_two_seconds(tmp_path: P
     assert min(used, time.monotonic() - began) < 2
     assert "expected, not measured" in done.stdout
     assert "No row was measured" in done.stdout
-    assert "Expectation against 26 published serving rows" in done.stdout
+    assert "Expectation against 28 published serving rows" in done.stdout
 
 
 def test_the_winner_can_be_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,8 @@ from tpsweep.sweep.sweep import Job, Sweep, load_sweep
 ROOT = Path(__file__).parents[3]
 SITE = "name: testbed\ncluster: local\ngpus: {cpu: {card: CPU, per_node: 2}}\n"
 AWKWARD = """it's "a" $HOME `id` $(id) {x} {{y}} \\ ; & | * ? ~ #! -e é 漢"""
-TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60).filter(
+PRINTABLE = st.characters(codec="utf-8", exclude_categories=("C", "Z"), include_characters=" ")
+TEXTS = st.text(PRINTABLE, min_size=1, max_size=60).filter(
     lambda text: bool(text.strip()) and text.isprintable()
 )
 """What ``tpsweep.config.settings`` takes as a path."""

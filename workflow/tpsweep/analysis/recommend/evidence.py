@@ -204,17 +204,19 @@ class Evidence:
 
     def latencies(self, slo: Slo | None = None) -> dict[float, Mapping[str, float]]:
         """The worst start's percentiles by rate, rising: of served rates, and of what the search
-        confirmed that ``capacity`` takes."""
+        confirmed that ``capacity`` takes. A rate that another start did not hold is left out."""
         found = {one.rate: one.percentiles for one in self.rates}
         searched = slo
         if self.of_search(slo) is None:
             capacity, strict = self.capacity(slo), self._stricter(slo)
             searched = strict[0] if strict and capacity and capacity.basis == STRICTER else None
+        confirmed = self.of_search(searched)
         at_capacity: dict[float, list[Record]] = defaultdict(list)
         for row in self.searched:
             if searched is not None and (place := _place(row, searched)) is not None:
-                at = _item(row.get("capacity_request_s"), place)
-                at_capacity[at or 0.0].append(_at_capacity(row, place))
+                at = _item(row.get("capacity_request_s"), place) or 0.0
+                if confirmed is not None and at <= confirmed.request_s:
+                    at_capacity[at].append(_at_capacity(row, place))
         for rate, rows in at_capacity.items():
             found[rate] = _worst([*rows, found.get(rate, {})])
         return dict(sorted(found.items()))
