@@ -20,7 +20,7 @@ from tpsweep.core.cell import BF16, FP8_CACHE
 from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.constants import Constants, constants
 from tpsweep.perfmodel.gpu_specs import Card, cards
-from tpsweep.perfmodel.mixture import is_known
+from tpsweep.perfmodel.mixture import is_known, launch_ms
 from tpsweep.perfmodel.model_shape import Shape, read_config
 from tpsweep.perfmodel.pipeline import at_once, filled
 from tpsweep.perfmodel.step_time import Batch, decode, kv_reads, prefill
@@ -37,7 +37,8 @@ class Measured:
     """A measured static batch; times in ms.
 
     ``fitted``: decode was fitted on it; ``cache_fitted``: how fast an FP8 cache is read;
-    ``experts_fitted``: what a layer with experts takes beyond another.
+    ``experts_fitted``: what a layer with experts takes beyond another; ``launch_fitted``: what the
+    host takes in a prefill, under CUDA graphs or with experts and without.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Measured:
     precision: str = BF16
     cache_fitted: bool = False
     experts_fitted: bool = False
+    launch_fitted: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -103,6 +105,12 @@ def fit(rows: Sequence[Measured], start: Constants) -> Constants:
     )
     found = replace(found, fp8_kv_bandwidth_share=_fp8_cache_share(rows, found))
     found = replace(found, experts_us=_experts_us(rows, found))
+    launched = [row for row in rows if row.launch_fitted]
+    found = replace(
+        found,
+        graph_layer_us=_graph_layer_us(row for row in launched if not row.shape.experts),
+        launch_us=_launch_us([row for row in launched if row.shape.experts], found),
+    )
     return replace(found, prefill_flops_share=_prefill_share(rows, found))
 
 
@@ -127,6 +135,15 @@ def _experts_us(rows: Sequence[Measured], known: Constants) -> float:
         if row.experts_fitted
     ]
     return float(1e3 * np.mean(left)) if left else known.experts_us
+
+
+def _graph_layer_us(rows: Iterable[Measured]) -> float:
+    return float(np.mean([1e3 * row.prefill_ms / row.shape.layers for row in rows]))
+
+
+def _launch_us(rows: Sequence[Measured], known: Constants) -> float:
+    one = replace(known, launch_us=1.0)
+    return float(np.mean([row.prefill_ms / launch_ms(row.shape, row.run.ep, one) for row in rows]))
 
 
 def _per_layer_us(rows: Iterable[Measured]) -> float:
@@ -162,10 +179,8 @@ def ratio_table(rows: Sequence[Measured]) -> str:
 
 
 def expected_prefill_ms(row: Measured) -> float | None:
-    """What the prefill should take; None where the host decides."""
-    ms = prefill(row.shape, DTYPE, row.card, row.run).ms
-    steps = max(1, len(row.run.prompts))
-    return ms if is_known(row.shape, ms / steps, constants()) else None
+    """What the prefill should take; None where nothing is known."""
+    return prefill(row.shape, DTYPE, row.card, row.run).ms if is_known(row.shape) else None
 
 
 def settings(run: Batch, precision: str = BF16) -> str:
@@ -207,6 +222,7 @@ def _measured(row: dict[str, object], card: Card) -> Measured:
         precision=precision,
         cache_fitted=bool(row.get("cache_fitted")),
         experts_fitted=bool(row.get("experts_fitted")),
+        launch_fitted=bool(row.get("launch_fitted")),
     )
 
 

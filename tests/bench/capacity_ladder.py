@@ -2,20 +2,21 @@
 
     python -m tests.bench.capacity_ladder [--write docs/generated/capacity.md]
 
-One engine of the tiny model at TP=1. The search finds the capacity for two SLOs; then every rung of
-a ladder around it is probed with seeds that the search had not, whatever the outcome: a fraction
-below to one above, each rung 5 % above the one before. The ladder's answer is the highest rung
-below the first that fails.
+One engine of the tiny model at TP=1. Two searches find the capacity for two SLOs, one with long
+probes and one with those of the small sweep. Then every rung of a ladder around the answers is
+probed with seeds that the searches had not, whatever the outcome, each rung 5 % above the one
+before. The ladder's answer is the highest rung below the first that fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -37,9 +38,11 @@ SLOS = {
     "chat": {"ttft_p90_ms": 200.0, "tpot_p90_ms": 40.0},
     "batch": {"e2e_p90_ms": 1000.0},
 }
-PROBE_S, SEEDS, RUNG = 6.0, 3, 1.05
+LONG_S, SHORT_S = 20.0, 4.0
+"""Seconds of judged requests in a probe: of the ladder and one search, and of `make sweep`."""
+SEEDS, RUNG = 3, 1.05
 BELOW, ABOVE = 4, 3
-"""Rungs around the search's answer."""
+"""Rungs around the searches' answers."""
 FIRST_SEED = 1000
 TEXT = """# Capacity, searched and by a ladder
 
@@ -47,25 +50,25 @@ Written by `make bench-capacity` on {date}: {cpus} processors, {system}, Python
 {python}, vLLM {vllm}; the tiny model of `make sweep` at TP=1, 64 tokens in, 16 out. CPU numbers
 only show that the search works.
 
-The search ran first ({probes} probes for both SLOs, {seconds:.0f} s). The ladder then probed every
-rate of its rungs with {seeds} seeds of its own, put together for the verdict. Its answer is the
-highest rung below the first one that fails; where none fails it is a lower bound. Each probe
-judged {probe_s:g} s of requests: in so short a time, an overload hardly reaches a limit of seconds.
+The searches ran first. The ladder then probed every rate of its rungs with {seeds} seeds of its
+own, put together for the verdict, and {probe_s:g} s of judged requests each. Its answer is the
+highest rung below the first one that fails; where none fails it is a lower bound.
 
-| SLO | search: requests/s, to failing | verdict | ladder: requests/s | search / ladder |
-|---|---|---|---|---|
+| SLO | probes | search: requests/s, to failing | verdict | ladder: requests/s | search / ladder |
+|---|---|---|---|---|---|
 {answers}
 
 {ladders}
 """
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A rate of the ladder and what its seeds showed together."""
+    """A rate of the ladder and what its seeds showed together; ``holds``: by SLO."""
 
     request_s: float
-    holds: bool
+    holds: Mapping[str, bool]
     probed: list[Probed]
 
 
@@ -78,14 +81,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ladder-") as name:
         folder = options.keep or Path(name)
         make_model_folder(SHAPE, Path(name) / "model")
-        text, agrees = _measure(_cell(str(Path(name) / "model")), folder)
+        text, agrees = _measure(str(Path(name) / "model"), folder)
     print(text)
     if options.write:
         options.write.write_text(text, "utf-8")
     return 0 if agrees else 1
 
 
-def _cell(model: str) -> Cell:
+def _cell(model: str, probe_s: float) -> Cell:
     import vllm
 
     engine = Engine(
@@ -110,7 +113,7 @@ def _cell(model: str) -> Cell:
     )
     extra = {
         "slos": SLOS,
-        "probe_s": PROBE_S,
+        "probe_s": probe_s,
         "probe_requests": 200,
         "max_request_rate": 1000.0,
         "max_probes": 40,
@@ -128,53 +131,61 @@ def _cell(model: str) -> Cell:
     )
 
 
-def _measure(cell: Cell, folder: Path) -> tuple[str, bool]:
+def _measure(model: str, folder: Path) -> tuple[str, bool]:
     from tpsweep.engine import provenance, vllm_api
     from tpsweep.engine.host import EngineHost
 
+    cell = _cell(model, LONG_S)
     os.environ.update(vllm_api.engine_env(cell.engine, provenance.usable_cpus()))
     vllm_api.import_engine(cell.engine.mode)
     host = EngineHost(vllm_api.llm_arguments(cell.engine), served=True)
     try:
         send = partial(host.send, slo={})
         requests = request_set.of_cell(cell, None, host.vocabulary, _no_file)
-        log = ProbeLog(folder / "search.jsonl", {"bench": cell.cell_id})
-        found = capacity.run(cell, requests, send, host.counters, log, None, "bench")
-        if found.refusals:
-            raise SystemExit("; ".join(found.refusals))
-        ladders = {}
-        for place, slo in enumerate(slos_of(SLOS)):
-            at = found.figures["slo_names"].index(slo.name)
-            middle = found.figures["capacity_request_s"][at]
-            if middle is None:
-                raise SystemExit(f"{slo.name}: the search found no rate")
-            rates = [rounded(middle * RUNG**k) for k in range(-BELOW, ABOVE + 1)]
-            seeds = range(FIRST_SEED * (place + 1), FIRST_SEED * (place + 1) + SEEDS)
-            ladders[slo.name] = [_rung(cell, requests, send, slo, rate, seeds) for rate in rates]
+        searches = {}
+        for probe_s in (LONG_S, SHORT_S):
+            searched = _cell(model, probe_s)
+            log = ProbeLog(folder / f"search-{probe_s:g}s.jsonl", {"bench": searched.cell_id})
+            found = capacity.run(searched, requests, send, host.counters, log, None, "bench")
+            if found.refusals:
+                raise SystemExit("; ".join(found.refusals))
+            if None in found.figures["capacity_request_s"]:
+                raise SystemExit(
+                    f"the search with probes of {probe_s:g} s found no rate for an SLO"
+                )
+            searches[probe_s] = found.figures
+        ladder = [_rung(cell, requests, send, rate) for rate in rungs(searches)]
     finally:
         host.close()
-    return _page(found.figures, found.times.kept_until - found.times.began, ladders)
+    return _page(searches, ladder)
 
 
-def _rung(
-    cell: Cell, requests: Any, send: Any, slo: JudgedSlo, rate: float, seeds: Sequence[int]
-) -> Rung:
-    probed = []
-    for seed in seeds:
-        ask = Ask(rate, seed, CONFIRM, (slo.name,))
-        load = capacity.make_load(ask, requests, capacity.judged_requests(cell, [slo], rate), 200.0)
+def rungs(searches: Mapping[float, Figures]) -> list[float]:
+    """Rates around all answers of the searches, rising."""
+    answers = [rate for figures in searches.values() for rate in figures["capacity_request_s"]]
+    low = min(answers) / RUNG**BELOW
+    count = math.ceil(math.log(max(answers) / low, RUNG)) + ABOVE + 1
+    return [rounded(low * RUNG**k) for k in range(count)]
+
+
+def _rung(cell: Cell, requests: Any, send: Any, rate: float) -> Rung:
+    probed, slos = [], slos_of(SLOS)
+    for seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
+        ask = Ask(rate, seed, CONFIRM, tuple(SLOS))
+        load = capacity.make_load(ask, requests, capacity.judged_requests(cell, slos, rate), 200.0)
         sent = send(load.requests, rate, None, seed)
         if reasons := capacity.problems(load.requests, sent):
             raise SystemExit("; ".join(reasons))
-        probed.append(capacity.judge(ask, load, [slo], sent, "bench"))
+        probed.append(capacity.judge(ask, load, slos, sent, "bench"))
         print(
             rate, seed, probed[-1].ttft_p50_ms, probed[-1].probe.lost, file=sys.stderr, flush=True
         )
-    return Rung(rate, _holds(slo, probed), probed)
+    return Rung(rate, {slo.name: holds(slo, probed) for slo in slos}, probed)
 
 
-def _holds(slo: JudgedSlo, probed: Sequence[Probed]) -> bool:
-    saturated = sum(SATURATED in one.probe.lost.values() for one in probed)
+def holds(slo: JudgedSlo, probed: Sequence[Probed]) -> bool:
+    """Whether the seeds of a rung keep an SLO, put together."""
+    saturated = sum(one.probe.lost.get(slo.name) == SATURATED for one in probed)
     counts = [one.probe.counts[slo.name] for one in probed]
     return saturated <= len(probed) / 2 and all(
         limit.is_kept(
@@ -184,47 +195,47 @@ def _holds(slo: JudgedSlo, probed: Sequence[Probed]) -> bool:
     )
 
 
-def _page(
-    figures: dict[str, Any], seconds: float, ladders: dict[str, list[Rung]]
-) -> tuple[str, bool]:
+def _page(searches: Mapping[float, Figures], ladder: Sequence[Rung]) -> tuple[str, bool]:
     import vllm
 
     lines, agrees = [], True
-    for place, name in enumerate(figures["slo_names"]):
-        low, high = (figures[f"capacity_{end}request_s"][place] for end in ("", "upper_"))
-        answer = _answer(ladders[name])
-        ratio = low / answer if answer else float("nan")
-        agrees &= abs(ratio - 1) <= 0.1
-        verdict = figures["capacity_verdicts"][place]
-        shown = "none of its rungs" if answer is None else f"{answer:.4g}"
-        shown += " or more" if all(rung.holds for rung in ladders[name]) else ""
-        lines.append(f"| {name} | {low:.4g} to {high:.4g} | {verdict} | {shown} | {ratio:.2f} |")
+    for probe_s, figures in searches.items():
+        for place, name in enumerate(figures["slo_names"]):
+            low, high = (figures[f"capacity_{end}request_s"][place] for end in ("", "upper_"))
+            answer = ladders_answer(name, ladder)
+            ratio = low / answer if answer else float("nan")
+            agrees &= abs(ratio - 1) <= 0.1
+            verdict = figures["capacity_verdicts"][place]
+            shown = "none of its rungs" if answer is None else f"{answer:.4g}"
+            shown += " or more" if all(rung.holds[name] for rung in ladder) else ""
+            probes = f"{len(figures['probe_request_s'])} of {probe_s:g} s"
+            cells = (name, probes, f"{low:.4g} to {high:.4g}", verdict, shown, f"{ratio:.2f}")
+            lines.append("| " + " | ".join(cells) + " |")
     text = TEXT.format(
         date=datetime.now(UTC).date().isoformat(),
         cpus=os.cpu_count(),
         system=platform.system(),
         python=platform.python_version(),
         vllm=vllm.__version__,
-        probes=len(figures["probe_request_s"]),
-        seconds=seconds,
         seeds=SEEDS,
-        probe_s=PROBE_S,
+        probe_s=LONG_S,
         answers="\n".join(lines),
-        ladders="\n\n".join(_ladder(name, rungs) for name, rungs in ladders.items()),
+        ladders="\n\n".join(_shown(name, ladder) for name in SLOS),
     )
     return text, agrees
 
 
-def _answer(rungs: Sequence[Rung]) -> float | None:
+def ladders_answer(slo: str, ladder: Sequence[Rung]) -> float | None:
+    """The highest rung below the first that fails; None where the lowest does."""
     answer = None
-    for rung in rungs:
-        if not rung.holds:
+    for rung in ladder:
+        if not rung.holds[slo]:
             break
         answer = rung.request_s
     return answer
 
 
-def _ladder(name: str, rungs: Sequence[Rung]) -> str:
+def _shown(name: str, ladder: Sequence[Rung]) -> str:
     limits = ", ".join(f"{limit} {value:g}" for limit, value in SLOS[name].items())
     lines = [
         f"Ladder of `{name}` ({limits}):",
@@ -232,15 +243,14 @@ def _ladder(name: str, rungs: Sequence[Rung]) -> str:
         "| requests/s | holds | kept, by seed |",
         "|---|---|---|",
     ]
-    for rung in rungs:
+    for rung in ladder:
         seeds = [
             ", ".join(f"{found.kept / found.of:.1%}" for found in one.probe.counts[name].values())
-            + (" (saturated)" if one.probe.lost else "")
+            + (" (saturated)" if one.probe.lost.get(name) == SATURATED else "")
             for one in rung.probed
         ]
-        lines.append(
-            f"| {rung.request_s:g} | {'yes' if rung.holds else 'no'} | {'; '.join(seeds)} |"
-        )
+        held = "yes" if rung.holds[name] else "no"
+        lines.append(f"| {rung.request_s:g} | {held} | {'; '.join(seeds)} |")
     return "\n".join(lines)
 
 

@@ -24,6 +24,7 @@ from tests.slurm.lab import Lab
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ["Snakefile", "workflow", "cluster", "scripts"]
 LIMIT_S = 500
+ALL = bool(os.environ.get("ALL_DEATHS"))
 SESSIONS = ".snakemake/submitit/sessions.jsonl"
 
 pytestmark = [
@@ -127,15 +128,20 @@ def project(lab: Lab, tmp_path: Path) -> Project:
 
 
 def test_a_cell_a_class_and_a_session_are_lost_alone(project: Project) -> None:
-    """One sweep for the three: engines and preflights on this machine take minutes."""
-    # One cell runs over its minute: 5,000 repeats take longer than that.
+    """One sweep for the three: engines and preflights on this machine take minutes.
+
+    The cell is one that runs over its minute and costs a further engine start, with ``ALL_DEATHS``
+    alone: tests/vllm/test_deaths.py loses cells to kills on every run.
+    """
+    # 5,000 repeats take longer than a minute.
     slow = {"batch": [8], "repeats": 5000, "minutes": 1, "gpus": ["h100"], "tp": [1]}
     # Repeats enough that the session at TP=2 can be cancelled in its second cell.
     measured = {"batch": [1, 2], "tp": [1, 2], "repeats": 40}
     project.configure(measured, gpus=["h100", "a100"])
     path = project.folder / "sweep.yaml"
     config = yaml.safe_load(path.read_text())
-    config["workloads"]["slow"] = config["workloads"]["decode"] | slow
+    if ALL:
+        config["workloads"]["slow"] = config["workloads"]["decode"] | slow
     path.write_text(yaml.safe_dump(config))
     # A class whose nodes are not what the site file says: it has no GPU that CUDA knows.
     site = project.folder / "cluster/slurm-demo/site.yaml"
@@ -156,11 +162,12 @@ def test_a_cell_a_class_and_a_session_are_lost_alone(project: Project) -> None:
     assert found[:2] == [("h100", 1, 1), ("h100", 1, 2)], project.said()
     assert found[2:] in ([("h100", 2, 1)], [("h100", 2, 2)]), project.said()
     failures = [json.loads(f.read_text()) for f in project.results.glob("failures/*.json")]
-    assert sorted(failure["type"] for failure in failures) == ["cancelled", "timeout"]
+    timeouts = ["timeout"] * ALL
+    assert sorted(failure["type"] for failure in failures) == ["cancelled", *timeouts]
 
     # The engine goes with the cell that is cut off, and is started again for the cell behind it.
     (session,) = sessions_at(project, tp=1)
-    assert session["starts"] == 2, "no cell is behind the slow one: give it another batch"
+    assert session["starts"] == 1 + ALL, "no cell is behind the slow one: give it another batch"
     starts = project.lines("results/slurm-demo/engine_starts.jsonl")
     print(f"engine starts {len(starts)}, sessions 2")
     assert len(starts) == session["starts"] + 1

@@ -40,43 +40,46 @@ def rewritten(trace: Path, kept: list[dict[str, object]]) -> None:
     trace.write_bytes(gzip.compress(json.dumps({"traceEvents": kept}).encode()))
 
 
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the captures of this file, cut: that takes a minute of a processor."""
+    folder = tmp_path_factory.mktemp("cut")
+    copied([*NSYS, *TORCH], folder)
+    copied(OPERATORS, folder)
+    assert len(captures([folder])) == 3  # two profilers of one sidecar
+    assert main([str(folder)]) == 0
+    return folder
+
+
 @pytest.mark.parametrize("names", [NSYS, TORCH, OPERATORS], ids=["nsys", "torch", "operators"])
-def test_report_and_picture_are_the_same_from_less(names: list[str], tmp_path: Path) -> None:
-    files = copied(names, tmp_path)
-    report, picture = traces.analyse(files), timeline.draw(files)
-    before = sum(file.stat().st_size for file in files)
-    assert main([str(tmp_path)]) == 0
-    assert sum(file.stat().st_size for file in files) < 0.6 * before
-    assert traces.analyse(files) == report
-    assert timeline.draw(files) == picture
+def test_report_and_picture_are_the_same_from_less(names: list[str], cut: Path) -> None:
+    whole, less = [DATA / name for name in names], [cut / name for name in names]
+    assert sum(f.stat().st_size for f in less) < 0.6 * sum(f.stat().st_size for f in whole)
+    assert traces.analyse(less) == traces.analyse(whole)
+    assert timeline.draw(less) == timeline.draw(whole)
 
 
 @pytest.mark.parametrize("names", [NSYS, TORCH], ids=["nsys", "torch"])
-def test_steps_can_still_be_cut_at_their_launches(names: list[str], tmp_path: Path) -> None:
-    files = copied(names, tmp_path)
-    whole = [rank.step_starts for rank in Analysed.of(files).ranks]
+def test_steps_can_still_be_cut_at_their_launches(names: list[str], cut: Path) -> None:
+    whole = [rank.step_starts for rank in Analysed.of([DATA / name for name in names]).ranks]
     assert [len(starts) for starts in whole] == [16, 16]
-    assert main([str(tmp_path)]) == 0
-    assert [rank.step_starts for rank in Analysed.of(files).ranks] == whole
+    less = Analysed.of([cut / name for name in names]).ranks
+    assert [rank.step_starts for rank in less] == whole
 
 
-def test_what_nobody_reads_is_gone_from_a_trace(tmp_path: Path) -> None:
-    files = copied(TORCH, tmp_path)
+def test_what_nobody_reads_is_gone_from_a_trace(cut: Path) -> None:
     gone = {"cpu_op", "ac2g", "gpu_user_annotation", "overhead"}
-    assert gone <= {event.get("cat") for event in events(files[0])}
-    main([str(tmp_path)])
-    kept = events(files[0])
+    assert gone <= {event.get("cat") for event in events(DATA / TORCH[0])}
+    kept = events(cut / TORCH[0])
     assert not gone & {event.get("cat") for event in kept}
     assert sum(event.get("cat") == "user_annotation" for event in kept) == 16
     launches = [event for event in kept if event.get("cat") in ("cuda_runtime", "cuda_driver")]
     assert 16 <= len(launches) <= 32
 
 
-def test_what_nobody_reads_is_gone_from_an_export(tmp_path: Path) -> None:
-    files = copied(NSYS, tmp_path)
-    main([str(tmp_path)])
+def test_what_nobody_reads_is_gone_from_an_export(cut: Path, tmp_path: Path) -> None:
     export = tmp_path / "cut.sqlite"
-    export.write_bytes(lzma.decompress(files[0].read_bytes()))
+    export.write_bytes(lzma.decompress((cut / NSYS[0]).read_bytes()))
     with closing(sqlite3.connect(export)) as base:
         tables = {name for (name,) in base.execute("SELECT name FROM sqlite_master")}
         facts = dict(base.execute("SELECT * FROM META_DATA_EXPORT"))
@@ -85,22 +88,19 @@ def test_what_nobody_reads_is_gone_from_an_export(tmp_path: Path) -> None:
     assert "EXPORT_SCHEMA_VERSION" in facts and not any("HOST" in name for name in facts)
 
 
-def test_a_cut_capture_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = copied([*NSYS, *TORCH], tmp_path)
-    assert len(captures([tmp_path])) == 2  # two profilers of one sidecar
-    assert main([str(tmp_path)]) == 0
+def test_a_cut_capture_is_left_alone(cut: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [cut / name for name in [*NSYS, *TORCH, *OPERATORS]]
     first = [file.read_bytes() for file in files]
-    capsys.readouterr()
-    assert main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{H200}: cut already"] * 2
+    assert main([str(cut)]) == 0
+    said = [f"{H200}: cut already", f"{H200}: cut already", f"{CPU}: cut already"]
+    assert sorted(capsys.readouterr().out.splitlines()) == said
     assert [file.read_bytes() for file in files] == first
 
 
-def test_a_run_that_ended_between_two_files_is_taken_up(tmp_path: Path) -> None:
+def test_a_run_that_ended_between_two_files_is_taken_up(cut: Path, tmp_path: Path) -> None:
     files = copied(TORCH, tmp_path)
-    main([str(tmp_path)])
+    shutil.copy(cut / TORCH[0], tmp_path)
     done = files[0].read_bytes()
-    shutil.copy(DATA / TORCH[1], tmp_path)
     assert main([str(tmp_path)]) == 0
     assert files[0].read_bytes() == done
     assert all(cut_trace.is_cut(file) for file in files)

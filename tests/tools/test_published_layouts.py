@@ -46,20 +46,14 @@ def test_decode_is_as_expected(found: Results) -> None:
         assert decode(one.shape, DTYPE, one.card, run).ms == pytest.approx(one.decode_ms, rel=0.1)
 
 
-def test_prefill_is_as_expected_where_there_is_an_expectation(found: Results) -> None:
+def test_prefill_is_as_expected(found: Results) -> None:
     rows = {
         (row["model"], Layout.of(row), row["batch"]): row["prefill_ms"]
         for row in records(found.rows)
         if row["workload"] == "latency"
     }
-    expected = []
     for one in MEASURED:
         run = one.run
         measured = rows[one.model, Layout(tp=run.tp, pp=run.pp, ep=run.ep), run.batch]
         assert measured == pytest.approx(one.prefill_ms, rel=1e-3)
-        if (ms := expected_prefill_ms(one)) is not None:
-            expected.append((one.model, run.batch))
-            assert ms == pytest.approx(measured, rel=0.2)
-    # All six with stages, and the steps of 16,384 tokens with experts, split and whole.
-    assert len(expected) == 8
-    assert expected.count(("qwen3-30b-a3b", 64)) == 2
+        assert expected_prefill_ms(one) == pytest.approx(measured, rel=0.2)

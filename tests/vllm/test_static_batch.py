@@ -38,13 +38,13 @@ def stalled(model: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def shared(model: Path) -> dict[str, Any]:
     """``LLM`` and the engine host in turns, and the host before and after each workload."""
-    return run("one_engine.py", model)
+    return run("one_engine.py", model, "--rounds", "2")
 
 
-def run(program: str, model: Path) -> dict[str, Any]:
+def run(program: str, model: Path, *options: str) -> dict[str, Any]:
     """What a program of this folder prints of a model; it goes before what else runs meanwhile."""
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name(program)), str(model)],
+        [sys.executable, str(Path(__file__).with_name(program)), str(model), *options],
         capture_output=True,
         text=True,
         timeout=600,

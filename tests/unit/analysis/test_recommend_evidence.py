@@ -271,7 +271,7 @@ def test_an_engine_over_two_nodes(inputs: Inputs) -> None:
     assert (best.engines, best.gpus, best.nodes, best.joules) == (3, 48, 6, None)
     assert replace(inputs, rows=rows).classes["H200"].per_node == 8
     words = serve_script.vllm_serve(best.engine, "M", "m").split()
-    assert {"--nnodes=2", "--node-rank=0", "--pipeline-parallel-size=2"} < set(words)
+    assert {"--nnodes=2", "--pipeline-parallel-size=2"} < set(words)
     # An argument of the start is no variant of the config.
     assert "nnodes" not in best.engine.args
 

@@ -60,7 +60,7 @@ def test_a_folder_without_a_tokenizer_is_a_shape(
 def test_a_site_and_a_sweep_make_a_plan(folder: Path) -> None:
     assert main(["init", *SITE]) == 0
     profile = Path("cluster", "grete")
-    workloads = ("latency", "throughput", "serve", "capture")
+    workloads = ("latency", "throughput", "serve", "capacity", "capture")
     sweep = [*SWEEP, "--tp", "1", "2", "4", "--output", str(profile / "sweep.yaml")]
     assert main(["init", *sweep, "--workloads", *workloads]) == 0
     read = read_sweep(site_of(profile), configfile_of(profile))

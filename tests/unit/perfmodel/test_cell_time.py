@@ -12,8 +12,9 @@ from tests.unit.perfmodel.test_work import EIGHT, PINS, cell
 from tools.fit_expectation import shape_named
 from tpsweep.core.cell import Cell
 from tpsweep.perfmodel.cell_time import expected_of, saturation_request_s
-from tpsweep.perfmodel.constants import serving_constants
+from tpsweep.perfmodel.constants import constants, serving_constants
 from tpsweep.perfmodel.engine_steps import EngineSteps
+from tpsweep.perfmodel.mixture import launch_ms
 from tpsweep.perfmodel.serving import Serving
 from tpsweep.perfmodel.step_time import Batch, decode, prefill
 
@@ -71,11 +72,14 @@ def test_a_batch_comes_to_the_stages_of_a_pipeline_as_vllm_takes_it() -> None:
     )
 
 
-def test_a_prefill_of_experts_is_expected_where_the_gpu_decides() -> None:
+def test_a_prefill_of_experts_is_that_of_its_steps() -> None:
     long, short = (expected_of(static_cell(batch, tp=2), QWEN) for batch in (64, 8))
-    assert short.prefill_ms is None and short.tpot_ms is not None and short.note is None
     small = static_cell(64, tp=2, args={**PINS, "max_num_batched_tokens": 4096})
-    assert expected_of(small, QWEN).prefill_ms is None  # each of eight steps is the host's
+    each = short.prefill_ms
+    assert each == pytest.approx(launch_ms(QWEN, False, constants()))  # the host's
+    assert each and expected_of(small, QWEN).prefill_ms == pytest.approx(8 * each)
+    quantized = expected_of(static_cell(64, tp=2), QWEN.online_fp8)
+    assert quantized.prefill_ms is None and quantized.tpot_ms is not None
     run = Batch(2, 64, 512, 64, cache_dtype="bfloat16", prompts=(32.0, 32.0))
     assert long.prefill_ms == pytest.approx(prefill(QWEN, "bfloat16", H200, run).ms)
     # Two steps, and not one of twice the tokens: weights are read twice, tiles filled up twice.

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 
 from tools.fit_expectation import DTYPE, shape_named
 from tpsweep.perfmodel.constants import constants
 from tpsweep.perfmodel.gpu_specs import cards
-from tpsweep.perfmodel.mixture import Routed, around_ms, is_known, routed_ms, tile_rows
+from tpsweep.perfmodel.mixture import (
+    Routed,
+    around_ms,
+    is_known,
+    launch_ms,
+    routed_ms,
+    tile_rows,
+)
 from tpsweep.perfmodel.modules import Experts
+from tpsweep.perfmodel.pipeline import at_once
+from tpsweep.perfmodel.step_time import Batch, prefill
 
 QWEN = shape_named("qwen3-30b-a3b")
 MLP = QWEN.decoder[0].mlp
@@ -69,11 +77,35 @@ def test_all_layers_together() -> None:
     assert around_ms(eight, DTYPE, 4096, 2, H200, KNOWN) == 0
 
 
-def test_where_the_host_decides_there_is_no_expectation() -> None:
-    launch = 48 * KNOWN.launch_layer_us / 1e3
-    assert is_known(QWEN, 1.01 * launch, KNOWN)
-    assert not is_known(QWEN, 0.99 * launch, KNOWN)
-    assert not is_known(QWEN.online_fp8, 1.01 * launch, KNOWN)
-    assert is_known(shape_named("llama-3.1-8b"), 0.1, KNOWN)
-    # The constant counts: a quicker host, and the same prefill has one.
-    assert is_known(QWEN, 0.99 * launch, replace(KNOWN, launch_layer_us=1000))
+def test_the_host_launches_every_kernel_of_a_layer_with_experts() -> None:
+    assert launch_ms(QWEN, False, KNOWN) == pytest.approx(48 * 20 * KNOWN.launch_us / 1e3)
+    assert launch_ms(QWEN, True, KNOWN) == pytest.approx(48 * 22 * KNOWN.launch_us / 1e3)
+    assert launch_ms(shape_named("llama-3.1-8b"), True, KNOWN) == 0
+
+
+@pytest.mark.parametrize(
+    ("ep", "batch", "measured", "decides"),
+    [
+        (False, 1, 16.87, "graph"),  # 512 tokens, CUDA graphs
+        (True, 1, 19.7, "graph"),
+        (False, 8, 80.06, "launch"),  # 4,096 tokens: launched kernel by kernel
+        (True, 8, 109.1, "launch"),
+        (False, 64, 314.1, "gpu"),  # two steps of 16,384
+        (True, 64, 334.0, "gpu"),
+    ],
+)
+def test_prefill_of_experts_on_two_h200s(
+    ep: bool, batch: int, measured: float, decides: str
+) -> None:
+    steps = at_once(batch, 512, 16384)
+    run = Batch(2, batch, 512, 128, ep=ep, prompts=steps.prompts)
+    found = prefill(QWEN, DTYPE, H200, run, KNOWN)
+    assert found.ms == pytest.approx(measured, rel=0.2)
+    host = {"graph": 48 * KNOWN.graph_layer_us / 1e3, "launch": launch_ms(QWEN, ep, KNOWN)}
+    assert found.ms == pytest.approx(host.get(decides, found.gpu))
+
+
+def test_nothing_is_known_of_quantized_experts() -> None:
+    assert is_known(QWEN)
+    assert not is_known(QWEN.online_fp8)
+    assert is_known(shape_named("llama-3.1-8b").online_fp8)

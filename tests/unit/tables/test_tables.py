@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -284,17 +283,15 @@ def test_a_bad_manifest_is_refused(sweep: Sweep, change: Record, message: str) -
         load(sweep.root)
 
 
-def test_two_thousand_cells(sweep: Sweep) -> None:
-    for batch in range(1, 251):
+def test_hundreds_of_cells(sweep: Sweep) -> None:
+    for batch in range(1, 51):
         for run in (1, 2):
             for tp in (1, 2, 4, 8):
                 sweep.add(tp, tpot=8.0 / tp + 0.01 * run, batch=batch, run=run)
     sweep.write_manifest()
-    start = time.perf_counter()
     summary = sweep.tables()
-    print(f"tables of 2,000 synthetic cells: {time.perf_counter() - start:.1f} s")
-    assert summary.measured == 2000
-    assert len(sweep.read("tp_comparison")) == 1000
+    assert summary.measured == 400
+    assert len(sweep.read("tp_comparison")) == 200
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,13 @@ from snakemake_executor_plugin_submitit.site import SiteError, load_site
 from tpsweep.config.load import ConfigError, load_config
 from tpsweep.core.atomic import replacing
 from tpsweep.core.cell import slug
-from tpsweep.core.workloads import CAPTURE, LATENCY, SERVE, THROUGHPUT
+from tpsweep.core.workloads import CAPACITY, CAPTURE, LATENCY, SERVE, THROUGHPUT
 from tpsweep.perfmodel.gpu_specs import card_by_name
 from tpsweep.perfmodel.model_shape import DTYPE_BYTES
 
 LOCAL, SLURM = "local", "slurm"
 STDOUT = Path("-")
-WRITTEN = (LATENCY, THROUGHPUT, SERVE, CAPTURE)
+WRITTEN = (LATENCY, THROUGHPUT, SERVE, CAPACITY, CAPTURE)
 
 
 class UsageError(ValueError):

@@ -246,11 +246,10 @@ def _start(
     command = serve_script.vllm_serve(engine, inputs.served_model(engine.model), name)
     environment = serve_script.environment_of(engine)
     site = inputs.site
-    alone = engine.nodes == 1
-    if not alone or site is None or site.cluster != "slurm" or engine.gpu not in site.gpus:
-        return command, environment, None
-    script = serve_script.batch_script(engine, best.engines, command, site, os.environ)
-    return command, environment, script
+    script = None
+    if site is not None and site.cluster == "slurm" and engine.gpu in site.gpus:
+        script = serve_script.batch_script(engine, best.engines, command, site, os.environ)
+    return command + (serve_script.FIRST_NODE if engine.nodes > 1 else ""), environment, script
 
 
 def _lines(found: Found, measure: Path | None, start: str) -> Iterator[str]:

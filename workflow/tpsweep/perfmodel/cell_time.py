@@ -74,7 +74,7 @@ def _static(
     if cell.workload == LATENCY:  # it goes on for the energy; and its cross-check: one token each
         seconds += max(0.0, LEAST_ENERGY_S - repeats) + (1 + cell.repeats) * first / 1e3
     tpot = each if output_len > 1 else None
-    return CellExpectation(step.known_prefill(run, first), tpot, seconds + cost("cell_gap_s"))
+    return CellExpectation(step.known_prefill(first), tpot, seconds + cost("cell_gap_s"))
 
 
 def _requests(cell: Cell, step: EngineSteps, shape: Shape) -> CellExpectation:

@@ -16,10 +16,11 @@ class NoExpectationError(ValueError):
 
 @dataclass(frozen=True)
 class Constants:
-    """Shares are of a datasheet figure. ``layer_us``, ``eager_layer_us`` (the host's, at TP above
-    1) and ``eager_layer_tp1_us`` are per layer and step, ``experts_us`` and ``launch_layer_us``
-    (the host's, in a prefill) per layer with experts. ``behind_first``: requests of a batch that
-    come to a pipeline while its first step is handed out."""
+    """Shares are of a datasheet figure. ``layer_us`` is per layer and step, ``experts_us`` per
+    layer with experts. The host's per layer and step: ``graph_layer_us`` in a prefill under CUDA
+    graphs; without them ``eager_layer_us`` at TP above 1, ``eager_layer_tp1_us`` at TP=1, and with
+    experts ``launch_us`` per kernel. ``behind_first``: requests of a batch that come to a pipeline
+    while its first step is handed out."""
 
     weight_bandwidth_share: float
     kv_bandwidth_share: float
@@ -28,11 +29,12 @@ class Constants:
     step_us: float
     eager_layer_us: float
     eager_layer_tp1_us: float
+    graph_layer_us: float
     prefill_flops_share: float
     stage_us: float
     experts_us: float
     expert_flops_share: float
-    launch_layer_us: float
+    launch_us: float
     behind_first: int
 
 

@@ -115,11 +115,9 @@ class EngineSteps:
         """The prefill of a whole batch."""
         return prefill(self.work.shape, self.work.dtype, self.card, run).ms
 
-    def known_prefill(self, run: Batch, ms: float) -> float | None:
-        """``ms`` of a prefill, where there is an expectation of it: of a mixture of experts only
-        if its steps are long enough. Else it serves to plan alone."""
-        steps = max(1, len(run.prompts))
-        return ms if is_known(self.work.shape, ms / steps, constants()) else None
+    def known_prefill(self, ms: float) -> float | None:
+        """``ms`` of a prefill, where it is an expectation. Else it serves to plan alone."""
+        return ms if is_known(self.work.shape) else None
 
 
 def _exchanged(engine: Engine) -> str | None:

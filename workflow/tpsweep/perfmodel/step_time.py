@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from tpsweep.perfmodel.allreduce import all_reduce_us, curve
 from tpsweep.perfmodel.constants import Constants, NoExpectationError, constants
 from tpsweep.perfmodel.gpu_specs import Card
-from tpsweep.perfmodel.mixture import around_ms, fullest, routed_ms
+from tpsweep.perfmodel.mixture import around_ms, fullest, launch_ms, routed_ms
 from tpsweep.perfmodel.model_shape import CACHE_BYTES, DTYPE_BYTES, Shape
 from tpsweep.perfmodel.pipeline import last_end
 
@@ -57,7 +57,7 @@ class Expected:
     """The terms of a decode step or of a prefill, in ms.
 
     ``body`` is the weights' reads or the arithmetic, whichever is longer; ``host`` is what the host
-    needs to launch it all (0 under CUDA graphs): it bounds the sum from below.
+    needs to launch it all (of a decode under CUDA graphs: 0): it bounds the sum from below.
     """
 
     body: float
@@ -158,7 +158,8 @@ def _prefill(shape: Shape, dtype: str, card: Card, run: Batch, known: Constants)
         layers=_layers(shape, known),
         step=known.step_us / 1e3,
         communication=communication(shape, dtype, card, run, tokens=tokens),
-        host=_host(shape, run, known, tokens),
+        # From an idle GPU the host is never ahead, and attention is outside the graphs.
+        host=_host(shape, run, known, tokens) or shape.layers * known.graph_layer_us / 1e3,
     )
 
 
@@ -264,7 +265,8 @@ def _host(shape: Shape, run: Batch, known: Constants, tokens: float) -> float:
     if not run.eager and tokens <= run.graph_tokens:
         return 0.0
     each = known.eager_layer_tp1_us if run.tp == 1 else known.eager_layer_us
-    return shape.layers * each / 1e3
+    dense = (shape.layers - shape.sparse_layers) * each / 1e3
+    return dense + launch_ms(shape, run.ep, known)
 
 
 def _refuse(shape: Shape, dtype: str, card: Card) -> None:

@@ -27,24 +27,29 @@ def vllm_serve(engine: Engine, model: str | None, name: str) -> str:
     loaded = model or PLACEHOLDER
     if loaded.startswith("-"):  # an option, for vLLM
         loaded = f"./{loaded}"
-    options = vllm_api.command_line({**arguments, **_of_nodes(engine)})
+    if engine.nodes > 1:  # which find each other without Ray
+        arguments |= {"nnodes": engine.nodes, "distributed_executor_backend": "mp"}
+    options = vllm_api.command_line(arguments)
     return shlex.join(["vllm", "serve", loaded, *options, f"--served-model-name={name}"])
 
 
-def _of_nodes(engine: Engine) -> dict[str, object]:
-    """What vLLM's part on the first of several nodes is told; ``OTHER_NODES`` says the rest."""
-    if engine.nodes == 1:
-        return {}
-    return {
-        "nnodes": engine.nodes,
-        "node_rank": 0,
-        "master_addr": "FIRST_NODE",
-        "master_port": "PORT",
-        "distributed_executor_backend": "mp",
-    }
-
-
+FIRST_NODE = " --node-rank=0 --master-addr=FIRST_NODE --master-port=PORT"
 OTHER_NODES = "# On its other nodes the same with --node-rank=1 and so on, and --headless."
+"""What the first of several nodes is told, and the others."""
+_ADDRESS = """\
+address() { scontrol show node "$1" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2; }"""
+_MEETING = f"""\
+{_ADDRESS}
+export MASTER=$(address "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)")
+export PORT=$((20000 + SLURM_JOB_ID % 10000))"""
+"""Lines of a batch script: where the parts of a server meet."""
+_PART = """\
+{address}
+export VLLM_HOST_IP=$(address "$SLURMD_NODENAME")
+[ "$SLURM_PROCID" = 0 ] || headless=--headless
+at=(--node-rank="$SLURM_PROCID" --master-addr="$MASTER" --master-port="$PORT")
+exec {command} "${{at[@]}}" $headless"""
+"""What each node runs; ``command`` is quoted."""
 
 
 def environment_of(engine: Engine) -> dict[str, str]:
@@ -64,9 +69,10 @@ def batch_script(
         note = [f"# {site.account_env} is not set here: its value is the account"]
         environ = {**environ, site.account_env: f"${site.account_env}"}
     minutes = None if site.session_minutes(engine.gpu) else DAY_MINUTES
-    key = SessionKey("", "", engine.gpu, engine.gpus)
+    key = SessionKey("", "", engine.gpu, engine.gpus, nodes=engine.nodes)
     asked = slurm_parameters(key, minutes, site, environ)
-    flags = dict(asked.flags) | {"time": str(asked.minutes), "nodes": "1", "ntasks": "1"}
+    flags = dict(asked.flags) | {"time": str(asked.minutes), "nodes": str(asked.nodes)}
+    flags["ntasks-per-node"] = "1"
     flags["cpus-per-task"] = str(asked.cpus)
     if engines > 1:
         flags["array"] = f"0-{engines - 1}"
@@ -77,8 +83,15 @@ def batch_script(
         *(f"#SBATCH {line}" for line in lines),
         *site.setup,
         *exports(environment_of(engine)),
-        command,
+        *_started(command, engine.nodes),
     ]
+
+
+def _started(command: str, nodes: int) -> list[str]:
+    if nodes == 1:
+        return [command]
+    part = shlex.quote(_PART.format(address=_ADDRESS, command=command))
+    return [*_MEETING.splitlines(), f"srun --kill-on-bad-exit=1 bash -c {part}"]
 
 
 def exports(environment: Mapping[str, str]) -> Iterator[str]:

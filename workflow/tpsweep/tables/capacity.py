@@ -9,6 +9,9 @@ from statistics import median
 from typing import Any
 
 from tpsweep.analysis import prices
+from tpsweep.analysis.recommend.evidence import engine_of, traffic_of
+from tpsweep.analysis.recommend.expected import Expectation
+from tpsweep.analysis.recommend.inputs import Inputs
 from tpsweep.analysis.series import (
     BASELINE,
     HEAD,
@@ -32,6 +35,7 @@ from tpsweep.analysis.table import (
     text,
 )
 from tpsweep.core.schema import FLOAT, INT, TEXT, Column
+from tpsweep.core.slo import Slo
 from tpsweep.core.workloads import CAPACITY
 
 AT_CAPACITY = {
@@ -48,6 +52,7 @@ COLUMNS = (
     Column("capacity_request_s", FLOAT, "highest confirmed requests/s; lowest of the runs"),
     Column("capacity_request_s_hi", FLOAT, "highest of the runs"),
     Column("capacity_upper_request_s", FLOAT, "lowest failing requests/s, of all runs"),
+    Column("expected_request_s", FLOAT, "what `tpsweep recommend` expects of it without its rows"),
     Column("capacity_request_s_per_gpu", FLOAT, "capacity_request_s / gpus"),
     Column("verdict", TEXT, "of each run, those that differ"),
     Column("limit", TEXT, "what failed at the upper rate, or saturated"),
@@ -93,6 +98,7 @@ VIEWS = (
     View("SLO", text("slo")),
     View("Limits", text("slo_limits"), once=True),
     View("Capacity (requests/s)", _bracket),
+    View("Expected (requests/s)", figure("expected_request_s", NA)),
     View("Per GPU (requests/s)", _per_gpu),
     View("Verdict", text("verdict", NA)),
     View("Limited by", text("limit", NA)),
@@ -111,6 +117,7 @@ LEGEND = (
     " Or more: no rate failed up to max_request_rate, and there is no ratio. Limited by: the limit"
     " that failed at the upper rate; saturated: requests waited longer and longer, whatever the"
     " limits.",
+    "Expected: what `tpsweep recommend` says without rows (docs/expectation.md).",
     "TTFT, TPOT and tokens/s are of the probes that confirmed it. All probes are in the rows.",
 )
 EMPTY = "The matrix has no capacity cells."
@@ -132,25 +139,45 @@ class _Found:
 
 def build(source: Source) -> Table:
     """Every SLO of every layout; a layout without a row has one line."""
-    lines = [record for series in source.series(CAPACITY) for record in _records(series)]
+    inputs = Inputs(source.measured, {}, source.results.folders)
+    lines = [record for series in source.series(CAPACITY) for record in _records(series, inputs)]
     sort_records(lines, (*ORDER, "slo"))
     legend = (*LEGEND, *prices.legend(lines))
     return Table("capacity", "Capacity", COLUMNS, VIEWS, lines, legend, EMPTY)
 
 
-def _records(series: Series) -> Iterator[Record]:
+def _records(series: Series, inputs: Inputs) -> Iterator[Record]:
     base = _by_slo(series.baseline) if series.baseline else {}
     for line in series.lines:
+        expectation = _expectation(line, inputs)
         without: dict[str | None, list[_Found]] = {None: []}
         for slo, found in (_by_slo(line) or without).items():
             record = {**series.record(line, *_notes(line, found)), "slo": slo}
             record |= _figures(line, found) | {"baseline_tp": series.baseline_tp}
+            record["expected_request_s"] = _expected(expectation, record)
             before = base.get(slo)
             ratio = None
             if before and series.baseline is not None and line is not series.baseline:
                 ratio = _ratio(record, _figures(series.baseline, before))
             record["per_gpu_ratio"] = ratio
             yield record | prices.cost_of(line, line.gpus, record["output_tok_s"])
+
+
+def _expectation(line: Line, inputs: Inputs) -> Expectation | None:
+    """Of its engine under its requests; None without a row, which has the SLOs."""
+    for row in line.measured:
+        traffic = traffic_of(row)
+        if traffic is not None:
+            return Expectation(engine_of(row), traffic, inputs.shape(row["model"]))
+    return None
+
+
+def _expected(expectation: Expectation | None, record: Record) -> float | None:
+    if expectation is None or record["slo_limits"] is None:
+        return None
+    slo = Slo.of(record["slo"], json.loads(record["slo_limits"]))
+    known = expectation.capacity(slo)
+    return known.request_s if known else None
 
 
 def _ratio(record: Record, base: Record) -> float | None:
