@@ -108,6 +108,40 @@ def test_nothing_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "no custom all-reduce curve for 8 x NVIDIA H200" in reasons["TP=8 on H200"]
 
 
+def test_the_sites_memory_counts_and_layouts_over_its_nodes_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """70B at TP=2 has 70.6 GB a GPU: in 70 GiB x 0.92 there is no room for it."""
+    flags = {"gres": "gpu:{n}"}
+    site = {
+        "name": "lab",
+        "cluster": "slurm",
+        "max_minutes": 60,
+        "gpus": {
+            "H200": {"card": "NVIDIA H200", "per_node": 4, "memory_gib": 70, "slurm": flags},
+            "A100": {
+                "card": "NVIDIA A100-SXM4-80GB",
+                "per_node": 2,
+                "nodes": 2,
+                "memory_gib": 70,
+                "slurm": flags,
+            },
+        },
+    }
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
+    config = yaml.safe_load((ROOT / "config.yaml").read_text()) | {"gpus": ["H200", "A100"]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"tp": [1, 2, 4]}))
+    files = ["--site", str(tmp_path / "site.yaml"), "--configfile", str(tmp_path / "config.yaml")]
+    (tmp_path / "results").mkdir()
+    words = ["recommend", str(tmp_path / "results"), *files, "--model", "llama-3.1-70b", "--json"]
+    assert main([*words, "--rate", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {(one["gpu"], one["tp"]) for one in found["offers"]} == {("H200", 4)}
+    reasons = {one["layout"]: one["reason"] for one in found["refused"]}
+    assert reasons["TP=2 on H200"] == "does not fit: 71 GB of weights a GPU, room for 69 GB"
+    assert reasons["TP=4 on A100"] == "no constants for the network between 2 nodes"
+
+
 def test_slos_by_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     config["slos"] = {"chat": {"ttft_p99_ms": 1000, "tpot_p99_ms": 50}}

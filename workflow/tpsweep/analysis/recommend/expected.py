@@ -40,11 +40,13 @@ and from half on by a sixtieth."""
 
 @dataclass(frozen=True)
 class Expectation:
-    """An engine under a load of these lengths. ``shape``: None: not known."""
+    """An engine under a load of these lengths. ``shape``: None: not known; ``memory_gib``: of a
+    GPU, None: as its datasheet says."""
 
     engine: Engine
     traffic: Traffic
     shape: Shape | None
+    memory_gib: float | None = None
 
     @cached_property
     def _serving(self) -> Serving | str:
@@ -57,6 +59,8 @@ class Expectation:
             return f"not known of its rows: {', '.join(unknown)}"
         try:
             steps = EngineSteps.of(self.engine, self.shape)
+            if self.memory_gib is not None:
+                steps = replace(steps, card=replace(steps.card, memory_gib=self.memory_gib))
             if steps.work.shape.experts:
                 return "no expectation for serving a mixture of experts"
             serving = Serving(steps, self.traffic.input_len, self.traffic.output_len)
@@ -88,7 +92,7 @@ class Expectation:
         card = card_by_name(engine.gpu_card)
         if card is None or work.no_fit or _PINNED - engine.args.keys():
             return None
-        limits = memory.Limits.of(engine.args, card.memory_gib)
+        limits = memory.Limits.of(engine.args, self.memory_gib or card.memory_gib)
         load = memory.Load(
             work.shape,
             work.dtype,
@@ -100,6 +104,8 @@ class Expectation:
         found = memory.fit(load, limits, engine.layout)
         if not found.fits:
             weights = f"{found.weights / 1e9:.0f} GB of weights a GPU"
+            if found.weights <= found.room:
+                weights += ", activations and the KV cache of one request"
             return f"does not fit: {weights}, room for {found.room / 1e9:.0f} GB"
         return None
 

@@ -137,7 +137,9 @@ class Inputs:
             price = prices.get(row["gpu"])
             found[row["gpu"]] = NodeClass(row["gpu"], row["gpu_card"], most, price)
         for name, gpu in self.site.gpus.items() if self.site else ():
-            found[name] = NodeClass(name, gpu.card, gpu.per_node, prices.get(name))
+            found[name] = NodeClass(
+                name, gpu.card, gpu.per_node, prices.get(name), gpu.memory_gib, gpu.nodes
+            )
         return found
 
     @property
@@ -179,6 +181,7 @@ class Inputs:
                     mode=SERVER,
                     run=0,
                     environment=dict(self.site.environment) if self.site else {},
+                    nodes=known.spans(layout) or 1,
                 )
                 found.setdefault(place_of(engine), engine)
         return list(found.values())
@@ -195,7 +198,7 @@ class Inputs:
         if self.config is not None:
             for entry in self.config.settings.workloads.values():
                 asked = (replace(one, replicas=1) for one in self.config.layouts(entry))
-                found |= {layout for layout in asked if layout.gpus <= most}
+                found |= {layout for layout in asked if known.spans(layout)}
         yield from sorted(found, key=lambda layout: layout.order)
 
     def _like(self, model: str) -> Engine | None:

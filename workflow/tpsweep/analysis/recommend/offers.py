@@ -19,6 +19,7 @@ from tpsweep.analysis.recommend.question import (
     LATENCY,
     NodeClass,
     Question,
+    Traffic,
     key_of,
     labels_of,
     place_of,
@@ -137,6 +138,11 @@ class Candidates:
         """``TP=2 on H200``, different of any two engines."""
         return self._labels[key_of(engine)]
 
+    def expectation(self, engine: Engine, traffic: Traffic) -> Expectation:
+        """Of one of them, with the memory that its node class has."""
+        known = self.classes.get(engine.gpu)
+        return Expectation(engine, traffic, self.shape, known.memory_gib if known else None)
+
     @cached_property
     def _labels(self) -> dict[Any, str]:
         engines = [one.engine for one in self.evidence.values()]
@@ -151,7 +157,7 @@ def answer(question: Question, candidates: Candidates) -> Answer:
     for evidence in candidates.evidence.values():
         if not question.allows(evidence.engine.gpu):
             continue
-        expectation = Expectation(evidence.engine, question.traffic, candidates.shape)
+        expectation = candidates.expectation(evidence.engine, question.traffic)
         found.errors.extend(errors_of(evidence, expectation))
         capacity = evidence.capacity(question.slo)
         if capacity is None:
@@ -164,7 +170,7 @@ def answer(question: Question, candidates: Candidates) -> Answer:
         if not question.allows(engine.gpu) or place_of(engine) in measured:
             continue
         measured.add(place_of(engine))
-        expectation = Expectation(engine, question.traffic, candidates.shape)
+        expectation = candidates.expectation(engine, question.traffic)
         evidence = candidates.evidence.get(key_of(engine), Evidence(engine))
         expected = _expected(expectation, evidence, question)
         if expected is None:

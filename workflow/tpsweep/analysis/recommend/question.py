@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tpsweep.core.cell import Engine
+from tpsweep.core.layout import Layout
 from tpsweep.core.slo import Slo
 
 COST, GPUS, LATENCY, ENERGY = "cost", "gpus", "latency", "energy"
@@ -48,12 +49,22 @@ class Question:
 
 @dataclass(frozen=True)
 class NodeClass:
-    """GPUs of a node of a class (None: nobody said) and their price."""
+    """GPUs of a node of a class (None: nobody said), their price, GiB of each (None: as its
+    datasheet says), and the most nodes that one engine may span."""
 
     gpu: str
     card: str
     per_node: int | None = None
     gpu_hour_usd: float | None = None
+    memory_gib: float | None = None
+    most_nodes: int = 1
+
+    def spans(self, layout: Layout) -> int | None:
+        """Nodes that an engine takes; None if it cannot be on so many, or not in equal parts."""
+        nodes = layout.nodes_on(self.per_node or 1)
+        alone = layout.dp * layout.replicas == 1
+        fits = nodes == 1 or (alone and nodes <= self.most_nodes and layout.gpus % nodes == 0)
+        return nodes if fits else None
 
     def nodes(self, gpus: int, engines: int) -> int | None:
         """Nodes for ``engines`` of ``gpus`` each; no engine is on two of them."""
