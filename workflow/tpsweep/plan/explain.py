@@ -131,7 +131,7 @@ def on_nodes(layout: Layout, site: Site) -> list[OnNodes]:
         problem = f"no equal parts on {nodes} nodes" if rest else ""
         if not problem and nodes > gpu.nodes:
             problem = f"its site file allows {gpu.nodes} (nodes)"
-        if not problem and nodes > 1 and layout.dp * layout.replicas > 1:
+        if not problem and nodes > 1 and layout.engines > 1:
             problem = "their server starts all engines on one node"
         found.append(OnNodes(name, gpu.per_node, nodes, each, gpu.nodes, problem))
     return found

@@ -62,7 +62,7 @@ class NodeClass:
     def spans(self, layout: Layout) -> int | None:
         """Nodes that an engine takes; None if it cannot be on so many, or not in equal parts."""
         nodes = layout.nodes_on(self.per_node or 1)
-        alone = layout.dp * layout.replicas == 1
+        alone = layout.engines == 1  # a server starts all of its engines on one node
         fits = nodes == 1 or (alone and nodes <= self.most_nodes and layout.gpus % nodes == 0)
         return nodes if fits else None
 
