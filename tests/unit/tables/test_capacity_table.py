@@ -8,6 +8,11 @@ import pytest
 
 from tests.unit.made_up import Record, Sweep
 from tpsweep.analysis import prices
+from tpsweep.analysis.builder import build_tables
+from tpsweep.results.load import load
+from tpsweep.tables import BUILDERS
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -114,3 +119,20 @@ def test_what_a_million_tokens_cost_at_the_capacity(sweep: Sweep) -> None:
     sweep.manifest[-1]["gpu_hour_usd"] = 3.6
     found = lines(sweep)[1, 1, "chat"]
     assert found[prices.COST] == pytest.approx(1e6 / 2000 / 3600 * 3.6)
+
+
+def test_published_searches_stand_beside_what_was_expected() -> None:
+    """As docs/expectation.md has it, two engine starts to a line."""
+    (builder,) = (one for one in BUILDERS if one.name == "capacity")
+    found = build_tables(load(ROOT / "results/published/h200x2-capacity"), [builder])["capacity"]
+    assert [
+        (one["tp"], one["replicas"], one["slo"], round(one["expected_request_s"], 1))
+        for one in found.records
+    ] == [
+        (1, 1, "chat", 62.0),
+        (1, 1, "fast", 42.2),
+        (1, 2, "chat", 95.2),
+        (1, 2, "fast", 84.4),
+        (2, 1, "chat", 56.8),
+        (2, 1, "fast", 56.8),
+    ]
