@@ -57,7 +57,7 @@ def chatty_sbatch(case: Case) -> None:
 
 EATER = """
 mkdir -p out
-say() { echo "$1 $2 $SESSION_ID $SLURM_JOB_ID - - - $(date +%s.%N)" >> cells.log; }
+say() { echo "$1 $2 $SESSION_ID $SLURM_JOB_ID - - - $EPOCHREALTIME" >> cells.log; }
 say begin "$1"
 python3 -c "import time; held = bytearray(900 << 20); time.sleep(4)" || exit 1
 echo > "$2"
