@@ -66,7 +66,7 @@ set -u
 job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 where="$job ${SLURMD_NODENAME:--} ${CUDA_VISIBLE_DEVICES:--} ${SLURM_JOB_PARTITION:--}"
 LC_ALL=C  # a point in the time, not a comma
-# The shell's own clock: a signal to the whole group would kill `date` and leave a line without time.
+# By the shell: a signal to the whole group would kill `date`, and a line would have no time.
 say() { echo "$1 $2 $SESSION_ID $where $EPOCHREALTIME" >> cells.log; }
 mkdir -p out
 say begin "$1"

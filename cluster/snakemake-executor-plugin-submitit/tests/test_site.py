@@ -99,6 +99,9 @@ def test_keys_of_slurm_need_slurm(tmp_path: Path, key: str) -> None:
         ("per_node: 8", "", "gpus.H100.per_node: missing, allowed: it must be given"),
         ("parallel: 2", "status_seconds: .inf", "status_seconds: inf: allowed: a finite number"),
         ("memory_gib: 80", "memory_gib: .nan", "memory_gib: nan: allowed: a finite"),
+        ("memory_gib: 80", "memory_gib: true", "gpus.H100.memory_gib: True: allowed: a number"),
+        ("per_node: 8", "per_node: 8\n    nodes: true", "gpus.H100.nodes: True: allowed: a number"),
+        ("parallel: 2", "parallel: yes", "parallel: True: allowed: a number"),
         ("name: somewhere", "name: a b", "name: 'a b': "),
     ],
 )

@@ -66,8 +66,8 @@ def test_a_limit_that_is_given_twice_is_a_mistake() -> None:
         Slo.parse("ttft_p99_ms=500,tpot_p50_ms=9,ttft_p99_ms=50")
 
 
-def watch(*slos: JudgedSlo, first: int = 10, last: int = 110) -> Watch:
-    return Watch(Stop(slos, first, last, tokens=1000, patience_s=5.0))
+def watch(*slos: JudgedSlo, first: int = 10, last: int = 110, runs: int = 1) -> Watch:
+    return Watch(Stop(slos, first, last, tokens=1000, patience_s=5.0, runs=runs))
 
 
 def test_a_run_is_hopeless_once_every_slo_has_lost() -> None:
@@ -81,6 +81,13 @@ def test_a_run_is_hopeless_once_every_slo_has_lost() -> None:
         assert ("chat" in seen.lost) == (place >= 20)  # the 11th of 100 judged ones
         assert seen.is_hopeless == (place >= 60)
     assert seen.lost == {"chat": "ttft_p90_ms", "bulk": "ttft_p50_ms"}
+
+
+def test_of_runs_that_are_counted_together_one_may_have_what_all_may_have() -> None:
+    seen = watch(JudgedSlo.of("chat", {"ttft_p90_ms": 500.0}), runs=2)
+    for place in range(10, 110):
+        seen.add(place, LATE, sent=place + 1, elapsed_s=1.0)
+        assert seen.is_hopeless == (place >= 30)  # the 21st of 200 that two runs judge
 
 
 def test_requests_that_are_not_judged_and_good_ones_lose_nothing() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.unit.cells import engine, latency_cell
-from tests.unit.measure.simulated import Batching, Fixed, Server
+from tests.unit.measure.simulated import Array, Batching, Fixed, Server
 from tpsweep.core.cell import Cell
 from tpsweep.core.failure import STOPPED
 from tpsweep.core.row_file import read_row, write_row
@@ -174,6 +174,30 @@ def test_more_than_is_served_fails_whatever_the_limits(tmp_path: Path) -> None:
     made = run(tmp_path, Client(Fixed(100.0, 4)), lenient).figures
     assert made["capacity_limits"] == ["saturated"]
     assert made["capacity_request_s"][0] == pytest.approx(40, rel=0.15)
+
+
+@pytest.mark.parametrize(("every", "holds"), [(7, True), (4, False)])
+def test_the_seeds_that_confirm_are_counted_together(
+    tmp_path: Path, every: int, holds: bool
+) -> None:
+    def search(folder: Path, unlucky: int | None) -> dict[str, Any]:
+        """Slow from 30/s on; of one seed, one request in ``every`` is late (one in ten may be)."""
+
+        def server(arrivals: Array, seed: int) -> tuple[Array, Array]:
+            too_fast = bool(client.rates) and client.rates[-1] > 30
+            late = (seed == unlucky) & (np.arange(arrivals.size) % every == 0) | too_fast
+            return 50.0 + 1e3 * late, np.full(arrivals.size, 2.0)
+
+        client = Client(server)
+        return run(folder, client, capacity_cell(slos={"chat": {"ttft_p90_ms": 200.0}})).figures
+
+    calm = search(tmp_path / "calm", None)
+    unlucky = calm["probe_purposes"].index(CONFIRM)
+    made = search(tmp_path / "unlucky", unlucky)
+    assert made["probe_request_s"][unlucky] == calm["capacity_request_s"][0]
+    assert made["probe_verdicts"][unlucky] == "chat: fails (ttft_p90_ms)"
+    assert made["probe_stopped"][unlucky] is not holds  # no second seed could make up for it
+    assert (made["capacity_request_s"] == calm["capacity_request_s"]) is holds
 
 
 def test_a_killed_search_goes_on_at_the_next_probe(tmp_path: Path) -> None:

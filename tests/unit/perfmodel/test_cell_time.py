@@ -124,7 +124,13 @@ def test_a_served_cell_is_what_the_queue_says() -> None:
     assert load is not None and found.tpot_ms == load.tpot_ms
     assert found.seconds == pytest.approx(3 * serving.seconds_of(480, 32.0) + 0.3)
     beyond = expected_of(served_cell(request_rate=500.0), EIGHT)
-    assert beyond.tpot_ms == serving.saturated_tpot_ms > load.tpot_ms
+    assert beyond.tpot_ms == serving.most_tpot_ms(480) > load.tpot_ms
+    # Twenty requests never are more than twenty at a time, at whatever rate they come.
+    few = expected_of(served_cell(request_rate=500.0, num_prompts=20), EIGHT).tpot_ms
+    at_once = expected_of(served_cell(request_rate=None, num_prompts=20), EIGHT).tpot_ms
+    assert few == serving.most_tpot_ms(20) == pytest.approx(at_once, rel=0.1)
+    near = expected_of(served_cell(request_rate=0.97 * serving.capacity, num_prompts=20), EIGHT)
+    assert near.tpot_ms == few
     # Another run of the same is the same, another model is not.
     again = replace(cell, engine=replace(cell.engine, run=7))
     assert expected_of(again, EIGHT) == found

@@ -294,7 +294,7 @@ def test_a_set_takes_its_arrivals_or_its_work() -> None:
     assert load is not None
     whole = load.percentiles["e2e_p50_ms"] / 1e3
     assert found.seconds_of(400, 4.0) == pytest.approx(100 + whole)
-    beyond = 1e4 / found.capacity + 190 * found.saturated_tpot_ms / 2e3
+    beyond = 1e4 / found.capacity + 190 * found.most_tpot_ms(10_000) / 2e3
     assert found.seconds_of(10_000, 500.0) == pytest.approx(beyond)
 
 

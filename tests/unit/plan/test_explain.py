@@ -16,7 +16,7 @@ from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.memory import weights_of_rank
 from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.modules import WHOLE
-from tpsweep.plan.explain import COMMUNICATION, STATE, explain
+from tpsweep.plan.explain import COMMUNICATION, STATE, OnNodes, explain
 from tpsweep.plan.explain_page import page
 from tpsweep.plan.explain_text import size, text
 from tpsweep.plan.split import VLLM_VERSION
@@ -206,6 +206,41 @@ def test_experts_and_what_is_sent_to_them_by_hand() -> None:
     alone = spread_text("mixtral", spread(mixtral, "bfloat16", Layout(tp=2, ep=True)))
     assert "4-7 of 8, whole" in alone and "dispatch" not in alone
     assert "No tokens are sent to experts: every GPU has them all." in alone
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "nodes", "said"),
+    [
+        (
+            "llama-3.1-70b",
+            Layout(tp=2, pp=2),
+            2,
+            "Between them pass: send of hidden state, residual (stage 0), broadcast of chosen tokens"
+            " (stage 1); the rest stays in a node.",
+        ),
+        (  # nodes of three: GPU 1 sends to GPU 3, and GPUs 2 and 3 are one stage
+            "llama-3.1-70b",
+            Layout(tp=2, pp=3),
+            2,
+            "all-reduce of attention (stage 1), all-reduce of dense MLPs (stage 1),",
+        ),
+        (
+            "qwen3-30b-a3b",
+            Layout(tp=4, ep=True),
+            2,
+            "Between them pass: all-reduce of the embedding (stage 0), all-reduce of attention"
+            " (stage 0), all-reduce of experts (stage 0), all-gather of logits (stage 0).\n",
+        ),
+        ("qwen3-30b-a3b", Layout(tp=8, dcp=2), 2, "; the rest stays in a node."),
+    ],
+)
+def test_what_passes_between_nodes(name: str, layout: Layout, nodes: int, said: str) -> None:
+    found = spread(shape(name), "bfloat16", layout)
+    each = layout.gpus // nodes
+    on = OnNodes("A100", each, nodes, each, nodes)
+    assert said in spread_text(name, found, [on])
+    assert "pass" not in spread_text(name, found, [replace(on, problem="too many")])
+    assert "pass" not in spread_text(name, found, [replace(on, nodes=1, each=layout.gpus)])
 
 
 def test_ranks_that_share_a_cache_exchange_queries_and_sums() -> None:

@@ -128,7 +128,8 @@ class Stop:
     ``PATIENCE`` times the longest decode seen, more than ``FLYING`` of all requests are under way.
 
     Judged are the requests ``first`` to ``last`` (not included); ``tokens``: their gaps between
-    tokens, at most.
+    tokens, at most. ``runs``: how many runs like this one are counted together; a limit is lost by
+    what is beyond all that they may have beyond it.
     """
 
     slos: tuple[JudgedSlo, ...]
@@ -136,6 +137,7 @@ class Stop:
     last: int
     tokens: int
     patience_s: float
+    runs: int = 1
 
 
 class Watch:
@@ -165,9 +167,9 @@ class Watch:
             for limit in slo.limits:
                 kept, of = limit.count(times)
                 self._beyond[slo.name, limit.name] += of - kept
-                total = self._stop.last - self._stop.first
-                allowed = limit.allowed(self._stop.tokens if limit.is_per_token else total)
-                if self._beyond[slo.name, limit.name] > allowed:
+                judged = self._stop.last - self._stop.first
+                total = self._stop.tokens if limit.is_per_token else judged
+                if self._beyond[slo.name, limit.name] > limit.allowed(self._stop.runs * total):
                     self.lost.setdefault(slo.name, limit.name)
 
     @property

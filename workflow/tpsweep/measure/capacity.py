@@ -25,6 +25,7 @@ from tpsweep.engine.api_server import Counters
 from tpsweep.engine.load_generator import Sent, times_of
 from tpsweep.measure import measurement, serving
 from tpsweep.measure.capacity_search import (
+    CONFIRM,
     Answer,
     Ask,
     Probe,
@@ -163,7 +164,9 @@ def run(
         load = make_load(step, requests, judged, latency_ms)
         open_slos = tuple(slo for slo in slos if slo.name in step.wanted)
         patience_s = max(LEAST_PATIENCE_S, PATIENCE * latency_ms / 1e3)
-        stop = Stop(open_slos, load.first, load.last, load.tokens, patience_s)
+        # One seed of several that confirm may have more beyond a limit than its own share.
+        runs = spec.seeds if step.purpose == CONFIRM else 1
+        stop = Stop(open_slos, load.first, load.last, load.tokens, patience_s, runs)
         sent = send(load.requests, step.request_s, None, step.seed, stop=stop)
         sent_count += len(sent.errors)
         reasons = problems(load.requests, sent)
@@ -393,7 +396,7 @@ def _in_flight(sent: Sent, since: float, until: float) -> float:
 def _at(probed: Sequence[Probed], answer: Answer) -> list[Probed]:
     """The probes that confirmed an answer."""
     found = [one for one in probed if one.probe.request_s == answer.request_s]
-    return [one for one in found if one.probe.purpose == "confirm"]
+    return [one for one in found if one.probe.purpose == CONFIRM]
 
 
 def _mean(found: Sequence[Probed], name: str) -> float | None:

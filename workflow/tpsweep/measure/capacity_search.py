@@ -24,6 +24,8 @@ from tpsweep.core.slo_counts import Counts, JudgedSlo, Limit
 
 SEARCH, CHECK, CONFIRM = "search", "check", "confirm"
 RESOLUTION = 0.05
+ROUNDING = 1e-3
+"""Rates have four digits: what this adds to a step of the resolution is none."""
 FIRST_STEP = math.sqrt(2)
 LOWER = 0.7
 """Of the candidate: a rate below this must have passed, or a fall in capacity would go unseen."""
@@ -148,12 +150,11 @@ class _One:
         if high is not None and self._is_odd and (doubted := self._doubted(high)) is not None:
             return self._want(doubted, CHECK)
         lower = self._stepped_down()
-        if high is not None and lower is not None:
+        if high is not None and lower is not None and lower > (self.held or 0.0):
             if lower < spec.least:
                 return self._nothing_passes(high)
-            if self._was_confirmed(lower):
-                return self._answer(lower)
             return self._want(lower, CONFIRM)
+        # Large steps down may have left a gap: from here on it is bisected like any other.
         low = self.low
         if low is None:
             assert high is not None
@@ -162,7 +163,7 @@ class _One:
             return self._want(max(rounded(high / self._factor), spec.least))
         if high is None and low < spec.most:
             return self._want(min(rounded(low * self._factor), spec.most))
-        if high is not None and high / low > 1 + RESOLUTION:
+        if high is not None and high / low > 1 + RESOLUTION + ROUNDING:
             return self._want(rounded(math.sqrt(low * high)))
         if high is not None and self._is_close(high):
             return self._want(high, CHECK)
@@ -179,8 +180,8 @@ class _One:
         return FIRST_STEP if len(self.at) == 1 else 2.0
 
     def unfinished(self) -> Answer:
-        """Its answer when there may be no further probe: nothing is confirmed."""
-        return Answer(self.slo.name, None, self.high, UNFINISHED, self._limit(), self._odd())
+        """Its answer when there may be no further probe: nothing that was not confirmed."""
+        return Answer(self.slo.name, self.held, self.high, UNFINISHED, self._limit(), self._odd())
 
     @property
     def high(self) -> float | None:
@@ -192,6 +193,12 @@ class _One:
         """The highest rate that passes below it."""
         below = [rate for rate in self.passing if self.high is None or rate < self.high]
         return below[-1] if below else None
+
+    @property
+    def held(self) -> float | None:
+        """The highest rate below it that was confirmed."""
+        below = [rate for rate in self.passing if self.high is None or rate < self.high]
+        return next((rate for rate in reversed(below) if self._was_confirmed(rate)), None)
 
     @property
     def _is_odd(self) -> bool:

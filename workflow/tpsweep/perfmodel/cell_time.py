@@ -92,7 +92,8 @@ def _requests(cell: Cell, step: EngineSteps, shape: Shape) -> CellExpectation:
         duration, tpot = waves.seconds, waves.tpot_ms
     else:
         load = serving.at(rate)
-        tpot = serving.saturated_tpot_ms if load is None else load.tpot_ms
+        # A set of few requests ends before as many run as would if they came for ever.
+        tpot = min(serving.most_tpot_ms(requests), load.tpot_ms if load else math.inf)
         duration = serving.seconds_of(requests, rate)
     seconds = times * duration + cost("cell_gap_s")
     if step.work.shape.experts:  # the prefills of others are a part of every token's time

@@ -44,7 +44,9 @@ def data_problem(layout: Layout, shape: Shape) -> str | None:
     these engines, and leaves those of dense models alone."""
     dp, replicas = layout.dp, layout.replicas
     if dp > 1 and replicas > 1:
-        return f"dp {dp} and replicas {replicas}: vLLM has one of them; allowed: one"
+        only = "dp" if shape.experts else "replicas"
+        said = "dp joins the experts of engines, replicas have none to join"
+        return f"dp {dp} and replicas {replicas}: {said}; allowed: {only} {dp * replicas} alone"
     if replicas > 1 and shape.experts:
         said = "vLLM joins the experts of data-parallel engines"
         return f"replicas {replicas}: {said}; allowed: dp {replicas}"

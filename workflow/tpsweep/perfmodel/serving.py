@@ -141,10 +141,10 @@ class Serving:
         least = min(rates[falls[0] :], default=math.inf) if falls else math.inf
         return min(self.capacity, least * self._replicas)
 
-    @property
-    def saturated_tpot_ms(self) -> float:
-        """Mean step when more comes than is served: as many run as can."""
-        return self._at(self._most_running).mean
+    def most_tpot_ms(self, requests: int) -> float:
+        """Mean step when a set of ``requests`` comes faster than it is served: as many run as can,
+        and no more than an engine's part of the set."""
+        return self._at(min(self._most_running, math.ceil(requests / self._replicas))).mean
 
     def at_once(self, requests: int, *, is_served: bool) -> Waves:
         """A set of ``requests`` that come all at once: as many as may run are one wave, whose
@@ -166,7 +166,7 @@ class Serving:
         if load is not None:
             return requests / rate + load.percentiles["e2e_p50_ms"] / 1e3
         # Half of a request's time lies in the beginning and the end, when fewer run.
-        half = self._steps_each * self.saturated_tpot_ms / 2e3
+        half = self._steps_each * self.most_tpot_ms(requests) / 2e3
         return requests / self.capacity + half
 
     def _prompts_ms(self, wave: int) -> float:

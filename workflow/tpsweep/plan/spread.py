@@ -39,7 +39,8 @@ class Held:
 @dataclass(frozen=True)
 class Move:
     """A collective, or a send. ``bytes`` is what a GPU gives into one of them, and ``per_step`` how
-    many there are of it in a decode step of an engine. ``among``: the GPUs that take part."""
+    many there are of it in a decode step of an engine. ``among``: the GPUs that take part;
+    ``groups``: their numbers, those of the first engine and who it exchanges with."""
 
     stage: int
     kind: str
@@ -47,6 +48,11 @@ class Move:
     among: str
     bytes: float
     per_step: int
+    groups: tuple[tuple[int, ...], ...]
+
+    def crosses(self, each: int) -> bool:
+        """Whether some of it passes between nodes that have ``each`` GPUs of the layout."""
+        return any(len({gpu // each for gpu in group}) > 1 for group in self.groups)
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def _in_stage(shape: Shape, stage: int, dtype: str, layout: Layout, batch: int) 
     """The collectives of one stage."""
     tp, row = layout.tp, DTYPE_BYTES[dtype]
     state = batch * shape.hidden * row
-    group = f"{tp} GPUs of TP"
+    group, ranks_of_tp = f"{tp} GPUs of TP", (_ranks(stage, tp),)
     chunked = layout.ep and tp > 1 and layout.dp > 1  # each TP rank sends its part of the tokens
     sparse = shape.sparse_layers
     if layout.dcp > 1 and isinstance(shape.attention, Grouped | Latent):
@@ -137,19 +143,29 @@ def _in_stage(shape: Shape, stage: int, dtype: str, layout: Layout, batch: int) 
         reduces += [("experts", 0 if chunked else sparse)]
         for of, count in reduces:
             if count:
-                yield Move(stage, "all-reduce", of, group, state, count)
+                yield Move(stage, "all-reduce", of, group, state, count, ranks_of_tp)
     if layout.dp > 1 and sparse:
         ranks = layout.expert_ranks if chunked else layout.dp
         among = f"{ranks} GPUs of {'DP x TP' if chunked else 'DP'}"
+        engines = range(0, layout.dp * layout.pp * tp, layout.pp * tp)
+        joined = tuple(tuple(begin + rank for begin in engines) for rank in _ranks(stage, tp))
+        joined = (tuple(gpu for group in joined for gpu in group),) if chunked else joined
         given = state / tp if chunked else state
-        yield Move(stage, "all-gather", "tokens to experts (dispatch)", among, given, sparse)
+        of = "tokens to experts (dispatch)"
+        yield Move(stage, "all-gather", of, among, given, sparse, joined)
         kind, of = "reduce-scatter", "experts to tokens (combine)"
-        yield Move(stage, kind, of, among, given * ranks, sparse)
+        yield Move(stage, kind, of, among, given * ranks, sparse, joined)
         if chunked:
-            yield Move(stage, "all-gather", "tokens after the experts", group, given, sparse)
+            of = "tokens after the experts"
+            yield Move(stage, "all-gather", of, group, given, sparse, ranks_of_tp)
     if tp > 1 and shape.stage.is_last:
         share = batch * shape.vocabulary * row / tp
-        yield Move(stage, "all-gather", "logits", group, share, 1)
+        yield Move(stage, "all-gather", "logits", group, share, 1, ranks_of_tp)
+
+
+def _ranks(stage: int, tp: int) -> tuple[int, ...]:
+    """The GPUs of a stage of the first engine."""
+    return tuple(range(stage * tp, (stage + 1) * tp))
 
 
 def _context(shape: Shape, stage: int, dtype: str, layout: Layout, batch: int) -> Iterator[Move]:
@@ -160,12 +176,15 @@ def _context(shape: Shape, stage: int, dtype: str, layout: Layout, batch: int) -
         query, value = attention.kv_rank + attention.rope_dim, attention.kv_rank
     else:
         query = value = attention.head_dim
-    heads = batch * attention.heads / layout.tp
+    heads, layers = batch * attention.heads / layout.tp, shape.layers
     queries = heads * query * DTYPE_BYTES[dtype]
-    yield Move(stage, "all-gather", "queries", among, queries, shape.layers)
-    yield Move(stage, "all-gather", "sums of weights", among, heads * layout.dcp * 4, shape.layers)
+    ranks = _ranks(stage, layout.tp)
+    groups = tuple(ranks[k : k + layout.dcp] for k in range(0, layout.tp, layout.dcp))
+    yield Move(stage, "all-gather", "queries", among, queries, layers, groups)
+    sums = heads * layout.dcp * 4
+    yield Move(stage, "all-gather", "sums of weights", among, sums, layers, groups)
     out = heads * layout.dcp * value * DTYPE_BYTES[dtype]
-    yield Move(stage, "reduce-scatter", "attention's outputs", among, out, shape.layers)
+    yield Move(stage, "reduce-scatter", "attention's outputs", among, out, layers, groups)
 
 
 def _out(shape: Shape, stage: int, dtype: str, layout: Layout, batch: int) -> Iterator[Move]:
@@ -173,11 +192,15 @@ def _out(shape: Shape, stage: int, dtype: str, layout: Layout, batch: int) -> It
     last hands the chosen tokens to all."""
     if layout.pp == 1:
         return
+    tp, ranks = layout.tp, _ranks(stage, layout.tp)
     if shape.stage.is_last:  # as 32-bit numbers
-        yield Move(stage, "broadcast", "chosen tokens", f"{layout.pp} stages", 4 * batch, 1)
+        stages = tuple(tuple(range(rank, layout.pp * tp, tp)) for rank in range(tp))
+        among = f"{layout.pp} stages"
+        yield Move(stage, "broadcast", "chosen tokens", among, 4 * batch, 1, stages)
         return
-    part = batch * shape.hidden * DTYPE_BYTES[dtype] / layout.tp
-    yield Move(stage, "send", "hidden state, residual", f"to stage {stage + 1}", part, 2)
-    if layout.tp > 1:
-        group = f"{layout.tp} GPUs of TP, there"
-        yield Move(stage, "all-gather", "hidden state, residual", group, part, 2)
+    part = batch * shape.hidden * DTYPE_BYTES[dtype] / tp
+    of, pairs = "hidden state, residual", tuple((rank, rank + tp) for rank in ranks)
+    yield Move(stage, "send", of, f"to stage {stage + 1}", part, 2, pairs)
+    if tp > 1:
+        there = (_ranks(stage + 1, tp),)
+        yield Move(stage, "all-gather", of, f"{tp} GPUs of TP, there", part, 2, there)

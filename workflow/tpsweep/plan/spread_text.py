@@ -17,7 +17,8 @@ def text(name: str, found: Spread, nodes: Sequence[OnNodes] = ()) -> str:
     gpus = "1 GPU" if found.gpus == 1 else f"{found.gpus} GPUs"
     parts = [f"{name} at {found.layout}: {gpus}", _held(found), _moves(found)]
     if nodes:
-        parts.append("\n".join(["Nodes:", "", *(f"- {node_line(one)}" for one in nodes)]))
+        lines = [f"- {node_line(one)}{_between(found, one)}" for one in nodes]
+        parts.append("\n".join(["Nodes:", "", *lines]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -65,6 +66,25 @@ def _moves(found: Spread) -> str:
     title = f"What moves in a decode step of {of} an engine (vLLM {VLLM_VERSION}, its defaults):"
     notes = [] if _dispatches(found) else ["No tokens are sent to experts: every GPU has them all."]
     return "\n\n".join([title, _table(rows, heads), *(notes if found.experts else [])])
+
+
+def _between(found: Spread, one: OnNodes) -> str:
+    """What passes between the nodes of a class, by kind."""
+    if one.nodes == 1 or one.problem:
+        return ""
+    crossing: dict[str, list[int]] = {}
+    for move in found.moves:
+        if move.crosses(one.each):
+            crossing.setdefault(f"{move.kind} of {move.of}", []).append(move.stage)
+    if not crossing:
+        return " Nothing passes between them in a step."
+    said = [f"{what} ({_stages(stages)})" for what, stages in crossing.items()]
+    rest = "" if all(move.crosses(one.each) for move in found.moves) else "; the rest stays in a node"
+    return f" Between them pass: {', '.join(said)}{rest}."
+
+
+def _stages(stages: Sequence[int]) -> str:
+    return f"stage{'' if len(stages) == 1 else 's'} {', '.join(map(str, stages))}"
 
 
 def _dispatches(found: Spread) -> bool:

@@ -78,6 +78,13 @@ def _as_flag(value: Any) -> Any:
     raise ValueError("allowed: text, a number, true (a bare flag) or false (left out)")
 
 
+def _number(value: Any) -> Any:
+    """``true`` is 1 to Python, and would be to pydantic."""
+    if isinstance(value, bool):
+        raise ValueError("allowed: a number")
+    return value
+
+
 def _one_line(value: str) -> str:
     if not value.strip() or not value.isprintable():
         raise ValueError("allowed: one line of printable characters")
@@ -92,7 +99,8 @@ def _expandable(value: str) -> str:
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Text = Annotated[str, BeforeValidator(_as_text)]
-Positive = Annotated[int, Field(ge=1)]
+Number = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[int, Field(ge=1), BeforeValidator(_number)]
 FlagName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 Flag = Annotated[bool | str, BeforeValidator(_as_flag)]
 Flags = dict[FlagName, Flag]
@@ -141,7 +149,7 @@ class GpuClass(Model):
     """
 
     card: str = Field(min_length=1)
-    memory_gib: float | None = Field(default=None, gt=0)
+    memory_gib: Number | None = Field(default=None, gt=0)
     per_node: Positive
     nodes: Positive = 1
     cpus_per_gpu: Positive = 1
@@ -203,9 +211,9 @@ class Site(Model):
     qos_limits: dict[Name, QosLimits] = {}
     max_array_size: Positive | None = None
     max_submit: Positive | None = None
-    status_seconds: float = Field(default=10, gt=0)
-    lost_minutes: float = Field(default=10, gt=0)
-    stuck_minutes: float | None = Field(default=None, gt=0)
+    status_seconds: Number = Field(default=10, gt=0)
+    lost_minutes: Number = Field(default=10, gt=0)
+    stuck_minutes: Number | None = Field(default=None, gt=0)
     preflight: bool | None = None
     setup: list[str] = []
     environment: dict[Variable, Annotated[Text, AfterValidator(_expandable)]] = {}
@@ -215,7 +223,7 @@ class Site(Model):
     parallel: Positive = 1
     max_minutes: Positive | None = None
     max_cells_per_session: Positive = 200
-    pack_minutes: float = Field(default=10, ge=0)
+    pack_minutes: Number = Field(default=10, ge=0)
     gpus: dict[Name, GpuClass] = Field(min_length=1)
 
     @field_validator("slurm")
