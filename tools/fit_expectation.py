@@ -21,7 +21,8 @@ from tpsweep.core.layout import Layout
 from tpsweep.perfmodel.constants import Constants, constants
 from tpsweep.perfmodel.gpu_specs import Card, cards
 from tpsweep.perfmodel.mixture import is_known, launch_ms
-from tpsweep.perfmodel.model_shape import Shape, read_config
+from tpsweep.perfmodel.model_folder import read_config
+from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.pipeline import at_once, filled
 from tpsweep.perfmodel.step_time import Batch, decode, kv_reads, prefill
 

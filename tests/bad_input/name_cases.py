@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.bad_input.case import ROOT, Case, Project, change
-from tpsweep.perfmodel.model_shape import make_model_folder
+from tpsweep.perfmodel.model_folder import make_model_folder
 
 DUMMY = {"dtype": "float32", "weights": "dummy"}
 SHAPE = "workflow/models/tiny-llama.json"

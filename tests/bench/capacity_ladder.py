@@ -33,7 +33,7 @@ from tpsweep.measure import capacity
 from tpsweep.measure.capacity import Probed
 from tpsweep.measure.capacity_search import CONFIRM, Ask, rounded
 from tpsweep.measure.probe_log import ProbeLog
-from tpsweep.perfmodel.model_shape import make_model_folder
+from tpsweep.perfmodel.model_folder import make_model_folder
 from tpsweep.sweep import request_set
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit import cells
-from tpsweep.config.settings import OWNED
+from tpsweep.config.engine_arguments import OWNED
 from tpsweep.core.errors import StartError
 from tpsweep.core.layout import Layout
 from tpsweep.engine.api_server import Server

@@ -17,7 +17,8 @@ import pytest
 
 from tests.unit.perfmodel.test_checkpoints import DENSE, DENSE_CASES, FP8_BLOCKS, MOE, MOE_CASES
 from tests.unit.perfmodel.test_published_shapes import PUBLISHED
-from tpsweep.perfmodel.model_shape import Shape, read_config
+from tpsweep.perfmodel.model_folder import read_config
+from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.modules import HEADS, Latent, Module
 from tpsweep.perfmodel.quantization import WeightFormat
 

@@ -17,7 +17,7 @@ import yaml
 from tests.bad_input.name_cases import AWKWARD
 from tests.vllm.conftest import ROOT, Project
 from tpsweep.core import row_file, schema
-from tpsweep.perfmodel.model_shape import make_model_folder
+from tpsweep.perfmodel.model_folder import make_model_folder
 
 pytestmark = pytest.mark.vllm
 

@@ -11,8 +11,9 @@ import jsonschema
 import pytest
 import yaml
 
+from tpsweep.config.engine_arguments import OWNED
 from tpsweep.config.load import Config, ConfigError, load_config
-from tpsweep.config.settings import OWNED, json_schema
+from tpsweep.config.settings import json_schema
 from tpsweep.core.axes import BACKENDS
 from tpsweep.core.layout import Layout
 from tpsweep.core.workloads import WORKLOADS

@@ -15,7 +15,8 @@ from tpsweep.lab.reference.checks import CHECKS, Finding, examine
 from tpsweep.lab.reference.figure import METRICS, Figure
 from tpsweep.lab.reference.reading import COLUMNS, Reference, ReferenceDataError, read_reference
 from tpsweep.perfmodel.gpu_specs import cards
-from tpsweep.perfmodel.model_shape import Shape, read_config
+from tpsweep.perfmodel.model_folder import read_config
+from tpsweep.perfmodel.model_shape import Shape
 
 ROOT = Path(__file__).parents[3]
 MODEL, PREFILL, DECODE = "llama-3.1-8b", 40.0, {1: 6.0, 2: 4.0}

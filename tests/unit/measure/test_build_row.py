@@ -25,7 +25,8 @@ from tpsweep.measure import latency
 from tpsweep.measure.build_row import Context, EngineRecord, make_row, refusals
 from tpsweep.measure.latency import Measured
 from tpsweep.measure.measurement import Measurement, Times
-from tpsweep.perfmodel.model_shape import Shape, read_config
+from tpsweep.perfmodel.model_folder import read_config
+from tpsweep.perfmodel.model_shape import Shape
 
 SHAPE = Shape.from_config(
     read_config(Path(__file__).parents[3] / "workflow" / "models" / "llama-3.1-8b.json")

@@ -13,13 +13,8 @@ import pytest
 
 from tpsweep.perfmodel.floors import prefill_floor_ms
 from tpsweep.perfmodel.gpu_specs import cards
-from tpsweep.perfmodel.model_shape import (
-    Shape,
-    UnknownShapeError,
-    file_digest,
-    folder_digest,
-    read_model,
-)
+from tpsweep.perfmodel.model_folder import file_digest, folder_digest, read_model
+from tpsweep.perfmodel.model_shape import Shape, UnknownShapeError
 
 DENSE = {
     "model_type": "llama",

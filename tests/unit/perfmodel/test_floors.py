@@ -9,7 +9,8 @@ from tests.unit.perfmodel.windows import windowed
 from tpsweep.core.cell import Cell, Engine, Model
 from tpsweep.perfmodel.floors import decode_floor_ms, floors_of, kv_floor_ms, prefill_floor_ms
 from tpsweep.perfmodel.gpu_specs import card_by_name, cards
-from tpsweep.perfmodel.model_shape import Shape, read_config
+from tpsweep.perfmodel.model_folder import read_config
+from tpsweep.perfmodel.model_shape import Shape
 
 MODELS = Path(__file__).parents[3] / "workflow" / "models"
 H200 = cards()["NVIDIA H200"]

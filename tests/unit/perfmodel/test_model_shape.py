@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from tpsweep.perfmodel.model_shape import (
-    Shape,
-    UnknownShapeError,
+from tpsweep.perfmodel.model_folder import (
     config_digest,
     folder_digest,
     make_model_folder,
     read_config,
 )
+from tpsweep.perfmodel.model_shape import Shape, UnknownShapeError
 
 MODELS = Path(__file__).parents[3] / "workflow" / "models"
 SMALL = {

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tpsweep.perfmodel.model_shape import Shape, read_config
+from tpsweep.perfmodel.model_folder import read_config
+from tpsweep.perfmodel.model_shape import Shape
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = (ROOT / "workflow" / "models", ROOT / "tests" / "data" / "models")

@@ -215,8 +215,8 @@ def test_experts_and_what_is_sent_to_them_by_hand() -> None:
             "llama-3.1-70b",
             Layout(tp=2, pp=2),
             2,
-            "Between them pass: send of hidden state, residual (stage 0), broadcast of chosen tokens"
-            " (stage 1); the rest stays in a node.",
+            "Between them pass: send of hidden state, residual (stage 0), broadcast of chosen"
+            " tokens (stage 1); the rest stays in a node.",
         ),
         (  # nodes of three: GPU 1 sends to GPU 3, and GPUs 2 and 3 are one stage
             "llama-3.1-70b",

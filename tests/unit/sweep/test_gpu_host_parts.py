@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tpsweep.perfmodel.cell_time import expected_of, start_seconds
-from tpsweep.perfmodel.model_shape import Shape, read_config
+from tpsweep.perfmodel.model_folder import read_config
+from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.sweep.sweep import Sweep, load_sweep
 
 ROOT = Path(__file__).parents[3]

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tpsweep.perfmodel.model_shape import make_model_folder
+from tpsweep.perfmodel.model_folder import make_model_folder
 
 
 def add(parser: argparse.ArgumentParser) -> None:

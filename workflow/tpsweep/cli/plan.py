@@ -16,7 +16,8 @@ from tpsweep.config.load import load_config
 from tpsweep.core.axes import LAYOUT
 from tpsweep.core.errors import one_line
 from tpsweep.core.layout import Layout
-from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape, read_model
+from tpsweep.perfmodel.model_folder import read_model
+from tpsweep.perfmodel.model_shape import DTYPE_BYTES, Shape
 from tpsweep.plan import explain as explanation
 from tpsweep.plan import explain_text, spread_text
 from tpsweep.plan.plan import make_plan

@@ -32,13 +32,8 @@ from tpsweep.core import cell
 from tpsweep.core.axes import LAYOUT, LISTED, REQUIRED, SWEEP, Axis
 from tpsweep.core.layout import Layout
 from tpsweep.core.slo_counts import PER_TOKEN
-from tpsweep.perfmodel.model_shape import (
-    Shape,
-    UnknownShapeError,
-    file_digest,
-    folder_digest,
-    read_model,
-)
+from tpsweep.perfmodel.model_folder import file_digest, folder_digest, read_model
+from tpsweep.perfmodel.model_shape import Shape, UnknownShapeError
 from tpsweep.perfmodel.work import NoWorkError, Work, work_under
 
 __all__ = ["Config", "ConfigError", "ModelEntry", "load_config"]

@@ -37,6 +37,8 @@ DEFAULTS: Mapping[str, Config] = {
     "gemma": {"head_dim": 256},
     "gpt_oss": {"sliding_window": 128},
 }
+SCALED_POSITIONS = ("default", "su", "longrope", "llama3", "mrope")
+"""Kinds of RoPE scaling that ``max_position_embeddings`` has in it already."""
 _GEMMAS = ("gemma", "gemma2", "gemma3_text")
 _FOUR_NORMS = (
     "input_layernorm",
@@ -320,3 +322,43 @@ def _llama4_vision(vision: Config, hidden: int) -> int:
     wide, out = size(vision, "projector_input_dim"), size(vision, "projector_output_dim")
     adapter = inner * wide + wide * out
     return tower + adapter + size(vision, "vision_output_dim") * hidden
+
+
+def longest_context(config: Mapping[str, Any]) -> int:
+    """The longest context that vLLM takes: RoPE scaling multiplies ``max_position_embeddings``,
+    but for the kinds that have it in that number already.
+
+    YaRN has, says vLLM since 0.30; before, it took the original length times the factor. Refused
+    is what neither would take.
+    """
+    most = size(config, "max_position_embeddings")
+    longest = float(most)
+    if not str(config.get("model_type")).startswith("gemma3"):  # scaled already
+        for rope in _ropes(config.get("rope_scaling") or config.get("rope_parameters")):
+            kind = rope.get("rope_type", rope.get("type", "default"))
+            factor = _number(rope, "factor")
+            if kind in SCALED_POSITIONS or not factor:
+                continue
+            start: float = most
+            if "yarn" in str(kind):
+                start = _number(rope, "original_max_position_embeddings") or most
+            longest = max(longest, start * factor)
+    told = config.get("model_max_length")
+    return max(int(longest), told if isinstance(told, int) else 0)
+
+
+def _number(rope: Mapping[str, Any], name: str) -> float | None:
+    value = rope.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"rope_scaling: {name}: {value!r}; allowed: a number")
+    return value
+
+
+def _ropes(scaling: Any) -> list[Mapping[str, Any]]:
+    """The parameters of all kinds of layers, where they differ, else those of all."""
+    if scaling is None:
+        return []
+    if not isinstance(scaling, Mapping):
+        raise ValueError(f"rope_scaling: {scaling!r}; allowed: a mapping, such as type and factor")
+    inner = [one for one in scaling.values() if isinstance(one, Mapping)]
+    return inner or [scaling]

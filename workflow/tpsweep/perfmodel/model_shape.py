@@ -7,7 +7,6 @@ has it in.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -16,16 +15,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from tpsweep.core.atomic import replacing
 from tpsweep.perfmodel.architectures import (
     KNOWN_CLASSES,
     KNOWN_TYPES,
     NESTED,
     decoder_of,
     is_tied,
+    longest_context,
     size,
     text_of,
     vision_parameters,
@@ -56,10 +54,6 @@ from tpsweep.perfmodel.quantization import (
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 CACHE_BYTES = {**DTYPE_BYTES, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
-SIDECAR = "hf_quant_config.json"
-"""Where ModelOpt says how a checkpoint is quantized, if config.json does not."""
-SCALED_POSITIONS = ("default", "su", "longrope", "llama3", "mrope")
-"""Kinds of RoPE scaling that ``max_position_embeddings`` has in it already."""
 
 
 class UnknownShapeError(ValueError):
@@ -128,7 +122,7 @@ class Shape:
             model_type=kind,
             hidden=size(text, "hidden_size"),
             vocabulary=size(text, "vocab_size"),
-            max_position=_positions(text),
+            max_position=longest_context(text),
             decoder=decoder_of(kind, text),
             tied_embeddings=is_tied(kind, text),
             quantization=quantization,
@@ -151,7 +145,7 @@ class Shape:
 
         Raises ``UnknownShapeError`` and ``ValueError`` as ``from_config`` does.
         """
-        key = _canonical(changes)
+        key = json.dumps(changes, sort_keys=True)
         if key not in self._overridden:
             self._overridden[key] = Shape.from_config(_merged(self.content, changes))
         return self._overridden[key]
@@ -510,144 +504,6 @@ def _reach(kind: Attention, context: float) -> float:
     if kind.window is None or context <= kind.window:
         return context
     return 0 if isinstance(kind, Grouped) and kind.chunked else kind.window
-
-
-def _positions(config: Mapping[str, Any]) -> int:
-    """The longest context that vLLM takes: RoPE scaling multiplies ``max_position_embeddings``,
-    but for the kinds that have it in that number already.
-
-    YaRN has, says vLLM since 0.30; before, it took the original length times the factor. Refused
-    is what neither would take.
-    """
-    most = size(config, "max_position_embeddings")
-    longest = float(most)
-    if not str(config.get("model_type")).startswith("gemma3"):  # scaled already
-        for rope in _ropes(config.get("rope_scaling") or config.get("rope_parameters")):
-            kind = rope.get("rope_type", rope.get("type", "default"))
-            factor = _number(rope, "factor")
-            if kind in SCALED_POSITIONS or not factor:
-                continue
-            start: float = most
-            if "yarn" in str(kind):
-                start = _number(rope, "original_max_position_embeddings") or most
-            longest = max(longest, start * factor)
-    told = config.get("model_max_length")
-    return max(int(longest), told if isinstance(told, int) else 0)
-
-
-def _number(rope: Mapping[str, Any], name: str) -> float | None:
-    value = rope.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise ValueError(f"rope_scaling: {name}: {value!r}; allowed: a number")
-    return value
-
-
-def _ropes(scaling: Any) -> list[Mapping[str, Any]]:
-    """The parameters of all kinds of layers, where they differ, else those of all."""
-    if scaling is None:
-        return []
-    if not isinstance(scaling, Mapping):
-        raise ValueError(f"rope_scaling: {scaling!r}; allowed: a mapping, such as type and factor")
-    inner = [one for one in scaling.values() if isinstance(one, Mapping)]
-    return inner or [scaling]
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Content of a config.json (or of a shape file, which is one). Raises ``ValueError``, one
-    line, for a file that is not there or is not a JSON object."""
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return config
-
-
-def read_model(path: Path) -> dict[str, Any]:
-    """Content of a config.json as vLLM sees it: if it does not say how the weights are quantized,
-    ``hf_quant_config.json`` beside it may. Raises ``ValueError`` as ``read_config`` does."""
-    config, sidecar = read_config(path), _sidecar(path)
-    if sidecar is None or config.get("quantization_config") is not None:
-        return config
-    return {**config, "quantization_config": sidecar}
-
-
-def _sidecar(path: Path) -> dict[str, Any] | None:
-    place = path.with_name(SIDECAR)
-    return read_config(place) if path.name == "config.json" and place.is_file() else None
-
-
-def file_digest(path: Path) -> str:
-    """Digest of a config.json with ``hf_quant_config.json`` beside it, if there is one."""
-    digest, sidecar = config_digest(read_config(path)), _sidecar(path)
-    if sidecar is None:
-        return digest
-    return hashlib.sha256(_canonical([digest, config_digest(sidecar)]).encode()).hexdigest()
-
-
-def config_digest(config: dict[str, Any]) -> str:
-    """sha256 of the canonical config; keys that begin with ``_`` are comments and do not count."""
-    return hashlib.sha256(_canonical(_without_comments(config)).encode()).hexdigest()
-
-
-def folder_digest(folder: Path, weights: str) -> str:
-    """Digest of a model folder: its config.json (``file_digest``) and, for real weights, its
-    safetensors files' names and sizes (reading terabytes of weights for a plan takes too long)."""
-    digest = file_digest(folder / "config.json")
-    if weights != "real":
-        return digest
-    files = {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
-    return hashlib.sha256(_canonical([digest, files]).encode()).hexdigest()
-
-
-def make_model_folder(shape_file: Path, folder: Path) -> None:
-    """Write a model folder without weights: what vLLM needs to run the shape with dummy weights.
-
-    ``config.json`` comes last: where it is, the folder is whole. The tokenizer is word-level
-    (token i is the word ``w<i>``): right for random lengths, meaningless for text.
-    """
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    config = _without_comments(read_model(shape_file))
-    text = text_of(config)[1]
-    words = {f"w{i}": i for i in range(size(text, "vocab_size"))}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {name: config[name] for name in ("bos_token_id", "eos_token_id") if name in config}
-    tokens = {name.removesuffix("_id"): f"w{_first(value)}" for name, value in special.items()}
-    about_tokenizer = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": _positions(text),
-        **tokens,
-    }
-    _write(folder / "tokenizer.json", tokenizer.to_str())
-    _write(folder / "tokenizer_config.json", _pretty(about_tokenizer))
-    _write(folder / "generation_config.json", _pretty(special))
-    _write(folder / "config.json", _pretty(config))
-
-
-def _without_comments(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if not key.startswith("_")}
-
-
-def _first(value: int | list[int]) -> int:
-    return value[0] if isinstance(value, list) else value
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=2, sort_keys=True) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, "utf-8")
 
 
 def shape_of(config: dict[str, Any]) -> Shape | None:

@@ -14,7 +14,8 @@ from tabulate import tabulate
 from tpsweep.analysis.table import Record
 from tpsweep.core.workloads import LATENCY
 from tpsweep.perfmodel.gpu_specs import card_by_name
-from tpsweep.perfmodel.model_shape import Shape, read_config
+from tpsweep.perfmodel.model_folder import read_config
+from tpsweep.perfmodel.model_shape import Shape
 from tpsweep.perfmodel.step_time import Batch, Expected, decode
 from tpsweep.plan.explain import explain
 from tpsweep.plan.explain_text import text

@@ -79,7 +79,9 @@ def _between(found: Spread, one: OnNodes) -> str:
     if not crossing:
         return " Nothing passes between them in a step."
     said = [f"{what} ({_stages(stages)})" for what, stages in crossing.items()]
-    rest = "" if all(move.crosses(one.each) for move in found.moves) else "; the rest stays in a node"
+    rest = (
+        "" if all(move.crosses(one.each) for move in found.moves) else "; the rest stays in a node"
+    )
     return f" Between them pass: {', '.join(said)}{rest}."
 
 

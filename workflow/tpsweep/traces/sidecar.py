@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from tpsweep.core.capture_match import COMPARED
 from tpsweep.core.errors import CaptureError
 from tpsweep.perfmodel import nvlink
-from tpsweep.perfmodel.model_shape import read_config
+from tpsweep.perfmodel.model_folder import read_config
 
 _TEXTS = ("dtype", "link", "gpu_card", "model_name", "vllm_version")
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}

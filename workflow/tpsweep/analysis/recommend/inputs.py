@@ -20,7 +20,8 @@ from tpsweep.core.cell import Engine, Model, slug
 from tpsweep.core.layout import Layout
 from tpsweep.core.slo import Slo
 from tpsweep.core.workloads import CAPACITY, SERVE, SERVER
-from tpsweep.perfmodel.model_shape import Shape, UnknownShapeError, read_config
+from tpsweep.perfmodel.model_folder import read_config
+from tpsweep.perfmodel.model_shape import Shape, UnknownShapeError
 
 SHAPES = Path(__file__).parents[3] / "models"
 """config.json files that come with tpsweep."""
