@@ -20,6 +20,10 @@ WARMUPS = 10
 """What vLLM's benchmark does unless told otherwise (`--num-iters-warmup`)."""
 LOOPED = (LATENCY, CAPTURE, SERVE)
 """Kinds of workload that the lab's loops have."""
+LAB_LOOPS = {1: 9, 2: 11}
+"""Loops of the lab's five experiments, by TP: the cells of docs/seed-experiments.yaml."""
+SERVED_S = 50.0
+"""In which its served requests come: 200 at 4/s, one seed."""
 LOOPS, SESSIONS = "loops.jsonl", "sessions.jsonl"
 """Below the results root: the loops that were run, and the executor's word on its sessions."""
 
@@ -53,7 +57,7 @@ vLLM's benchmark:
 | TP | ratio, no preflight | loops, {warmups} warm-ups (GPU-s) | ratio | ratio, no preflight |
 |---|---|---|---|---|
 {others}
-{reckoned}
+{reckoned}{lab}
 ## Agreement with vLLM's benchmark
 
 Median wall time of one call: tpsweep's row and vLLM's benchmark, each on its own engine start.
@@ -61,6 +65,18 @@ Median wall time of one call: tpsweep's row and vLLM's benchmark, each on its ow
 | TP | batch | in / out (tokens) | tpsweep (ms) | vLLM's benchmark (ms) | difference |
 |---|---|---|---|---|---|
 {agreement}
+"""
+
+LAB = """
+## All five experiments, at most
+
+With the lab's experiments 2, 4 and 5 (served load, a capture, NVLink's traffic) the {cells} loops
+become {loops}. These were not run both ways. Reckoned with the loops' mean start, and with no more
+work on either side than the {served:g} s in which the served requests come, at TP={tps}:
+
+    loops {by_loops:.0f} GPU-s / floor {floor:.0f} GPU-s = {most:.1f}
+
+More than that sharing cannot save here, whatever tpsweep adds to the floor.
 """
 
 
@@ -83,7 +99,7 @@ class Spent:
     """GPU-seconds of one number of GPUs, both ways; ``looped`` of ``cells`` loops were run.
 
     ``loops`` is with as many warm-ups as tpsweep, ``loops_default`` with those of vLLM's benchmark.
-    ``session`` is tpsweep's without the preflight.
+    ``session`` is tpsweep's without the preflight, ``start`` the mean start of a loop.
     """
 
     tp: int
@@ -95,6 +111,7 @@ class Spent:
     preflight: float
     cross_check: float
     floor: float
+    start: float
 
     @property
     def ours(self) -> float:
@@ -190,8 +207,8 @@ def spent(cells: Sequence[Cell], loops: Sequence[Loop], results: Path) -> Spent:
     found = cost.spent_by(list(rows.values()))
     if found is None:
         raise ValueError(f"{results}: its rows do not say when they were measured")
-    spent_s = [gpus * seconds for seconds in (equal, default, took, preflight, check, found.floor)]
-    return Spent(cells[0].engine.tp, len(cells), len(run), *spent_s)
+    seconds = (equal, default, took, preflight, check, found.floor, start)
+    return Spent(cells[0].engine.tp, len(cells), len(run), *(gpus * one for one in seconds))
 
 
 def session_seconds(kept: Path, engine: Engine) -> float:
@@ -251,7 +268,29 @@ def page(sweep: Sweep, loops: dict[str, Loop], command: str) -> str:
         others="\n".join(one.others for one in found),
         warmups=WARMUPS,
         reckoned=estimated if reckoned else "",
+        lab=lab_at_most(found),
         agreement="\n".join(both),
+    )
+
+
+def lab_at_most(found: Sequence[Spent]) -> str:
+    """The most that sharing could save over the lab's five experiments; "" where a TP is missing
+    or has more than these."""
+    by_tp = {one.tp: one for one in found}
+    if by_tp.keys() != LAB_LOOPS.keys() or any(by_tp[tp].cells > n for tp, n in LAB_LOOPS.items()):
+        return ""
+    served = SERVED_S * sum(LAB_LOOPS)  # GPU-seconds: a TP has as many GPUs
+    more = sum((n - by_tp[tp].cells) * by_tp[tp].start for tp, n in LAB_LOOPS.items())
+    loops = sum(one.loops for one in found) + more + served
+    floor = sum(one.floor for one in found) + served
+    return LAB.format(
+        loops=sum(LAB_LOOPS.values()),
+        cells=sum(one.cells for one in found),
+        served=SERVED_S,
+        tps=" and ".join(map(str, LAB_LOOPS)),
+        by_loops=loops,
+        floor=floor,
+        most=loops / floor,
     )
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.bench.loops import spread, their_words
-from tests.bench.loops_page import LOOPS, by_engine, page, read_loops
+from tests.bench.loops_page import (
+    LAB_LOOPS,
+    LOOPS,
+    SERVED_S,
+    Spent,
+    by_engine,
+    lab_at_most,
+    page,
+    read_loops,
+)
 from tests.unit.cells import latency_cell
 from tpsweep.sweep.sweep import Sweep, load_sweep
 
@@ -54,6 +64,20 @@ def test_the_published_sum_by_hand(lab: Sweep) -> None:
     assert f"| 1 | {equal / 96.2:.1f} | {ours / 96.2:.2f} | 18 | 9 |" in text
     default = f"| {total:.0f} | {total / ours:.1f} | {total / session:.1f} |"
     assert f"| 1 | {equal / session:.1f} {default}" in text
+
+
+def test_the_most_that_sharing_could_save_by_hand(lab: Sweep) -> None:
+    """All 20 loops of the lab: each start beyond those above costs what theirs did in the mean."""
+    raw = yaml.safe_load((ROOT / "docs/seed-experiments.yaml").read_text("utf-8"))
+    five = load_sweep({**raw, "site": "cluster/pace/site.yaml"}, ROOT)
+    counts = Counter(job.cell.engine.tp for job in five.jobs.values())
+    assert counts == LAB_LOOPS
+    served = next(j.cell for j in five.jobs.values() if j.cell.workload == "serve")
+    assert served.num_prompts == SERVED_S * (served.request_rate or 0)
+    one, two = (Spent(tp, 8, 1, 500.0 * tp, 0, 0, 0, 0, 100.0 * tp, 60.0 * tp) for tp in (1, 2))
+    # 500 + 60 + 50 and 1000 + 3 x 120 + 100 over 150 and 300
+    assert "loops 2070 GPU-s / floor 450 GPU-s = 4.6\n" in lab_at_most([one, two])
+    assert lab_at_most([one]) == ""
 
 
 def test_a_sample_is_spread_over_the_list() -> None:
