@@ -2,13 +2,12 @@
 
     python -m tests.bench.capacity_ladder [--write docs/generated/capacity.md]
 
-One engine of the tiny model at TP=1. Two searches find the capacity for two SLOs, one with long
-probes and one with those of the small sweep. Then every rung of a ladder around the answers is
-probed with seeds that the searches had not, whatever the outcome, each rung 5 % above the one
-before. A rung is judged as a search confirms a rate: by all its seeds, counted together. Each seed
-visits all rungs before the next one does, in an order of its own, so that a machine that is slower
-for some minutes is slower for no rung alone. The ladder's answer is the highest rung below the
-first that fails.
+One engine of the tiny model at TP=1, and the SLOs of `make sweep`. A ladder of rates, each 5 %
+above the one before and chosen before anything is searched, is climbed three times with a seed of
+its own, its rungs in an order of their own. Between the climbs two searches find the capacity, one
+with long probes and one with those of `make sweep`: a machine that is slower for some minutes is
+slower for both. A rung is judged as a search confirms a rate: by all its seeds, counted together.
+The ladder's answer is the highest rung below the first that fails.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tpsweep.core.cell import Cell, Engine, Model
 from tpsweep.core.slo_counts import SATURATED, JudgedSlo, slos_of
 from tpsweep.measure import capacity
@@ -35,31 +36,29 @@ from tpsweep.measure.capacity_search import CONFIRM, Ask, rounded
 from tpsweep.measure.probe_log import ProbeLog
 from tpsweep.perfmodel.model_folder import make_model_folder
 from tpsweep.sweep import request_set
+from tpsweep.sweep.request_set import RequestSet
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = ROOT / "workflow/models/tiny-llama.json"
-SLOS = {
-    "chat": {"ttft_p90_ms": 200.0, "tpot_p90_ms": 40.0},
-    "batch": {"e2e_p90_ms": 1000.0},
-}
-LONG_S, SHORT_S = 20.0, 4.0
-"""Seconds of judged requests in a probe: of the ladder and one search, and of `make sweep`."""
-SEEDS, RUNG = 3, 1.05
-CONFIRMED_BY = {LONG_S: SEEDS, SHORT_S: 2}
-"""Seeds that confirm an answer, by the length of the probes: as the ladder's, and the sweep's."""
-BELOW, ABOVE = 4, 3
-"""Rungs around the searches' answers."""
-FIRST_SEED = 1000
+SWEEP = ROOT / "cluster/local/sweep.yaml"
+LONG_S = 15.0
+"""Seconds of judged requests in a probe of the ladder and of one search."""
+SEEDS, FIRST_SEED = 3, 1000
+"""Seeds of the ladder: one before, between and after the two searches."""
+RUNG = 1.05
+LEAST, MOST = 0.55, 1.1
+"""The ladder's ends, of what the server does when all requests come at once."""
+AT_ONCE = 200
 TEXT = """# Capacity, searched and by a ladder
 
 Written by `make bench-capacity` on {date}: {cpus} processors, {system}, Python
 {python}, vLLM {vllm}; the tiny model of `make sweep` at TP=1, 64 tokens in, 16 out. CPU numbers
 only show that the search works.
 
-The searches ran first. The ladder then probed every rate of its rungs with {seeds} seeds of its
-own and {probe_s:g} s of judged requests each; each seed visits all rungs, in an order of its own.
-A rung is judged as a search confirms a rate: by all its seeds, counted together. The ladder's
-answer is the highest rung below the first one that fails; where none fails it is a lower bound.
+The ladder probed each of its rates with {seeds} seeds and {probe_s:g} s of judged requests, one
+seed after the other, its rungs in another order each time. The searches ran between its seeds. A
+rung is judged as a search confirms a rate: by all its seeds, counted together. The ladder's answer
+is the highest rung below the first one that fails; where none fails it is a lower bound.
 
 | SLO | probes | search: requests/s, to failing | verdict | ladder: requests/s | search / ladder |
 |---|---|---|---|---|---|
@@ -95,6 +94,17 @@ def main() -> int:
     return 0 if agrees else 1
 
 
+def _sweep() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(SWEEP.read_text("utf-8"))
+    return content
+
+
+def _entry() -> dict[str, Any]:
+    """The search of `make sweep`."""
+    entry: dict[str, Any] = _sweep()["workloads"]["capacity"]
+    return entry
+
+
 def _cell(model: str, probe_s: float) -> Cell:
     import vllm
 
@@ -108,20 +118,15 @@ def _cell(model: str, probe_s: float) -> Cell:
         variant="eager",
         allreduce_backend="none",
         vllm_version=vllm.__version__,
-        args={
-            "max_model_len": 512,
-            "max_num_seqs": 16,
-            "max_num_batched_tokens": 2048,
-            "gpu_memory_utilization": 0.9,
-            "enforce_eager": True,
-        },
+        args={**_entry()["engine"], "gpu_memory_utilization": 0.9, "enforce_eager": True},
         mode="engine",
         run=0,
     )
+    entry = _entry()
     extra = {
-        "slos": SLOS,
+        "slos": _sweep()["slos"],
         "probe_s": probe_s,
-        "probe_requests": 200,
+        "probe_requests": entry["probe_requests"],
         "max_request_rate": 1000.0,
         "max_probes": 40,
     }
@@ -129,10 +134,10 @@ def _cell(model: str, probe_s: float) -> Cell:
         workload="capacity",
         engine=engine,
         dataset="random",
-        input_len=64,
-        output_len=16,
+        input_len=entry["input_len"][0],
+        output_len=entry["output_len"][0],
         warmups=32,
-        repeats=CONFIRMED_BY[probe_s],
+        repeats=SEEDS if probe_s == LONG_S else 2,
         num_prompts=1000,
         extra=extra,
     )
@@ -143,57 +148,61 @@ def _measure(model: str, folder: Path) -> tuple[str, bool]:
     from tpsweep.engine.host import EngineHost
 
     cell = _cell(model, LONG_S)
+    searched = (LONG_S, float(_entry()["probe_s"]))
     os.environ.update(vllm_api.engine_env(cell.engine, provenance.usable_cpus()))
     vllm_api.import_engine(cell.engine.mode)
     host = EngineHost(vllm_api.llm_arguments(cell.engine), served=True)
     try:
         send = partial(host.send, slo={})
         requests = request_set.of_cell(cell, None, host.vocabulary, _no_file)
+        few = RequestSet(requests.prompts[:AT_ONCE], requests.output_lens[:AT_ONCE])
+        send(few, None, None, 0)  # the first requests of an engine take longer
+        ladder: dict[float, list[Probed]] = {
+            rate: [] for rate in rungs(AT_ONCE / send(few, None, None, 0).duration_s)
+        }
         searches = {}
-        for probe_s in (LONG_S, SHORT_S):
-            searched = _cell(model, probe_s)
-            log = ProbeLog(folder / f"search-{probe_s:g}s.jsonl", {"bench": searched.cell_id})
-            found = capacity.run(searched, requests, send, host.counters, log, None, "bench")
+        _climb(cell, requests, send, FIRST_SEED, ladder)
+        for seed, probe_s in enumerate(searched, FIRST_SEED + 1):
+            wanted = _cell(model, probe_s)
+            log = ProbeLog(folder / f"search-{probe_s:g}s.jsonl", {"bench": wanted.cell_id})
+            found = capacity.run(wanted, requests, send, host.counters, log, None, "bench")
             if found.refusals:
                 raise SystemExit("; ".join(found.refusals))
-            if None in found.figures["capacity_request_s"]:
-                raise SystemExit(
-                    f"the search with probes of {probe_s:g} s found no rate for an SLO"
-                )
             searches[probe_s] = found.figures
-        ladder = _climb(cell, requests, send, rungs(searches))
+            _climb(cell, requests, send, seed, ladder)
     finally:
         host.close()
-    return _page(searches, ladder)
+    slos = slos_of(_sweep()["slos"])
+    return _page(
+        searches,
+        [
+            Rung(rate, {slo.name: holds(slo, probed) for slo in slos}, probed)
+            for rate, probed in ladder.items()
+        ],
+    )
 
 
-def rungs(searches: Mapping[float, Figures]) -> list[float]:
-    """Rates around all answers of the searches, rising."""
-    answers = [rate for figures in searches.values() for rate in figures["capacity_request_s"]]
-    low = min(answers) / RUNG**BELOW
-    count = math.ceil(math.log(max(answers) / low, RUNG)) + ABOVE + 1
-    return [rounded(low * RUNG**k) for k in range(count)]
+def rungs(most: float) -> list[float]:
+    """Rates around what a server should do that does ``most`` when all comes at once, rising."""
+    count = math.ceil(math.log(MOST / LEAST, RUNG)) + 1
+    return [rounded(LEAST * most * RUNG**k) for k in range(count)]
 
 
-def _climb(cell: Cell, requests: Any, send: Any, rates: Sequence[float]) -> list[Rung]:
-    """Probe every rate with every seed."""
-    slos = slos_of(SLOS)
-    probed: dict[float, list[Probed]] = {rate: [] for rate in rates}
-    for seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
-        for rate in random.Random(seed).sample(rates, len(rates)):
-            ask = Ask(rate, seed, CONFIRM, tuple(SLOS))
-            judged = capacity.judged_requests(cell, slos, rate)
-            load = capacity.make_load(ask, requests, judged, 200.0)
-            sent = send(load.requests, rate, None, seed)
-            if reasons := capacity.problems(load.requests, sent):
-                raise SystemExit("; ".join(reasons))
-            found = capacity.judge(ask, load, slos, sent, "bench")
-            probed[rate].append(found)
-            print(rate, seed, found.ttft_p50_ms, found.probe.lost, file=sys.stderr, flush=True)
-    return [
-        Rung(rate, {slo.name: holds(slo, probed[rate]) for slo in slos}, probed[rate])
-        for rate in rates
-    ]
+def _climb(
+    cell: Cell, requests: Any, send: Any, seed: int, ladder: Mapping[float, list[Probed]]
+) -> None:
+    """Probe every rate with one seed."""
+    slos = slos_of(cell.extra["slos"])
+    for rate in random.Random(seed).sample(list(ladder), len(ladder)):
+        ask = Ask(rate, seed, CONFIRM, tuple(slo.name for slo in slos))
+        judged = capacity.judged_requests(cell, slos, rate)
+        load = capacity.make_load(ask, requests, judged, 200.0)
+        sent = send(load.requests, rate, None, seed)
+        if reasons := capacity.problems(load.requests, sent):
+            raise SystemExit("; ".join(reasons))
+        found = capacity.judge(ask, load, slos, sent, "bench")
+        ladder[rate].append(found)
+        print(rate, seed, found.ttft_p50_ms, found.probe.lost, file=sys.stderr, flush=True)
 
 
 def holds(slo: JudgedSlo, probed: Sequence[Probed]) -> bool:
@@ -215,8 +224,9 @@ def _page(searches: Mapping[float, Figures], ladder: Sequence[Rung]) -> tuple[st
         for place, name in enumerate(figures["slo_names"]):
             low, high = (figures[f"capacity_{end}request_s"][place] for end in ("", "upper_"))
             answer = ladders_answer(name, ladder)
-            ratio = low / answer if answer else float("nan")
+            ratio = low / answer if low and answer else math.nan
             agrees &= abs(ratio - 1) <= 0.1
+            low, high = low or math.nan, high or math.inf
             verdict = figures["capacity_verdicts"][place]
             shown = "none of its rungs" if answer is None else f"{answer:.4g}"
             shown += " or more" if all(rung.holds[name] for rung in ladder) else ""
@@ -232,7 +242,7 @@ def _page(searches: Mapping[float, Figures], ladder: Sequence[Rung]) -> tuple[st
         seeds=SEEDS,
         probe_s=LONG_S,
         answers="\n".join(lines),
-        ladders="\n\n".join(_shown(name, ladder) for name in SLOS),
+        ladders="\n\n".join(_shown(name, ladder) for name in _sweep()["slos"]),
     )
     return text, agrees
 
@@ -248,7 +258,7 @@ def ladders_answer(slo: str, ladder: Sequence[Rung]) -> float | None:
 
 
 def _shown(name: str, ladder: Sequence[Rung]) -> str:
-    limits = ", ".join(f"{limit} {value:g}" for limit, value in SLOS[name].items())
+    limits = ", ".join(f"{limit} {value:g}" for limit, value in _sweep()["slos"][name].items())
     lines = [
         f"Ladder of `{name}` ({limits}):",
         "",
