@@ -3,10 +3,13 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from tools.constraints import CPU, SHARED, pins, split
 
@@ -39,6 +42,19 @@ def test_the_files_hold_pins_of_one_python_and_nothing_else() -> None:
     assert shared[1] == own[1] and re.fullmatch(r"# Python 3\.\d+", shared[1])
     assert len(pins(shared)) == len(shared) - 2 and len(pins(own)) == len(own) - 2
     assert not pins(shared).keys() & pins(own).keys()
+
+
+def test_every_pin_takes_debian_12s_own_python() -> None:
+    """3.11.2. The installed versions are those of the pins."""
+    found = {**pins(SHARED.read_text().splitlines()), **pins(CPU.read_text().splitlines())}
+    wrong = []
+    for name, version in found.items():
+        with suppress(PackageNotFoundError):  # of another engine
+            about = metadata(name)
+            assert about["Version"] == version, f"{name}: run: make install"
+            if not SpecifierSet(about["Requires-Python"] or "").contains("3.11.2"):
+                wrong.append(f"{name}=={version}: {about['Requires-Python']}")
+    assert wrong == []
 
 
 def test_the_cuda_install_keeps_its_own_torch() -> None:
