@@ -1,7 +1,4 @@
-"""A node class that is not what the site file says: real Snakemake, on a local site.
-
-That it loses its own cells only is shown on Slurm (tests/slurm/test_vllm.py).
-"""
+"""A node class that is not what the site file says loses its own cells only: real Snakemake."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ def check_site(project: Project) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_class_that_fails_is_named_and_measured_once_it_is_mended(
+def test_a_class_that_fails_loses_its_own_cells_only(
     new_project: Callable[[], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # says that there is one; there is no driver
@@ -60,19 +57,21 @@ def test_a_class_that_fails_is_named_and_measured_once_it_is_mended(
     ]
     assert not project.rows()
 
-    project.configure(gpus=["there"], tp=[1], decode={"batch": [1], "repeats": 4})
     done = project.run()
     assert done.returncode == 1, done.stdout[-3000:]
-    assert not project.rows() and project.engine_starts() == 0
-    assert project.failures() == []  # nothing of the class was started
+    (row,) = project.rows()
+    assert pd.read_parquet(row)["gpu"].tolist() == ["here"]
+    assert project.engine_starts() == 1
+    assert project.failures() == []  # nothing of the other class was started
     assert "preflight of therex1: GPUs: " in project.table("cells")
 
     set_site(project, "CPU")  # mended
+    before = row.stat().st_mtime_ns
     done = project.run()
     assert done.returncode == 0, done.stdout[-3000:]
-    (row,) = project.rows()
-    assert pd.read_parquet(row)["gpu"].tolist() == ["there"]
-    assert project.engine_starts() == 1
+    assert len(project.rows()) == 2
+    assert row.stat().st_mtime_ns == before
+    assert project.engine_starts() == 2
     assert "preflight" not in project.table("cells")
 
 
