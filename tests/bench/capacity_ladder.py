@@ -22,17 +22,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tpsweep.core.cell import Cell, Engine, Model
-from tpsweep.core.slo_counts import SATURATED, JudgedSlo, slos_of
+from tpsweep.core.slo_counts import SATURATED, slos_of
 from tpsweep.measure import capacity
 from tpsweep.measure.capacity import Probed
-from tpsweep.measure.capacity_search import CONFIRM, Ask, rounded
+from tpsweep.measure.capacity_search import CONFIRM, Ask, all_kept, rounded
 from tpsweep.measure.probe_log import ProbeLog
 from tpsweep.perfmodel.model_folder import make_model_folder
 from tpsweep.sweep import request_set
@@ -52,8 +52,8 @@ AT_ONCE = 200
 TEXT = """# Capacity, searched and by a ladder
 
 Written by `make bench-capacity` on {date}: {cpus} processors, {system}, Python
-{python}, vLLM {vllm}; the tiny model of `make sweep` at TP=1, 64 tokens in, 16 out. CPU numbers
-only show that the search works.
+{python}, vLLM {vllm}; the tiny model of `make sweep` at TP=1, {input_len} tokens in,
+{output_len} out. CPU numbers only show that the search works.
 
 The ladder probed each of its rates with {seeds} seeds and {probe_s:g} s of judged requests, one
 seed after the other, its rungs in another order each time. The searches ran between its seeds. A
@@ -94,6 +94,7 @@ def main() -> int:
     return 0 if agrees else 1
 
 
+@cache
 def _sweep() -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(SWEEP.read_text("utf-8"))
     return content
@@ -108,6 +109,7 @@ def _entry() -> dict[str, Any]:
 def _cell(model: str, probe_s: float) -> Cell:
     import vllm
 
+    entry = _entry()
     engine = Engine(
         tp=1,
         replicas=1,
@@ -118,11 +120,10 @@ def _cell(model: str, probe_s: float) -> Cell:
         variant="eager",
         allreduce_backend="none",
         vllm_version=vllm.__version__,
-        args={**_entry()["engine"], "gpu_memory_utilization": 0.9, "enforce_eager": True},
+        args={**entry["engine"], "gpu_memory_utilization": 0.9, "enforce_eager": True},
         mode="engine",
         run=0,
     )
-    entry = _entry()
     extra = {
         "slos": _sweep()["slos"],
         "probe_s": probe_s,
@@ -172,14 +173,14 @@ def _measure(model: str, folder: Path) -> tuple[str, bool]:
             _climb(cell, requests, send, seed, ladder)
     finally:
         host.close()
+    return _page(searches, [judged(rate, probed) for rate, probed in ladder.items()])
+
+
+def judged(rate: float, probed: list[Probed]) -> Rung:
+    """A rung, as a search confirms a rate."""
+    probes = [one.probe for one in probed]
     slos = slos_of(_sweep()["slos"])
-    return _page(
-        searches,
-        [
-            Rung(rate, {slo.name: holds(slo, probed) for slo in slos}, probed)
-            for rate, probed in ladder.items()
-        ],
-    )
+    return Rung(rate, {slo.name: all_kept(slo, probes) for slo in slos}, probed)
 
 
 def rungs(most: float) -> list[float]:
@@ -195,25 +196,14 @@ def _climb(
     slos = slos_of(cell.extra["slos"])
     for rate in random.Random(seed).sample(list(ladder), len(ladder)):
         ask = Ask(rate, seed, CONFIRM, tuple(slo.name for slo in slos))
-        judged = capacity.judged_requests(cell, slos, rate)
-        load = capacity.make_load(ask, requests, judged, 200.0)
+        count = capacity.judged_requests(cell, slos, rate)
+        load = capacity.make_load(ask, requests, count, 200.0)
         sent = send(load.requests, rate, None, seed)
         if reasons := capacity.problems(load.requests, sent):
             raise SystemExit("; ".join(reasons))
         found = capacity.judge(ask, load, slos, sent, "bench")
         ladder[rate].append(found)
         print(rate, seed, found.ttft_p50_ms, found.probe.lost, file=sys.stderr, flush=True)
-
-
-def holds(slo: JudgedSlo, probed: Sequence[Probed]) -> bool:
-    """Whether the seeds of a rung keep an SLO, put together; one that is saturated keeps none."""
-    counts = [one.probe.counts[slo.name] for one in probed]
-    return not any(one.probe.lost for one in probed) and all(
-        limit.is_kept(
-            sum(one[limit.name].kept for one in counts), sum(one[limit.name].of for one in counts)
-        )
-        for limit in slo.limits
-    )
 
 
 def _page(searches: Mapping[float, Figures], ladder: Sequence[Rung]) -> tuple[str, bool]:
@@ -239,6 +229,8 @@ def _page(searches: Mapping[float, Figures], ladder: Sequence[Rung]) -> tuple[st
         system=platform.system(),
         python=platform.python_version(),
         vllm=vllm.__version__,
+        input_len=_entry()["input_len"][0],
+        output_len=_entry()["output_len"][0],
         seeds=SEEDS,
         probe_s=LONG_S,
         answers="\n".join(lines),

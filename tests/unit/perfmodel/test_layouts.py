@@ -103,8 +103,12 @@ def test_joined_experts_fit_where_one_engine_does_not() -> None:
         ("mixtral-8x7b", Layout(tp=4, dp=4, ep=True), "ep true: 8 experts a layer on 16 GPUs"),
         ("mixtral-8x7b", Layout(tp=1, replicas=2), "vLLM joins the experts of data-parallel engi"),
         ("llama-3.1-8b", Layout(tp=1, dp=2), "dp 2: the model has no experts to join; allowed: re"),
-        ("mixtral-8x7b", Layout(tp=1, dp=2, replicas=2), "have none to join; allowed: dp 4 alone"),
-        ("llama-3.1-8b", Layout(tp=1, dp=2, replicas=3), "to join; allowed: replicas 6 alone"),
+        (
+            "mixtral-8x7b",
+            Layout(tp=1, dp=2, replicas=2),
+            "others; allowed: dp 4 alone",
+        ),
+        ("llama-3.1-8b", Layout(tp=1, dp=2, replicas=3), "for others; allowed: replicas 6 alone"),
         # An inner width of 768 over 4 x 5 GPUs
         ("qwen3-30b-a3b", Layout(tp=4, dp=5), "tp 4 x dp 5 = 20: it does not divide the 768 out"),
         ("llama-3.1-8b", Layout(tp=16, dcp=3), "dcp 3: it does not divide tp 16"),

@@ -128,8 +128,8 @@ class Stop:
     ``PATIENCE`` times the longest decode seen, more than ``FLYING`` of all requests are under way.
 
     Judged are the requests ``first`` to ``last`` (not included); ``tokens``: their gaps between
-    tokens, at most. ``runs``: how many runs like this one are counted together; a limit is lost by
-    what is beyond all that they may have beyond it.
+    tokens, at most. ``runs``: how many runs like this one are counted together; a limit is
+    lost once this one alone has more beyond it than all of them may have.
     """
 
     slos: tuple[JudgedSlo, ...]

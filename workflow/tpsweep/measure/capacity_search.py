@@ -119,6 +119,18 @@ def rounded(rate: float) -> float:
     return float(f"{rate:.4g}")
 
 
+def all_kept(slo: JudgedSlo, probes: Sequence[Probe]) -> bool:
+    """Whether probes of a rate keep an SLO, counted together; none may have lost it."""
+    if any(slo.name in probe.lost for probe in probes):
+        return False
+    return all(limit.is_kept(*_pooled(slo, limit, probes)) for limit in slo.limits)
+
+
+def _pooled(slo: JudgedSlo, limit: Limit, probes: Sequence[Probe]) -> tuple[int, int]:
+    found = [probe.counts[slo.name][limit.name] for probe in probes]
+    return sum(one.kept for one in found), sum(one.of for one in found)
+
+
 @dataclass(frozen=True)
 class _Want:
     """A rate that an SLO wants probed; what is between ``low`` and ``high`` would help it, too."""
@@ -180,7 +192,7 @@ class _One:
         return FIRST_STEP if len(self.at) == 1 else 2.0
 
     def unfinished(self) -> Answer:
-        """Its answer when there may be no further probe: nothing that was not confirmed."""
+        """Its answer when there may be no further probe: what was confirmed until then."""
         return Answer(self.slo.name, self.held, self.high, UNFINISHED, self._limit(), self._odd())
 
     @property
@@ -191,14 +203,17 @@ class _One:
     @property
     def low(self) -> float | None:
         """The highest rate that passes below it."""
-        below = [rate for rate in self.passing if self.high is None or rate < self.high]
-        return below[-1] if below else None
+        return self._below[-1] if self._below else None
 
     @property
     def held(self) -> float | None:
         """The highest rate below it that was confirmed."""
-        below = [rate for rate in self.passing if self.high is None or rate < self.high]
-        return next((rate for rate in reversed(below) if self._was_confirmed(rate)), None)
+        return next((rate for rate in reversed(self._below) if self._was_confirmed(rate)), None)
+
+    @property
+    def _below(self) -> list[float]:
+        """Rates that pass, below the lowest one that fails."""
+        return [rate for rate in self.passing if self.high is None or rate < self.high]
 
     @property
     def _is_odd(self) -> bool:
@@ -233,9 +248,9 @@ class _One:
         if self._was_confirmed(high):
             return False
         if any(self.slo.name in probe.lost for probe in searching):
-            held = sum(self._all_kept([probe]) for probe in searching)
+            held = sum(all_kept(self.slo, [probe]) for probe in searching)
             return len(searching) == 1 or (len(searching) == AGAIN and held == 1)
-        strain = [one.strain(*self._pooled(one, searching)) for one in self.slo.limits]
+        strain = [one.strain(*_pooled(self.slo, one, searching)) for one in self.slo.limits]
         return len(searching) == 1 and max(strain) < CLOSE
 
     def _searching(self, rate: float) -> list[Probe]:
@@ -264,28 +279,19 @@ class _One:
     def _was_dropped(self, rate: float) -> bool:
         """Whether a rate passed when it was searched, and not when it was to be confirmed."""
         searching = self._searching(rate)
-        return bool(searching) and self._was_confirmed(rate) and self._all_kept(searching[:1])
+        return bool(searching) and self._was_confirmed(rate) and all_kept(self.slo, searching[:1])
 
     def _holds(self, rate: float) -> bool | None:
         """Whether the SLO held at a rate: by the seeds that confirm it if there are enough of them,
         else by those that searched."""
         confirming = self._confirming(rate)
         if self._was_confirmed(rate):
-            return self._all_kept(confirming)
+            return all_kept(self.slo, confirming)
         searching = self._searching(rate)
         if any(self.slo.name in probe.lost for probe in searching):  # no counts to put together
-            return 2 * sum(self._all_kept([probe]) for probe in searching) > len(searching)
+            return 2 * sum(all_kept(self.slo, [probe]) for probe in searching) > len(searching)
         # Of a rate that was tried again, its first probe is why: it says nothing more.
-        return self._all_kept(searching[1:] or searching) if searching else None
-
-    def _all_kept(self, probes: Sequence[Probe]) -> bool:
-        if any(self.slo.name in probe.lost for probe in probes):
-            return False
-        return all(limit.is_kept(*self._pooled(limit, probes)) for limit in self.slo.limits)
-
-    def _pooled(self, limit: Limit, probes: Sequence[Probe]) -> tuple[int, int]:
-        found = [probe.counts[self.slo.name][limit.name] for probe in probes]
-        return sum(one.kept for one in found), sum(one.of for one in found)
+        return all_kept(self.slo, searching[1:] or searching) if searching else None
 
     def _doubted(self, high: float) -> float | None:
         """Of a rate that fails below one that passes, and that one: the one to try again."""
@@ -303,7 +309,7 @@ class _One:
         for probe in probes:
             if self.slo.name in probe.lost:
                 return probe.lost[self.slo.name]
-        strain = {one.name: one.strain(*self._pooled(one, probes)) for one in self.slo.limits}
+        strain = {one.name: one.strain(*_pooled(self.slo, one, probes)) for one in self.slo.limits}
         return max(strain, key=lambda name: strain[name])
 
     def _odd(self) -> str | None:

@@ -45,7 +45,7 @@ def data_problem(layout: Layout, shape: Shape) -> str | None:
     dp, replicas = layout.dp, layout.replicas
     if dp > 1 and replicas > 1:
         only = "dp" if shape.experts else "replicas"
-        said = "dp joins the experts of engines, replicas have none to join"
+        said = "dp is for models with experts, replicas for others"
         return f"dp {dp} and replicas {replicas}: {said}; allowed: {only} {dp * replicas} alone"
     if replicas > 1 and shape.experts:
         said = "vLLM joins the experts of data-parallel engines"

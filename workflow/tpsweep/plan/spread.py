@@ -40,7 +40,7 @@ class Held:
 class Move:
     """A collective, or a send. ``bytes`` is what a GPU gives into one of them, and ``per_step`` how
     many there are of it in a decode step of an engine. ``among``: the GPUs that take part;
-    ``groups``: their numbers, those of the first engine and who it exchanges with."""
+    ``groups``: their numbers, a tuple for each set that exchanges among itself."""
 
     stage: int
     kind: str

@@ -72,17 +72,15 @@ def _between(found: Spread, one: OnNodes) -> str:
     """What passes between the nodes of a class, by kind."""
     if one.nodes == 1 or one.problem:
         return ""
-    crossing: dict[str, list[int]] = {}
-    for move in found.moves:
-        if move.crosses(one.each):
-            crossing.setdefault(f"{move.kind} of {move.of}", []).append(move.stage)
+    crossing = [move for move in found.moves if move.crosses(one.each)]
     if not crossing:
         return " Nothing passes between them in a step."
-    said = [f"{what} ({_stages(stages)})" for what, stages in crossing.items()]
-    rest = (
-        "" if all(move.crosses(one.each) for move in found.moves) else "; the rest stays in a node"
-    )
-    return f" Between them pass: {', '.join(said)}{rest}."
+    stages: dict[str, list[int]] = {}
+    for move in crossing:
+        stages.setdefault(f"{move.kind} of {move.of}", []).append(move.stage)
+    kinds = ", ".join(f"{kind} ({_stages(of)})" for kind, of in stages.items())
+    rest = "" if len(crossing) == len(found.moves) else "; the rest stays in a node"
+    return f" Between them pass: {kinds}{rest}."
 
 
 def _stages(stages: Sequence[int]) -> str:
